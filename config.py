@@ -1,0 +1,155 @@
+"""Every setting of a run. Edit the defaults here, or override them by flags of the same names."""
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+
+@dataclass(frozen=True)
+class Config:
+    # Data
+    data_root: Path = Path("data/demo")  # folder of pairs; known names are drawn or downloaded when absent
+    direction: Literal["AtoB", "BtoA"] = "AtoB"  # which half is the input; A is the left half
+    in_channels: Literal[1, 3] = 3  # channels of the input image: 1 gray, 3 RGB
+    out_channels: Literal[1, 3] = 3  # channels of the output image: 1 gray, 3 RGB
+    load_size: int = 286  # pixels; training pairs are resized to this square, then cropped
+    crop_size: int = 256  # pixels; what the networks see: 64, 128, 256, 512 or 1024; sets the U-Net's depth
+    flip: bool = True  # mirror half of the training pairs, input and target together
+    label_side: Literal["none", "A", "B", "both"] = "none"  # side(s) resized by nearest neighbour: label maps
+    color_jitter: float = 0.0  # 0 to 1; random brightness, contrast, saturation and hue; 0, as the paper: off
+    color_jitter_side: Literal["A", "B"] = "A"  # the photo side, which color_jitter changes
+
+    # Networks
+    ngf: int = 64  # width of the generator's first layer
+    ndf: int = 64  # width of the discriminator's first layer
+    n_layers: int = 3  # D's field: 0 is 1x1, 1 is 16x16, 2 is 34x34, 3 is 70x70, 4 is 142x142, 5 is 286x286
+    dropout: float = 0.5  # in the first three decoder blocks, the only noise; 0 turns it off
+
+    # Optimisation
+    lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
+    lr: float = 2e-4  # Adam's learning rate, for both networks
+    beta1: float = 0.5  # Adam's first momentum; the second is 0.999
+    n_epochs: int = 5  # epochs at the constant learning rate
+    n_epochs_decay: int = 3  # further epochs, over which the learning rate falls linearly towards 0
+    batch_size: int = 1  # pairs a step; at 1, the paper's choice, BatchNorm is instance normalisation
+
+    # Run
+    out_dir: Path = Path("runs/demo")  # the run's folder; never overwritten
+    resume: bool = False  # continue the run in out_dir with its own settings; flags override them
+    save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
+    n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
+    n_examples: int = 4  # validation pairs drawn in the example grids
+    num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well
+    device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
+    seed: int = 0  # one seed for weights, order, jitter and dropout
+    deterministic: bool = False  # slower algorithms that repeat to the bit on CUDA too; the CPU always does
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type is Path:
+                object.__setattr__(self, f.name, Path(value))
+            elif f.type is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
+            elif get_args(f.type):
+                words = ", ".join(str(word) for word in get_args(f.type))
+                _require(self, f.name, value in get_args(f.type), f"must be one of {words}")
+            else:
+                _require(self, f.name, type(value) is f.type, f"must be of type {f.type.__name__}")
+
+        def check(name, ok, rule):
+            _require(self, name, ok, rule)
+
+        check("crop_size", self.crop_size in (64, 128, 256, 512, 1024), "must be 64, 128, 256, 512 or 1024")
+        check("load_size", self.crop_size <= self.load_size <= 8192,
+              f"must be at least crop_size ({self.crop_size}) and at most 8192")
+        check("color_jitter", 0 <= self.color_jitter <= 1, "must be from 0 to 1")
+        check("color_jitter_side", not self.color_jitter or self.label_side not in ("both", self.color_jitter_side),
+              f"must not be the label side when color_jitter is on (label_side is {self.label_side})")
+        check("ngf", 1 <= self.ngf <= 1024, "must be from 1 to 1024")
+        check("ndf", 1 <= self.ndf <= 1024, "must be from 1 to 1024")
+        check("n_layers", 0 <= self.n_layers <= 6 and self.crop_size >= 3 * 2**self.n_layers,
+              f"must be from 0 to 6, with 3 * 2**n_layers <= crop_size ({self.crop_size})")
+        check("dropout", 0 <= self.dropout < 1, "must be at least 0 and below 1")
+        check("lambda_l1", 0 <= self.lambda_l1 < math.inf, "must be a finite number, at least 0")
+        check("lr", 0 < self.lr <= 1, "must be above 0 and at most 1")
+        check("beta1", 0 <= self.beta1 < 1, "must be at least 0 and below 1")
+        check("n_epochs", self.n_epochs >= 0 and self.total_epochs >= 1,
+              "must be at least 0, and at least 1 together with n_epochs_decay")
+        check("n_epochs_decay", self.n_epochs_decay >= 0, "must be at least 0")
+        check("batch_size", self.batch_size >= 1, "must be at least 1")
+        check("save_every", self.save_every >= 1, "must be at least 1")
+        check("n_val", self.n_val >= 0, "must be at least 0")
+        check("n_examples", 1 <= self.n_examples <= 64, "must be from 1 to 64")
+        check("num_workers", 0 <= self.num_workers <= 256, "must be from 0 to 256")
+        check("device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
+              "must be auto, cuda, cuda:N, mps or cpu")
+        check("seed", 0 <= self.seed < 2**32, "must be from 0 to 4294967295")
+
+    @property
+    def total_epochs(self) -> int:
+        return self.n_epochs + self.n_epochs_decay
+
+    def plain(self) -> dict:
+        """The settings as strings, numbers and booleans, which `Config(**plain)` takes back."""
+        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+
+
+def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} {rule}; it is {getattr(cfg, name)!r}")
+
+
+def _recipe(name: str, direction: str, n_epochs: int = 200, data: str | None = None, **changes) -> Config:
+    return replace(Config(), data_root=Path("data") / (data or name), out_dir=Path("runs") / name, direction=direction,
+                   n_epochs=n_epochs, n_epochs_decay=0, **changes)
+
+
+def recipes() -> dict[str, Config]:
+    """The paper's training settings by data set (appendix 6.2), each on top of the defaults above."""
+    edges = dict(n_epochs=15, batch_size=4, load_size=256, flip=False)
+    return {
+        "facades": _recipe("facades", "BtoA"),  # labels → photo
+        "maps": _recipe("maps", "AtoB"),  # aerial → map
+        "maps_to_aerial": _recipe("maps_to_aerial", "BtoA", data="maps"),
+        "cityscapes": _recipe("cityscapes", "BtoA"),  # labels → photo
+        "cityscapes_to_labels": _recipe("cityscapes_to_labels", "AtoB", data="cityscapes"),
+        "edges2shoes": _recipe("edges2shoes", "AtoB", **edges),
+        "edges2handbags": _recipe("edges2handbags", "AtoB", **edges),
+        "night2day": _recipe("night2day", "AtoB", n_epochs=17, batch_size=4),
+    }
+
+
+def parse(argv: list[str] | None = None, description: str = "") -> Config:
+    """The configuration that a command line asks for: [recipe] [--field value ...].
+
+    With --resume, flags go on top of the settings that the run in out_dir was started with.
+    Raises ValueError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
+    """
+    import tyro  # here, because loader processes import this module too
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    base = Config()
+    if argv and not argv[0].startswith("-"):
+        word = argv.pop(0)
+        if word not in recipes():
+            raise ValueError(f"no recipe is called {word!r}; there are {', '.join(recipes())}")
+        base = recipes()[word]
+    description += f"\n\nAn optional first word picks a recipe of the paper: {', '.join(recipes())}."
+    cfg = tyro.cli(Config, default=base, args=argv, description=description)
+    if cfg.resume and (cfg.out_dir / "config.json").is_file():
+        cfg = tyro.cli(Config, default=replace(load(cfg.out_dir / "config.json"), out_dir=cfg.out_dir, resume=True),
+                       args=argv, description=description)
+    return cfg
+
+
+def load(path: Path) -> Config:
+    """The configuration written to a run's config.json. Raises ValueError when the file is no such thing."""
+    try:
+        return Config(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is no configuration of this program: {error}") from error

@@ -1,0 +1,209 @@
+"""Pairs of images as tensors: splitting, jittering, and, as `python dataset.py DIR`, checking a folder of them."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+import albumentations as A  # noqa: E402
+import cv2  # noqa: E402
+
+from config import Config, parse  # noqa: E402
+from images import DataError, name_of, read_image, read_size, to_array  # noqa: E402
+from layouts import Pair, find_pairs  # noqa: E402
+from utils import run_main, save_grid  # noqa: E402
+
+
+def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
+    """Raises DataError when a side-by-side file has an odd width, or when A and B differ in size."""
+    if len(pair) == 1 and sizes[0][0] % 2:
+        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
+    if sizes[0] != sizes[-1]:
+        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}, but {name_of(pair[1])} is "
+                        f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
+
+
+def read_pair(pair: Pair, channels_a: int, channels_b: int) -> tuple[np.ndarray, np.ndarray]:
+    """A and B as `to_array` returns them, of one height and width; A is the left half of a file. Raises DataError."""
+    images = [read_image(source) for source in pair]
+    check_sizes(pair, [image.size for image in images])
+    if len(images) == 1:
+        width, height = images[0].size
+        images = [images[0].crop((0, 0, width // 2, height)), images[0].crop((width // 2, 0, width, height))]
+    return to_array(images[0], channels_a, name_of(pair[0])), to_array(images[1], channels_b, name_of(pair[-1]))
+
+
+def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
+    """(H, W, C) → (size, size, C); averages areas where it shrinks, interpolates linearly where it enlarges."""
+    height, width, channels = image.shape
+    if nearest:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    else:  # one axis may shrink while the other grows
+        image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return image.reshape(size, size, channels)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, C), uint8 or float32 in [0, 1] → float (C, H, W) in [-1, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return tensor.float() / 127.5 - 1 if image.dtype == np.uint8 else tensor * 2 - 1
+
+
+class PairedImages(Dataset):
+    """Pairs (x, y), each a float (C, crop_size, crop_size) tensor in [-1, 1].
+
+    Training pairs are jittered (appendix 6.2): resized to load_size, cropped and mirrored together, by draws that
+    depend on (seed, epoch, index) alone. Validation pairs are only resized to crop_size.
+    An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used.
+    """
+
+    def __init__(self, pairs: list[Pair], cfg: Config, train: bool):
+        self.pairs, self.cfg, self.train = pairs, cfg, train
+        self.channels = {"A": cfg.in_channels, "B": cfg.out_channels}
+        if cfg.direction == "BtoA":
+            self.channels = {"A": cfg.out_channels, "B": cfg.in_channels}
+        jitter = [A.RandomCrop(cfg.crop_size, cfg.crop_size), A.HorizontalFlip(p=0.5 if cfg.flip else 0)]
+        self.jitter = A.Compose(jitter, additional_targets={"b": "image"})
+        strength = cfg.color_jitter
+        self.color = A.Compose([A.ColorJitter((1 - strength, 1 + strength), (1 - strength, 1 + strength),
+                                              (1 - strength, 1 + strength), (-strength / 2, strength / 2), p=1)])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        cfg = self.cfg
+        sides = dict(zip("AB", read_pair(self.pairs[index], self.channels["A"], self.channels["B"]), strict=True))
+        for side in "AB":
+            size = cfg.load_size if self.train else cfg.crop_size
+            sides[side] = resize(sides[side], size, nearest=cfg.label_side in (side, "both"))
+        if self.train:
+            seed = int(np.random.SeedSequence((cfg.seed, epoch, index)).generate_state(1)[0])
+            if cfg.color_jitter:
+                self.color.set_random_seed(seed)
+                sides[cfg.color_jitter_side] = self.color(image=sides[cfg.color_jitter_side])["image"]
+            self.jitter.set_random_seed(seed)
+            jittered = self.jitter(image=sides["A"], b=sides["B"])
+            sides = {"A": jittered["image"], "B": jittered["b"]}
+        x, y = sides[cfg.direction[0]], sides[cfg.direction[-1]]
+        return to_tensor(x), to_tensor(y)
+
+
+class EpochSampler(Sampler):
+    """Indices (epoch, index) in an order that depends on (seed, epoch) alone, from position `start` on.
+
+    Set `epoch` and `start` before each pass. Carrying the epoch in the index keeps persistent workers up to date.
+    """
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch, self.start = length, seed, 1, 0
+
+    def __len__(self) -> int:
+        return self.length - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        return iter([(self.epoch, int(index)) for index in order[self.start :]])
+
+
+def init_worker(_: int) -> None:
+    """Leaves Ctrl-C and SIGTERM to the main process, which ends the workers, and the cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def check_headers(pairs: list[Pair], at_most: int = 2000) -> str:
+    """Reads the headers of up to `at_most` pairs, evenly spaced, and returns their sizes for a message.
+
+    Raises DataError for the first pair that cannot be used.
+    """
+    sizes = Counter()
+    for i in np.unique(np.linspace(0, len(pairs) - 1, min(at_most, len(pairs))).astype(int)):
+        found = [read_size(source) for source in pairs[i]]
+        check_sizes(pairs[i], found)
+        sizes[found[0]] += 1
+    (width, height), _ = sizes.most_common(1)[0]
+    layout = "side by side" if len(pairs[0]) == 1 else "each side"
+    return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
+
+
+def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
+    """The training and the validation pairs. Raises FileNotFoundError or ValueError when they cannot be used."""
+    found = find_pairs(cfg.data_root, cfg.seed)
+    for note in found.notes:
+        print(note)
+    if found.orphans:
+        raise ValueError(f"{len(found.orphans)} images have no partner of the same name on the other side: "
+                         f"{', '.join(map(str, found.orphans[:5]))}{', …' if len(found.orphans) > 5 else ''}")
+    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits.get("test", [])
+    if not val_pairs:
+        raise ValueError(f"{cfg.data_root} holds one pair only: one more is needed for validation")
+    if cfg.batch_size > len(train_pairs):
+        raise ValueError(f"batch_size {cfg.batch_size} is larger than the data set: {len(train_pairs)} training pairs")
+    sizes = check_headers(train_pairs)
+    check_headers(val_pairs)
+    n_val = min(cfg.n_val or len(val_pairs), len(val_pairs))
+    print(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
+          f"{n_val} of {len(val_pairs)} validation pairs scored")
+    val_pairs = [val_pairs[i * len(val_pairs) // n_val] for i in range(n_val)]
+    return PairedImages(train_pairs, cfg, train=True), PairedImages(val_pairs, cfg, train=False)
+
+
+def check(cfg: Config) -> int:
+    """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong."""
+    found = find_pairs(cfg.data_root, cfg.seed)
+    problems = [f"no partner for {name_of(path)}" for path in found.orphans]
+    for note in found.notes:
+        print(note)
+
+    def try_pair(pair: Pair) -> str:
+        try:
+            a, b = read_pair(pair, 3, 3)
+            kind = "side by side" if len(pair) == 1 else "A and B"
+            return f"{a.shape[1] + b.shape[1] if len(pair) == 1 else a.shape[1]}×{a.shape[0]} {kind}"
+        except DataError as error:
+            problems.append(str(error))
+            return "unusable"
+
+    good = {}
+    for split, pairs in found.splits.items():
+        with ThreadPoolExecutor() as pool:
+            kinds = list(tqdm(pool.map(try_pair, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
+        good[split] = [pair for pair, kind in zip(pairs, kinds, strict=True) if kind != "unusable"]
+        counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(kinds).most_common(8))
+        print(f"{split}: {len(pairs)} pairs: {counts}")
+    for problem in problems:
+        print(f"problem: {problem}")
+    if good.get("train"):
+        data = PairedImages(good["train"], cfg, train=True)
+        rows = [list(data[int(i)]) for i in np.linspace(0, len(data) - 1, min(6, len(data)))]
+        preview = Path(f"preview_{cfg.data_root.resolve().name}.png")
+        save_grid(preview, rows, [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})"],
+                  f"{cfg.data_root.resolve().name}, {cfg.direction}, jittered")
+        print(f"preview of jittered pairs: {preview}")
+    print(f"{len(problems)} problems" if problems else "no problems")
+    return 2 if problems else 0
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = ["--data-root", argv[0]]
+    return check(parse(argv, "Checks a folder of pairs without training: python dataset.py DIR [flags]"))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,82 @@
+"""Image files to arrays: decoding, orientation, transparency, 16 bits, and errors that name the file."""
+
+import contextlib
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+class DataError(ValueError):
+    """A file that cannot be used. A loader process prepends its traceback to the message; it is cut off here."""
+
+    def __init__(self, message: str):
+        super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
+
+
+def name_of(source: Path | np.ndarray) -> str:
+    """A source for a message; a path with characters that do not print comes in quotes."""
+    if isinstance(source, np.ndarray):
+        return "an array"
+    return str(source) if str(source).isprintable() else repr(str(source))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image file, not yet decoded; what goes wrong inside the block becomes a DataError."""
+    name = name_of(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{name} is no PNG, JPEG, WebP, BMP or TIFF image") from error
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, zlib.error) as error:
+        raise DataError(f"{name} cannot be read: {error}") from error
+
+
+def read_image(source: Path | np.ndarray) -> Image.Image:
+    """The image, decoded and upright; an array is (H, W) or (H, W, C) of uint8. Raises DataError."""
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
+    with _opened(source) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def read_size(source: Path | np.ndarray) -> tuple[int, int]:
+    """Width and height of the upright image, from the file's header alone. Raises DataError."""
+    if isinstance(source, np.ndarray):
+        return source.shape[1], source.shape[0]
+    with _opened(source) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange width and height
+        return image.size[::-1] if turned else image.size
+
+
+def to_array(image: Image.Image, channels: int, name: str = "the image") -> np.ndarray:
+    """(H, W, channels): uint8, or float32 in [0, 1] from a 16-bit image, whose whole range 0 to 65535 counts.
+
+    Transparency is laid over white, so that hidden colours do not come out; RGB becomes gray by luminance.
+    Raises DataError on floating-point and 32-bit images, whose range is unknown.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{name} has values from {values.min()} to {values.max()}: convert it to 8 or 16 bits")
+        return np.repeat((values / np.float32(65535)).astype(np.float32)[..., None], channels, axis=2)
+    if image.mode == "F":
+        raise DataError(f"{name} holds floating-point values of unknown range: convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return array.reshape(*array.shape[:2], channels)

@@ -1,0 +1,126 @@
+"""Finds the pairs in a folder, whichever way it is laid out; draws or downloads it first when its name is known."""
+
+import os
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import demo
+import download
+from images import SUFFIXES, DataError
+
+SPLITS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
+
+# A side-by-side file (path,), files of A and B (path, path), or two arrays of uint8, each (H, W) or (H, W, C).
+Pair = tuple
+
+
+@dataclass
+class Found:
+    """What a folder holds: pairs by split (train, val, test), notes to print, and files without a partner."""
+
+    splits: dict[str, list[Pair]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    orphans: list[Path] = field(default_factory=list)
+
+
+def find_pairs(root: Path, seed: int = 0) -> Found:
+    """The pairs in `root`, in the order of their names. For each split the first of these that is there:
+
+        train.npz                 two uint8 arrays, sources (A) and targets (B)
+        train/A, train/B          or train_A, train_B; trainA, trainB; A/train, B/train: paired by name
+        train                     side-by-side files, A on the left
+
+    and without any split the same of A, B or `root` itself. Where there is neither val nor test, a tenth of the
+    pairs, drawn by `seed`, becomes val.
+    Raises FileNotFoundError when there is no folder or no training pair, ValueError on an ambiguous name.
+    """
+    if not root.exists():
+        if root.name == "demo":
+            print(f"drawing the demo pairs into {root}", flush=True)
+            demo.draw(root)
+        elif root.name in download.DATASETS:
+            download.fetch(root.name, root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"data_root {str(root)!r} is no folder; known names, which are downloaded when absent, "
+                                f"are data/NAME with NAME one of {', '.join(download.DATASETS)}")
+    found = Found()
+    for split, names in SPLITS.items():
+        found.splits[split] = next((pairs for name in names if (pairs := _find_split(root, name, found))), [])
+    if not any(found.splits.values()) and not found.orphans:
+        found.splits["train"] = _pair_folders(root / "A", root / "B", found) or [(path,) for path in list_images(root)]
+    if not found.splits["train"] and not found.orphans:
+        raise FileNotFoundError(_nothing_in(root))
+    if not found.splits["val"] and not found.splits["test"]:
+        _hold_out(found, seed)
+    found.splits = {split: pairs for split, pairs in found.splits.items() if pairs}
+    return found
+
+
+def _find_split(root: Path, split: str, found: Found) -> list[Pair]:
+    if (root / f"{split}.npz").is_file():
+        return _load_npz(root / f"{split}.npz")
+    for a, b in ((root / split / "A", root / split / "B"), (root / f"{split}_A", root / f"{split}_B"),
+                 (root / f"{split}A", root / f"{split}B"), (root / "A" / split, root / "B" / split)):
+        if a.is_dir() or b.is_dir():
+            return _pair_folders(a, b, found)
+    return [(path,) for path in list_images(root / split)]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files under `folder`, sub-folders included, hidden files not, in the order of their paths."""
+    paths = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        paths += [Path(place, name) for name in names
+                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
+    return sorted(paths)
+
+
+def _pair_folders(a: Path, b: Path, found: Found) -> list[Pair]:
+    """Files of the same name, endings apart, in `a` and `b`; what has no partner is added to `found`."""
+    sides = []
+    for folder in (a, b):
+        by_name = {}
+        for path in list_images(folder):
+            other = by_name.setdefault(path.relative_to(folder).with_suffix(""), path)
+            if other is not path:
+                raise ValueError(f"{other} and {path} have the same name: which one is meant?")
+        sides.append(by_name)
+    for side, other in (sides, sides[::-1]):
+        found.orphans += [path for name, path in side.items() if name not in other]
+    return [(path, sides[1][name]) for name, path in sides[0].items() if name in sides[1]]
+
+
+def _load_npz(path: Path) -> list[Pair]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[name] for name in file.files]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
+    usable = [a.dtype == np.uint8 and a.ndim in (3, 4) and a.shape[3:] in ((), (1,), (3,), (4,)) for a in arrays]
+    if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3]:
+        raise DataError(f"{path} must hold two uint8 arrays, sources and targets, of one shape (N, H, W) or "
+                        f"(N, H, W, C); it holds {[(a.dtype.name, *a.shape) for a in arrays]}")
+    return list(zip(*arrays, strict=True))
+
+
+def _hold_out(found: Found, seed: int) -> None:
+    pairs = found.splits["train"]
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    held_out = set(order[: max(1, len(pairs) // 10)].tolist())
+    found.splits["val"] = [pair for i, pair in enumerate(pairs) if i in held_out]
+    found.splits["train"] = [pair for i, pair in enumerate(pairs) if i not in held_out]
+    found.notes.append(f"no val or test split: {len(held_out)} of the {len(pairs)} pairs are held out for validation "
+                       f"(seed {seed})")
+
+
+def _nothing_in(root: Path) -> str:
+    endings = Counter(path.suffix.lower() or "no ending" for path in root.rglob("*") if path.is_file())
+    held = ", ".join(f"{n} × {ending}" for ending, n in endings.most_common(5)) or "nothing"
+    return (f"0 training images in {root}, which holds {held}. Wanted: {', '.join(sorted(SUFFIXES))} in train/, in "
+            "train/A and train/B, or in the folder itself")

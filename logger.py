@@ -1,0 +1,188 @@
+"""What a run tells: progress, log.csv, losses.png, example grids, TensorBoard events, and who is winning."""
+
+import csv
+import io
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config import Config
+from utils import save_atomically, save_grid
+
+LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
+COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
+PATIENCE = 5  # epochs in a row before a winner is named
+
+
+class Logger:
+    """Keeps the history of a run, one dict of COLUMNS an epoch, and shows it in files of the run's folder.
+
+    The history is part of the checkpoint, so the files are written anew from it and never disagree with a resumed run.
+    No failure in here ends a training run.
+    """
+
+    def __init__(self, cfg: Config, history: list[dict]):
+        self.cfg, self.folder, self.history = cfg, cfg.out_dir, history
+        self.tensorboard = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=len(history) + 1)
+        except Exception as error:
+            print(f"no TensorBoard events: {error}")
+
+    def add(self, row: dict, examples: list[list[Tensor]]) -> None:
+        """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes all files."""
+        self.history.append(row)
+        losses = " ".join(f"{name} {row[name]:.3f}" for name in LOSSES)
+        print(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
+              f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s", flush=True)
+        for show in (self._write_csv, self._write_plot, self._write_events, partial(self._write_examples, examples)):
+            try:
+                show()
+            except Exception as error:  # a full disk or a broken font must not cost the run
+                print(f"the log is incomplete: {error}")
+        if sentence := verdict(self.history):
+            print(sentence, flush=True)
+
+    def close(self) -> None:
+        if self.tensorboard:
+            self.tensorboard.close()
+
+    def _write_csv(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in self.history:
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        save_atomically(self.folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
+
+    def _write_plot(self) -> None:
+        from matplotlib.figure import Figure  # the object interface needs no display
+
+        epochs = [row["epoch"] for row in self.history]
+        figure = Figure(figsize=(9, 6.5), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        for name in LOSSES[:3]:
+            top.plot(epochs, [row[name] for row in self.history], marker=".", label=name)
+        top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
+        top.set(ylabel="binary cross-entropy", ylim=(0, None))
+        for name, style in (("g_l1", "-"), ("val_l1", "--")):
+            bottom.plot(epochs, [row[name] for row in self.history], style, marker=".", label=name)
+        bottom.set(ylabel="L1, images in [-1, 1]", xlabel="epoch", ylim=(0, None))
+        bottom.xaxis.get_major_locator().set_params(integer=True)
+        for axes in (top, bottom):
+            axes.legend()
+            axes.grid(alpha=0.3)
+        save_atomically(self.folder / "losses.png", lambda file: figure.savefig(file, format="png", dpi=100))
+
+    def _write_examples(self, examples: list[list[Tensor]]) -> None:
+        row = self.history[-1]
+        save_grid(self.folder / "examples" / f"epoch_{row['epoch']:04d}.png", examples, ["input", "output", "target"],
+                  f"epoch {row['epoch']}, {self.cfg.direction}, validation L1 {row['val_l1']:.4f}")
+
+    def _write_events(self) -> None:
+        if self.tensorboard:
+            for name in COLUMNS[1:]:
+                self.tensorboard.add_scalar(name, self.history[-1][name], self.history[-1]["epoch"])
+            self.tensorboard.flush()
+
+
+def verdict(history: list[dict]) -> str:
+    """A sentence when D or G has won for exactly PATIENCE epochs, else an empty string.
+
+    D has won when it tells real from generated nearly without error; G when D takes most generated pairs for real.
+    """
+
+    def won(condition) -> bool:
+        """For the last PATIENCE epochs, and not already the epoch before: said once."""
+        recent = [condition(row) for row in history[-PATIENCE - 1 :]]
+        return len(history) >= PATIENCE and all(recent[-PATIENCE:]) and not (len(recent) > PATIENCE and recent[0])
+
+    if won(lambda row: max(row["d_real"], row["d_fake"]) < 0.05):
+        return (f"D has won for {PATIENCE} epochs: it tells real from generated nearly without error, so that G learns "
+                "little from it but still from L1. Try a smaller ndf, a larger lambda_l1 or more data; check in the "
+                "grid that input and target belong together.")
+    if won(lambda row: row["g_gan"] < 0.2 and row["d_fake"] > 1):
+        return (f"G has won for {PATIENCE} epochs: D takes most generated pairs for real and teaches G nothing. "
+                "Try a larger ndf or n_layers, or a smaller lr.")
+    return ""
+
+
+class Meter:
+    """Averages the losses of one epoch, times it, and shows it: a bar on a terminal, else a line every 30 seconds.
+
+    Losses stay on the device until a second has passed: reading them earlier would stall it at every step.
+    `progress` carries on an epoch that a checkpoint cut in two: the steps, images, sums and seconds of its first part.
+    """
+
+    def __init__(self, epoch: int, total_epochs: int, n_images: int, progress: dict):
+        self.epoch, self.total_epochs, self.n_images = epoch, total_epochs, n_images
+        self.step, self.done, self.sums, self.seconds = (progress[k] for k in ("step", "images", "sums", "seconds"))
+        self.here, self.waited = 0, 0.0  # images seen and seconds waited for data in this session
+        self.pending: list[tuple[Tensor, int]] = []
+        self.start = self.synchronised = self.printed = time.perf_counter()
+        self.bar = tqdm(total=n_images, initial=self.done, desc=f"epoch {epoch}/{total_epochs}", leave=False,
+                        disable=not sys.stderr.isatty(), bar_format="{desc} {percentage:3.0f}%|{bar:12}| {postfix}")
+
+    def watch(self, loader: Iterable) -> Iterator:
+        """The batches of `loader`; the time spent waiting for them counts."""
+        batches = iter(loader)
+        while True:
+            begin = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - begin
+            if batch is None:
+                return
+            yield batch
+
+    def update(self, losses: Tensor, n: int) -> None:
+        """Takes in one step: its losses, still on the device, and its number of images."""
+        self.pending.append((losses, n))
+        self.here, self.done, self.step = self.here + n, self.done + n, self.step + 1
+        if time.perf_counter() - self.synchronised > 1:
+            self.synchronise()
+
+    def synchronise(self) -> None:
+        """Reads the losses that are still on the device. Raises ValueError, saying where, when one is not finite."""
+        values = torch.stack([losses for losses, _ in self.pending]).tolist() if self.pending else []
+        for back, (row, (_, n)) in enumerate(zip(values, self.pending, strict=True)):
+            if not all(map(math.isfinite, row)):
+                step = self.step - len(values) + back + 1
+                named = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSSES, row, strict=True))
+                raise ValueError(f"the losses are no longer finite in epoch {self.epoch}, step {step}: "
+                                 f"{named}. Try a lower lr, or --precision fp32")
+            self.sums = [total + value * n for total, value in zip(self.sums, row, strict=True)]
+        self.pending = []
+        self.synchronised = time.perf_counter()
+        if values:
+            self._show()
+
+    def _show(self) -> None:
+        elapsed = self.synchronised - self.start
+        to_come = (self.total_epochs - self.epoch + 1) * self.n_images - self.done
+        minutes = elapsed / self.here * to_come / 60
+        text = " ".join(f"{name} {value:.3f}" for name, value in self.means().items())
+        text += (f" | {self.here / elapsed:.1f} img/s, {self.waited / elapsed:.0%} waiting for data, "
+                 f"{int(minutes // 60)}:{int(minutes % 60):02d}:{int(minutes * 60 % 60):02d} left")
+        self.bar.n = self.done
+        self.bar.set_postfix_str(text)
+        if self.bar.disable and self.synchronised - self.printed > 30:
+            self.printed = self.synchronised
+            print(f"epoch {self.epoch}/{self.total_epochs} {self.done}/{self.n_images} {text}", flush=True)
+
+    def means(self) -> dict[str, float]:
+        return {name: total / max(1, self.done) for name, total in zip(LOSSES, self.sums, strict=True)}
+
+    def finish(self) -> dict:
+        """Reads what is left, takes the bar away, and returns the progress to carry this epoch on with."""
+        self.synchronise()
+        self.bar.close()
+        seconds = self.seconds + time.perf_counter() - self.start
+        return {"epoch": self.epoch - 1, "step": self.step, "images": self.done, "sums": self.sums, "seconds": seconds}

@@ -1,0 +1,197 @@
+"""Trains pix2pix: an image-to-image translator from pairs of images (Isola et al., CVPR 2017).
+
+    python train.py                                          the settings in config.py: the embedded demo
+    python train.py facades --n-epochs 50                    a recipe of the paper, one setting changed
+    python train.py --data-root DIR --out-dir runs/NAME      your own pairs
+    python train.py --resume --out-dir runs/NAME             go on where that run stopped
+    python train.py --help                                   every setting
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from checkpoint import START, open_run, save_run
+from config import Config, parse
+from dataset import EpochSampler, init_worker, load_data
+from discriminator import Discriminator
+from generator import Generator
+from images import DataError
+from logger import Logger, Meter
+from utils import Stop, choose_device, choose_precision, rng_state, run_main, seed_everything, seeded, set_rng_state
+
+
+@dataclass
+class State:
+    """Everything that a training step changes."""
+
+    gen: Generator
+    disc: Discriminator
+    opt_g: torch.optim.Adam
+    opt_d: torch.optim.Adam
+    scaler: torch.amp.GradScaler  # passes everything through unless the precision is fp16
+
+    def state_dict(self) -> dict:
+        return {f.name: getattr(self, f.name).state_dict() for f in fields(self)}
+
+    def load_state_dict(self, saved: dict) -> None:
+        for f in fields(self):
+            getattr(self, f.name).load_state_dict(saved[f.name])
+
+
+def make_state(cfg: Config, device: torch.device, dtype: torch.dtype) -> State:
+    gen = Generator(cfg.in_channels, cfg.out_channels, cfg.ngf, cfg.crop_size, cfg.dropout).to(device)
+    disc = Discriminator(cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers).to(device)
+    adam = partial(torch.optim.Adam, lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    return State(gen, disc, adam(gen.parameters()), adam(disc.parameters()), scaler)
+
+
+def bce(logits: Tensor, target: float) -> Tensor:
+    """Binary cross-entropy of every patch against one label: 1 for real, 0 for generated. In fp32."""
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
+    """One update of D, then one of G against the updated D (section 3.3).
+
+    x, y: input and target, (N, C, H, W) in [-1, 1]. autocast() makes the context of a forward pass.
+    Returns the losses [d_real, d_fake, g_gan, g_l1], still on the device.
+    """
+    gen, disc, scaler = state.gen, state.disc, state.scaler
+    with autocast():
+        y_fake = gen(x)
+
+    # D: real pairs towards 1, generated pairs towards 0; halved, to slow D down against G
+    with autocast():
+        d_real = bce(disc(x, y), 1.0)
+        d_fake = bce(disc(x, y_fake.detach()), 0.0)
+    state.opt_d.zero_grad()
+    scaler.scale((d_real + d_fake) / 2).backward()
+    scaler.step(state.opt_d)
+
+    # G: fool the updated D (non-saturating), and stay close to the target
+    disc.requires_grad_(False)
+    with autocast():
+        g_gan = bce(disc(x, y_fake), 1.0)
+    g_l1 = F.l1_loss(y_fake.float(), y)
+    state.opt_g.zero_grad()
+    scaler.scale(g_gan + lambda_l1 * g_l1).backward()
+    scaler.step(state.opt_g)
+    disc.requires_grad_(True)
+
+    scaler.update()
+    return torch.stack([d_real, d_fake, g_gan, g_l1]).detach()
+
+
+def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
+    """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
+    return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
+
+
+@torch.no_grad()
+def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
+             n_examples: int) -> tuple[float, list[list[Tensor]]] | None:
+    """The mean L1 over the pairs of `loader`, one at a time, and n_examples rows [x, y_fake, y] for the grid.
+
+    Runs as the paper tests, with the same dropout in every epoch; draws nothing from the training's random numbers.
+    Returns None when a signal comes.
+    """
+    wanted = {round(i * (len(loader) - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
+    total, rows = torch.zeros((), device=device), []
+    with seeded(seed, device), gen.test_time():
+        for i, (x, y) in enumerate(loader):
+            if stop.signal:
+                return None
+            x, y = x.to(device), y.to(device)
+            with autocast():
+                y_fake = gen(x).float()
+            total += F.l1_loss(y_fake, y)
+            if i in wanted:
+                rows.append([x[0], y_fake[0], y[0]])
+    return total.item() / len(loader), rows
+
+
+def train(cfg: Config) -> int:
+    """Trains as cfg says. Returns the exit status: 0, or 128 + signal when a signal ended it early.
+
+    Raises ValueError or OSError with a readable message for everything that a user can mend.
+    """
+    device = choose_device(cfg.device)
+    dtype = choose_precision(cfg.precision, device)
+    autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
+    train_data, val_data = load_data(cfg)
+    saved = open_run(cfg)
+
+    seed_everything(cfg.seed, cfg.deterministic)
+    state = make_state(cfg, device, dtype)
+    progress = START
+    if saved:
+        state.load_state_dict(saved["state"])
+        set_rng_state(device, saved["rng"])
+        progress = {name: saved[name] for name in START}
+        print(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
+    print(f"device {device}, precision {str(dtype).removeprefix('torch.')}, "
+          f"{sum(p.numel() for p in state.gen.parameters()):,} + {sum(p.numel() for p in state.disc.parameters()):,} "
+          f"parameters; writing to {cfg.out_dir}", flush=True)
+
+    # The loaders draw their own seeds from a generator of their own: the networks' dropout must not notice them.
+    sampler = EpochSampler(len(train_data), cfg.seed)
+    workers = min(cfg.num_workers, os.cpu_count() or 1)
+    loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
+                     pin_memory=device.type == "cuda", generator=torch.Generator())
+    train_loader = loader(train_data, batch_size=cfg.batch_size, sampler=sampler)
+    val_loader = loader(val_data, batch_size=1)
+    logger = Logger(cfg, saved["history"] if saved else [])
+
+    with Stop() as stop:
+        for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
+            lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
+            for group in state.opt_g.param_groups + state.opt_d.param_groups:
+                group["lr"] = lr
+            sampler.epoch, sampler.start = epoch, progress["images"]
+            meter = Meter(epoch, cfg.total_epochs, len(train_data), progress)
+            failure, validation = None, None
+            try:
+                for x, y in meter.watch(train_loader):
+                    x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+                    meter.update(train_step(state, x, y, cfg.lambda_l1, autocast), len(x))
+                    if stop.signal:
+                        break
+                progress = meter.finish()
+                validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed, cfg.n_examples)
+            except DataError as error:
+                failure, progress = error, meter.finish()
+            if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
+                if meter.here:
+                    save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
+                    print(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there", flush=True)
+                logger.close()
+                if failure:
+                    raise failure
+                return 128 + stop.signal
+
+            val_l1, rows = validation
+            row = {"epoch": epoch, **meter.means(), "val_l1": val_l1, "lr": lr, "seconds": progress["seconds"],
+                   "images_per_s": len(train_data) / progress["seconds"]}
+            logger.add(row, rows)
+            progress = {**START, "epoch": epoch}
+            if epoch % cfg.save_every == 0 or epoch == cfg.total_epochs:
+                save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
+    logger.close()
+    return 0
+
+
+def main() -> int:
+    return train(parse(description=__doc__))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,183 @@
+"""Plumbing that knows nothing of pix2pix: initialisation, devices, randomness, files, signals, grids."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+
+def init_weights(module: nn.Module) -> None:
+    """Convolutions N(0, 0.02); BatchNorm weights N(1, 0.02); biases 0 (appendix 6.2 and the authors' code)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+# Devices and randomness
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises ValueError when it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward passes. auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
+
+    Raises ValueError for fp16 anywhere but on CUDA: only there does a GradScaler guard it.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"precision fp16 needs CUDA; on {device.type} take auto, bf16 or fp32")
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":  # without these instructions, bf16 on the CPU is slower than fp32
+        found = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile")]
+        return torch.bfloat16 if any(supported() for supported in found) else torch.float32
+    return torch.float32
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 — libraries that draw from the global state
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's random state on the CPU and on `device`."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = getattr(torch, device.type).get_rng_state()
+    return states
+
+
+def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
+    """Restores what `rng_state` returned; a state of another kind of device is passed over."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type in states and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(states[device.type].cpu())
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from `seed` inside, and goes on as if nothing had been drawn after."""
+    before = rng_state(device)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(device, before)
+
+
+# Files
+
+
+def save_atomically(path: Path, write: Callable) -> None:
+    """Calls write(file) on a temporary file that takes the place of `path` once it is complete and on disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name itself must reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        (temporary / path.name).mkdir()
+        yield temporary / path.name
+        (temporary / path.name).rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# Signals and errors
+
+
+class Stop:
+    """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def _receive(self, number, frame):
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        print(f"\n{signal.Signals(number).name}: finishing the step and saving; once more leaves at once",
+              file=sys.stderr)
+
+    def __enter__(self) -> "Stop":
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+        self.before = {getattr(signal, name): signal.signal(getattr(signal, name), self._receive) for name in names}
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Runs a script: a user's mistake becomes one sentence and exit status 2, Ctrl-C exit status 130."""
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# Pictures
+
+
+def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: str = "") -> None:
+    """Writes rows of images (C, H, W) in [-1, 1], C 1 or 3, as one PNG with a title over each column."""
+    images = [image.detach().float().cpu().expand(3, -1, -1) for row in rows for image in row]
+    grid = make_grid(torch.stack(images) / 2 + 0.5, nrow=len(titles), padding=4, pad_value=1).clamp(0, 1)
+    pixels = (grid * 255).round().byte().permute(1, 2, 0).numpy()
+    header, width = (44 if caption else 26), images[0].shape[-1] + 4
+    sheet = Image.new("RGB", (pixels.shape[1], pixels.shape[0] + header), "white")
+    sheet.paste(Image.fromarray(pixels), (0, header))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw.text((6, 4), caption, fill="black", font=font)
+    for column, title in enumerate(titles):
+        draw.text((6 + column * width, header - 20), title, fill="black", font=font)
+    save_atomically(path, lambda file: sheet.save(file, "PNG"))
