@@ -32,8 +32,8 @@ class Config:
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
     lr: float = 2e-4  # Adam's learning rate, for both networks
     beta1: float = 0.5  # Adam's first momentum; the second is 0.999
-    n_epochs: int = 5  # epochs at the constant learning rate
-    n_epochs_decay: int = 3  # further epochs, over which the learning rate falls linearly towards 0
+    n_epochs: int = 8  # epochs at the constant learning rate
+    n_epochs_decay: int = 0  # further epochs, over which the learning rate falls linearly towards 0
     batch_size: int = 1  # pairs a step; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
@@ -106,7 +106,7 @@ def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
 
 def _recipe(name: str, direction: str, n_epochs: int = 200, data: str | None = None, **changes) -> Config:
     return replace(Config(), data_root=Path("data") / (data or name), out_dir=Path("runs") / name, direction=direction,
-                   n_epochs=n_epochs, n_epochs_decay=0, **changes)
+                   n_epochs=n_epochs, **changes)
 
 
 def recipes() -> dict[str, Config]:

@@ -1,17 +1,19 @@
 """Pairs of images as tensors: splitting, jittering, and, as `python dataset.py DIR`, checking a folder of them."""
 
+import contextlib
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
@@ -119,10 +121,31 @@ class EpochSampler(Sampler):
 
 
 def init_worker(_: int) -> None:
-    """Leaves Ctrl-C and SIGTERM to the main process, which ends the workers, and the cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leaves signals to the main process, which ends the workers, and the other cores to the other workers."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(0)
+
+
+@contextlib.contextmanager
+def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, device: torch.device) -> Iterator[tuple]:
+    """The training loader, the sampler that orders it, and the validation loader of single pairs.
+
+    Their processes end with the block, even when an exception would keep the loaders alive.
+    """
+    workers = min(cfg.num_workers, os.cpu_count() or 1)
+    # A generator of their own for the seeds they draw: the networks' dropout must not notice the loaders.
+    loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
+                     pin_memory=device.type == "cuda", generator=torch.Generator())
+    sampler = EpochSampler(len(train_data), cfg.seed)
+    both = loader(train_data, batch_size=cfg.batch_size, sampler=sampler), loader(val_data, batch_size=1)
+    try:
+        yield both[0], sampler, both[1]
+    finally:
+        for each in both:
+            if workers and each._iterator is not None:
+                each._iterator._shutdown_workers()
 
 
 def check_headers(pairs: list[Pair], at_most: int = 2000) -> str:

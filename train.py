@@ -7,7 +7,6 @@
     python train.py --help                                   every setting
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from checkpoint import START, open_run, save_run
 from config import Config, parse
-from dataset import EpochSampler, init_worker, load_data
+from dataset import load_data, loaders
 from discriminator import Discriminator
 from generator import Generator
 from images import DataError
@@ -142,16 +141,8 @@ def train(cfg: Config) -> int:
           f"{sum(p.numel() for p in state.gen.parameters()):,} + {sum(p.numel() for p in state.disc.parameters()):,} "
           f"parameters; writing to {cfg.out_dir}", flush=True)
 
-    # The loaders draw their own seeds from a generator of their own: the networks' dropout must not notice them.
-    sampler = EpochSampler(len(train_data), cfg.seed)
-    workers = min(cfg.num_workers, os.cpu_count() or 1)
-    loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
-                     pin_memory=device.type == "cuda", generator=torch.Generator())
-    train_loader = loader(train_data, batch_size=cfg.batch_size, sampler=sampler)
-    val_loader = loader(val_data, batch_size=1)
     logger = Logger(cfg, saved["history"] if saved else [])
-
-    with Stop() as stop:
+    with Stop() as stop, loaders(train_data, val_data, cfg, device) as (train_loader, sampler, val_loader):
         for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
             lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
             for group in state.opt_g.param_groups + state.opt_d.param_groups:

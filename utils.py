@@ -173,11 +173,12 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
     images = [image.detach().float().cpu().expand(3, -1, -1) for row in rows for image in row]
     grid = make_grid(torch.stack(images) / 2 + 0.5, nrow=len(titles), padding=4, pad_value=1).clamp(0, 1)
     pixels = (grid * 255).round().byte().permute(1, 2, 0).numpy()
-    header, width = (44 if caption else 26), images[0].shape[-1] + 4
-    sheet = Image.new("RGB", (pixels.shape[1], pixels.shape[0] + header), "white")
+    font, header, step = ImageFont.load_default(14), 44 if caption else 26, images[0].shape[-1] + 4
+    width = max(pixels.shape[1], round(font.getlength(caption)) + 12)
+    sheet = Image.new("RGB", (width, pixels.shape[0] + header), "white")
     sheet.paste(Image.fromarray(pixels), (0, header))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw = ImageDraw.Draw(sheet)
     draw.text((6, 4), caption, fill="black", font=font)
     for column, title in enumerate(titles):
-        draw.text((6 + column * width, header - 20), title, fill="black", font=font)
+        draw.text((6 + column * step, header - 20), title, fill="black", font=font)
     save_atomically(path, lambda file: sheet.save(file, "PNG"))

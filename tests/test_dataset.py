@@ -1,0 +1,239 @@
+import multiprocessing
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_pair
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import dataset
+from config import Config
+from dataset import EpochSampler, PairedImages, check, check_headers, init_worker, load_data, read_pair, resize
+from images import DataError
+
+
+def coordinates(size=64):
+    """An image whose pixels tell where they are: red is the column, green the row."""
+    rows, columns = np.mgrid[:size, :size]
+    return np.stack([columns * 3, rows * 3, np.zeros_like(rows)], axis=2).astype(np.uint8)
+
+
+def to_bytes(tensor):
+    return ((tensor + 1) * 127.5).round().to(torch.uint8)
+
+
+@pytest.fixture
+def located(tmp_path):
+    """A pair of which both halves carry their own coordinates."""
+    return [(write_pair(tmp_path / "pair.png", left=coordinates(), right=coordinates()),)]
+
+
+JITTER = replace(Config(), load_size=80, crop_size=64)
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_crop_and_mirror_are_shared_by_input_and_target(located, direction):
+    data = PairedImages(located, replace(JITTER, direction=direction), train=True)
+    corners, mirrored = set(), 0
+    for epoch in range(60):
+        x, y = data[epoch, 0]
+        assert torch.equal(x, y)
+        mirrored += bool(x[0, 0, 0] > x[0, 0, -1])
+        corners.add((x[0].min().item(), x[1].min().item()))
+    assert 15 < mirrored < 45  # about half
+    assert len(corners) > 30  # crops move along both axes
+    assert len({c for c, _ in corners}) > 8 and len({r for _, r in corners}) > 8
+
+
+def test_flip_can_be_turned_off_as_for_edges(located):
+    data = PairedImages(located, replace(JITTER, flip=False), train=True)
+    assert not any(data[epoch, 0][0][0, 0, 0] > data[epoch, 0][0][0, 0, -1] for epoch in range(20))
+
+
+def test_validation_pairs_are_only_resized(located):
+    data = PairedImages(located, JITTER, train=False)
+    for key in (0, (1, 0), (7, 0)):
+        x, y = data[key]
+        assert torch.equal(to_bytes(x).permute(1, 2, 0), torch.from_numpy(coordinates())) and torch.equal(x, y)
+
+
+def test_jitter_is_a_function_of_seed_epoch_and_index(located):
+    data = PairedImages(located * 2, JITTER, train=True)
+    first = data[3, 1][0]
+    data[1, 0], data[2, 1]  # other draws in between change nothing
+    assert torch.equal(first, data[3, 1][0])
+    others = [data[3, 0][0], data[4, 1][0], PairedImages(located * 2, replace(JITTER, seed=1), train=True)[3, 1][0]]
+    assert not any(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("size", [(512, 256), (1200, 600), (864, 288), (100, 130), (2, 1)])
+def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
+    image.save(tmp_path / "a.png")
+    a, b = read_pair((tmp_path / "a.png",), 3, 3)
+    assert a.shape == b.shape == (size[1], size[0] // 2, 3)
+    assert (a == (255, 0, 0)).all() and (b == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize(("direction", "wanted"), [("AtoB", (-1, 1)), ("BtoA", (1, -1))])
+def test_direction_says_which_half_is_the_input(tmp_path, direction, wanted):
+    black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
+    pair = (write_pair(tmp_path / "a.png", left=black, right=white),)
+    x, y = PairedImages([pair], replace(JITTER, direction=direction), train=True)[0]
+    assert (x.mean().item(), y.mean().item()) == wanted
+
+
+def test_an_odd_width_and_unequal_sizes_are_refused_by_name(tmp_path):
+    Image.new("RGB", (9, 4)).save(tmp_path / "odd.png")
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    Image.new("RGB", (4, 8)).save(tmp_path / "b.png")
+    for read in (lambda pair: read_pair(pair, 3, 3), lambda pair: check_headers([pair])):
+        with pytest.raises(DataError, match="odd.png is 9×4: an odd width"):
+            read((tmp_path / "odd.png",))
+        with pytest.raises(DataError, match="a.png is 8×4, but .*b.png is 4×8"):
+            read((tmp_path / "a.png", tmp_path / "b.png"))
+
+
+def test_shrinking_averages_instead_of_skipping_pixels():
+    stripes = np.zeros((256, 256, 1), np.uint8)
+    stripes[:, ::2] = 255  # gray from afar; without antialiasing, black or white
+    assert np.abs(resize(stripes, 64).astype(int) - 128).max() <= 1
+    wide = np.repeat(stripes[:32], 1, axis=0)  # one axis shrinks while the other grows
+    assert np.abs(resize(wide, 64).astype(int) - 128).max() <= 1
+
+
+def test_resizing_does_not_shift_the_image():
+    ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], (256, 1, 1))
+    for size in (64, 300, 512):
+        for nearest in (False, True):
+            small = resize(ramp, size, nearest)[0, :, 0]
+            centres = ((np.arange(size) + 0.5) * 256 / size - 0.5) / 255
+            assert np.abs(small - centres).max() <= (0.5 if nearest else 0.51) / 255 * max(1, 256 / size) + 1e-5
+
+
+@pytest.mark.parametrize(("label_side", "blurred"), [("none", "AB"), ("A", "B"), ("B", "A"), ("both", "")])
+def test_label_maps_keep_their_colours_where_asked(tmp_path, label_side, blurred):
+    labels = np.zeros((50, 50, 3), np.uint8)
+    labels[:, 25:] = 255
+    pair = (write_pair(tmp_path / "a.png", left=labels, right=labels),)
+    for train in (True, False):
+        x, y = PairedImages([pair], replace(JITTER, label_side=label_side), train)[0]
+        for side, image in (("A", x), ("B", y)):
+            assert (len(image.unique()) > 2) == (side in blurred)
+
+
+def test_color_jitter_changes_the_photo_side_only(tmp_path):
+    pairs = [(write_pair(tmp_path / "a.png", width=128, height=64),)]
+    plain = PairedImages(pairs, JITTER, train=True)[0]
+    for side, changed in (("A", 0), ("B", 1)):
+        for channels in (3, 1):
+            cfg = replace(JITTER, color_jitter=0.5, color_jitter_side=side, in_channels=channels, out_channels=channels)
+            jittered, plain = (PairedImages(pairs, c, train=True)[0] for c in (cfg, replace(cfg, color_jitter=0.0)))
+            assert not torch.equal(jittered[changed], plain[changed])
+            assert torch.equal(jittered[1 - changed], plain[1 - changed])
+
+
+def test_16_bit_and_gray_pairs_reach_the_network_in_range(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    for side in "AB":
+        (tmp_path / side).mkdir()
+        Image.fromarray(ramp).save(tmp_path / side / "1.png")
+    cfg = replace(JITTER, in_channels=1, color_jitter=0.1)
+    x, y = PairedImages([(tmp_path / "A" / "1.png", tmp_path / "B" / "1.png")], cfg, train=True)[0]
+    assert x.shape == (1, 64, 64) and y.shape == (3, 64, 64) and x.dtype == y.dtype == torch.float32
+    assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and -1 <= y.min() < -0.5 and 0.5 < y.max() <= 1
+
+
+def test_npz_pairs_are_items_like_any_other():
+    a, b = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
+    x, y = PairedImages([(a, b)], replace(JITTER, out_channels=1), train=True)[0]
+    assert x.mean() == -1 and y.mean() == 1 and y.shape == (1, 64, 64)
+
+
+def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
+    sampler, orders = EpochSampler(10, seed=0), []
+    for epoch in (1, 2, 1):
+        sampler.epoch = epoch
+        orders.append([index for _, index in sampler])
+        assert sorted(orders[-1]) == list(range(10))
+    assert orders[0] == orders[2] != orders[1]
+    sampler.start = 4
+    assert [index for _, index in sampler] == orders[0][4:] and len(sampler) == 6
+
+
+@pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
+def test_workers_change_nothing_and_follow_the_epoch(data, method):
+    cfg = replace(JITTER, data_root=data)
+    pairs = load_data(cfg)[0]
+    seen = []
+    for workers in (0, 2):
+        sampler = EpochSampler(len(pairs), seed=0)
+        loader = DataLoader(pairs, 2, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+                            worker_init_fn=init_worker, multiprocessing_context=method if workers else None)
+        batches = []
+        for sampler.epoch in (1, 2):
+            batches += [torch.cat(batch) for batch in loader]
+        seen.append(torch.stack(batches))
+    assert torch.equal(*seen)
+    assert not torch.equal(seen[0][:3], seen[0][3:])
+
+
+def test_a_broken_file_is_named_through_a_worker(data):
+    (data / "train" / "3.png").write_bytes(b"broken")
+    pairs = PairedImages([(path,) for path in sorted((data / "train").iterdir())], JITTER, train=True)
+    with pytest.raises(DataError) as error:
+        list(DataLoader(pairs, num_workers=1))
+    assert str(error.value) == f"{data / 'train' / '3.png'} is no PNG, JPEG, WebP, BMP or TIFF image"
+
+
+def test_bad_data_is_refused_at_the_start(data):
+    cfg = replace(Config(), data_root=data)
+    with pytest.raises(ValueError, match="batch_size 7 .* 6 training pairs"):
+        load_data(replace(cfg, batch_size=7))
+    (data / "train" / "zero.png").write_bytes(b"")
+    with pytest.raises(DataError, match="zero.png"):
+        load_data(cfg)
+
+
+def test_orphans_stop_training_and_are_listed(tmp_path):
+    for path in ("A/1", "A/2", "B/2"):
+        (tmp_path / "train" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / f"{path}.png")
+    with pytest.raises(ValueError, match="1 images have no partner.*1.png"):
+        load_data(replace(Config(), data_root=tmp_path))
+
+
+def test_n_val_takes_pairs_evenly_and_zero_takes_all(tmp_path):
+    for i in range(10):
+        write_pair(tmp_path / "train" / f"{i}.png")
+        write_pair(tmp_path / "val" / f"{i}.png")
+    chosen = load_data(replace(Config(), data_root=tmp_path, n_val=5))[1]
+    assert [pair[0].stem for pair in chosen.pairs] == ["0", "2", "4", "6", "8"]
+    assert len(load_data(replace(Config(), data_root=tmp_path, n_val=0))[1]) == 10
+
+
+def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, monkeypatch, capsys):
+    for i in range(4):
+        for side in "AB":
+            (tmp_path / "mine" / "train" / side).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 10)).save(tmp_path / "mine" / "train" / side / f"{i}.png")
+    (tmp_path / "mine" / "train" / "A" / "orphan.png").write_bytes(b"x")
+    (tmp_path / "mine" / "train" / "B" / "2.png").write_bytes(b"broken")
+    monkeypatch.chdir(tmp_path)
+    cfg = replace(Config(), data_root=tmp_path / "mine", direction="BtoA")
+    assert check(cfg) == 2
+    shown = capsys.readouterr().out
+    assert "20×10 A and B" in shown and "orphan.png" in shown and "2.png is no PNG" in shown and "2 problems" in shown
+    assert Image.open(tmp_path / "preview_mine.png").width == 2 * 256 + 3 * 4
+
+
+def test_the_command_checks_a_folder(data, tmp_path):
+    run = subprocess.run([sys.executable, Path(dataset.__file__), data, "--crop-size", "64", "--load-size", "72"],
+                         cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0 and "no problems" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr

@@ -1,0 +1,109 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from images import DataError, read_image, read_size, to_array
+
+
+def opened(path, channels=3):
+    return to_array(read_image(path), channels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_every_format_keeps_its_colours(tmp_path, suffix, mode):
+    colour = (200, 100, 50) if mode == "RGB" else 120
+    Image.new(mode, (20, 10), colour).save(tmp_path / f"a.{suffix}")
+    array = opened(tmp_path / f"a.{suffix}")
+    assert array.shape == (10, 20, 3) and array.dtype == np.uint8
+    assert np.abs(array.astype(int) - colour).max() <= 6  # JPEG and WebP are lossy
+
+
+def test_transparent_pixels_become_white_not_their_hidden_black(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert (opened(tmp_path / "a.png") == 255).all()
+    Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "la.png")
+    assert (opened(tmp_path / "la.png", 1) == 255).all()
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert (opened(tmp_path / "p.png") == 255).all()
+
+
+def test_palette_indices_become_their_colours(tmp_path):
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    palette.save(tmp_path / "a.png")
+    assert (opened(tmp_path / "a.png") == (10, 200, 30)).all()
+
+
+def test_other_colour_spaces_are_converted(tmp_path):
+    Image.new("CMYK", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.tif")
+    assert (opened(tmp_path / "a.tif") == 255).all()
+    Image.new("1", (4, 4), 1).save(tmp_path / "b.png")
+    assert (opened(tmp_path / "b.png") == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_gray_keeps_range_and_precision(tmp_path, suffix):
+    values = np.array([[0, 1, 32768, 65535]], np.uint16)
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
+    array = opened(tmp_path / f"a.{suffix}", 1)
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array[..., 0], values / 65535, atol=1e-7)
+    assert opened(tmp_path / f"a.{suffix}", 3).shape == (1, 4, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_colour_is_not_black(tmp_path, suffix):
+    values = np.full((4, 4, 3), (10_000, 30_000, 50_000), np.uint16)  # BGR
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
+    np.testing.assert_allclose(opened(tmp_path / f"a.{suffix}"), np.full((4, 4, 3), (195, 117, 39)), atol=1)
+
+
+def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="floating-point"):
+        opened(tmp_path / "a.tif")
+    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(DataError, match="70000"):
+        opened(tmp_path / "b.tif")
+
+
+def test_colour_becomes_gray_by_luminance_where_one_channel_is_wanted(tmp_path):
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "a.png")
+    array = opened(tmp_path / "a.png", 1)
+    assert array.shape == (4, 4, 1) and abs(int(array[0, 0, 0]) - 76) <= 1  # 0.299 · 255
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (10, 20) == read_size(tmp_path / "a.jpg")
+
+
+def test_unusable_files_are_named(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    bad = {"zero.png": b"", "text.jpg": b"not an image", "cut.png": whole[: len(whole) // 2],
+           "flipped.png": whole[:60] + bytes(b ^ 255 for b in whole[60:90]) + whole[90:]}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(DataError, match="gone.png"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_an_image_beyond_pillows_limit_is_refused_unread(tmp_path, monkeypatch):
+    Image.new("1", (400, 300)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # a warning from here on, an error from twice that
+    with pytest.raises(DataError, match="huge.png is too large: more than 100,000 pixels"):
+        read_image(tmp_path / "huge.png")
+
+
+def test_a_message_survives_the_way_out_of_a_loader_process():
+    carried = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback …\nimages.DataError: a.png is bad"
+    assert str(DataError(carried)) == "a.png is bad"

@@ -1,0 +1,105 @@
+import csv
+import math
+
+import pytest
+import torch
+
+from logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, verdict
+
+START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
+
+
+def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
+    values = dict(epoch=epoch, d_real=d_real, d_fake=d_fake, g_gan=g_gan, g_l1=0.3, val_l1=0.3, lr=2e-4, seconds=1.0,
+                  images_per_s=2.0)
+    return {**values, **changes}
+
+
+EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]
+
+
+def test_a_winner_is_named_once_and_only_after_several_epochs():
+    d_wins, even = dict(d_real=0.01, d_fake=0.01, g_gan=6.0), {}
+    history, said = [], []
+    for epoch, losses in enumerate([even] * 3 + [d_wins] * (PATIENCE + 3), 1):
+        history.append(row(epoch, **losses))
+        if sentence := verdict(history):
+            said.append((epoch, sentence))
+    assert len(said) == 1 and said[0][0] == 3 + PATIENCE and "D has won" in said[0][1]
+    assert "G has won" in verdict([row(d_real=1.5, d_fake=2.0, g_gan=0.1)] * PATIENCE)
+    assert not verdict([row(d_real=math.log(2), d_fake=math.log(2), g_gan=math.log(2))] * PATIENCE)
+    assert not verdict([row(**d_wins)] * (PATIENCE - 1))
+
+
+def test_the_csv_can_be_read_back_and_is_rewritten_on_resume(small):
+    small().out_dir.mkdir()
+    logger = Logger(small(), [])
+    logger.add(row(1), EXAMPLES)
+    logger.add(row(2), EXAMPLES)
+    Logger(small(), [row(1)]).add(row(2, d_real=0.125), EXAMPLES)
+    rows = list(csv.DictReader((small().out_dir / "log.csv").open()))
+    assert list(rows[0]) == COLUMNS and [r["epoch"] for r in rows] == ["1", "2"] and float(rows[1]["d_real"]) == 0.125
+
+
+@pytest.mark.parametrize("method", ["_write_csv", "_write_plot", "_write_events", "_write_examples"])
+def test_a_logger_that_fails_does_not_end_the_run(small, monkeypatch, capsys, method):
+    def fail(*args):
+        raise OSError("no space left")
+
+    small().out_dir.mkdir()
+    monkeypatch.setattr(Logger, method, fail)
+    Logger(small(), []).add(row(), EXAMPLES)
+    assert "no space left" in capsys.readouterr().out
+
+
+def test_tensorboard_gets_every_column(small):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    small().out_dir.mkdir()
+    logger = Logger(small(), [])
+    logger.add(row(1), EXAMPLES)
+    logger.close()
+    events = event_accumulator.EventAccumulator(str(small().out_dir / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == set(COLUMNS[1:])
+    assert events.Scalars("val_l1")[0].value == pytest.approx(0.3)
+
+
+def test_means_weigh_batches_by_their_images_and_go_on_after_a_cut():
+    whole, cut = Meter(1, 2, 6, START), Meter(1, 2, 6, START)
+    for n, value in ((4, 1.0), (2, 4.0)):
+        whole.update(torch.full((4,), value), n)
+    cut.update(torch.full((4,), 1.0), 4)
+    rest = Meter(1, 2, 6, cut.finish())
+    rest.update(torch.full((4,), 4.0), 2)
+    assert whole.finish()["sums"] == rest.finish()["sums"]
+    assert rest.means() == dict.fromkeys(LOSSES, 2.0) and rest.finish()["step"] == 2
+
+
+def test_a_loss_that_is_not_finite_is_reported_with_its_step():
+    meter = Meter(3, 5, 10, {**START, "step": 4, "images": 4})
+    meter.update(torch.ones(4), 1)
+    meter.update(torch.tensor([1.0, 1.0, math.inf, 1.0]), 1)
+    meter.update(torch.full((4,), math.nan), 1)
+    with pytest.raises(ValueError, match="epoch 3, step 6: .*g_gan inf"):
+        meter.finish()
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("logger.time.perf_counter", lambda: next(clock))
+    meter = Meter(1, 2, 6, START)
+    for batch in meter.watch(range(3)):
+        meter.update(torch.full((4,), float(batch)), 2)
+    meter.finish()
+    out, err = capsys.readouterr()
+    assert out.startswith("epoch 1/2 ") and "img/s" in out and "waiting for data" in out and " left" in out
+    assert "\r" not in out + err
+
+
+def test_the_time_left_counts_the_epochs_to_come(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("logger.time.perf_counter", lambda: now[0])
+    meter = Meter(2, 3, 10, {**START, "images": 5})
+    now[0] = 100.0  # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
+    meter.update(torch.ones(4), 5)
+    assert "0:03:20 left" in capsys.readouterr().out

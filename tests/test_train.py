@@ -1,0 +1,293 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_pair
+from PIL import Image
+from torch import nn
+
+import train as train_module
+from images import DataError
+from train import State, bce, learning_rate, make_state, train, train_step
+
+
+class Constant(nn.Module):
+    """A generator that paints every pixel with its one weight."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x):
+        return self.value.expand_as(x)
+
+
+class Linear(nn.Module):
+    """A discriminator whose one logit is its one weight times the mean of y."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x, y):
+        return (self.weight * y.mean()).reshape(1, 1, 1, 1)
+
+
+def toy(paint=-0.5, weight=0.3, lr=0.1):
+    gen, disc = Constant(paint), Linear(weight)
+    adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.999))
+    return State(gen, disc, adam(gen.parameters()), adam(disc.parameters()), torch.amp.GradScaler("cpu", enabled=False))
+
+
+def softplus(value):
+    return math.log1p(math.exp(value))
+
+
+fp32 = partial(torch.autocast, "cpu", enabled=False)
+
+
+def test_bce_is_the_paper_s_for_real_and_generated():
+    logits = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
+    assert bce(torch.zeros(1, 1, 30, 30), 1.0).item() == pytest.approx(math.log(2))
+    assert bce(logits, 1.0).item() == pytest.approx(sum(softplus(-v) for v in (0, 2, -1, 3)) / 4)
+    assert bce(logits, 0.0).item() == pytest.approx(sum(softplus(v) for v in (0, 2, -1, 3)) / 4)
+    assert bce(logits.bfloat16(), 1.0).dtype == torch.float32
+
+
+def test_one_step_is_the_paper_s_to_the_formula():
+    """Real towards 1, generated towards 0, D first, then G against the updated D, with 100 times the L1."""
+    state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    losses = train_step(state, x, y, 100.0, fp32).tolist()
+    updated = 0.3 + 0.1  # Adam's first step is lr long; real pairs (mean 1) and generated ones (-0.5) both raise it
+    assert losses == pytest.approx([softplus(-0.3), softplus(-0.15), softplus(0.5 * updated), 1.5])
+    assert state.disc.weight.item() == pytest.approx(updated)  # G's loss moves D no further
+    g_gan_slope = -updated / (1 + math.exp(-0.5 * updated))
+    assert state.gen.value.grad.item() == pytest.approx(g_gan_slope - 100)
+    assert state.gen.value.item() == pytest.approx(-0.4)  # away from -0.5, towards the target
+
+
+def test_d_s_loss_is_halved_and_leaves_g_alone():
+    state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    train_step(state, x, y, 100.0, fp32)
+    wanted = (-1 / (1 + math.exp(0.3)) + -0.5 / (1 + math.exp(0.15))) / 2
+    assert state.disc.weight.grad.item() == pytest.approx(wanted)
+    assert all(p.requires_grad for p in state.disc.parameters())
+
+
+def test_lambda_weighs_l1():
+    state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    train_step(state, x, y, 0.0, fp32)
+    assert state.gen.value.grad.item() == pytest.approx(-0.4 / (1 + math.exp(-0.2)))
+
+
+def test_d_learns_to_tell_real_from_generated(small):
+    torch.manual_seed(0)
+    state = make_state(small(), torch.device("cpu"), torch.float32)
+    x, y = torch.rand(2, 3, 64, 64) * 2 - 1, torch.ones(2, 3, 64, 64)
+    first, *_, last = [train_step(state, x, y, 0.0, fp32) for _ in range(30)]
+    assert first[0] == pytest.approx(math.log(2), abs=0.15) and last[0] < 0.5 and last[1] < 0.5
+
+
+def test_batchnorm_of_d_sees_real_and_generated_each_by_itself(small):
+    state, sizes = make_state(small(), torch.device("cpu"), torch.float32), []
+    state.disc.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    train_step(state, torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64), 100.0, fp32)
+    assert sizes == [2, 2, 2]
+
+
+def test_adam_is_the_paper_s(small):
+    state = make_state(small(), torch.device("cpu"), torch.float32)
+    for optimiser, net in ((state.opt_g, state.gen), (state.opt_d, state.disc)):
+        assert optimiser.defaults["lr"] == 2e-4 and optimiser.defaults["betas"] == (0.5, 0.999)
+        assert optimiser.defaults["weight_decay"] == 0
+        assert sum(p.numel() for p in optimiser.param_groups[0]["params"]) == sum(p.numel() for p in net.parameters())
+
+
+def test_the_rate_is_constant_then_falls_linearly_and_never_is_zero():
+    rates = [learning_rate(epoch, 1.0, 100, 100) for epoch in range(1, 201)]
+    assert rates[:100] == [1.0] * 100
+    assert rates[100:] == pytest.approx([1 - k / 101 for k in range(1, 101)])
+    assert learning_rate(200, 2e-4, 200, 0) == 2e-4
+
+
+def test_the_rate_reaches_both_optimisers_and_the_log(small, end_of):
+    cfg = small(n_epochs=1, n_epochs_decay=1)
+    train(cfg)
+    saved = end_of(cfg)
+    assert [row["lr"] for row in saved["history"]] == [2e-4, 1e-4]
+    assert [saved["state"][name]["param_groups"][0]["lr"] for name in ("opt_g", "opt_d")] == [1e-4, 1e-4]
+
+
+def test_a_run_leaves_every_file_it_promises(small, end_of):
+    cfg = small(n_epochs=3, save_every=5)
+    assert train(cfg) == 0
+    held = {path.relative_to(cfg.out_dir).as_posix() for path in cfg.out_dir.rglob("*") if path.is_file()}
+    events = {name for name in held if name.startswith("tensorboard/events")}
+    assert len(events) == 1
+    assert held - events == {"config.json", "checkpoint.pth.tar", "gen.pth.tar", "log.csv", "losses.png",
+                             *(f"examples/epoch_000{i}.png" for i in (1, 2, 3))}
+    assert end_of(cfg)["epoch"] == 3  # the last epoch is saved whatever save_every is
+    lines = (cfg.out_dir / "log.csv").read_text().splitlines()
+    assert lines[0] == "epoch,d_real,d_fake,g_gan,g_l1,val_l1,lr,seconds,images_per_s" and len(lines) == 4
+    assert Image.open(cfg.out_dir / "examples" / "epoch_0001.png").height > 2 * 64
+
+
+def test_the_log_holds_the_means_of_the_steps(small, monkeypatch, end_of):
+    seen, step = [], train_module.train_step
+    monkeypatch.setattr(train_module, "train_step", lambda *args: seen.append(step(*args)) or seen[-1])
+    train(small(n_epochs=1, batch_size=4))  # 6 pairs: a batch of 4 and one of 2
+    wanted = (seen[0] * 4 + seen[1] * 2) / 6
+    row = end_of(small())["history"][0]
+    assert [row[name] for name in ("d_real", "d_fake", "g_gan", "g_l1")] == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(batch_size=4, precision="bf16")])
+def test_two_epochs_and_two_more_equal_four(small, same, end_of, changes):
+    """Weights, both optimisers, the scaler, the rate, dropout, the data's order and jitter, the log."""
+    straight, halves = small("straight", n_epochs=3, n_epochs_decay=1, **changes), small("halves", **changes)
+    train(straight)
+    train(halves)
+    train(small("halves", n_epochs=3, n_epochs_decay=1, resume=True, **changes))
+    assert same(end_of(straight), end_of(halves))
+    assert (straight.out_dir / "log.csv").read_text().count("\n") == 5
+
+
+def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, end_of):
+    runs = [small("a"), small("b", num_workers=2), small("c", seed=1)]
+    for cfg in runs:
+        train(cfg)
+    a, b, c = map(end_of, runs)
+    assert same(a, b) and not same(a["state"], c["state"])
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("when", ["in an epoch", "in validation"])
+def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same, end_of, at_step, monkeypatch, name,
+                                                                   status, when):
+    train(small("straight"))
+    cfg = small("cut")
+    if when == "in an epoch":
+        at_step(9, lambda losses: os.kill(os.getpid(), getattr(signal, name)) or losses)
+    else:
+        validate = train_module.validate
+
+        def interrupted(*args):
+            os.kill(os.getpid(), getattr(signal, name))
+            return validate(*args)
+
+        monkeypatch.setattr(train_module, "validate", interrupted)
+    assert train(cfg) == status
+    monkeypatch.undo()
+    cut = end_of(cfg)
+    assert (cut["epoch"], cut["step"]) == ((1, 3) if when == "in an epoch" else (0, 6))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(small("cut", resume=True))
+    assert same(end_of(small("straight")), end_of(cfg))
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(small, end_of, at_step):
+    cfg = small()
+    at_step(9, lambda losses: losses * torch.tensor([1.0, math.nan, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"epoch 2, step 3: .*d_fake nan"):
+        train(cfg)
+    assert end_of(cfg)["epoch"] == 1
+
+
+def test_non_finite_weights_are_never_saved(small, end_of, monkeypatch):
+    cfg, step = small(), train_module.train_step
+
+    def poison(state, *args):
+        losses = step(state, *args)
+        if state.opt_d.state[state.disc.layers[0].weight]["step"] == 12:  # the last step of the run
+            state.disc.layers[0].weight.data[0, 0, 0, 0] = math.inf
+        return losses
+
+    monkeypatch.setattr(train_module, "train_step", poison)
+    with pytest.raises(ValueError, match="disc.layers.0.weight is no longer finite"):
+        train(cfg)
+    assert end_of(cfg)["epoch"] == 1
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_of, at_step, monkeypatch, split,
+                                                            workers):
+    train(small("straight"))
+    cfg, path = small("broken", num_workers=workers), data / split / "1.png"
+    whole = path.read_bytes()
+    at_step(6, lambda losses: path.write_bytes(whole[:100]) and losses)  # the end of the first epoch
+    with pytest.raises(DataError, match="1.png cannot be read"):
+        train(cfg)
+    monkeypatch.undo()
+    path.write_bytes(whole)
+    train(small("broken", num_workers=workers, resume=True))
+    assert same(end_of(small("straight")), end_of(cfg))
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(small):
+    train(small())
+    before = {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="--resume.*--out-dir"):
+        train(small())
+    assert before == {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+
+
+def test_bad_data_leaves_no_run_folder(small, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        train(small(data_root=tmp_path / "nowhere"))
+    assert not small().out_dir.exists()
+
+
+def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, monkeypatch):
+    train(small("with"))
+    monkeypatch.setattr(train_module, "validate", lambda *args: (0.0, [[torch.zeros(3, 64, 64)] * 3]))
+    train(small("without"))
+    assert same(end_of(small("with"))["state"], end_of(small("without"))["state"])
+
+
+def test_the_generator_learns_a_simple_translation(tmp_path, small):
+    """Inverting colours: a wrong pairing, range or loss does not get there."""
+    for i in range(12):
+        coarse = np.random.default_rng(i).integers(0, 255, (4, 4, 3), np.uint8)
+        left = np.asarray(Image.fromarray(coarse).resize((64, 64)))
+        write_pair(tmp_path / "invert" / "train" / f"{i}.png", left=left, right=255 - left)
+    cfg = small(data_root=tmp_path / "invert", n_epochs=12, ngf=16, batch_size=1, load_size=64)
+    train(cfg)
+    losses = [float(line.split(",")[5]) for line in (cfg.out_dir / "log.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+SCRIPT = Path(train_module.__file__)
+
+
+def launch(*flags, **options):
+    return subprocess.Popen([sys.executable, SCRIPT, *map(str, flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, **options)
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_path):
+    """The signal goes to the whole process group, as from a keyboard."""
+    process = launch("--data-root", data, "--out-dir", tmp_path / "run", "--ngf", 4, "--ndf", 4, "--crop-size", 64,
+                     "--load-size", 72, "--n-epochs", 100000, "--num-workers", 2, "--save-every", 100000,
+                     start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "--resume" in out
+    assert (tmp_path / "run" / "checkpoint.pth.tar").exists()
+
+
+def test_a_user_s_mistake_is_one_sentence_and_status_2(tmp_path):
+    process = launch("--data-root", tmp_path / "nowhere")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.startswith("error: data_root") and err.count("\n") == 1

@@ -1,0 +1,94 @@
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import utils
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
+    path = tmp_path / "a.bin"
+    utils.save_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        utils.save_atomically(path, fail)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_folder_appears_only_when_it_is_complete(tmp_path):
+    with pytest.raises(KeyboardInterrupt), utils.complete_folder(tmp_path / "data") as folder:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with utils.complete_folder(tmp_path / "data") as folder:
+        (folder / "whole").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
+
+
+def test_seeded_draws_are_repeatable_and_invisible_outside():
+    cpu = torch.device("cpu")
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    with utils.seeded(7, cpu):
+        first = torch.rand(3)
+    assert torch.equal(torch.rand(3), wanted)
+    with utils.seeded(7, cpu):
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_devices_and_precisions_that_are_not_there_are_refused():
+    cpu = torch.device("cpu")
+    assert utils.choose_device("cpu") == cpu
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda'"):
+            utils.choose_device("cuda")
+    with pytest.raises(ValueError, match="fp16 needs CUDA"):
+        utils.choose_precision("fp16", cpu)
+    assert utils.choose_precision("fp32", cpu) == torch.float32
+    assert utils.choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+def test_the_first_signal_asks_and_the_second_leaves_at_once():
+    code = ("import os, signal, utils\n"
+            "with utils.Stop() as stop:\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    print(stop.signal, flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    print('still here')\n")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                         cwd=os.path.dirname(utils.__file__))  # noqa: PTH120
+    assert run.returncode == 128 + signal.SIGINT and run.stdout == "2\n"
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("bad"), 2), (FileNotFoundError("gone"), 2),
+                                               (KeyboardInterrupt(), 130)])
+def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as leaving:
+        utils.run_main(main)
+    assert leaving.value.code == status
+    assert capsys.readouterr().err == ("" if status == 130 else f"error: {error}\n")
+
+
+def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
+    red, gray = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 64, 64), torch.zeros(1, 64, 64)
+    utils.save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],
+                    "a caption that is wider than both of the images together")
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    header = sheet.shape[0] - (2 * 64 + 3 * 4)
+    assert (sheet[header + 4 + 32, 4 + 32] == (255, 0, 0)).all()
+    assert (sheet[header + 4 + 32, 2 * 4 + 64 + 32] == 128).all()
+    assert (sheet[header + 2 * 4 + 64 + 32, 2 * 4 + 64 + 32] == (255, 0, 0)).all()
+    assert (sheet[:20] < 128).any() and (sheet[:20, -4:] == 255).all()  # a caption, not cut off
