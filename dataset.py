@@ -20,29 +20,11 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 
-from config import Config, parse  # noqa: E402
-from images import DataError, name_of, read_image, read_size, to_array  # noqa: E402
-from layouts import Pair, find_pairs  # noqa: E402
+from cli import parse  # noqa: E402
+from config import Config  # noqa: E402
+from images import DataError, name_of  # noqa: E402
+from pairs import Pair, check_headers, find_pairs, read_pair  # noqa: E402
 from utils import run_main, save_grid  # noqa: E402
-
-
-def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
-    """Raises DataError when a side-by-side file has an odd width, or when A and B differ in size."""
-    if len(pair) == 1 and sizes[0][0] % 2:
-        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
-    if sizes[0] != sizes[-1]:
-        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}, but {name_of(pair[1])} is "
-                        f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
-
-
-def read_pair(pair: Pair, channels_a: int, channels_b: int) -> tuple[np.ndarray, np.ndarray]:
-    """A and B as `to_array` returns them, of one height and width; A is the left half of a file. Raises DataError."""
-    images = [read_image(source) for source in pair]
-    check_sizes(pair, [image.size for image in images])
-    if len(images) == 1:
-        width, height = images[0].size
-        images = [images[0].crop((0, 0, width // 2, height)), images[0].crop((width // 2, 0, width, height))]
-    return to_array(images[0], channels_a, name_of(pair[0])), to_array(images[1], channels_b, name_of(pair[-1]))
 
 
 def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
@@ -146,21 +128,6 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, device: torch.d
         for each in both:
             if workers and each._iterator is not None:
                 each._iterator._shutdown_workers()
-
-
-def check_headers(pairs: list[Pair], at_most: int = 2000) -> str:
-    """Reads the headers of up to `at_most` pairs, evenly spaced, and returns their sizes for a message.
-
-    Raises DataError for the first pair that cannot be used.
-    """
-    sizes = Counter()
-    for i in np.unique(np.linspace(0, len(pairs) - 1, min(at_most, len(pairs))).astype(int)):
-        found = [read_size(source) for source in pairs[i]]
-        check_sizes(pairs[i], found)
-        sizes[found[0]] += 1
-    (width, height), _ = sizes.most_common(1)[0]
-    layout = "side by side" if len(pairs[0]) == 1 else "each side"
-    return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
 
 
 def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:

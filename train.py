@@ -17,13 +17,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from checkpoint import START, open_run, save_run
-from config import Config, parse
+from cli import parse
+from config import Config
 from dataset import load_data, loaders
+from devices import choose_device, choose_precision, rng_state, seed_everything, seeded, set_rng_state
 from discriminator import Discriminator
 from generator import Generator
 from images import DataError
 from logger import Logger, Meter
-from utils import Stop, choose_device, choose_precision, rng_state, run_main, seed_everything, seeded, set_rng_state
+from utils import Stop, run_main
 
 
 @dataclass

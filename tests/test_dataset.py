@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 import dataset
 from config import Config
-from dataset import EpochSampler, PairedImages, check, check_headers, init_worker, load_data, read_pair, resize
+from dataset import EpochSampler, PairedImages, check, init_worker, load_data, resize
 from images import DataError
+from pairs import check_headers, read_pair
 
 
 def coordinates(size=64):

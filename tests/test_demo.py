@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 import demo
-from layouts import find_pairs
+from pairs import find_pairs
 
 
 def test_the_same_seed_draws_the_same_pairs(tmp_path):

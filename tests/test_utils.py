@@ -34,30 +34,6 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
 
 
-def test_seeded_draws_are_repeatable_and_invisible_outside():
-    cpu = torch.device("cpu")
-    torch.manual_seed(1)
-    wanted = torch.rand(3)
-    torch.manual_seed(1)
-    with utils.seeded(7, cpu):
-        first = torch.rand(3)
-    assert torch.equal(torch.rand(3), wanted)
-    with utils.seeded(7, cpu):
-        assert torch.equal(torch.rand(3), first)
-
-
-def test_devices_and_precisions_that_are_not_there_are_refused():
-    cpu = torch.device("cpu")
-    assert utils.choose_device("cpu") == cpu
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="'cuda'"):
-            utils.choose_device("cuda")
-    with pytest.raises(ValueError, match="fp16 needs CUDA"):
-        utils.choose_precision("fp16", cpu)
-    assert utils.choose_precision("fp32", cpu) == torch.float32
-    assert utils.choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
-
-
 def test_the_first_signal_asks_and_the_second_leaves_at_once():
     code = ("import os, signal, utils\n"
             "with utils.Stop() as stop:\n"

@@ -6,7 +6,7 @@ from conftest import write_pair
 from PIL import Image
 
 from images import DataError
-from layouts import find_pairs, list_images
+from pairs import find_pairs, list_images
 
 
 def image(path, size=(8, 8)):

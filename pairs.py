@@ -1,4 +1,4 @@
-"""Finds the pairs in a folder, whichever way it is laid out; draws or downloads it first when its name is known."""
+"""Finds the pairs in a folder, whichever way it is laid out, and reads them."""
 
 import os
 import zipfile
@@ -11,7 +11,7 @@ import numpy as np
 
 import demo
 import download
-from images import SUFFIXES, DataError
+from images import SUFFIXES, DataError, name_of, read_image, read_size, to_array
 
 SPLITS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 
@@ -124,3 +124,37 @@ def _nothing_in(root: Path) -> str:
     held = ", ".join(f"{n} × {ending}" for ending, n in endings.most_common(5)) or "nothing"
     return (f"0 training images in {root}, which holds {held}. Wanted: {', '.join(sorted(SUFFIXES))} in train/, in "
             "train/A and train/B, or in the folder itself")
+
+
+def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
+    """Raises DataError when a side-by-side file has an odd width, or when A and B differ in size."""
+    if len(pair) == 1 and sizes[0][0] % 2:
+        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
+    if sizes[0] != sizes[-1]:
+        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}, but {name_of(pair[1])} is "
+                        f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
+
+
+def read_pair(pair: Pair, channels_a: int, channels_b: int) -> tuple[np.ndarray, np.ndarray]:
+    """A and B as `to_array` returns them, of one height and width; A is the left half of a file. Raises DataError."""
+    images = [read_image(source) for source in pair]
+    check_sizes(pair, [image.size for image in images])
+    if len(images) == 1:
+        width, height = images[0].size
+        images = [images[0].crop((0, 0, width // 2, height)), images[0].crop((width // 2, 0, width, height))]
+    return to_array(images[0], channels_a, name_of(pair[0])), to_array(images[1], channels_b, name_of(pair[-1]))
+
+
+def check_headers(pairs: list[Pair], at_most: int = 2000) -> str:
+    """Reads the headers of up to `at_most` pairs, evenly spaced, and returns their sizes for a message.
+
+    Raises DataError for the first pair that cannot be used.
+    """
+    sizes = Counter()
+    for i in np.unique(np.linspace(0, len(pairs) - 1, min(at_most, len(pairs))).astype(int)):
+        found = [read_size(source) for source in pairs[i]]
+        check_sizes(pairs[i], found)
+        sizes[found[0]] += 1
+    (width, height), _ = sizes.most_common(1)[0]
+    layout = "side by side" if len(pairs[0]) == 1 else "each side"
+    return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")

@@ -1,0 +1,75 @@
+"""Devices, precisions and random numbers."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises ValueError when it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward passes. auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
+
+    Raises ValueError for fp16 anywhere but on CUDA: only there does a GradScaler guard it.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"precision fp16 needs CUDA; on {device.type} take auto, bf16 or fp32")
+    if name != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":  # without these instructions, bf16 on the CPU is slower than fp32
+        found = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile")]
+        return torch.bfloat16 if any(supported() for supported in found) else torch.float32
+    return torch.float32
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 — libraries that draw from the global state
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's random state on the CPU and on `device`."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = getattr(torch, device.type).get_rng_state()
+    return states
+
+
+def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
+    """Restores what `rng_state` returned; a state of another kind of device is passed over."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type in states and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(states[device.type].cpu())
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from `seed` inside, and goes on as if nothing had been drawn after."""
+    before = rng_state(device)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(device, before)
