@@ -41,8 +41,11 @@ def open_run(cfg: Config) -> dict | None:
                              "a larger --n-epochs continues it")
         for name, (old, new) in changed.items():
             print(f"changed since the run began: {name} from {old} to {new}")
-    (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
-    save_atomically(config, lambda file: file.write(json.dumps(cfg.plain(), indent=2).encode()))
+    try:
+        (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
+        save_atomically(config, lambda file: file.write(json.dumps(cfg.plain(), indent=2).encode()))
+    except OSError as error:
+        raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
     return saved
 
 

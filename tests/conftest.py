@@ -1,6 +1,10 @@
 """Small data sets and small runs, on the CPU, without a network."""
 
+import os
 from dataclasses import replace
+
+# Networks this small gain nothing from threads, which stall each other when the machine is busy.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
