@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+        if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
+            names = []
         self.before = {getattr(signal, name): signal.signal(getattr(signal, name), self._receive) for name in names}
         return self
 

@@ -284,6 +284,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err and "--resume" in out
+    assert err.count("finishing the step") == 1  # the workers leave the signal to the main process
     assert (tmp_path / "run" / "checkpoint.pth.tar").exists()
 
 
