@@ -68,8 +68,8 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
     save_atomically(cfg.out_dir / "gen.pth.tar", lambda file: torch.save(generator, file))
 
 
-def load_tensors(path: Path, kind: str) -> dict:
-    """A file saved by torch.save({"format": kind, ...}): tensors and plain types only, nothing is executed.
+def load_tensors(path: Path, kind: str = "") -> dict:
+    """A dict saved by torch.save, of the format `kind` if given: tensors and plain types only, nothing is executed.
 
     Raises FileNotFoundError, or ValueError when the file is damaged or of another kind.
     """
@@ -80,6 +80,6 @@ def load_tensors(path: Path, kind: str) -> dict:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, TypeError,
             AttributeError, IndexError) as error:
         raise ValueError(f"{path} is damaged, or not a file of tensors ({type(error).__name__})") from error
-    if not isinstance(saved, dict) or saved.get("format") != kind:
-        raise ValueError(f"{path} is not a {kind} of this program")
+    if not isinstance(saved, dict) or kind and saved.get("format") != kind:
+        raise ValueError(f"{path} is not a {kind or 'file'} of this program")
     return saved

@@ -2,23 +2,47 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import init_weights
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that normalises each image by its own statistics, and learns none, while `per_image` is set."""
+
+    per_image = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.per_image:
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws one mask for all images of the batch while `per_image` is set."""
+
+    per_image = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.per_image and self.training:
+            return x * F.dropout(torch.ones_like(x[:1]), self.p)
+        return super().forward(x)
+
+
 def down(in_channels: int, out_channels: int, norm: bool = True) -> nn.Sequential:
     """Encoder block, (N, in, H, W) → (N, out, H/2, W/2)."""
     layers = [nn.LeakyReLU(0.2), nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)]
-    return nn.Sequential(*layers, *([nn.BatchNorm2d(out_channels)] if norm else []))
+    return nn.Sequential(*layers, *([BatchNorm(out_channels)] if norm else []))
 
 
 def up(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
     """Decoder block, (N, in, H, W) → (N, out, 2H, 2W)."""
     conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
-    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels), nn.Dropout(dropout))
+    return nn.Sequential(nn.ReLU(), conv, BatchNorm(out_channels), Dropout(dropout))
 
 
 class Generator(nn.Module):
@@ -69,18 +93,21 @@ class Generator(nn.Module):
         return self.output(h)  # (N, out_channels, H, W)
 
     @contextlib.contextmanager
-    def test_time(self) -> Iterator[None]:
-        """Inside the block the network runs as the paper tests it: dropout on, BatchNorm with the statistics of the
-        batch, which at batch size 1 is instance normalisation. The running statistics stay as they are.
+    def test_time(self, norm: Literal["image", "running"] = "image", dropout: bool = True) -> Iterator[None]:
+        """Inside the block, what becomes of an image depends on no other image, and the network learns nothing.
+
+        The defaults are the paper's: BatchNorm with the statistics of the image (norm="running": the running ones),
+        and dropout, whose mask is the same for all images of a batch.
         """
         was_training = self.training
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        self.train()
-        for norm in norms:
-            norm.track_running_stats = False
+        layers = [module for module in self.modules() if isinstance(module, BatchNorm | Dropout)]
+        self.eval()
+        for layer in layers:
+            layer.per_image = norm == "image" or isinstance(layer, Dropout)
+            layer.training = dropout and isinstance(layer, Dropout)
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for layer in layers:
+                layer.per_image = False
             self.train(was_training)

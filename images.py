@@ -6,8 +6,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
+
+from utils import save_atomically
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -80,3 +83,44 @@ def to_array(image: Image.Image, channels: int, name: str = "the image") -> np.n
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array.reshape(*array.shape[:2], channels)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The image as it is stored, upright: uint8 or uint16, (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA.
+
+    Raises DataError when it cannot be read or holds values of unknown range.
+    """
+    with _opened(path) as image:
+        deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+    if deep_colour:  # of which Pillow keeps 8 bits
+        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is not None and array.ndim == 3:
+            return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    image = read_image(path)
+    if image.mode.startswith("I") or image.mode == "F":
+        return (to_array(image, 1, name_of(path))[..., 0] * 65535).round().astype(np.uint16)
+    if image.has_transparency_data:
+        return np.asarray(image.convert("RGBA"))
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4), in the format that the ending names.
+
+    PNG and TIFF keep 16 bits; the others get the upper 8. JPEG and BMP get transparency laid over white.
+    Raises DataError on another ending, OSError when it cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{name_of(path)} ends in none of {', '.join(sorted(SUFFIXES))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff"):
+        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+        _, encoded = cv2.imencode(suffix, array if array.ndim == 2 else cv2.cvtColor(array, codes[array.shape[2]]))
+        save_atomically(path, lambda file: file.write(encoded.tobytes()))
+        return
+    image = Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
+    if image.mode == "RGBA" and suffix in (".jpg", ".jpeg", ".bmp"):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    kind = Image.registered_extensions()[suffix]
+    save_atomically(path, lambda file: image.save(file, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {})))

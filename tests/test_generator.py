@@ -113,7 +113,30 @@ def test_test_time_uses_the_statistics_of_the_image_and_leaves_no_trace():
     assert not torch.equal(first, second)  # dropout is on
     assert outputs[0].mean(dim=(0, 2, 3)).abs().max() < 1e-5  # normalised by itself, not by running statistics
     assert all(torch.equal(before[name], value) for name, value in gen.state_dict().items())
-    assert not gen.training and all(m.track_running_stats for m in gen.modules() if isinstance(m, nn.BatchNorm2d))
+    assert not gen.training and not any(getattr(module, "per_image", False) for module in gen.modules())
+
+
+@pytest.mark.parametrize("norm", ["image", "running"])
+@pytest.mark.parametrize("dropout", [True, False])
+def test_at_test_time_an_image_does_not_depend_on_the_rest_of_its_batch(norm, dropout):
+    torch.manual_seed(0)
+    gen, x = Generator(ngf=4, crop_size=64), torch.randn(3, 3, 64, 64)
+    gen(x)  # running statistics that are not those of a fresh network
+    outputs = []
+    with torch.no_grad(), gen.test_time(norm, dropout):
+        for batch in (x, x[:1], x[[2, 0, 1]]):
+            torch.manual_seed(7)
+            outputs.append(gen(batch))
+    whole, alone, shuffled = outputs
+    torch.testing.assert_close(whole[:1], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[[2, 0, 1]], shuffled, rtol=0, atol=1e-5)
+    if norm == "image":  # at batch size 1, training mode is what the paper runs
+        torch.manual_seed(7)
+        gen.train()
+        for module in gen.modules():
+            if isinstance(module, nn.Dropout):
+                module.train(dropout)
+        torch.testing.assert_close(gen(x[:1]), alone, rtol=0, atol=1e-5)
 
 
 def test_channels_are_configurable():

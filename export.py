@@ -1,0 +1,36 @@
+"""Writes a generator for other programs: ONNX (.onnx) or PyTorch's exported format (.pt2)."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+import torch.fx.experimental._config
+
+from generator import Generator
+
+
+def export(gen: Generator, path: Path, norm: str = "image") -> None:
+    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W any multiples of crop_size.
+
+    Raises ValueError on another ending, or when the packages that ONNX needs are not installed.
+    """
+    if path.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"--export writes .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if path.suffix == ".onnx" and missing:
+        raise ValueError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    size, device = gen.crop_size, next(gen.parameters()).device
+    x = torch.zeros(2, gen.encoder[0].in_channels, 2 * size, 3 * size, device=device)
+    rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Size oblivious: the bottleneck of an image of crop_size is 1×1, a size that the tracer would take for a constant.
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
+        program = torch.export.export(gen, (x,), dynamic_shapes=shapes)
+        if path.suffix == ".pt2":
+            torch.export.save(program, path)
+        else:
+            torch.onnx.export(program, (), path, input_names=["x"], output_names=["y_fake"], external_data=False,
+                              verbose=False)
+    print(f"wrote {path}: widths and heights must be multiples of {size}")

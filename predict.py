@@ -1,0 +1,317 @@
+"""Translates images of any size with a trained generator: a file to a file, or a folder to a folder.
+
+    python predict.py --checkpoint runs/facades/gen.pth.tar --input labels.png --output photo.png
+    python predict.py --checkpoint runs/facades/gen.pth.tar --input labels/ --output photos/ --batch-size 16
+    python predict.py --checkpoint … --input data/facades/val --output sheets --side-by-side right --compare
+    python predict.py --checkpoint runs/facades/gen.pth.tar --export gen.onnx
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from checkpoint import GENERATOR, load_tensors
+from devices import choose_device, choose_precision, seeded
+from export import export
+from generator import Generator
+from images import DataError, name_of, read_array, write_array
+from pairs import list_images
+from published import from_published, is_published
+from utils import run_main
+
+
+@dataclass(frozen=True)
+class Predict:
+    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    input: Path | None = None  # an image, or a folder of them, sub-folders included
+    output: Path | None = None  # an image, whose ending gives the format, or a folder
+    side_by_side: Literal["no", "left", "right"] = "no"  # the half to translate of side-by-side files
+    compare: bool = False  # write input, output and, of side-by-side files, target next to each other
+    resize: bool = False  # scale to the size of training and back, instead of padding to a size the network takes
+    tile: int = 0  # pixels; translate in overlapping tiles of this side; 0 does so above 2048 x 2048 pixels only
+    norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
+    dropout: Literal["on", "off"] = "on"  # on is the paper's noise, the same for every image
+    seed: int = 0  # of the dropout
+    batch_size: int = 1  # images of equal size that go through the network together
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well
+    device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
+    compile: bool = False  # torch.compile the network: slow to start, faster for many images of one size
+    export: Path | None = None  # write the network as .onnx or .pt2 (dropout off) instead of translating
+
+
+def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
+    """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch release.
+
+    Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
+    """
+    path = Path(path)
+    saved = load_tensors(path)
+    weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
+    try:
+        if is_published(saved):
+            gen = from_published(saved)
+        elif not isinstance(weights, dict) or "config" not in saved:
+            raise ValueError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, …, not those of a generator")
+        else:
+            gen = Generator(*(saved["config"][name] for name in GENERATOR))
+            gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no generator that this program knows: {error}") from error
+    return gen.to(device).eval()
+
+
+def translate(gen: Generator, image: Image.Image | np.ndarray, **options) -> Image.Image | np.ndarray:
+    """The translation of a PIL image or a uint8 or uint16 array, (H, W) or (H, W, C): the same kind, the same size.
+
+    Gray and RGB become what the network takes; transparency is laid over white for it and carried through.
+    The options are those of `translate_tensors`.
+    """
+    if isinstance(image, Image.Image):
+        deep = image.mode.startswith("I;16")
+        mode = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
+        y_fake = translate(gen, np.asarray(image if deep else image.convert(mode)), **options)
+        return Image.fromarray(y_fake if not deep or y_fake.ndim == 2 else (y_fake >> 8).astype(np.uint8))
+    x, alpha = to_network(image, gen.encoder[0].in_channels)
+    y_fake = translate_tensors(gen, x[None], **options)[0]
+    return from_network(y_fake, image.dtype, alpha)
+
+
+def to_network(array: np.ndarray, channels: int) -> tuple[Tensor, np.ndarray | None]:
+    """x, float (channels, H, W) in [-1, 1], and the transparency that was laid over white, if there is one.
+
+    Raises ValueError on anything but uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
+    """
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in (
+            (), (1,), (2,), (3,), (4,)):
+        raise ValueError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {array.dtype} {array.shape}")
+    values = np.atleast_3d(array).astype(np.float32) / np.iinfo(array.dtype).max
+    alpha = None
+    if values.shape[2] in (2, 4):
+        alpha, cover = array[..., -1], values[..., -1:]
+        values = values[..., :-1] * cover + (1 - cover)
+    if values.shape[2] == 1:
+        values = np.repeat(values, channels, axis=2)
+    elif channels == 1:
+        values = values @ np.array([[0.299], [0.587], [0.114]], np.float32)  # luminance
+    return torch.from_numpy(values.transpose(2, 0, 1) * 2 - 1), alpha
+
+
+def from_network(y_fake: Tensor, dtype: np.dtype, alpha: np.ndarray | None = None) -> np.ndarray:
+    """(C, H, W) in [-1, 1] → uint8 or uint16, (H, W) for one channel, else (H, W, C), alpha as the last of them."""
+    top = np.iinfo(dtype).max
+    array = ((y_fake.float().cpu() + 1) * (top / 2)).round_().clamp_(0, top).permute(1, 2, 0).numpy().astype(dtype)
+    if alpha is not None:
+        array = np.concatenate([np.repeat(array, 3 // array.shape[2], axis=2), alpha[..., None]], axis=2)
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+@torch.inference_mode()
+def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: int = 0, norm: str = "image",
+                      dropout: bool = True, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W), computed in `dtype`.
+
+    The image is padded by reflection to the next multiple of crop_size, or with `resize` scaled to crop_size, and the
+    result cropped or scaled back. Tiles of `tile` pixels, or where the image has more than 2048 × 2048 of them, overlap
+    by a quarter and fade into one another. No image's result depends on the others. Raises ValueError on a wrong tile.
+    """
+    size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
+    if tile % size:
+        raise ValueError(f"tile must be a multiple of the network's crop_size, {size}; it is {tile}")
+    if not tile and not resize and height * width > 2048 * 2048:
+        tile = size * max(1, 1024 // size)
+
+    def network(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), seeded(seed, device):
+            return gen(x.to(device)).float().cpu()
+
+    with gen.test_time(norm, dropout):
+        if resize:
+            small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            return F.interpolate(network(small), (height, width), mode="bilinear", antialias=True)
+        if tile:
+            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.output[1].out_channels), x, size)
+        return _padded(network, x, size)
+
+
+def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+    """network(x) for any size: both sides padded by reflection to a multiple, and cropped again."""
+    index, crop = [], []
+    for length in x.shape[-2:]:
+        missing = -length % multiple
+        index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
+        crop.append(slice(missing // 2, missing // 2 + length))
+    if not any(-length % multiple for length in x.shape[-2:]):
+        return network(x)
+    return network(x[..., index[0][:, None], index[1]])[..., crop[0], crop[1]]
+
+
+def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int, out_channels: int) -> Tensor:
+    """network(x) tile by tile; neighbours overlap by a quarter of a tile or more, where one fades into the other.
+
+    x's height and width are multiples of `size`, and so, where tile > size, are the places of the tiles: every layer
+    of the network then samples them as it would sample the whole image.
+    """
+    step = max(tile * 3 // 4 // size * size, size * 3 // 4)
+    result = torch.zeros(len(x), out_channels, *x.shape[-2:])
+    total = torch.zeros(x.shape[-2:])
+
+    def spans(length: int) -> list[tuple[int, int]]:
+        side = min(tile, length)
+        return [(start, side) for start in [*range(0, length - side, step), length - side]]
+
+    def weight(side: int) -> Tensor:
+        ramp = (torch.arange(side) + 0.5) / (tile - step)
+        return torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
+
+    for top, h in spans(x.shape[-2]):
+        for left, w in spans(x.shape[-1]):
+            place = (..., slice(top, top + h), slice(left, left + w))
+            fade = weight(h)[:, None] * weight(w)
+            result[place] += network(x[place]) * fade
+            total[place] += fade
+    return result.div_(total)
+
+
+# Files and folders
+
+
+@dataclass
+class Item:
+    """One file on its way: what the network takes, and what is needed to write the result."""
+
+    output: Path
+    array: np.ndarray  # the input, as stored
+    target: np.ndarray | None  # the other half of a side-by-side file
+    x: Tensor
+    alpha: np.ndarray | None
+
+
+def read_item(source: Path, output: Path, channels: int, side_by_side: str) -> Item:
+    """Raises DataError when the file cannot be used."""
+    array, target = read_array(source), None
+    if side_by_side != "no":
+        half, odd = divmod(array.shape[1], 2)
+        if odd:
+            raise DataError(f"{name_of(source)} is {array.shape[1]} pixels wide: an odd width has no middle")
+        array, target = (array[:, :half], array[:, half:])[:: 1 if side_by_side == "left" else -1]
+    return Item(output, array, target, *to_network(array, channels))
+
+
+def write_item(item: Item, y_fake: Tensor, compare: bool) -> None:
+    result = from_network(y_fake, item.array.dtype, item.alpha)
+    if compare:
+        parts = [part for part in (item.array, result, item.target) if part is not None]
+        parts = [np.repeat(np.atleast_3d(part), 3, axis=2) if part.ndim == 2 else part[..., :3] for part in parts]
+        result = np.concatenate(parts, axis=1)
+    write_array(item.output, result)
+
+
+def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype: torch.dtype) -> list[str]:
+    """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
+    failures, waited = [], {"reading": 0.0, "network": 0.0, "writing": 0.0}
+    options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout == "on", seed=opts.seed)
+    start = time.perf_counter()
+
+    def timed(what: str, act: Callable, *args, **kwargs):
+        begin = time.perf_counter()
+        try:
+            return act(*args, **kwargs)
+        except (DataError, OSError) as error:
+            failures.append(str(error))
+        finally:
+            waited[what] += time.perf_counter() - begin
+
+    def items(pool: ThreadPoolExecutor) -> Iterator[Item]:
+        """The files, read a few ahead."""
+        ahead = []
+        for job in [*jobs, *[None] * (opts.batch_size + 1)]:
+            if job:
+                ahead.append(pool.submit(read_item, *job, gen.encoder[0].in_channels, opts.side_by_side))
+            if ahead and (not job or len(ahead) > opts.batch_size + 1):
+                item = timed("reading", ahead.pop(0).result)
+                bar.update()
+                if item:
+                    yield item
+
+    def alike(items: Iterator[Item]) -> Iterator[list[Item]]:
+        """Neighbours of one size and depth, at most batch_size of them."""
+        group = []
+        for item in items:
+            if group and (len(group) == opts.batch_size or (item.x.shape, item.array.dtype) != (
+                    group[0].x.shape, group[0].array.dtype)):
+                yield group
+                group = []
+            group.append(item)
+        if group:
+            yield group
+
+    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers, tqdm(
+            total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
+        writing = []
+        for group in alike(items(readers)):
+            x = torch.stack([item.x for item in group])
+            deep = group[0].array.dtype == np.uint16  # bf16 has too few digits for these
+            y_fake = timed("network", translate_tensors, gen, x, **options, dtype=torch.float32 if deep else dtype)
+            for item, y in zip(group, y_fake, strict=True):
+                writing.append(writers.submit(write_item, item, y, opts.compare))
+            while len(writing) > 2 * opts.batch_size:
+                timed("writing", writing.pop(0).result)
+        for future in writing:
+            timed("writing", future.result)
+    seconds = time.perf_counter() - start
+    shares = ", ".join(f"{what} {spent / seconds:.0%}" for what, spent in waited.items())
+    print(f"{len(jobs) - len(failures)} images in {seconds:.1f} s, {len(jobs) / seconds:.1f} images/s ({shares})")
+    return failures
+
+
+def find_jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
+    """(input, output) of every image; a folder keeps its relative names. Raises FileNotFoundError or ValueError."""
+    if not source.exists():
+        raise FileNotFoundError(f"--input {name_of(source)} is not there")
+    if source.is_file():
+        return [(source, output / source.name if output.is_dir() or not output.suffix else output)]
+    if output.exists() and (output.is_file() or output.samefile(source)):
+        raise ValueError(f"--output {name_of(output)} must be another folder than --input")
+    files = list_images(source)
+    if not files:
+        raise FileNotFoundError(f"0 images in {name_of(source)}")
+    return [(path, output / path.relative_to(source)) for path in files]
+
+
+def main() -> int:
+    opts = tyro.cli(Predict, description=__doc__)
+    if opts.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; it is {opts.batch_size}")
+    device = choose_device(opts.device)
+    dtype = choose_precision(opts.precision, device)
+    gen = load_generator(opts.checkpoint, device)
+    if opts.tile % gen.crop_size or opts.tile < 0:
+        raise ValueError(f"tile must be a multiple of the network's crop_size, {gen.crop_size}; it is {opts.tile}")
+    if opts.export:
+        export(gen, opts.export, opts.norm)
+        return 0
+    if not opts.input or not opts.output:
+        raise ValueError("--input and --output are needed, or --export")
+    if opts.compile:
+        gen.compile()
+    failures = predict(gen, find_jobs(opts.input, opts.output), opts, dtype)
+    for failure in failures:
+        print(f"not translated: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,60 @@
+"""Weights of the authors' PyTorch release (`*_net_G.pth`): their keys, and how they map to ours.
+
+Their U-Net nests each block in the one above it: `model.model.1.model.3.…`. Inside a block, the layers stand in the
+order LeakyReLU, convolution, norm, the next block, ReLU, transposed convolution, norm; the outermost block has no
+activation and no norm in front, the innermost no norm behind its convolution, which shifts their numbers.
+"""
+
+from torch import Tensor
+
+from generator import Generator
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def published_keys(depth: int) -> dict[str, str]:
+    """Our key → theirs, for a U-Net of `depth` stride-2 convolutions (8 for unet_256, 7 for unet_128)."""
+    keys = {"encoder.0.weight": "model.model.0.weight",
+            "output.1.weight": "model.model.3.weight", "output.1.bias": "model.model.3.bias"}
+    block = "model.model.1"
+    for level in range(1, depth):
+        innermost = level == depth - 1
+        encoder, decoder = f"encoder.{level}", f"decoder.{depth - 1 - level}"
+        keys[f"{encoder}.1.weight"] = f"{block}.model.1.weight"
+        keys[f"{decoder}.1.weight"] = f"{block}.model.{3 if innermost else 5}.weight"
+        for name in NORM:
+            keys[f"{decoder}.2.{name}"] = f"{block}.model.{4 if innermost else 6}.{name}"
+            if not innermost:
+                keys[f"{encoder}.2.{name}"] = f"{block}.model.2.{name}"
+        block += ".model.3"
+    return keys
+
+
+def is_published(saved: dict) -> bool:
+    return any(key.removeprefix("module.").startswith("model.model.") for key in saved if isinstance(key, str))
+
+
+def from_published(saved: dict[str, Tensor]) -> Generator:
+    """The generator whose weights these are. On another layout, raises ValueError with the first keys that differ."""
+    theirs = {key.removeprefix("module."): value for key, value in saved.items()}
+    depth, block = 2, "model.model.1"
+    while f"{block}.model.5.weight" in theirs:
+        depth, block = depth + 1, f"{block}.model.3"
+    keys = published_keys(depth)
+    for ours, key in keys.items():  # releases before PyTorch 0.4.1 did not count batches
+        if ours.endswith("num_batches_tracked") and key.replace("num_batches_tracked", "running_var") in theirs:
+            theirs.setdefault(key, theirs[key.replace("num_batches_tracked", "running_var")].new_zeros(()).long())
+    differ = sorted(set(keys.values()) ^ set(theirs))
+    if differ or depth < 4:
+        raise ValueError(f"these are no weights of a published BatchNorm U-Net; the first keys that differ: "
+                         f"{', '.join(differ[:3]) or 'a depth of ' + str(depth)}")
+    ngf, in_channels = theirs["model.model.0.weight"].shape[:2]
+    out_channels = theirs["model.model.3.bias"].shape[0]
+    gen = Generator(in_channels, out_channels, ngf, 2**depth)
+    for i, block in enumerate(gen.decoder):  # that release starts dropout one block later, and ends it at 8·ngf
+        block[3].p = 0.5 if 1 <= i <= depth - 5 else 0.0
+    try:
+        gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
+    except RuntimeError as error:
+        raise ValueError(f"these are no weights of a published U-Net: {str(error).splitlines()[1].strip()}") from error
+    return gen

@@ -1,0 +1,336 @@
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import predict as predict_module
+from checkpoint import GENERATOR
+from generator import Generator
+from images import read_array
+from predict import Predict, find_jobs, load_generator, predict, translate, translate_tensors
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def gen():
+    """A small generator whose output follows its input, with running statistics of its own."""
+    torch.manual_seed(0)
+    gen = Generator(ngf=4, crop_size=64)
+    for p in gen.parameters():
+        if p.dim() == 4:
+            p.data *= 4
+    with torch.no_grad():
+        for _ in range(20):
+            gen(torch.randn(2, 3, 64, 64))
+    return gen.eval()
+
+
+@pytest.fixture
+def checkpoint(gen, tmp_path):
+    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5), strict=True))
+    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict()},
+               tmp_path / "gen.pth.tar")
+    return tmp_path / "gen.pth.tar"
+
+
+def image(width, height, channels=3, dtype=np.uint8, seed=0):
+    """A smooth random image."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (4, 4, channels), dtype=np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
+    return smooth.astype(dtype) * (257 if dtype == np.uint16 else 1)
+
+
+SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (63, 65), (64, 64), (128, 64), (65, 129), (255, 257), (333, 77),
+         *map(tuple, RANDOM.integers(1, 700, (8, 2)).tolist()), (1999, 300), (500, 1201)]
+
+
+@pytest.mark.parametrize("mode", [{}, dict(resize=True), dict(tile=128), dict(norm="running", dropout=False)],
+                         ids=["pad", "resize", "tile", "running"])
+def test_every_size_is_kept_in_every_mode(gen, mode):
+    assert len(SIZES) == 20
+    for width, height in SIZES:
+        result = translate(gen, image(width, height), **mode)
+        assert result.shape == (height, width, 3) and result.dtype == np.uint8
+
+
+def test_the_largest_listed_size_is_kept(gen):
+    assert translate(gen, image(1999, 1201)).shape == (1201, 1999, 3)
+
+
+def test_without_padding_it_is_the_network_itself(gen):
+    x = torch.rand(1, 3, 64, 128) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(translate_tensors(gen, x, norm="running", dropout=False), gen(x))
+
+
+def test_padding_mirrors_the_image_and_is_cropped_off_again():
+    for width, height in ((1, 1), (5, 70), (64, 64), (65, 100)):
+        x, seen = torch.rand(1, 3, height, width), []
+        assert torch.equal(predict_module._padded(lambda padded: seen.append(padded) or padded, x, 64), x)  # noqa: B023
+        assert seen[0].shape[-2] % 64 == 0 == seen[0].shape[-1] % 64
+        assert set(seen[0].unique().tolist()) == set(x.unique().tolist())  # nothing but pixels of the image
+    left = (128 - 65) // 2
+    assert torch.equal(seen[0][..., left - 3 : left].flip(-1)[:, :, 14:114], x[..., 1:4])
+
+
+def test_kinds_and_depths_come_back_as_they_went_in(gen):
+    for kind in ("RGB", "L", "1", "P", "RGBA", "I;16"):
+        picture = Image.fromarray(image(70, 50, 1, np.uint16)[..., 0]) if kind == "I;16" else Image.fromarray(
+            image(70, 50)).convert(kind)
+        result = translate(gen, picture)
+        assert isinstance(result, Image.Image) and result.size == (70, 50)
+        assert result.mode == ("RGBA" if kind == "RGBA" else "RGB")
+    for shape in ((50, 70), (50, 70, 1), (50, 70, 3), (50, 70, 4)):
+        for dtype in (np.uint8, np.uint16):
+            result = translate(gen, np.zeros(shape, dtype))
+            assert result.dtype == dtype and result.shape == (50, 70, 4 if shape[2:] == (4,) else 3)
+    with pytest.raises(ValueError, match="float64"):
+        translate(gen, np.zeros((4, 4)))
+
+
+def test_16_bit_results_have_more_than_8_bits_of_values(gen):
+    result = translate(gen, image(200, 200, 3, np.uint16))
+    assert len(np.unique(result)) > 1000 and result.max() > 255
+    small = translate(gen, image(200, 200))
+    assert np.abs(result / 257 - small).max() <= 0.51
+
+
+def test_transparency_is_carried_through_and_hidden_colours_are_not_seen(gen):
+    picture = np.dstack([image(64, 64), np.full((64, 64), 255, np.uint8)])
+    picture[:32, :, 3] = 0
+    other = picture.copy()
+    other[:32, :, :3] = 7  # hidden
+    first, second = translate(gen, picture), translate(gen, other)
+    assert (first[..., 3] == picture[..., 3]).all() and (first == second).all()
+
+
+@pytest.mark.parametrize("options", [{}, dict(norm="running"), dict(dropout=False), dict(tile=64), dict(resize=True)])
+def test_an_output_does_not_depend_on_the_batch(gen, options):
+    x = torch.rand(3, 3, 100, 90) * 2 - 1
+    together = translate_tensors(gen, x, **options)
+    alone = torch.cat([translate_tensors(gen, one[None], **options) for one in x])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_the_seed_fixes_dropout_and_off_turns_it_off(gen):
+    picture = image(64, 64)
+    assert (translate(gen, picture, seed=1) == translate(gen, picture, seed=1)).all()
+    assert (translate(gen, picture, seed=1) != translate(gen, picture, seed=2)).any()
+    off = dict(dropout=False)
+    assert (translate(gen, picture, seed=1, **off) == translate(gen, picture, seed=2, **off)).all()
+
+
+def test_norm_chooses_the_statistics(gen):
+    """Twice the contrast: the statistics of the image take it out again where the running ones let it through."""
+    x = torch.randn(1, 3, 64, 64) / 4
+    seen = []
+    handle = gen.encoder[1].register_forward_hook(lambda module, args, out: seen.append(out.var(dim=(0, 2, 3))))
+    for norm in ("image", "running"):
+        for scale in (1, 2):
+            translate_tensors(gen, scale * x, norm=norm, dropout=False)
+    handle.remove()
+    torch.testing.assert_close(seen[1], seen[0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(seen[3], 4 * seen[2], rtol=0.02, atol=0)
+
+
+def test_tiles_agree_with_the_whole_image(gen):
+    x = torch.from_numpy(image(500, 300).transpose(2, 0, 1)).float()[None] / 127.5 - 1
+    options = dict(norm="running", dropout=False)
+    whole, tiled = translate_tensors(gen, x, **options), translate_tensors(gen, x, tile=128, **options)
+    assert (whole - tiled).abs().mean() < 0.3 * whole.std()  # a tile does not see what the bottleneck sees of the whole
+
+
+@pytest.mark.parametrize("tile", [64, 128, 256])
+def test_tiles_that_disagree_fade_into_one_another_without_a_seam(tile):
+    """The worst case, one tile black and the next one white: no step between neighbouring pixels stands out."""
+    calls = []
+    tiled = predict_module._in_tiles(lambda part: calls.append(1) or torch.full_like(part, len(calls) % 2),
+                                     torch.zeros(1, 3, 64, 704), tile, 64, 3)
+    steps = (tiled[..., 1:] - tiled[..., :-1]).abs()
+    assert tiled.min() == 0 and tiled.max() == 1 and steps.max() < 2.5 / (tile / 4)
+
+
+def test_tiles_cover_every_pixel_with_weights_that_sum_to_one():
+    for width, height in ((192, 128), (128, 512), (960, 704), (320, 64)):
+        for tile in (64, 128, 256):
+            x, seen = torch.rand(1, 3, height, width), []
+            tiled = predict_module._in_tiles(lambda part: seen.append(part) or part, x, tile, 64, 3)  # noqa: B023
+            torch.testing.assert_close(tiled, x)
+            assert all(part.shape[-1] <= tile and part.shape[-2] <= tile for part in seen)
+
+
+def test_a_large_image_is_tiled_by_itself(gen, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x.shape) or x)
+    assert translate(gen, np.zeros((2100, 2100, 3), np.uint8)).shape == (2100, 2100, 3)
+    assert max(shape[-1] * shape[-2] for shape in seen) <= 1024 * 1024
+
+
+def test_a_tile_the_network_cannot_take_is_refused(gen):
+    with pytest.raises(ValueError, match="multiple of the network's crop_size, 64"):
+        translate(gen, image(100, 100), tile=100)
+
+
+# Files and folders
+
+
+@pytest.fixture
+def run(gen, checkpoint):
+    def call(source, output, **changes):
+        opts = replace(Predict(checkpoint, source, output), **changes)
+        return predict(gen, find_jobs(source, output), opts, torch.float32)
+
+    return call
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_a_folder_keeps_names_and_sub_folders_whatever_the_batch_size(run, tmp_path):
+    for i in range(7):
+        save(tmp_path / "in" / ("sub" if i % 2 else ".") / f"bild {i} ü.png", image(64 + i // 3, 50, seed=i))
+    for size in (1, 4):
+        assert run(tmp_path / "in", tmp_path / f"out{size}", batch_size=size) == []
+    names = [sorted(p.relative_to(tmp_path / d) for p in (tmp_path / d).rglob("*.png")) for d in ("in", "out1", "out4")]
+    assert names[0] == names[1] == names[2] and len(names[0]) == 7
+    for name in names[0]:
+        one, four = (np.asarray(Image.open(tmp_path / d / name)).astype(int) for d in ("out1", "out4"))
+        assert one.shape == np.asarray(Image.open(tmp_path / "in" / name)).shape and np.abs(one - four).max() <= 1
+
+
+def test_an_unreadable_image_costs_only_itself(run, tmp_path):
+    for i in range(4):
+        save(tmp_path / "in" / f"{i}.png", image(64, 64, seed=i))
+    (tmp_path / "in" / "1.png").write_bytes(b"broken")
+    failures = run(tmp_path / "in", tmp_path / "out", batch_size=2)
+    assert len(failures) == 1 and "1.png" in failures[0]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "2.png", "3.png"]
+
+
+def test_16_bit_files_stay_16_bit(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for suffix in ("png", "tif"):
+        cv2.imwrite(str(tmp_path / "in" / f"colour.{suffix}"), image(70, 50, 3, np.uint16))
+        cv2.imwrite(str(tmp_path / "in" / f"gray.{suffix}"), image(70, 50, 1, np.uint16))
+    assert run(tmp_path / "in", tmp_path / "out") == []
+    for path in (tmp_path / "out").iterdir():
+        result = read_array(path)
+        assert result.dtype == np.uint16 and result.shape == (50, 70, 3) and len(np.unique(result)) > 300
+
+
+def test_red_stays_red_through_16_bit_files(tmp_path):
+    from images import write_array
+    red = np.zeros((4, 4, 3), np.uint16)
+    red[..., 0] = 60_000
+    write_array(tmp_path / "a.png", red)
+    assert (read_array(tmp_path / "a.png") == red).all()
+    assert np.asarray(Image.open(tmp_path / "a.png"))[0, 0].tolist() == [234, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff"])
+def test_the_ending_gives_the_format(run, tmp_path, suffix):
+    source = save(tmp_path / "in.png", np.dstack([image(64, 64), image(64, 64, 1)]))  # with transparency
+    assert run(source, tmp_path / f"out.{suffix}") == []
+    with Image.open(tmp_path / f"out.{suffix}") as result:
+        assert result.format == dict(png="PNG", jpg="JPEG", webp="WEBP", bmp="BMP", tiff="TIFF")[suffix]
+        assert result.mode == ("RGB" if suffix in ("jpg", "bmp") else "RGBA")
+
+
+def test_one_image_is_never_split_but_by_request(run, gen, tmp_path):
+    pair = np.concatenate([image(64, 64), 255 - image(64, 64)], axis=1)
+    source = save(tmp_path / "pair.png", pair)
+    run(source, tmp_path / "whole.png")
+    assert Image.open(tmp_path / "whole.png").size == (128, 64)
+    for side, half in (("left", pair[:, :64]), ("right", pair[:, 64:])):
+        run(source, tmp_path / f"{side}.png", side_by_side=side)
+        assert (np.asarray(Image.open(tmp_path / f"{side}.png")) == translate(gen, half)).all()
+    run(source, tmp_path / "compare.png", side_by_side="right", compare=True)
+    sheet = np.asarray(Image.open(tmp_path / "compare.png"))
+    assert (sheet[:, :64] == pair[:, 64:]).all() and (sheet[:, 128:] == pair[:, :64]).all()
+
+
+def test_orientation_of_phones_is_applied(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image(70, 50)).save(tmp_path / "in.jpg", exif=exif)
+    run(tmp_path / "in.jpg", tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").size == (50, 70)
+
+
+def test_inputs_are_never_overwritten(tmp_path):
+    save(tmp_path / "in" / "a.png", image(8, 8))
+    with pytest.raises(ValueError, match="another folder"):
+        find_jobs(tmp_path / "in", tmp_path / "in")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_jobs(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="0 images"):
+        find_jobs(tmp_path / "empty", tmp_path / "out")
+
+
+def command(*flags):
+    return subprocess.run([sys.executable, Path(predict_module.__file__), *map(str, flags)], capture_output=True,
+                          text=True)
+
+
+def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkpoint, tmp_path):
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png", image(70, 60, seed=i))
+    (tmp_path / "in" / "broken.png").write_bytes(b"x")
+    done = command("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert done.returncode == 1 and "broken.png" in done.stderr and "3 images" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr and len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize(("name", "content"), [("missing", None), ("damaged", b"PK\x03\x04"), ("text", b"hello")])
+def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=name):
+        load_generator(tmp_path / name)
+
+
+def test_a_training_checkpoint_loads_too(small):
+    from train import train
+    train(small(n_epochs=1))
+    first, second = (load_generator(small().out_dir / f"{name}.pth.tar").state_dict() for name in ("gen", "checkpoint"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.parametrize("norm", ["image", "running"])
+def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm):
+    from export import export
+    if suffix == "onnx":
+        pytest.importorskip("onnxscript")
+        runtime = pytest.importorskip("onnxruntime")
+    export(gen, tmp_path / f"gen.{suffix}", norm)
+    if suffix == "onnx":
+        session = runtime.InferenceSession(tmp_path / "gen.onnx")
+        exported = lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])  # noqa: E731
+    else:
+        exported = torch.export.load(tmp_path / "gen.pt2").module()
+    for shape in ((1, 3, 64, 128), (3, 3, 192, 64)):
+        x = torch.rand(shape) * 2 - 1
+        with torch.no_grad(), gen.test_time(norm, dropout=False):
+            torch.testing.assert_close(exported(x), gen(x), rtol=0, atol=1e-4)
+
+
+def test_memory_for_tiles_does_not_grow_with_the_network(gen):
+    """Of a 3000×2000 image, Python-side buffers stay near input plus output; the network sees one tile at a time."""
+    tracemalloc.start()
+    translate(gen, np.zeros((2000, 3000, 3), np.uint8), tile=64 * 8, norm="running", dropout=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
