@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from config import Config
-from utils import save_atomically
+from utils import save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
@@ -16,37 +16,47 @@ START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
 
 
 def open_run(cfg: Config) -> dict | None:
-    """Makes the run's folder, or returns the checkpoint that a resumed run goes on from, None before the first one.
+    """The checkpoint that the run in out_dir goes on from; None where it starts from the beginning.
 
-    Raises ValueError when the folder must not be written to, or holds nothing that cfg could continue.
+    Raises ValueError when the folder holds a run that must not be overwritten, or none that cfg could continue.
     """
-    checkpoint, config = cfg.out_dir / "checkpoint.pth.tar", cfg.out_dir / "config.json"
-    held = [name for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv") if (cfg.out_dir / name).exists()]
+    folder, path = cfg.out_dir, cfg.out_dir / "checkpoint.pth.tar"
+    files = ("checkpoint.pth.tar", "gen.pth.tar", "log.csv", "config.json")
+    held = [name for name in files if (folder / name).exists()]
     if held and not cfg.resume:
-        raise ValueError(f"{cfg.out_dir} already holds a run ({', '.join(held)}): continue it with --resume, "
-                         "or choose another folder with --out-dir")
-    if cfg.resume and not checkpoint.exists() and not config.exists():
-        raise ValueError(f"there is no run to resume in {cfg.out_dir}")
-    saved = None
-    if checkpoint.exists():
-        saved = load_tensors(checkpoint, "pix2pix checkpoint")
-        changed = {name: (old, cfg.plain()[name]) for name, old in saved["config"].items()
-                   if name in cfg.plain() and cfg.plain()[name] != old and name not in ("resume", "out_dir")}
-        for name in FIXED:
-            if name in changed:
-                raise ValueError(f"the run in {cfg.out_dir} has {name} {changed[name][0]}, which cannot become "
-                                 f"{changed[name][1]}: start a new run with another --out-dir")
-        if saved["epoch"] >= cfg.total_epochs:
-            raise ValueError(f"the run in {cfg.out_dir} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; "
-                             "a larger --n-epochs continues it")
-        for name, (old, new) in changed.items():
-            print(f"changed since the run began: {name} from {old} to {new}")
+        raise ValueError(f"{folder} already holds a run ({', '.join(held)}): continue it with --resume, or choose "
+                         "another folder with --out-dir")
+    if not cfg.resume:
+        return None
+    if not path.exists():
+        if held != ["config.json"]:
+            raise ValueError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
+        say(f"the run in {folder} had not saved a checkpoint yet: it starts from the beginning")
+        return None
+    saved = load_tensors(path, "pix2pix checkpoint")
+    new = cfg.plain()
+    changed = {name: old for name, old in saved["config"].items()
+               if name in new and new[name] != old and name not in ("resume", "out_dir")}
+    for name in FIXED:
+        if name in changed:
+            raise ValueError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: start "
+                             "a new run with another --out-dir")
+    if saved["epoch"] >= cfg.total_epochs:
+        raise ValueError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
+                         "--n-epochs continues it")
+    for name, old in changed.items():
+        say(f"changed since the run began: {name} from {old} to {new[name]}")
+    return saved
+
+
+def start_run(cfg: Config) -> None:
+    """Makes the run's folder and writes config.json. Raises OSError, naming out_dir, when that cannot be done."""
     try:
         (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
-        save_atomically(config, lambda file: file.write(json.dumps(cfg.plain(), indent=2).encode()))
+        text = json.dumps(cfg.plain(), indent=2)
+        save_atomically(cfg.out_dir / "config.json", lambda file: file.write(text.encode()))
     except OSError as error:
         raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
-    return saved
 
 
 def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: dict) -> None:
@@ -61,7 +71,7 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state, "history": history,
                   "rng": rng}
-    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size"]}
+    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side"]}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": progress["epoch"],
                  "state_dict": state["gen"]}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
@@ -75,7 +85,7 @@ def load_tensors(path: Path, kind: str = "") -> dict:
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, TypeError,
             AttributeError, IndexError) as error:

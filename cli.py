@@ -7,27 +7,31 @@ from pathlib import Path
 
 import tyro
 
+from checkpoint import load_tensors
 from config import Config
 
+# Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
+PAPER = dict(in_channels=3, out_channels=3, load_size=286, crop_size=256, flip=True, label_side="none",
+             color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5,
+             n_epochs=200, n_epochs_decay=0, batch_size=1)
+EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
+RECIPES = {
+    "facades": dict(PAPER, direction="BtoA"),  # labels → photo
+    "maps": dict(PAPER, direction="AtoB"),  # aerial → map
+    "maps_to_aerial": dict(PAPER, direction="BtoA", data_root=Path("data/maps")),
+    "cityscapes": dict(PAPER, direction="BtoA"),  # labels → photo
+    "cityscapes_to_labels": dict(PAPER, direction="AtoB", data_root=Path("data/cityscapes")),
+    "edges2shoes": EDGES,
+    "edges2handbags": EDGES,
+    "night2day": dict(PAPER, direction="AtoB", n_epochs=17, batch_size=4),
+}
 
-def _recipe(name: str, direction: str, n_epochs: int = 200, data: str | None = None, **changes) -> Config:
-    return replace(Config(), data_root=Path("data") / (data or name), out_dir=Path("runs") / name, direction=direction,
-                   n_epochs=n_epochs, **changes)
 
-
-def recipes() -> dict[str, Config]:
-    """The paper's training settings by data set (appendix 6.2), each on top of the defaults above."""
-    edges = dict(n_epochs=15, batch_size=4, load_size=256, flip=False)
-    return {
-        "facades": _recipe("facades", "BtoA"),  # labels → photo
-        "maps": _recipe("maps", "AtoB"),  # aerial → map
-        "maps_to_aerial": _recipe("maps_to_aerial", "BtoA", data="maps"),
-        "cityscapes": _recipe("cityscapes", "BtoA"),  # labels → photo
-        "cityscapes_to_labels": _recipe("cityscapes_to_labels", "AtoB", data="cityscapes"),
-        "edges2shoes": _recipe("edges2shoes", "AtoB", **edges),
-        "edges2handbags": _recipe("edges2handbags", "AtoB", **edges),
-        "night2day": _recipe("night2day", "AtoB", n_epochs=17, batch_size=4),
-    }
+def recipe(name: str) -> Config:
+    """The paper's settings for a data set. Raises ValueError when there is no recipe of that name."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    return replace(Config(), **{"data_root": Path("data") / name, "out_dir": Path("runs") / name, **RECIPES[name]})
 
 
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
@@ -37,23 +41,22 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     Raises ValueError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    base = Config()
-    if argv and not argv[0].startswith("-"):
-        word = argv.pop(0)
-        if word not in recipes():
-            raise ValueError(f"no recipe is called {word!r}; there are {', '.join(recipes())}")
-        base = recipes()[word]
-    description += f"\n\nAn optional first word picks a recipe of the paper: {', '.join(recipes())}."
+    base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
+    description += f"\n\nAn optional first word picks a recipe of the paper: {', '.join(RECIPES)}."
     cfg = tyro.cli(Config, default=base, args=argv, description=description)
-    if cfg.resume and (cfg.out_dir / "config.json").is_file():
-        cfg = tyro.cli(Config, default=replace(load(cfg.out_dir / "config.json"), out_dir=cfg.out_dir, resume=True),
-                       args=argv, description=description)
+    if cfg.resume and (saved := load(cfg.out_dir)):
+        cfg = tyro.cli(Config, default=replace(saved, out_dir=cfg.out_dir, resume=True), args=argv,
+                       description=description)
     return cfg
 
 
-def load(path: Path) -> Config:
-    """The configuration written to a run's config.json. Raises ValueError when the file is no such thing."""
+def load(folder: Path) -> Config | None:
+    """The configuration of the run in `folder`, if there is one. Raises ValueError when its files are damaged."""
+    path = folder / "config.json"
     try:
-        return Config(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is no configuration of this program: {error}") from error
+        if path.is_file():
+            return Config(**json.loads(path.read_text(encoding="utf-8")))
+        path = folder / "checkpoint.pth.tar"
+        return Config(**load_tensors(path, "pix2pix checkpoint")["config"]) if path.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no settings of this program: {error}") from error

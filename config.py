@@ -70,8 +70,8 @@ class Config:
               f"must not be the label side when color_jitter is on (label_side is {self.label_side})")
         check("ngf", 1 <= self.ngf <= 1024, "must be from 1 to 1024")
         check("ndf", 1 <= self.ndf <= 1024, "must be from 1 to 1024")
-        check("n_layers", 0 <= self.n_layers <= 6 and self.crop_size >= 3 * 2**self.n_layers,
-              f"must be from 0 to 6, with 3 * 2**n_layers <= crop_size ({self.crop_size})")
+        check("n_layers", 0 <= self.n_layers <= 5 and self.crop_size >= 3 * 2**self.n_layers,
+              f"must be from 0 to 5, with 3 * 2**n_layers <= crop_size ({self.crop_size})")
         check("dropout", 0 <= self.dropout < 1, "must be at least 0 and below 1")
         check("lambda_l1", 0 <= self.lambda_l1 < math.inf, "must be a finite number, at least 0")
         check("lr", 0 < self.lr <= 1, "must be above 0 and at most 1")

@@ -1,30 +1,25 @@
-"""Pairs of images as tensors: splitting, jittering, and, as `python dataset.py DIR`, checking a folder of them."""
+"""Pairs of images as tensors: jitter, order, loaders. `python dataset.py DIR` checks a folder of pairs."""
 
 import contextlib
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
 import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 
-from cli import parse  # noqa: E402
 from config import Config  # noqa: E402
-from images import DataError, name_of  # noqa: E402
-from pairs import Pair, check_headers, find_pairs, read_pair  # noqa: E402
-from utils import run_main, save_grid  # noqa: E402
+from images import name_of  # noqa: E402
+from pairs import Pair, check_headers, find_pairs, obtain, read_pair  # noqa: E402
+from utils import SIGNALS, run_main, say  # noqa: E402
 
 
 def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
@@ -104,9 +99,8 @@ class EpochSampler(Sampler):
 
 def init_worker(_: int) -> None:
     """Leaves signals to the main process, which ends the workers, and the other cores to the other workers."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
@@ -116,7 +110,8 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, device: torch.d
 
     Their processes end with the block, even when an exception would keep the loaders alive.
     """
-    workers = min(cfg.num_workers, os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(cfg.num_workers, cores or 1)
     # A generator of their own for the seeds they draw: the networks' dropout must not notice the loaders.
     loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
                      pin_memory=device.type == "cuda", generator=torch.Generator())
@@ -132,63 +127,29 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, device: torch.d
 
 def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
     """The training and the validation pairs. Raises FileNotFoundError or ValueError when they cannot be used."""
+    obtain(cfg.data_root)
     found = find_pairs(cfg.data_root, cfg.seed)
     for note in found.notes:
-        print(note)
+        say(note)
     if found.orphans:
         raise ValueError(f"{len(found.orphans)} images have no partner of the same name on the other side: "
-                         f"{', '.join(map(str, found.orphans[:5]))}{', …' if len(found.orphans) > 5 else ''}")
-    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits.get("test", [])
-    if not val_pairs:
-        raise ValueError(f"{cfg.data_root} holds one pair only: one more is needed for validation")
+                         f"{', '.join(map(name_of, found.orphans[:5]))}{', …' if len(found.orphans) > 5 else ''}")
+    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits["test"]
     if cfg.batch_size > len(train_pairs):
         raise ValueError(f"batch_size {cfg.batch_size} is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs)
     check_headers(val_pairs)
     n_val = min(cfg.n_val or len(val_pairs), len(val_pairs))
-    print(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
-          f"{n_val} of {len(val_pairs)} validation pairs scored")
+    say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
+        f"{n_val} of {len(val_pairs)} validation pairs scored")
     val_pairs = [val_pairs[i * len(val_pairs) // n_val] for i in range(n_val)]
     return PairedImages(train_pairs, cfg, train=True), PairedImages(val_pairs, cfg, train=False)
 
 
-def check(cfg: Config) -> int:
-    """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong."""
-    found = find_pairs(cfg.data_root, cfg.seed)
-    problems = [f"no partner for {name_of(path)}" for path in found.orphans]
-    for note in found.notes:
-        print(note)
-
-    def try_pair(pair: Pair) -> str:
-        try:
-            a, b = read_pair(pair, 3, 3)
-            kind = "side by side" if len(pair) == 1 else "A and B"
-            return f"{a.shape[1] + b.shape[1] if len(pair) == 1 else a.shape[1]}×{a.shape[0]} {kind}"
-        except DataError as error:
-            problems.append(str(error))
-            return "unusable"
-
-    good = {}
-    for split, pairs in found.splits.items():
-        with ThreadPoolExecutor() as pool:
-            kinds = list(tqdm(pool.map(try_pair, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
-        good[split] = [pair for pair, kind in zip(pairs, kinds, strict=True) if kind != "unusable"]
-        counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(kinds).most_common(8))
-        print(f"{split}: {len(pairs)} pairs: {counts}")
-    for problem in problems:
-        print(f"problem: {problem}")
-    if good.get("train"):
-        data = PairedImages(good["train"], cfg, train=True)
-        rows = [list(data[int(i)]) for i in np.linspace(0, len(data) - 1, min(6, len(data)))]
-        preview = Path(f"preview_{cfg.data_root.resolve().name}.png")
-        save_grid(preview, rows, [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})"],
-                  f"{cfg.data_root.resolve().name}, {cfg.direction}, jittered")
-        print(f"preview of jittered pairs: {preview}")
-    print(f"{len(problems)} problems" if problems else "no problems")
-    return 2 if problems else 0
-
-
 def main() -> int:
+    from check import check  # here, because loader processes import this module too
+    from cli import parse
+
     argv = sys.argv[1:]
     if argv and not argv[0].startswith("-"):
         argv[:1] = ["--data-root", argv[0]]

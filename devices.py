@@ -52,16 +52,20 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """torch's random state on the CPU and on `device`."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = getattr(torch, device.type).get_rng_state()
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
 def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
     """Restores what `rng_state` returned; a state of another kind of device is passed over."""
     torch.set_rng_state(states["cpu"].cpu())
-    if device.type in states and device.type != "cpu":
-        getattr(torch, device.type).set_rng_state(states[device.type].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].cpu())
 
 
 @contextlib.contextmanager

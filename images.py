@@ -61,6 +61,8 @@ def read_size(source: Path | np.ndarray) -> tuple[int, int]:
     if isinstance(source, np.ndarray):
         return source.shape[1], source.shape[0]
     with _opened(source) as image:
+        if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode the pixels to look behind them
+            return image.size
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange width and height
         return image.size[::-1] if turned else image.size
 

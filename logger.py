@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import Config
-from utils import save_atomically, save_grid
+from utils import save_atomically, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
@@ -35,21 +35,21 @@ class Logger:
 
             self.tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=len(history) + 1)
         except Exception as error:
-            print(f"no TensorBoard events: {error}")
+            say(f"no TensorBoard events: {error}")
 
     def add(self, row: dict, examples: list[list[Tensor]]) -> None:
         """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes all files."""
         self.history.append(row)
         losses = " ".join(f"{name} {row[name]:.3f}" for name in LOSSES)
-        print(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
-              f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s", flush=True)
+        say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
+            f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s")
         for show in (self._write_csv, self._write_plot, self._write_events, partial(self._write_examples, examples)):
             try:
                 show()
             except Exception as error:  # a full disk or a broken font must not cost the run
-                print(f"the log is incomplete: {error}")
+                say(f"the log is incomplete: {error}")
         if sentence := verdict(self.history):
-            print(sentence, flush=True)
+            say(sentence)
 
     def close(self) -> None:
         if self.tensorboard:
@@ -128,8 +128,8 @@ class Meter:
         self.here, self.waited = 0, 0.0  # images seen and seconds waited for data in this session
         self.pending: list[tuple[Tensor, int]] = []
         self.start = self.synchronised = self.printed = time.perf_counter()
-        self.bar = tqdm(total=n_images, initial=self.done, desc=f"epoch {epoch}/{total_epochs}", leave=False,
-                        disable=not sys.stderr.isatty(), bar_format="{desc} {percentage:3.0f}%|{bar:12}| {postfix}")
+        self.bar = tqdm(total=n_images, initial=self.done, leave=False, disable=not sys.stderr.isatty(),
+                        dynamic_ncols=True, bar_format="{percentage:3.0f}% {desc} {bar}")
 
     def watch(self, loader: Iterable) -> Iterator:
         """The batches of `loader`; the time spent waiting for them counts."""
@@ -168,14 +168,14 @@ class Meter:
         elapsed = self.synchronised - self.start
         to_come = (self.total_epochs - self.epoch + 1) * self.n_images - self.done
         minutes = elapsed / self.here * to_come / 60
-        text = " ".join(f"{name} {value:.3f}" for name, value in self.means().items())
-        text += (f" | {self.here / elapsed:.1f} img/s, {self.waited / elapsed:.0%} waiting for data, "
-                 f"{int(minutes // 60)}:{int(minutes % 60):02d}:{int(minutes * 60 % 60):02d} left")
+        text = (f"epoch {self.epoch}/{self.total_epochs} {int(minutes // 60)}:{int(minutes % 60):02d}:"
+                f"{int(minutes * 60 % 60):02d} left {self.here / elapsed:.1f} img/s data {self.waited / elapsed:.0%} "
+                + " ".join(f"{name} {value:.2f}" for name, value in self.means().items()))
         self.bar.n = self.done
-        self.bar.set_postfix_str(text)
+        self.bar.set_description_str(text)
         if self.bar.disable and self.synchronised - self.printed > 30:
             self.printed = self.synchronised
-            print(f"epoch {self.epoch}/{self.total_epochs} {self.done}/{self.n_images} {text}", flush=True)
+            say(f"{self.done / self.n_images:4.0%} {text}")
 
     def means(self) -> dict[str, float]:
         return {name: total / max(1, self.done) for name, total in zip(LOSSES, self.sums, strict=True)}

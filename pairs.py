@@ -12,6 +12,7 @@ import numpy as np
 import demo
 import download
 from images import SUFFIXES, DataError, name_of, read_image, read_size, to_array
+from utils import say
 
 SPLITS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 
@@ -28,6 +29,17 @@ class Found:
     orphans: list[Path] = field(default_factory=list)
 
 
+def obtain(root: Path) -> None:
+    """Draws or downloads the data set whose name `root` ends in, when the folder is absent and the name is known."""
+    if root.exists():
+        return
+    if root.name == "demo":
+        say(f"drawing the demo pairs into {root}")
+        demo.draw(root)
+    elif root.name in download.DATASETS:
+        download.fetch(root.name, root)
+
+
 def find_pairs(root: Path, seed: int = 0) -> Found:
     """The pairs in `root`, in the order of their names. For each split the first of these that is there:
 
@@ -35,58 +47,72 @@ def find_pairs(root: Path, seed: int = 0) -> Found:
         train/A, train/B          or train_A, train_B; trainA, trainB; A/train, B/train: paired by name
         train                     side-by-side files, A on the left
 
-    and without any split the same of A, B or `root` itself. Where there is neither val nor test, a tenth of the
-    pairs, drawn by `seed`, becomes val.
-    Raises FileNotFoundError when there is no folder or no training pair, ValueError on an ambiguous name.
+    and without any split the same of A, B or `root` itself. Upper and lower case are one. Where there is neither val
+    nor test, a tenth of the pairs, drawn by `seed`, becomes val.
+    Raises FileNotFoundError when there is no folder or no training pair, ValueError when what is meant is not clear.
     """
-    if not root.exists():
-        if root.name == "demo":
-            print(f"drawing the demo pairs into {root}", flush=True)
-            demo.draw(root)
-        elif root.name in download.DATASETS:
-            download.fetch(root.name, root)
     if not root.is_dir():
-        raise FileNotFoundError(f"data_root {str(root)!r} is no folder; known names, which are downloaded when absent, "
-                                f"are data/NAME with NAME one of {', '.join(download.DATASETS)}")
+        raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; known names, which are downloaded when "
+                                f"absent, are data/NAME with NAME one of {', '.join(download.DATASETS)}")
     found = Found()
     for split, names in SPLITS.items():
         found.splits[split] = next((pairs for name in names if (pairs := _find_split(root, name, found))), [])
     if not any(found.splits.values()) and not found.orphans:
-        found.splits["train"] = _pair_folders(root / "A", root / "B", found) or [(path,) for path in list_images(root)]
+        a, b = _inside(root, "A"), _inside(root, "B")
+        found.splits["train"] = _pair_folders(a, b, found) if a or b else _side_by_side(root)
     if not found.splits["train"] and not found.orphans:
         raise FileNotFoundError(_nothing_in(root))
-    if not found.splits["val"] and not found.splits["test"]:
-        _hold_out(found, seed)
+    if not found.splits["val"] and not found.splits["test"] and not found.orphans:
+        _hold_out(found, seed, root)
     found.splits = {split: pairs for split, pairs in found.splits.items() if pairs}
     return found
 
 
+def _inside(folder: Path | None, name: str) -> Path | None:
+    """The file or folder called `name`, in upper or lower case, inside `folder`."""
+    if folder is None or not folder.is_dir():
+        return None
+    return next((path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower()), None)
+
+
 def _find_split(root: Path, split: str, found: Found) -> list[Pair]:
-    if (root / f"{split}.npz").is_file():
-        return _load_npz(root / f"{split}.npz")
-    for a, b in ((root / split / "A", root / split / "B"), (root / f"{split}_A", root / f"{split}_B"),
-                 (root / f"{split}A", root / f"{split}B"), (root / "A" / split, root / "B" / split)):
-        if a.is_dir() or b.is_dir():
+    folder = _inside(root, split)
+    if npz := _inside(root, f"{split}.npz"):
+        return _load_npz(npz)
+    for a, b in ((_inside(folder, "A"), _inside(folder, "B")),
+                 (_inside(root, f"{split}_A"), _inside(root, f"{split}_B")),
+                 (_inside(root, f"{split}A"), _inside(root, f"{split}B")),
+                 (_inside(_inside(root, "A"), split), _inside(_inside(root, "B"), split))):
+        if a or b:
             return _pair_folders(a, b, found)
-    return [(path,) for path in list_images(root / split)]
+    return _side_by_side(folder) if folder else []
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files under `folder`, sub-folders included, hidden files not, in the order of their paths."""
+def _side_by_side(folder: Path) -> list[Pair]:
+    """The files directly in `folder`. Images in sub-folders of unknown names are refused: one side, or both?"""
+    pairs = [(path,) for path in list_images(folder, sub_folders=False)]
+    if not pairs and (elsewhere := sorted({path.parent.name for path in list_images(folder)})):
+        raise ValueError(f"the images in {name_of(folder)} lie in its sub-folders {', '.join(elsewhere[:5])}; known "
+                         "names are train, val and test, and A and B")
+    return pairs
+
+
+def list_images(folder: Path, sub_folders: bool = True) -> list[Path]:
+    """The image files in `folder`, hidden ones not, in the order of their paths."""
     paths = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders[:] = [name for name in folders if sub_folders and not name.startswith((".", "__MACOSX"))]
         paths += [Path(place, name) for name in names
                   if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
     return sorted(paths)
 
 
-def _pair_folders(a: Path, b: Path, found: Found) -> list[Pair]:
+def _pair_folders(a: Path | None, b: Path | None, found: Found) -> list[Pair]:
     """Files of the same name, endings apart, in `a` and `b`; what has no partner is added to `found`."""
     sides = []
     for folder in (a, b):
         by_name = {}
-        for path in list_images(folder):
+        for path in list_images(folder) if folder else []:
             other = by_name.setdefault(path.relative_to(folder).with_suffix(""), path)
             if other is not path:
                 raise ValueError(f"{other} and {path} have the same name: which one is meant?")
@@ -106,11 +132,15 @@ def _load_npz(path: Path) -> list[Pair]:
     if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3]:
         raise DataError(f"{path} must hold two uint8 arrays, sources and targets, of one shape (N, H, W) or "
                         f"(N, H, W, C); it holds {[(a.dtype.name, *a.shape) for a in arrays]}")
+    if not len(arrays[0]):
+        raise DataError(f"{path} holds no pairs")
     return list(zip(*arrays, strict=True))
 
 
-def _hold_out(found: Found, seed: int) -> None:
+def _hold_out(found: Found, seed: int, root: Path) -> None:
     pairs = found.splits["train"]
+    if len(pairs) < 2:
+        raise ValueError(f"{name_of(root)} holds one pair only: one more is needed for validation")
     order = np.random.default_rng(seed).permutation(len(pairs))
     held_out = set(order[: max(1, len(pairs) // 10)].tolist())
     found.splits["val"] = [pair for i, pair in enumerate(pairs) if i in held_out]

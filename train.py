@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from checkpoint import START, open_run, save_run
+from checkpoint import START, open_run, save_run, start_run
 from cli import parse
 from config import Config
 from dataset import load_data, loaders
@@ -25,7 +25,7 @@ from discriminator import Discriminator
 from generator import Generator
 from images import DataError
 from logger import Logger, Meter
-from utils import Stop, run_main
+from utils import Stop, run_main, say
 
 
 @dataclass
@@ -43,7 +43,8 @@ class State:
 
     def load_state_dict(self, saved: dict) -> None:
         for f in fields(self):
-            getattr(self, f.name).load_state_dict(saved[f.name])
+            if saved[f.name]:  # a scaler that was switched off saves nothing
+                getattr(self, f.name).load_state_dict(saved[f.name])
 
 
 def make_state(cfg: Config, device: torch.device, dtype: torch.dtype) -> State:
@@ -128,8 +129,10 @@ def train(cfg: Config) -> int:
     device = choose_device(cfg.device)
     dtype = choose_precision(cfg.precision, device)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-    train_data, val_data = load_data(cfg)
+    cfg = replace(cfg, data_root=cfg.data_root.absolute())  # a run can be resumed from another folder
     saved = open_run(cfg)
+    train_data, val_data = load_data(cfg)
+    start_run(cfg)
 
     seed_everything(cfg.seed, cfg.deterministic)
     state = make_state(cfg, device, dtype)
@@ -138,17 +141,17 @@ def train(cfg: Config) -> int:
         state.load_state_dict(saved["state"])
         set_rng_state(device, saved["rng"])
         progress = {name: saved[name] for name in START}
-        print(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
-    print(f"device {device}, precision {str(dtype).removeprefix('torch.')}, "
-          f"{sum(p.numel() for p in state.gen.parameters()):,} + {sum(p.numel() for p in state.disc.parameters()):,} "
-          f"parameters; writing to {cfg.out_dir}", flush=True)
+        say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
+    say(f"device {device}, precision {str(dtype).removeprefix('torch.')}, "
+        f"{sum(p.numel() for p in state.gen.parameters()):,} + {sum(p.numel() for p in state.disc.parameters()):,} "
+        f"parameters; writing to {cfg.out_dir}")
 
     logger = Logger(cfg, saved["history"] if saved else [])
     with Stop() as stop, loaders(train_data, val_data, cfg, device) as (train_loader, sampler, val_loader):
         for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
             lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
             for group in state.opt_g.param_groups + state.opt_d.param_groups:
-                group["lr"] = lr
+                group.update(lr=lr, betas=(cfg.beta1, 0.999))
             sampler.epoch, sampler.start = epoch, progress["images"]
             meter = Meter(epoch, cfg.total_epochs, len(train_data), progress)
             failure, validation = None, None
@@ -165,7 +168,7 @@ def train(cfg: Config) -> int:
             if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
                 if meter.here:
                     save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
-                    print(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there", flush=True)
+                    say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
                 logger.close()
                 if failure:
                     raise failure

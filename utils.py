@@ -62,6 +62,9 @@ def complete_folder(path: Path) -> Iterator[Path]:
 # Signals and errors
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+
+
 class Stop:
     """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
 
@@ -72,19 +75,29 @@ class Stop:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        print(f"\n{signal.Signals(number).name}: finishing the step and saving; once more leaves at once",
-              file=sys.stderr)
+        text = f"\n{signal.Signals(number).name}: finishing the step and saving; once more leaves at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # print could be interrupted inside itself
 
     def __enter__(self) -> "Stop":
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-        if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
-            names = []
-        self.before = {getattr(signal, name): signal.signal(getattr(signal, name), self._receive) for name in names}
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
+                    self.before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exc) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """Prints a line; where nobody listens any more (a closed pipe or terminal), goes on in silence."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def run_main(main: Callable[[], int | None]) -> None:

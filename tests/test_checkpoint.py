@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,10 +70,48 @@ def test_there_must_be_a_run_to_resume(small):
         train(small(resume=True))
 
 
-def test_a_run_cut_before_its_first_checkpoint_starts_over(run, end_of):
+def test_a_run_cut_before_its_first_checkpoint_starts_over_on_resume_only(run, end_of):
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
         (run.out_dir / name).unlink()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(run)
     assert train(replace(run, resume=True)) == 0 and end_of(run)["epoch"] == 1
+
+
+def test_a_lost_checkpoint_never_costs_the_trained_generator(run):
+    (run.out_dir / "checkpoint.pth.tar").unlink()
+    before = (run.out_dir / "gen.pth.tar").read_bytes()
+    with pytest.raises(ValueError, match="checkpoint.pth.tar is missing"):
+        train(replace(run, resume=True, n_epochs=2))
+    assert (run.out_dir / "gen.pth.tar").read_bytes() == before
+
+
+def test_a_changed_setting_takes_effect_on_resume(run, end_of, capsys):
+    train(replace(run, resume=True, n_epochs=2, beta1=0.9, lr=1e-3))
+    saved = end_of(run)["state"]
+    assert "beta1 from 0.5 to 0.9" in capsys.readouterr().out
+    for name in ("opt_g", "opt_d"):
+        group = saved[name]["param_groups"][0]
+        assert (group["lr"], tuple(group["betas"])) == (1e-3, (0.9, 0.999))
+
+
+def test_a_run_without_a_scaler_can_go_on_with_one(small):
+    """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
+    saved = make_state(small(), torch.device("cpu"), torch.float32).state_dict()
+    state = make_state(small(), torch.device("cpu"), torch.float32)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert saved["scaler"] == {}
+    state.load_state_dict(saved)
+    assert state.scaler.get_scale() == 8
+
+
+def test_a_run_is_resumed_from_another_folder(small, data, tmp_path, monkeypatch, end_of):
+    from cli import parse
+    monkeypatch.chdir(data.parent)
+    train(small(n_epochs=1, data_root=Path("data")))
+    monkeypatch.chdir("/")
+    train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
+    assert end_of(small())["epoch"] == 2
 
 
 def test_damaged_files_get_a_sentence(run):

@@ -12,8 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import dataset
+from check import check
 from config import Config
-from dataset import EpochSampler, PairedImages, check, init_worker, load_data, resize
+from dataset import EpochSampler, PairedImages, init_worker, load_data, resize
 from images import DataError
 from pairs import check_headers, read_pair
 
@@ -230,11 +231,11 @@ def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, mo
     cfg = replace(Config(), data_root=tmp_path / "mine", direction="BtoA")
     assert check(cfg) == 2
     shown = capsys.readouterr().out
-    assert "20×10 A and B" in shown and "orphan.png" in shown and "2.png is no PNG" in shown and "2 problems" in shown
+    assert "20×10 A and B" in shown and "orphan.png" in shown and "2.png is no PNG" in shown and "problems: 2" in shown
     assert Image.open(tmp_path / "preview_mine.png").width == 2 * 256 + 3 * 4
 
 
 def test_the_command_checks_a_folder(data, tmp_path):
     run = subprocess.run([sys.executable, Path(dataset.__file__), data, "--crop-size", "64", "--load-size", "72"],
                          cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0 and "no problems" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr
+    assert run.returncode == 0 and "problems: 0" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr

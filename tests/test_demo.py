@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 import demo
-from pairs import find_pairs
+from pairs import find_pairs, obtain
 
 
 def test_the_same_seed_draws_the_same_pairs(tmp_path):
@@ -25,6 +25,7 @@ def test_it_is_a_data_set_of_side_by_side_pairs(tmp_path):
 
 def test_it_is_drawn_when_it_is_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "draw", lambda root, draw=demo.draw: draw(root, n_train=2, n_val=1))
+    obtain(tmp_path / "demo")
     assert len(find_pairs(tmp_path / "demo").splits["train"]) == 2
 
 

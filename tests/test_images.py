@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from images import DataError, read_image, read_size, to_array
 
@@ -82,6 +82,14 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").size == (10, 20) == read_size(tmp_path / "a.jpg")
+
+
+def test_a_size_is_read_without_decoding(tmp_path, monkeypatch):
+    for suffix in ("png", "jpg", "webp", "tif", "bmp"):
+        Image.new("RGB", (64, 32)).save(tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    for suffix in ("png", "jpg", "tif", "bmp"):
+        assert read_size(tmp_path / f"a.{suffix}") == (64, 32)
 
 
 def test_unusable_files_are_named(tmp_path):

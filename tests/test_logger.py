@@ -92,7 +92,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
         meter.update(torch.full((4,), float(batch)), 2)
     meter.finish()
     out, err = capsys.readouterr()
-    assert out.startswith("epoch 1/2 ") and "img/s" in out and "waiting for data" in out and " left" in out
+    assert " 33% epoch 1/2 0:" in out and " left 0." in out and " img/s data " in out and out.count("\n") == 3
     assert "\r" not in out + err
 
 

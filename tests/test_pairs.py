@@ -107,12 +107,45 @@ def test_npz_holds_sources_and_targets(tmp_path):
     assert found.splits["train"][0][0].max() == 0 and found.splits["train"][0][1].min() == 1
 
 
+@pytest.mark.parametrize("names", [("train/a", "train/b"), ("Train/A", "Train/B"), ("TRAIN_a", "train_b")])
+def test_upper_and_lower_case_are_one(tmp_path, names):
+    for name in names:
+        for stem in "12":
+            image(tmp_path / name / f"{stem}.png")
+    found = find_pairs(tmp_path)
+    assert all(len(pair) == 2 for pairs in found.splits.values() for pair in pairs)
+    assert len(found.splits["train"]) + len(found.splits["val"]) == 2
+
+
+def test_splits_in_upper_case_are_not_pooled(tmp_path):
+    image(tmp_path / "Train" / "1.png")
+    image(tmp_path / "Val" / "2.png")
+    found = find_pairs(tmp_path)
+    assert names(found.splits["train"]) == [["1"]] and names(found.splits["val"]) == [["2"]]
+
+
+@pytest.mark.parametrize("place", ["train/", ""])
+def test_single_images_in_folders_of_unknown_names_are_not_cut_in_half(tmp_path, place):
+    for side in ("input", "target"):
+        for stem in "12":
+            image(tmp_path / f"{place}{side}" / f"{stem}.png")
+    with pytest.raises(ValueError, match="sub-folders input, target; known names are"):
+        find_pairs(tmp_path)
+
+
+def test_one_pair_cannot_be_split(tmp_path):
+    image(tmp_path / "train" / "1.png")
+    with pytest.raises(ValueError, match="holds one pair only"):
+        find_pairs(tmp_path)
+
+
 @pytest.mark.parametrize("arrays", [
     [np.zeros((2, 8, 8, 3), np.uint8)],
     [np.zeros((2, 8, 8, 3), np.float32)] * 2,
     [np.zeros((2, 8, 8, 2), np.uint8)] * 2,
     [np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8)],
     [np.array([{}, {}], object)] * 2,
+    [np.zeros((0, 8, 8, 3), np.uint8)] * 2,
 ])
 def test_an_npz_of_anything_else_is_refused(tmp_path, arrays):
     np.savez(tmp_path / "train.npz", *arrays)

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import nn
 
 import train as train_module
+from checkpoint import load_tensors
+from dataset import load_data
 from images import DataError
 from train import State, bce, learning_rate, make_state, train, train_step
 
@@ -79,6 +81,61 @@ def test_d_s_loss_is_halved_and_leaves_g_alone():
     wanted = (-1 / (1 + math.exp(0.3)) + -0.5 / (1 + math.exp(0.15))) / 2
     assert state.disc.weight.grad.item() == pytest.approx(wanted)
     assert all(p.requires_grad for p in state.disc.parameters())
+
+
+def test_d_sees_the_input_beside_the_target():
+    """A conditional GAN: pairs that match and pairs that do not, of the same targets."""
+    class Product(Linear):
+        def forward(self, x, y):
+            return (self.weight * (x * y).mean()).reshape(1, 1, 1, 1)
+
+    state, x, y = toy(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 3, 8, 8)
+    state.disc.__class__ = Product
+    losses = train_step(state, x, y, 100.0, fp32).tolist()
+    assert losses[:2] == pytest.approx([softplus(-0.15), softplus(-0.075)])
+
+
+def test_a_scaler_changes_no_update_and_is_updated():
+    """As for fp16: scaled losses, unscaled steps, a skipped step and a smaller scale after an overflow."""
+    plain, scaled = toy(lr=0.01), toy(lr=0.01)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    x, y = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    for _ in range(5):
+        torch.testing.assert_close(train_step(plain, x, y, 100.0, fp32), train_step(scaled, x, y, 100.0, fp32))
+    # Adam hides a constant factor: its second moment does not
+    for name in ("opt_g", "opt_d"):
+        moments = [list(getattr(state, name).state.values())[0]["exp_avg_sq"] for state in (plain, scaled)]
+        torch.testing.assert_close(*moments)
+    before = scaled.disc.weight.item()
+    train_step(scaled, x, y * math.inf, 100.0, fp32)
+    assert scaled.scaler.get_scale() == 512 and scaled.disc.weight.item() == before
+
+
+def test_the_forward_passes_run_in_the_precision_and_the_losses_in_fp32(small):
+    state, seen = make_state(small(), torch.device("cpu"), torch.bfloat16), []
+    for net in (state.gen, state.disc):
+        net.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    x = torch.zeros(1, 3, 64, 64)
+    losses = train_step(state, x, x, 100.0, partial(torch.autocast, "cpu", torch.bfloat16))
+    assert seen == [torch.bfloat16] * 4 and losses.dtype == torch.float32
+
+
+def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(small):
+    """Dropout on and BatchNorm with the image's statistics (mistake 12: eval() swaps them)."""
+    state, seen = make_state(small(), torch.device("cpu"), torch.float32), []
+    first = next(module for module in state.gen.modules() if isinstance(module, nn.BatchNorm2d))
+    drop = next(module for module in state.gen.modules() if isinstance(module, nn.Dropout))
+    first.register_forward_hook(lambda module, args, out: seen.append(out.mean(dim=(0, 2, 3)).abs().max() < 1e-4))
+    drop.register_forward_hook(lambda module, args, out: seen.append((out == 0).float().mean() > 0.2))
+    first.running_mean.fill_(5)
+    pairs = [(torch.full((1, 3, 64, 64), i / 10), torch.full((1, 3, 64, 64), -i / 10)) for i in range(5)]
+    val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 2)
+    assert len(seen) == 10 and all(seen) and first.running_mean.unique().item() == 5
+    assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.4])
+    assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.4])
+    state.gen.forward = lambda x: torch.full_like(x, 0.5)
+    val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 5)
+    assert val_l1 == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
 
 
 def test_lambda_weighs_l1():
@@ -229,6 +286,33 @@ def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_
     path.write_bytes(whole)
     train(small("broken", num_workers=workers, resume=True))
     assert same(end_of(small("straight")), end_of(cfg))
+
+
+def test_the_log_tells_speed_and_waiting(small, data, end_of, capsys):
+    train(small(n_epochs=1))
+    row = end_of(small())["history"][0]
+    saved = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"][0]
+    assert row["epoch"] == 1 and saved["images_per_s"] == pytest.approx(6 / saved["seconds"]) and saved["seconds"] > 0
+
+
+def test_deterministic_asks_torch_for_it(small):
+    try:
+        train(small(n_epochs=1, deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_test_images_are_never_trained_on(data, small, monkeypatch):
+    for i in range(3):
+        write_pair(data / "test" / f"{i}.png", seed=200 + i)
+    train_data, val_data = load_data(small())
+    assert len(train_data) == 6 and len(val_data) == 2
+    assert {pair[0].parent.name for pair in train_data.pairs} == {"train"}
+    assert {pair[0].parent.name for pair in val_data.pairs} == {"val"}
+    (data / "val" / "0.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="0.png"):
+        load_data(small())
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(small):

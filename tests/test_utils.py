@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -32,6 +33,29 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     with utils.complete_folder(tmp_path / "data") as folder:
         (folder / "whole").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
+def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with utils.Stop():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with utils.Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reader_who_leaves_does_not_end_the_run():
+    code = "import time, utils\nfor i in range(5):\n    utils.say('x' * 100_000)\nopen('reached', 'w').close()"
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=folder,
+                                   env={**os.environ, "PYTHONPATH": os.path.dirname(utils.__file__)})  # noqa: PTH120
+        process.stdout.close()
+        assert process.wait(60) == 0 and "reached" in os.listdir(folder)  # noqa: PTH208
 
 
 def test_the_first_signal_asks_and_the_second_leaves_at_once():

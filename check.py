@@ -1,0 +1,57 @@
+"""Checks a folder of pairs without training on it, for `python dataset.py DIR`."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from config import Config
+from dataset import PairedImages
+from images import DataError, name_of
+from pairs import Pair, find_pairs, obtain, read_pair
+from utils import save_grid
+
+
+def check(cfg: Config) -> int:
+    """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong."""
+    obtain(cfg.data_root)
+    found = find_pairs(cfg.data_root, cfg.seed)
+    problems = [f"no partner for {name_of(path)}" for path in found.orphans]
+    for note in found.notes:
+        print(note)
+
+    def try_pair(pair: Pair) -> str:
+        try:
+            a, b = read_pair(pair, 3, 3)
+            kind = "side by side" if len(pair) == 1 else "A and B"
+            return f"{a.shape[1] + b.shape[1] if len(pair) == 1 else a.shape[1]}×{a.shape[0]} {kind}"
+        except DataError as error:
+            problems.append(str(error))
+            return "unusable"
+
+    good = {}
+    for split, pairs in found.splits.items():
+        with ThreadPoolExecutor() as pool:
+            kinds = list(tqdm(pool.map(try_pair, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
+        good[split] = [pair for pair, kind in zip(pairs, kinds, strict=True) if kind != "unusable"]
+        counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(kinds).most_common(8))
+        print(f"{split}, pairs: {len(pairs)} ({counts})")
+    for problem in problems[:50]:
+        print(f"problem: {problem}")
+    if len(problems) > 50:
+        print(f"… and {len(problems) - 50} more")
+    if good.get("train"):
+        data = PairedImages(good["train"], cfg, train=True)
+        rows = [list(data[int(i)]) for i in np.linspace(0, len(data) - 1, min(6, len(data)))]
+        preview = Path(f"preview_{cfg.data_root.resolve().name}.png")
+        try:
+            save_grid(preview, rows, [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})"],
+                      f"{cfg.data_root.resolve().name}, {cfg.direction}, jittered")
+            print(f"preview of jittered pairs: {preview}")
+        except OSError as error:
+            problems.append(f"the preview {preview} cannot be written here: {error.strerror}")
+            print(f"problem: {problems[-1]}")
+    print(f"problems: {len(problems)}")
+    return 2 if problems else 0
