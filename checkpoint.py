@@ -71,11 +71,15 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state, "history": history,
                   "rng": rng}
-    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side"]}
-    generator = {"format": "pix2pix generator", "config": settings, "epoch": progress["epoch"],
-                 "state_dict": state["gen"]}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
-    save_atomically(cfg.out_dir / "gen.pth.tar", lambda file: torch.save(generator, file))
+    save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
+
+
+def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:
+    """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
+    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side"]}
+    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "state_dict": weights}
+    save_atomically(path, lambda file: torch.save(generator, file))
 
 
 def load_tensors(path: Path, kind: str = "") -> dict:

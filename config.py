@@ -38,6 +38,7 @@ class Config:
     out_dir: Path = Path("runs/demo")  # the run's folder; never overwritten
     resume: bool = False  # continue the run in out_dir with its own settings; flags override them
     save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
+    eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
@@ -81,6 +82,7 @@ class Config:
         check("n_epochs_decay", self.n_epochs_decay >= 0, "must be at least 0")
         check("batch_size", self.batch_size >= 1, "must be at least 1")
         check("save_every", self.save_every >= 1, "must be at least 1")
+        check("eval_every", self.eval_every >= 0, "must be at least 0")
         check("n_val", self.n_val >= 0, "must be at least 0")
         check("n_examples", 1 <= self.n_examples <= 64, "must be from 1 to 64")
         check("num_workers", 0 <= self.num_workers <= 256, "must be from 0 to 256")

@@ -57,7 +57,8 @@ class Logger:
 
     def _write_csv(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        extra = {name: None for row in self.history for name in row if name not in COLUMNS}  # with eval_every
+        writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
         writer.writeheader()
         for row in self.history:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
@@ -89,8 +90,9 @@ class Logger:
 
     def _write_events(self) -> None:
         if self.tensorboard:
-            for name in COLUMNS[1:]:
-                self.tensorboard.add_scalar(name, self.history[-1][name], self.history[-1]["epoch"])
+            row = self.history[-1]
+            for name in row.keys() - {"epoch"}:
+                self.tensorboard.add_scalar(name, row[name], row["epoch"])
             self.tensorboard.flush()
 
 

@@ -55,6 +55,7 @@ class Predict:
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
     """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch release.
 
+    Its attribute `trained` holds the settings that the file tells: direction, load_size, label_side.
     Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
@@ -70,6 +71,7 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} holds no generator that this program knows: {error}") from error
+    gen.trained = {"crop_size": gen.crop_size, **(saved.get("config") or {})}  # how, as far as the file tells
     return gen.to(device).eval()
 
 

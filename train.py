@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from checkpoint import START, open_run, save_run, start_run
+from checkpoint import START, open_run, save_generator, save_run, start_run
 from cli import parse
 from config import Config
 from dataset import load_data, loaders
@@ -93,6 +93,13 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
     return torch.stack([d_real, d_fake, g_gan, g_l1]).detach()
 
 
+def image_scores() -> Callable:
+    """evaluate.py's scores, imported only when they are asked for."""
+    from evaluate import image_scores
+
+    return image_scores
+
+
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
     """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
@@ -100,14 +107,15 @@ def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> 
 
 @torch.no_grad()
 def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
-             n_examples: int) -> tuple[float, list[list[Tensor]]] | None:
-    """The mean L1 over the pairs of `loader`, one at a time, and n_examples rows [x, y_fake, y] for the grid.
+             n_examples: int, score: Callable | None = None) -> tuple[dict[str, float], list[list[Tensor]]] | None:
+    """The mean val_l1 over the pairs of `loader`, one at a time, and n_examples rows [x, y_fake, y] for the grid.
 
+    With `score`, also the means of what score(y_fake, y) returns for each pair, as val_….
     Runs as the paper tests, with the same dropout in every epoch; draws nothing from the training's random numbers.
     Returns None when a signal comes.
     """
     wanted = {round(i * (len(loader) - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
-    total, rows = torch.zeros((), device=device), []
+    total, rows, scores = torch.zeros((), device=device), [], []
     with seeded(seed, device), gen.test_time():
         for i, (x, y) in enumerate(loader):
             if stop.signal:
@@ -118,7 +126,10 @@ def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast:
             total += F.l1_loss(y_fake, y)
             if i in wanted:
                 rows.append([x[0], y_fake[0], y[0]])
-    return total.item() / len(loader), rows
+            if score:
+                scores.append(score(y_fake[0], y[0]))
+    means = {f"val_{name}": sum(row[name] for row in scores) / len(scores) for name in (scores[0] if scores else ())}
+    return {**means, "val_l1": total.item() / len(loader)}, rows
 
 
 def train(cfg: Config) -> int:
@@ -162,7 +173,8 @@ def train(cfg: Config) -> int:
                     if stop.signal:
                         break
                 progress = meter.finish()
-                validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed, cfg.n_examples)
+                score = image_scores() if cfg.eval_every and epoch % cfg.eval_every == 0 else None
+                validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed, cfg.n_examples, score)
             except DataError as error:
                 failure, progress = error, meter.finish()
             if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
@@ -174,10 +186,12 @@ def train(cfg: Config) -> int:
                     raise failure
                 return 128 + stop.signal
 
-            val_l1, rows = validation
-            row = {"epoch": epoch, **meter.means(), "val_l1": val_l1, "lr": lr, "seconds": progress["seconds"],
-                   "images_per_s": len(train_data) / progress["seconds"]}
+            means, rows = validation
+            row = {"epoch": epoch, **meter.means(), "lr": lr, "seconds": progress["seconds"],
+                   "images_per_s": len(train_data) / progress["seconds"], **means}
             logger.add(row, rows)
+            if score and means["val_l1"] <= min(row["val_l1"] for row in logger.history if "val_ssim" in row):
+                save_generator(cfg, state.gen.state_dict(), epoch, cfg.out_dir / "best.pth.tar")
             progress = {**START, "epoch": epoch}
             if epoch % cfg.save_every == 0 or epoch == cfg.total_epochs:
                 save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))

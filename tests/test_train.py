@@ -135,7 +135,7 @@ def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(sma
     assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.4])
     state.gen.forward = lambda x: torch.full_like(x, 0.5)
     val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 5)
-    assert val_l1 == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
+    assert val_l1["val_l1"] == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
 
 
 def test_lambda_weighs_l1():
@@ -331,7 +331,7 @@ def test_bad_data_leaves_no_run_folder(small, tmp_path):
 
 def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, monkeypatch):
     train(small("with"))
-    monkeypatch.setattr(train_module, "validate", lambda *args: (0.0, [[torch.zeros(3, 64, 64)] * 3]))
+    monkeypatch.setattr(train_module, "validate", lambda *args: ({"val_l1": 0.0}, [[torch.zeros(3, 64, 64)] * 3]))
     train(small("without"))
     assert same(end_of(small("with"))["state"], end_of(small("without"))["state"])
 

@@ -1,0 +1,217 @@
+"""Scores a trained generator on a data set: a table, metrics.json, and a sheet of the best, median and worst images.
+
+    python evaluate.py --checkpoint runs/facades/gen.pth.tar --data-root data/facades --split val
+    python evaluate.py --checkpoint runs/maps/gen.pth.tar --data-root data/maps --split val --baseline mean
+    python evaluate.py --checkpoint runs/city/gen.pth.tar --data-root data/cityscapes --palette cityscapes
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+from tqdm import tqdm
+
+from config import Config
+from dataset import PairedImages, init_worker
+from devices import choose_device, choose_precision, seeded
+from generator import Generator
+from pairs import find_pairs, obtain
+from palettes import LabelScores, load_palette
+from predict import load_generator
+from utils import run_main, save_atomically, save_grid
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    data_root: Path  # folder of pairs, laid out as for training
+    split: Literal["val", "test", "train"] = "val"  # without a split in data_root, val is the seeded tenth
+    direction: Literal["trained", "AtoB", "BtoA"] = "trained"  # trained: the one that the checkpoint names
+    norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
+    dropout: Literal["on", "off"] = "on"  # on is the paper's noise
+    baseline: Literal["none", "identity", "mean"] = "none"  # also score the input itself, or the mean training target
+    palette: str | None = None  # cityscapes, facades or a JSON file: score the outputs as label maps
+    perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
+    limit: int = 0  # pairs to score, evenly spaced; 0 takes all
+    out_dir: Path | None = None  # for metrics.json and sheet.png; evaluation_SPLIT beside the checkpoint if not given
+    seed: int = 0  # of the dropout and of the held-out tenth
+    num_workers: int = 2  # processes that load images
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # of the network; metrics are fp32
+    device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
+
+
+def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
+    """Scores of one pair of images (C, H, W) in [-1, 1].
+
+    l1: mean absolute difference, in those units. psnr in dB, ssim, ms_ssim: of the images in [0, 1]; ms_ssim needs
+    more than 160 pixels a side and is nan below.
+    """
+    a, b = y_fake.float()[None] / 2 + 0.5, y.float()[None] / 2 + 0.5
+    large = min(y.shape[-2:]) > 160
+    ms_ssim = multiscale_structural_similarity_index_measure(a, b, data_range=1.0).item() if large else math.nan
+    return {"l1": F.l1_loss(y_fake.float(), y.float()).item(),
+            "psnr": peak_signal_noise_ratio(a, b, data_range=1.0).item(),
+            "ssim": structural_similarity_index_measure(a, b, data_range=1.0).item(), "ms_ssim": ms_ssim}
+
+
+def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over images of each score that is a number."""
+    values = {name: torch.tensor([row[name] for row in scores], dtype=torch.float64) for name in scores[0]}
+    return {name: {"mean": v.mean().item(), "std": v.std(correction=0).item()} for name, v in values.items()
+            if not v.isnan().any()}
+
+
+class Perceptual:
+    """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had."""
+
+    def __init__(self, n: int, device: torch.device):
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        self.metrics = {}
+        for name, make in (("lpips", lambda: LearnedPerceptualImagePatchSimilarity(net_type="alex")),
+                           ("fid", lambda: FrechetInceptionDistance(normalize=True)),
+                           ("kid", lambda: KernelInceptionDistance(subset_size=min(50, n), normalize=True))):
+            try:
+                self.metrics[name] = make().to(device)
+            except Exception as error:  # a missing package, no network, a broken download
+                print(f"no {name}: its network cannot be had here ({str(error).strip().splitlines()[0]})")
+
+    def update(self, y_fake: Tensor, y: Tensor) -> None:
+        for name, metric in self.metrics.items():
+            fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) for image in (y_fake, y))
+            if name == "lpips":
+                metric.update(fake, real)
+            else:
+                metric.update(fake / 2 + 0.5, real=False)
+                metric.update(real / 2 + 0.5, real=True)
+
+    def compute(self) -> dict[str, float]:
+        return {name: (metric.compute()[0] if name == "kid" else metric.compute()).item()
+                for name, metric in self.metrics.items()}
+
+
+def outputs(gen: Generator, loader: DataLoader, opts: Evaluate, dtype: torch.dtype) -> Iterator[tuple]:
+    """(x, y_fake, y) of every pair, one at a time, each (C, H, W)."""
+    device = next(gen.parameters()).device
+    for x, y in tqdm(loader, "scoring", leave=False, disable=None):
+        x, y = x.to(device), y.to(device)
+        with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout == "on"), seeded(opts.seed, device), \
+                torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            y_fake = gen(x).float()
+        yield x[0], y_fake[0], y[0]
+
+
+def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
+    """What a translator without any learning makes of x: x itself, or the mean of (at most 200) training targets."""
+    if name == "identity":
+        return lambda x: x
+    chosen = [train[i * len(train) // min(200, len(train))][1] for i in range(min(200, len(train)))]
+    mean = torch.stack(chosen).mean(0)
+    return lambda x: mean.to(x.device)
+
+
+def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
+    """The pairs to score and the training pairs, both resized only. Raises ValueError or FileNotFoundError."""
+    direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
+    if direction is None:
+        raise ValueError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
+    cfg = replace(Config(), crop_size=gen.crop_size, load_size=gen.crop_size, in_channels=gen.encoder[0].in_channels,
+                  out_channels=gen.output[1].out_channels, label_side=gen.trained.get("label_side", "none"),
+                  direction=direction, seed=opts.seed, n_layers=0, color_jitter=0.0)
+    obtain(opts.data_root)
+    found = find_pairs(opts.data_root, opts.seed)
+    if opts.split not in found.splits:
+        raise ValueError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(found.splits)}")
+    pairs = found.splits[opts.split]
+    n = min(opts.limit or len(pairs), len(pairs))
+    pairs = [pairs[i * len(pairs) // n] for i in range(n)]
+    return PairedImages(pairs, cfg, train=False), PairedImages(found.splits.get("train", pairs), cfg, train=False)
+
+
+def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
+    """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image."""
+    device = next(gen.parameters()).device
+    loader = DataLoader(data, num_workers=opts.num_workers, worker_init_fn=init_worker)
+    translators = {"output": None}
+    if opts.baseline != "none":
+        translators[opts.baseline] = baseline(opts.baseline, train)
+    rows = {who: [] for who in translators}
+    labels = {who: LabelScores(load_palette(opts.palette)) for who in translators} if opts.palette else {}
+    deep = {who: Perceptual(len(data), device) for who in translators} if opts.perceptual else {}
+    for x, y_fake, y in outputs(gen, loader, opts, dtype):
+        for who, translator in translators.items():
+            made = translator(x) if translator else y_fake
+            if made.shape != y.shape:
+                raise ValueError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
+            rows[who].append(image_scores(made, y))
+            for scores in (labels, deep):
+                if scores:
+                    scores[who].update(made, y)
+    result = {}
+    for who in translators:
+        result[who] = summary(rows[who])
+        for scores in (labels, deep):
+            if scores:
+                result[who] |= scores[who].compute()
+    return {"scores": result, "l1_of_each": [row["l1"] for row in rows["output"]]}
+
+
+def table(scores: dict[str, dict]) -> str:
+    """One line a metric, one column for each who was scored."""
+    lines = [f"{'':16}" + "".join(f"{who:>22}" for who in scores)]
+    for metric in next(iter(scores.values())):
+        cells = []
+        for values in scores.values():
+            value = values.get(metric, math.nan)
+            cells.append(f"{value['mean']:.4f} ± {value['std']:.4f}" if isinstance(value, dict) else f"{value:.4f}")
+        lines.append(f"{metric:16}" + "".join(f"{cell:>22}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    opts = tyro.cli(Evaluate, description=__doc__)
+    device = choose_device(opts.device)
+    dtype = choose_precision(opts.precision, device)
+    gen = load_generator(opts.checkpoint, device)
+    data, train = load_pairs(opts, gen)
+    start = time.perf_counter()
+    found = evaluate(gen, data, train, opts, dtype)
+    print(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.cfg.direction}: N = {len(data)} images of "
+          f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over "
+          f"images; {time.perf_counter() - start:.0f} s on {device}")
+    print(table(found["scores"]))
+
+    folder = opts.out_dir or opts.checkpoint.parent / f"evaluation_{opts.split}"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {key: str(value) for key, value in vars(opts).items()}
+    report = {"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found}
+    save_atomically(folder / "metrics.json", lambda file: file.write(json.dumps(report, indent=2).encode()))
+
+    order = sorted(range(len(data)), key=found["l1_of_each"].__getitem__)
+    chosen = [order[0], order[len(order) // 2], order[-1]]
+    picked = PairedImages([data.pairs[i] for i in chosen], data.cfg, train=False)
+    rows = [list(row) for row in outputs(gen, DataLoader(picked), opts, dtype)]
+    save_grid(folder / "sheet.png", rows, ["input", "output", "target"], "best, median and worst by L1: " + ", ".join(
+        f"{found['l1_of_each'][i]:.3f}" for i in chosen))
+    print(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

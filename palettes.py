@@ -1,0 +1,78 @@
+"""Label maps as colours: palettes, and the scores of the paper's photo → labels table (section 4.3)."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+# The 19 classes that Cityscapes evaluates, then the colours of its void classes, which are not scored. Void "pole
+# group" and "license plate" share the colours of pole and car. In the published pix2pix files, within JPEG's noise.
+CITYSCAPES = {
+    "road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156),
+    "fence": (190, 153, 153), "pole": (153, 153, 153), "traffic light": (250, 170, 30), "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180), "person": (220, 20, 60),
+    "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100), "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
+    "void unlabeled": (0, 0, 0), "void dynamic": (111, 74, 0), "void ground": (81, 0, 81),
+    "void parking": (250, 170, 160), "void rail track": (230, 150, 140), "void guard rail": (180, 165, 180),
+    "void bridge": (150, 100, 100), "void tunnel": (150, 120, 90), "void caravan": (0, 0, 90),
+    "void trailer": (0, 0, 110),
+}
+# The 12 classes of the CMP Facade Database, in the colours of the published pix2pix files.
+FACADES = {
+    "background": (0, 0, 223), "facade": (0, 48, 255), "window": (0, 128, 255), "door": (0, 208, 255),
+    "cornice": (32, 255, 223), "sill": (112, 255, 143), "balcony": (192, 255, 63), "blind": (255, 239, 0),
+    "deco": (255, 159, 0), "molding": (255, 79, 0), "pillar": (255, 0, 0), "shop": (175, 0, 0),
+}
+
+
+def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
+    """cityscapes, facades, or a JSON file {"class": [red, green, blue], …}; classes called "void …" are not scored.
+
+    Raises ValueError or FileNotFoundError.
+    """
+    if name in ("cityscapes", "facades"):
+        return {"cityscapes": CITYSCAPES, "facades": FACADES}[name]
+    try:
+        palette = json.loads(Path(name).read_text(encoding="utf-8"))
+        palette = {str(key): tuple(colour) for key, colour in palette.items()}
+        good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"palette {name} is not cityscapes, facades or a JSON file of colours: {error}") from error
+    if not good or sum(not key.startswith("void") for key in palette) < 2:
+        raise ValueError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
+    return palette
+
+
+class LabelScores:
+    """Compares label maps, given as colours: each pixel counts as the class whose colour is nearest.
+
+    A pixel whose target is void is ignored; one that is only predicted as void is an error.
+    """
+
+    def __init__(self, palette: dict[str, tuple[int, int, int]]):
+        scored = [name for name in palette if not name.startswith("void")]
+        void = [name for name in palette if name.startswith("void")]
+        self.names = scored
+        self.colours = torch.tensor([palette[name] for name in scored + void], dtype=torch.float32)
+        self.matrix = torch.zeros(len(scored) + 1, len(scored) + 1, dtype=torch.long)  # rows: target; last: void
+
+    def classes(self, image: Tensor) -> Tensor:
+        """(3, H, W) in [-1, 1] → (H·W,), the index of each pixel's class, len(names) for void."""
+        pixels = (image.float().cpu() + 1).flatten(1).T * 127.5
+        return torch.cdist(pixels, self.colours).argmin(1).clamp(max=len(self.names))
+
+    def update(self, y_fake: Tensor, y: Tensor) -> None:
+        n = len(self.names)
+        self.matrix += multiclass_confusion_matrix(self.classes(y_fake), self.classes(y), n + 1, ignore_index=n)
+
+    def compute(self) -> dict[str, float]:
+        """Per-pixel accuracy, per-class accuracy and class IoU over all pixels so far, over classes that occur."""
+        matrix = self.matrix[:-1].double()
+        hits, target, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)[:-1]
+        there, union = target > 0, target + predicted - hits
+        return {"pixel_accuracy": (hits.sum() / target.sum()).item(),
+                "class_accuracy": (hits[there] / target[there]).mean().item(),
+                "class_iou": (hits[union > 0] / union[union > 0]).mean().item()}

@@ -1,0 +1,172 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_pair
+
+import evaluate as evaluate_module
+from evaluate import Evaluate, baseline, image_scores, load_pairs, summary, table
+from palettes import CITYSCAPES, FACADES, LabelScores, load_palette
+from predict import load_generator
+from train import train
+
+
+def test_l1_and_psnr_are_what_they_are_by_hand():
+    y = torch.zeros(3, 200, 200)
+    y_fake = torch.full_like(y, 0.2)  # of images in [-1, 1]: 0.1 of the whole range
+    scores = image_scores(y_fake, y)
+    assert scores["l1"] == pytest.approx(0.2) and scores["psnr"] == pytest.approx(20.0, abs=1e-3)
+
+
+def test_ssim_is_what_its_formula_gives_for_flat_images():
+    """Without variance, SSIM is the luminance term alone."""
+    a, b, c = 0.5, 0.6, 0.01**2
+    scores = image_scores(torch.full((3, 200, 200), 2 * a - 1), torch.full((3, 200, 200), 2 * b - 1))
+    assert scores["ssim"] == pytest.approx((2 * a * b + c) / (a * a + b * b + c), abs=1e-4)
+
+
+def test_an_image_against_itself_is_perfect_and_ms_ssim_needs_size():
+    y = torch.rand(3, 176, 176) * 2 - 1
+    scores = image_scores(y, y)
+    assert scores["l1"] == 0 and scores["ssim"] == pytest.approx(1) and scores["ms_ssim"] == pytest.approx(1)
+    small = image_scores(y[:, :64, :64], y[:, :64, :64])
+    assert math.isnan(small["ms_ssim"]) and "ms_ssim" not in summary([small])
+
+
+def test_summary_is_mean_and_deviation_over_images():
+    assert summary([{"l1": 1.0}, {"l1": 3.0}]) == {"l1": {"mean": 2.0, "std": 1.0}}
+
+
+def paint(names, palette):
+    """A label map of one row, one pixel a name."""
+    pixels = torch.tensor([palette[name] for name in names], dtype=torch.float32)
+    return (pixels / 127.5 - 1).T[:, None]
+
+
+def test_label_scores_are_what_they_are_by_hand():
+    target = paint(["road", "road", "road", "car", "sky", "void unlabeled"], CITYSCAPES)
+    output = paint(["road", "road", "car", "car", "void ground", "road"], CITYSCAPES)
+    scores = LabelScores(CITYSCAPES)
+    scores.update(output, target)
+    assert scores.compute() == pytest.approx({
+        "pixel_accuracy": 3 / 5,
+        "class_accuracy": (2 / 3 + 1 + 0) / 3,
+        "class_iou": (2 / 3 + 1 / 2 + 0) / 3})  # road 2 of 3, car 1 of 2, sky 0 of 1
+
+
+def test_label_scores_add_up_over_images():
+    whole, parts = LabelScores(FACADES), LabelScores(FACADES)
+    first = (paint(["door", "shop"], FACADES), paint(["door", "door"], FACADES))
+    second = (paint(["sill", "sill"], FACADES), paint(["sill", "shop"], FACADES))
+    parts.update(*first)
+    parts.update(*second)
+    whole.update(*(torch.cat(pair, dim=2) for pair in zip(first, second, strict=True)))
+    assert parts.compute() == whole.compute()
+
+
+@pytest.mark.parametrize("palette", [CITYSCAPES, FACADES])
+def test_ground_truth_against_itself_scores_1(palette):
+    generator = torch.Generator().manual_seed(0)
+    image = paint([list(palette)[i] for i in torch.randint(len(palette), (500,), generator=generator)], palette)
+    scores = LabelScores(palette)
+    scores.update(image + torch.randn(image.shape, generator=generator) * 0.01, image)  # as JPEG would disturb it
+    assert set(scores.compute().values()) == {1.0}
+
+
+def test_the_palettes_have_the_classes_of_the_paper():
+    assert sum(not name.startswith("void") for name in CITYSCAPES) == 19 and len(FACADES) == 12
+    for palette in (CITYSCAPES, FACADES):
+        assert len(set(palette.values())) == len(palette)
+
+
+def test_a_palette_can_be_a_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"a": [0, 0, 0], "b": [255, 0, 0], "void": [9, 9, 9]}))
+    assert load_palette(str(path))["b"] == (255, 0, 0)
+    for text in ("[]", "{", '{"a": [0, 0]}', '{"a": [0, 0, 0]}', '{"a": [0, 0, 0], "b": [0, 0, 300]}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="mine.json"):
+            load_palette(str(path))
+
+
+@pytest.fixture
+def trained(small):
+    train(small(n_epochs=1))
+    return small(n_epochs=1)
+
+
+def options(cfg, **changes):
+    return replace(Evaluate(cfg.out_dir / "gen.pth.tar", cfg.data_root, device="cpu", num_workers=0), **changes)
+
+
+def test_l1_of_the_evaluation_is_the_one_that_training_logs(trained, end_of):
+    opts = options(trained)
+    gen = load_generator(opts.checkpoint)
+    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
+    assert found["scores"]["output"]["l1"]["mean"] == pytest.approx(end_of(trained)["history"][0]["val_l1"], abs=0.02)
+
+
+def test_baselines_are_the_input_and_the_mean_training_target(trained, data):
+    black, white = np.zeros((48, 48, 3), np.uint8), np.full((48, 48, 3), 255, np.uint8)
+    for i in range(6):
+        write_pair(data / "train" / f"{i}.png", left=black, right=white if i < 3 else black)
+    opts = options(trained)
+    _, train_pairs = load_pairs(opts, load_generator(opts.checkpoint))
+    x = torch.rand(3, 64, 64)
+    assert torch.equal(baseline("identity", train_pairs)(x), x)
+    assert baseline("mean", train_pairs)(x).mean() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_missing_split_and_an_unknown_direction_are_refused(trained):
+    opts = options(trained)
+    gen = load_generator(opts.checkpoint)
+    with pytest.raises(ValueError, match="no split test in .*, only train, val"):
+        load_pairs(replace(opts, split="test"), gen)
+    gen.trained.pop("direction")
+    with pytest.raises(ValueError, match="give --direction"):
+        load_pairs(opts, gen)
+
+
+def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    perceptual = evaluate_module.Perceptual(4, torch.device("cpu"))
+    perceptual.update(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64))
+    assert perceptual.compute().keys() == perceptual.metrics.keys()
+    assert "no lpips: its network cannot be had here" in capsys.readouterr().out
+
+
+def test_the_table_names_metrics_and_columns():
+    text = table({"output": {"l1": {"mean": 0.5, "std": 0.25}, "class_iou": 0.125},
+                  "mean": {"l1": {"mean": 1.0, "std": 0.0}}})
+    assert "0.5000 ± 0.2500" in text and "0.1250" in text and "output" in text and "nan" in text
+
+
+def test_the_command_writes_metrics_and_a_sheet(trained):
+    done = subprocess.run([sys.executable, Path(evaluate_module.__file__), "--checkpoint", trained.out_dir / "gen.pth.tar",
+                           "--data-root", trained.data_root, "--baseline", "identity"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = trained.out_dir / "evaluation_val"
+    report = json.loads((folder / "metrics.json").read_text())
+    assert report["n"] == 2 and report["scores"].keys() == {"output", "identity"} and len(report["l1_of_each"]) == 2
+    assert "N = 2" in done.stdout and (folder / "sheet.png").exists()
+
+
+def test_training_scores_on_request_and_keeps_the_best_generator(small, end_of):
+    cfg = small(n_epochs=4, eval_every=2)
+    train(cfg)
+    rows = end_of(cfg)["history"]
+    assert ["val_ssim" in row for row in rows] == [False, True, False, True]
+    best = min((row for row in rows if "val_ssim" in row), key=lambda row: row["val_l1"])
+    assert torch.load(cfg.out_dir / "best.pth.tar", weights_only=True)["epoch"] == best["epoch"]
+    header, first, *_ = (cfg.out_dir / "log.csv").read_text().splitlines()
+    assert header.endswith("images_per_s,val_psnr,val_ssim,val_ms_ssim") and first.endswith(",,,")
