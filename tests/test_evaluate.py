@@ -152,8 +152,9 @@ def test_the_table_names_metrics_and_columns():
 
 
 def test_the_command_writes_metrics_and_a_sheet(trained):
-    done = subprocess.run([sys.executable, Path(evaluate_module.__file__), "--checkpoint", trained.out_dir / "gen.pth.tar",
-                           "--data-root", trained.data_root, "--baseline", "identity"], capture_output=True, text=True)
+    script, checkpoint = Path(evaluate_module.__file__), trained.out_dir / "gen.pth.tar"
+    flags = ["--checkpoint", checkpoint, "--data-root", trained.data_root, "--baseline", "identity"]
+    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     folder = trained.out_dir / "evaluation_val"
     report = json.loads((folder / "metrics.json").read_text())
