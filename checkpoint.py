@@ -69,8 +69,8 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
             if not value.isfinite().all():
                 raise ValueError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
-    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state, "history": history,
-                  "rng": rng}
+    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": on_cpu(state),
+                  "history": history, "rng": rng}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
     save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
 
@@ -78,8 +78,17 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
     settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side"]}
-    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "state_dict": weights}
+    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "state_dict": on_cpu(weights)}
     save_atomically(path, lambda file: torch.save(generator, file))
+
+
+def on_cpu(value):
+    """A copy of nested dicts and lists with every tensor on the CPU, so that a file loads on any machine."""
+    if isinstance(value, dict):
+        return {key: on_cpu(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [on_cpu(inner) for inner in value]
+    return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
 def load_tensors(path: Path, kind: str = "") -> dict:

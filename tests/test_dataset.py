@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import dataset
 from check import check
 from config import Config
-from dataset import EpochSampler, PairedImages, init_worker, load_data, resize
+from dataset import EpochSampler, PairedImages, init_worker, load_data, loaders, resize
 from images import DataError
 from pairs import check_headers, read_pair
 
@@ -189,8 +189,9 @@ def test_workers_change_nothing_and_follow_the_epoch(data, method):
 def test_a_broken_file_is_named_through_a_worker(data):
     (data / "train" / "3.png").write_bytes(b"broken")
     pairs = PairedImages([(path,) for path in sorted((data / "train").iterdir())], JITTER, train=True)
-    with pytest.raises(DataError) as error:
-        list(DataLoader(pairs, num_workers=1))
+    with loaders(pairs, pairs, replace(JITTER, num_workers=1), torch.device("cpu")) as (loader, _, _), \
+            pytest.raises(DataError) as error:
+        list(loader)
     assert str(error.value) == f"{data / 'train' / '3.png'} is no PNG, JPEG, WebP, BMP or TIFF image"
 
 
