@@ -77,7 +77,7 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side"]}
+    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "state_dict": on_cpu(weights)}
     save_atomically(path, lambda file: torch.save(generator, file))
 

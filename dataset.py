@@ -17,8 +17,7 @@ import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
-from images import name_of  # noqa: E402
-from pairs import Pair, check_headers, find_pairs, obtain, read_pair  # noqa: E402
+from pairs import Pair, check_headers, read_pair, usable_splits  # noqa: E402
 from utils import SIGNALS, run_main, say  # noqa: E402
 
 
@@ -127,14 +126,8 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, device: torch.d
 
 def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
     """The training and the validation pairs. Raises FileNotFoundError or ValueError when they cannot be used."""
-    obtain(cfg.data_root)
-    found = find_pairs(cfg.data_root, cfg.seed)
-    for note in found.notes:
-        say(note)
-    if found.orphans:
-        raise ValueError(f"{len(found.orphans)} images have no partner of the same name on the other side: "
-                         f"{', '.join(map(name_of, found.orphans[:5]))}{', …' if len(found.orphans) > 5 else ''}")
-    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits["test"]
+    splits = usable_splits(cfg.data_root, cfg.seed)
+    train_pairs, val_pairs = splits["train"], splits.get("val") or splits["test"]
     if cfg.batch_size > len(train_pairs):
         raise ValueError(f"batch_size {cfg.batch_size} is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs)

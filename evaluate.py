@@ -29,10 +29,10 @@ from config import Config
 from dataset import PairedImages, init_worker
 from devices import choose_device, choose_precision, seeded
 from generator import Generator
-from pairs import find_pairs, obtain
+from pairs import usable_splits
 from palettes import LabelScores, load_palette
 from predict import load_generator
-from utils import run_main, save_atomically, save_grid
+from utils import run_main, save_atomically, save_grid, say
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Evaluate:
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; evaluation_SPLIT beside the checkpoint if not given
-    seed: int = 0  # of the dropout and of the held-out tenth
+    seed: int = 0  # of the dropout
     num_workers: int = 2  # processes that load images
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # of the network; metrics are fp32
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
@@ -131,17 +131,19 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
     if direction is None:
         raise ValueError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
+    labels = gen.trained.get("label_side", "none")
+    if opts.palette and labels != direction[-1]:  # averaging label maps would invent colours between two classes
+        labels = direction[-1] if labels == "none" else "both"
     cfg = replace(Config(), crop_size=gen.crop_size, load_size=gen.crop_size, in_channels=gen.encoder[0].in_channels,
-                  out_channels=gen.output[1].out_channels, label_side=gen.trained.get("label_side", "none"),
-                  direction=direction, seed=opts.seed, n_layers=0, color_jitter=0.0)
-    obtain(opts.data_root)
-    found = find_pairs(opts.data_root, opts.seed)
-    if opts.split not in found.splits:
-        raise ValueError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(found.splits)}")
-    pairs = found.splits[opts.split]
+                  out_channels=gen.output[1].out_channels, label_side=labels, direction=direction,
+                  n_layers=0, color_jitter=0.0)
+    splits = usable_splits(opts.data_root, gen.trained.get("seed", 0))  # the tenth that training held out
+    if opts.split not in splits:
+        raise ValueError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
+    pairs = splits[opts.split]
     n = min(opts.limit or len(pairs), len(pairs))
     pairs = [pairs[i * len(pairs) // n] for i in range(n)]
-    return PairedImages(pairs, cfg, train=False), PairedImages(found.splits.get("train", pairs), cfg, train=False)
+    return PairedImages(pairs, cfg, train=False), PairedImages(splits.get("train", pairs), cfg, train=False)
 
 
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
@@ -184,32 +186,46 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def finite(value):
+    """The same, with None, JSON's null, for numbers that are not finite: the PSNR of equal images, say."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main() -> int:
     opts = tyro.cli(Evaluate, description=__doc__)
+    if opts.limit < 0:
+        raise ValueError(f"limit must be at least 0; it is {opts.limit}")
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
+    if opts.palette and load_palette(opts.palette) and gen.output[1].out_channels != 3:
+        raise ValueError("--palette needs a generator with 3 output channels")
     data, train = load_pairs(opts, gen)
-    start = time.perf_counter()
-    found = evaluate(gen, data, train, opts, dtype)
-    print(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.cfg.direction}: N = {len(data)} images of "
-          f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over "
-          f"images; {time.perf_counter() - start:.0f} s on {device}")
-    print(table(found["scores"]))
-
     folder = opts.out_dir or opts.checkpoint.parent / f"evaluation_{opts.split}"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {key: str(value) for key, value in vars(opts).items()}
-    report = {"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found}
-    save_atomically(folder / "metrics.json", lambda file: file.write(json.dumps(report, indent=2).encode()))
 
+    start = time.perf_counter()
+    found = evaluate(gen, data, train, opts, dtype)
+    settings = {key: str(value) for key, value in vars(opts).items()}
+    report = finite({"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found})
+    text = json.dumps(report, indent=2, allow_nan=False)
+    save_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
     order = sorted(range(len(data)), key=found["l1_of_each"].__getitem__)
     chosen = [order[0], order[len(order) // 2], order[-1]]
     picked = PairedImages([data.pairs[i] for i in chosen], data.cfg, train=False)
     rows = [list(row) for row in outputs(gen, DataLoader(picked), opts, dtype)]
     save_grid(folder / "sheet.png", rows, ["input", "output", "target"], "best, median and worst by L1: " + ", ".join(
         f"{found['l1_of_each'][i]:.3f}" for i in chosen))
-    print(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")
+
+    say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.cfg.direction}: N = {len(data)} images of "
+        f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over "
+        f"images; {time.perf_counter() - start:.0f} s on {device}")
+    say(table(found["scores"]))
+    if gen.crop_size <= 160:
+        say("no ms_ssim: it needs more than 160 pixels a side")
+    say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")
     return 0
 
 

@@ -10,14 +10,15 @@ from generator import Generator
 
 
 def export(gen: Generator, path: Path, norm: str = "image") -> None:
-    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W any multiples of crop_size.
+    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of crop_size.
 
+    N is at most 1024, H and W are at most 64 · crop_size.
     Raises ValueError on another ending, or when the packages that ONNX needs are not installed.
     """
-    if path.suffix not in (".onnx", ".pt2"):
+    if path.suffix.lower() not in (".onnx", ".pt2"):
         raise ValueError(f"--export writes .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if path.suffix == ".onnx" and missing:
+    if path.suffix.lower() == ".onnx" and missing:
         raise ValueError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     size, device = gen.crop_size, next(gen.parameters()).device
     x = torch.zeros(2, gen.encoder[0].in_channels, 2 * size, 3 * size, device=device)
@@ -28,9 +29,9 @@ def export(gen: Generator, path: Path, norm: str = "image") -> None:
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
         program = torch.export.export(gen, (x,), dynamic_shapes=shapes)
-        if path.suffix == ".pt2":
+        if path.suffix.lower() == ".pt2":
             torch.export.save(program, path)
         else:
             torch.onnx.export(program, (), path, input_names=["x"], output_names=["y_fake"], external_data=False,
                               verbose=False)
-    print(f"wrote {path}: widths and heights must be multiples of {size}")
+    print(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")

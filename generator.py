@@ -99,6 +99,8 @@ class Generator(nn.Module):
         The defaults are the paper's: BatchNorm with the statistics of the image (norm="running": the running ones),
         and dropout, whose mask is the same for all images of a batch.
         """
+        if norm not in ("image", "running"):
+            raise ValueError(f"norm must be image or running; it is {norm!r}")
         was_training = self.training
         layers = [module for module in self.modules() if isinstance(module, BatchNorm | Dropout)]
         self.eval()

@@ -53,6 +53,8 @@ def read_image(source: Path | np.ndarray) -> Image.Image:
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
     with _opened(source) as image:
         image.load()
+        if image.mode == "I" and image.format == "PNG":  # 16 bits, in Pillow before 11
+            return ImageOps.exif_transpose(image).convert("I;16")
         return ImageOps.exif_transpose(image)
 
 
@@ -71,15 +73,12 @@ def to_array(image: Image.Image, channels: int, name: str = "the image") -> np.n
     """(H, W, channels): uint8, or float32 in [0, 1] from a 16-bit image, whose whole range 0 to 65535 counts.
 
     Transparency is laid over white, so that hidden colours do not come out; RGB becomes gray by luminance.
-    Raises DataError on floating-point and 32-bit images, whose range is unknown.
+    Raises DataError on floating-point and 32-bit images.
     """
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{name} has values from {values.min()} to {values.max()}: convert it to 8 or 16 bits")
-        return np.repeat((values / np.float32(65535)).astype(np.float32)[..., None], channels, axis=2)
-    if image.mode == "F":
-        raise DataError(f"{name} holds floating-point values of unknown range: convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image) / np.float32(65535)
+        return np.repeat(values.astype(np.float32)[..., None], channels, axis=2)
+    check_range(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -87,42 +86,61 @@ def to_array(image: Image.Image, channels: int, name: str = "the image") -> np.n
     return array.reshape(*array.shape[:2], channels)
 
 
-def read_array(path: Path) -> np.ndarray:
-    """The image as it is stored, upright: uint8 or uint16, (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA.
+def check_range(image: Image.Image, name: str) -> None:
+    """Raises DataError on 32-bit and floating-point images, of which nobody knows what is white."""
+    if image.mode in ("I", "F"):
+        raise DataError(f"{name} holds 32-bit values of unknown range: convert it to 8 or 16 bits")
 
-    Raises DataError when it cannot be read or holds values of unknown range.
-    """
-    with _opened(path) as image:
-        deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
-    if deep_colour:  # of which Pillow keeps 8 bits
-        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is not None and array.ndim == 3:
-            return cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    image = read_image(path)
-    if image.mode.startswith("I") or image.mode == "F":
-        return (to_array(image, 1, name_of(path))[..., 0] * 65535).round().astype(np.uint16)
+
+def as_array(image: Image.Image, name: str = "the image") -> np.ndarray:
+    """The pixels of an image: uint8, or uint16 of mode I;16; (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA."""
+    check_range(image, name)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
+          6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}  # by EXIF orientation
+
+
+def read_array(path: Path) -> np.ndarray:
+    """`as_array` of a file, upright, with all 16 bits of colour, of which Pillow keeps 8. Raises DataError."""
+    with _opened(path) as image:
+        deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+        orientation = image.getexif().get(0x0112, 1) if deep_colour else 1
+    if not deep_colour:
+        return as_array(read_image(path), name_of(path))
+    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.ndim != 3:
+        raise DataError(f"{name_of(path)} cannot be read: damaged, or a kind of 16-bit image that is not known")
+    array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return TURNED.get(orientation, np.asarray)(array)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4), in the format that the ending names.
 
     PNG and TIFF keep 16 bits; the others get the upper 8. JPEG and BMP get transparency laid over white.
-    Raises DataError on another ending, OSError when it cannot be written.
+    Raises DataError on another ending, or when it cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{name_of(path)} ends in none of {', '.join(sorted(SUFFIXES))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff"):
-        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-        _, encoded = cv2.imencode(suffix, array if array.ndim == 2 else cv2.cvtColor(array, codes[array.shape[2]]))
-        save_atomically(path, lambda file: file.write(encoded.tobytes()))
-        return
-    image = Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
-    if image.mode == "RGBA" and suffix in (".jpg", ".jpeg", ".bmp"):
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    kind = Image.registered_extensions()[suffix]
-    save_atomically(path, lambda file: image.save(file, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {})))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff"):
+            codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+            _, encoded = cv2.imencode(suffix, array if array.ndim == 2 else cv2.cvtColor(array, codes[array.shape[2]]))
+            save_atomically(path, lambda file: file.write(encoded.tobytes()))
+            return
+        image = Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
+        if image.mode == "RGBA" and suffix in (".jpg", ".jpeg", ".bmp"):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        kind = Image.registered_extensions()[suffix]
+        quality = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+        save_atomically(path, lambda file: image.save(file, kind, **quality))
+    except (OSError, ValueError, cv2.error) as error:
+        raise DataError(f"{name_of(path)} cannot be written: {error}") from error

@@ -68,6 +68,21 @@ def find_pairs(root: Path, seed: int = 0) -> Found:
     return found
 
 
+def usable_splits(root: Path, seed: int) -> dict[str, list[Pair]]:
+    """The pairs by split, drawn or downloaded first where `obtain` can; prints what is held out.
+
+    Raises what `find_pairs` raises, and ValueError when an image has no partner.
+    """
+    obtain(root)
+    found = find_pairs(root, seed)
+    for note in found.notes:
+        say(note)
+    if found.orphans:
+        named = ", ".join(map(name_of, found.orphans[:5])) + (", …" if len(found.orphans) > 5 else "")
+        raise ValueError(f"images without a partner of the same name on the other side: {len(found.orphans)}: {named}")
+    return found.splits
+
+
 def _inside(folder: Path | None, name: str) -> Path | None:
     """The file or folder called `name`, in upper or lower case, inside `folder`."""
     if folder is None or not folder.is_dir():

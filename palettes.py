@@ -43,6 +43,8 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         raise ValueError(f"palette {name} is not cityscapes, facades or a JSON file of colours: {error}") from error
     if not good or sum(not key.startswith("void") for key in palette) < 2:
         raise ValueError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
+    if len(set(palette.values())) < len(palette):
+        raise ValueError(f"palette {name} gives one colour to two classes")
     return palette
 
 

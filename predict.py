@@ -27,10 +27,12 @@ from checkpoint import GENERATOR, load_tensors
 from devices import choose_device, choose_precision, seeded
 from export import export
 from generator import Generator
-from images import DataError, name_of, read_array, write_array
+from images import SUFFIXES, DataError, as_array, name_of, read_array, write_array
 from pairs import list_images
 from published import from_published, is_published
-from utils import run_main
+from utils import run_main, say
+
+PIXELS = 2048 * 2048  # that go through the network at once
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class Predict:
     side_by_side: Literal["no", "left", "right"] = "no"  # the half to translate of side-by-side files
     compare: bool = False  # write input, output and, of side-by-side files, target next to each other
     resize: bool = False  # scale to the size of training and back, instead of padding to a size the network takes
-    tile: int = 0  # pixels; translate in overlapping tiles of this side; 0 does so above 2048 x 2048 pixels only
+    tile: int = 0  # pixels; overlapping tiles of this side; 0 tiles above 2048 x 2048 pixels only
+    ending: str = ""  # of the files in the output folder, such as .png; the input's own if not given
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
-    dropout: Literal["on", "off"] = "on"  # on is the paper's noise, the same for every image
+    dropout: Literal["on", "off"] = "on"  # on is the paper's noise, the same for all images of one size
     seed: int = 0  # of the dropout
     batch_size: int = 1  # images of equal size that go through the network together
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well
@@ -60,35 +63,41 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
     """
     path = Path(path)
     saved = load_tensors(path)
-    weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
     try:
         if is_published(saved):
             gen = from_published(saved)
-        elif not isinstance(weights, dict) or "config" not in saved:
-            raise ValueError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, …, not those of a generator")
         else:
+            weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
+            if not isinstance(weights, dict) or "config" not in saved:
+                raise ValueError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
             gen = Generator(*(saved["config"][name] for name in GENERATOR))
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
+        gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} holds no generator that this program knows: {error}") from error
-    gen.trained = {"crop_size": gen.crop_size, **(saved.get("config") or {})}  # how, as far as the file tells
+    if {gen.encoder[0].in_channels, gen.output[1].out_channels} - {1, 3}:
+        raise ValueError(f"{path} translates {gen.encoder[0].in_channels} channels to {gen.output[1].out_channels}; "
+                         "images have 1 or 3")
+    if not all(value.isfinite().all() for value in gen.state_dict().values()):
+        raise ValueError(f"{path} holds weights that are not finite")
     return gen.to(device).eval()
 
 
 def translate(gen: Generator, image: Image.Image | np.ndarray, **options) -> Image.Image | np.ndarray:
     """The translation of a PIL image or a uint8 or uint16 array, (H, W) or (H, W, C): the same kind, the same size.
 
-    Gray and RGB become what the network takes; transparency is laid over white for it and carried through.
-    The options are those of `translate_tensors`.
+    Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one, (H, W, 3)
+    for three. Transparency is laid over white for the network and carried through as a fourth. Pillow has no 16-bit
+    colour: of an I;16 image, a colour network gives 8 bits. EXIF orientation is left alone; files are turned upright.
+    The options are those of `translate_tensors`. Raises ValueError on other images.
     """
     if isinstance(image, Image.Image):
-        deep = image.mode.startswith("I;16")
-        mode = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
-        y_fake = translate(gen, np.asarray(image if deep else image.convert(mode)), **options)
-        return Image.fromarray(y_fake if not deep or y_fake.ndim == 2 else (y_fake >> 8).astype(np.uint8))
+        y_fake = translate(gen, as_array(image), **options)
+        deep_colour = y_fake.ndim == 3 and y_fake.dtype == np.uint16
+        return Image.fromarray((y_fake >> 8).astype(np.uint8) if deep_colour else y_fake)
     x, alpha = to_network(image, gen.encoder[0].in_channels)
     y_fake = translate_tensors(gen, x[None], **options)[0]
-    return from_network(y_fake, image.dtype, alpha)
+    return from_network(y_fake, image.dtype.newbyteorder("="), alpha)
 
 
 def to_network(array: np.ndarray, channels: int) -> tuple[Tensor, np.ndarray | None]:
@@ -96,9 +105,10 @@ def to_network(array: np.ndarray, channels: int) -> tuple[Tensor, np.ndarray | N
 
     Raises ValueError on anything but uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
     """
-    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in (
-            (), (1,), (2,), (3,), (4,)):
-        raise ValueError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {array.dtype} {array.shape}")
+    usable = isinstance(array, np.ndarray) and array.dtype.newbyteorder("=") in (np.uint8, np.uint16) and array.size
+    if not usable or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
+        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
     values = np.atleast_3d(array).astype(np.float32) / np.iinfo(array.dtype).max
     alpha = None
     if values.shape[2] in (2, 4):
@@ -126,18 +136,23 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
     """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W), computed in `dtype`.
 
     The image is padded by reflection to the next multiple of crop_size, or with `resize` scaled to crop_size, and the
-    result cropped or scaled back. Tiles of `tile` pixels, or where the image has more than 2048 × 2048 of them, overlap
-    by a quarter and fade into one another. No image's result depends on the others. Raises ValueError on a wrong tile.
+    result cropped or scaled back. Tiles of `tile` pixels, or where the padded image has more than PIXELS, overlap by a
+    quarter and fade into one another; with norm "image", each tile is normalised by its own statistics.
+    No image's result depends on the others. Raises ValueError on a wrong tile or norm.
     """
     size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
-    if tile % size:
-        raise ValueError(f"tile must be a multiple of the network's crop_size, {size}; it is {tile}")
-    if not tile and not resize and height * width > 2048 * 2048:
+    if tile < 0 or tile % size or tile and resize:
+        raise ValueError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
+    if not tile and (height + -height % size) * (width + -width % size) > PIXELS:
         tile = size * max(1, 1024 // size)
 
     def network(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), seeded(seed, device):
-            return gen(x.to(device)).float().cpu()
+        """As many images at a time as PIXELS allows."""
+        parts = []
+        for part in x.split(max(1, PIXELS // (x.shape[-2] * x.shape[-1]))):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), seeded(seed, device):
+                parts.append(gen(part.to(device)).float().cpu())
+        return torch.cat(parts)
 
     with gen.test_time(norm, dropout):
         if resize:
@@ -208,7 +223,8 @@ def read_item(source: Path, output: Path, channels: int, side_by_side: str) -> I
         half, odd = divmod(array.shape[1], 2)
         if odd:
             raise DataError(f"{name_of(source)} is {array.shape[1]} pixels wide: an odd width has no middle")
-        array, target = (array[:, :half], array[:, half:])[:: 1 if side_by_side == "left" else -1]
+        left, right = array[:, :half], array[:, half:]
+        array, target = (left, right) if side_by_side == "left" else (right, left)
     return Item(output, array, target, *to_network(array, channels))
 
 
@@ -216,8 +232,7 @@ def write_item(item: Item, y_fake: Tensor, compare: bool) -> None:
     result = from_network(y_fake, item.array.dtype, item.alpha)
     if compare:
         parts = [part for part in (item.array, result, item.target) if part is not None]
-        parts = [np.repeat(np.atleast_3d(part), 3, axis=2) if part.ndim == 2 else part[..., :3] for part in parts]
-        result = np.concatenate(parts, axis=1)
+        result = np.concatenate([from_network(to_network(part, 3)[0], part.dtype) for part in parts], axis=1)
     write_array(item.output, result)
 
 
@@ -273,24 +288,48 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
                 timed("writing", writing.pop(0).result)
         for future in writing:
             timed("writing", future.result)
-    seconds = time.perf_counter() - start
+    seconds, n = time.perf_counter() - start, len(jobs) - len(failures)
     shares = ", ".join(f"{what} {spent / seconds:.0%}" for what, spent in waited.items())
-    print(f"{len(jobs) - len(failures)} images in {seconds:.1f} s, {len(jobs) / seconds:.1f} images/s ({shares})")
+    say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s ({shares})")
     return failures
 
 
-def find_jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
-    """(input, output) of every image; a folder keeps its relative names. Raises FileNotFoundError or ValueError."""
+def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, Path]]:
+    """(input, output) of every image; a folder keeps its relative names, but for the `ending` if given.
+
+    Raises FileNotFoundError, or ValueError where an input, or another output, would be overwritten.
+    """
+    if ending and ending.lower() not in SUFFIXES:
+        raise ValueError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
     if not source.exists():
         raise FileNotFoundError(f"--input {name_of(source)} is not there")
     if source.is_file():
-        return [(source, output / source.name if output.is_dir() or not output.suffix else output)]
-    if output.exists() and (output.is_file() or output.samefile(source)):
-        raise ValueError(f"--output {name_of(output)} must be another folder than --input")
+        if output.is_dir() or not output.suffix:
+            output = output / source.name
+        output = output.with_suffix(ending) if ending else output
+        if output.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}; it is {name_of(output)}")
+        if output.exists() and output.samefile(source):
+            raise ValueError(f"--output {name_of(output)} is the input itself")
+        return [(source, output)]
+    if output.is_file() or output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"--output {name_of(output)} must be another folder than --input, and outside it")
     files = list_images(source)
     if not files:
         raise FileNotFoundError(f"0 images in {name_of(source)}")
-    return [(path, output / path.relative_to(source)) for path in files]
+    jobs = [(path, output / path.relative_to(source)) for path in files]
+    if ending:
+        jobs = [(path, target.with_suffix(ending)) for path, target in jobs]
+        if len({target for _, target in jobs}) < len(jobs):
+            raise ValueError(f"with --ending {ending}, two files of {name_of(source)} would get the same name")
+    return jobs
+
+
+def looks_like_labels(array: np.ndarray) -> bool:
+    """Whether 16 of 8 × 8 × 8 shades make up nine tenths of an 8-bit image: flat colours, which JPEG would blur."""
+    shades = np.atleast_3d(array)[..., :3].astype(int) // 32
+    counts = np.bincount((shades @ np.array([1, 8, 64])[: shades.shape[2]]).ravel())
+    return array.dtype == np.uint8 and np.sort(counts)[-16:].sum() > 0.9 * counts.sum()
 
 
 def main() -> int:
@@ -309,7 +348,16 @@ def main() -> int:
         raise ValueError("--input and --output are needed, or --export")
     if opts.compile:
         gen.compile()
-    failures = predict(gen, find_jobs(opts.input, opts.output), opts, dtype)
+    if opts.tile and opts.resize:
+        raise ValueError("--tile and --resize exclude each other")
+    jobs = find_jobs(opts.input, opts.output, opts.ending)
+    try:
+        failures = predict(gen, jobs, opts, dtype)
+    except torch.OutOfMemoryError as error:
+        raise ValueError("the device has too little memory: take a smaller --batch-size or --tile") from error
+    lossy = next((target for _, target in jobs if target.suffix.lower() in (".jpg", ".jpeg", ".webp")), None)
+    if lossy and lossy.exists() and not opts.compare and looks_like_labels(read_array(lossy)):
+        say(f"{name_of(lossy)} looks like a label map, whose colours {lossy.suffix} blurs: --ending .png keeps them")
     for failure in failures:
         print(f"not translated: {failure}", file=sys.stderr)
     return 1 if failures else 0

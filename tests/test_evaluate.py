@@ -11,6 +11,7 @@ import torch
 from conftest import write_pair
 
 import evaluate as evaluate_module
+from dataset import load_data
 from evaluate import Evaluate, baseline, image_scores, load_pairs, summary, table
 from palettes import CITYSCAPES, FACADES, LabelScores, load_palette
 from predict import load_generator
@@ -121,6 +122,32 @@ def test_baselines_are_the_input_and_the_mean_training_target(trained, data):
     x = torch.rand(3, 64, 64)
     assert torch.equal(baseline("identity", train_pairs)(x), x)
     assert baseline("mean", train_pairs)(x).mean() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_held_out_tenth_is_the_one_that_training_held_out(small, tmp_path):
+    for i in range(20):
+        write_pair(tmp_path / "flat" / f"{i}.png", seed=i)
+    cfg = small(data_root=tmp_path / "flat", seed=5, n_epochs=1)
+    train(cfg)
+    opts = options(cfg)
+    held_out = {pair[0].name for pair in load_data(cfg)[1].pairs}
+    assert {pair[0].name for pair in load_pairs(opts, load_generator(opts.checkpoint))[0].pairs} == held_out
+    assert held_out != {pair[0].name for pair in load_data(replace(cfg, seed=0))[1].pairs}
+
+
+def test_label_maps_are_not_blended_before_they_are_scored(trained, data):
+    labels = np.zeros((100, 100, 3), np.uint8)
+    labels[:, 33:] = (0, 48, 255)
+    for i in range(2):
+        write_pair(data / "val" / f"{i}.png", left=labels, right=labels)
+    opts = options(trained, palette="facades")
+    scored, _ = load_pairs(opts, load_generator(opts.checkpoint))
+    assert len(scored[0][1].flatten(1).unique(dim=1).T) == 2 < len(scored[0][0].flatten(1).unique(dim=1).T)
+
+
+def test_metrics_json_is_json_even_where_a_score_is_infinite():
+    values = {"a": {"b": math.inf, "c": math.nan}, "d": 1.5}
+    assert evaluate_module.finite(values) == {"a": {"b": None, "c": None}, "d": 1.5}
 
 
 def test_a_missing_split_and_an_unknown_direction_are_refused(trained):

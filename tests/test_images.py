@@ -64,10 +64,10 @@ def test_16_bit_colour_is_not_black(tmp_path, suffix):
 
 def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match="floating-point"):
+    with pytest.raises(DataError, match="32-bit values of unknown range"):
         opened(tmp_path / "a.tif")
-    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(DataError, match="70000"):
+    Image.fromarray(np.full((4, 4), 200, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(DataError, match="32-bit values of unknown range"):
         opened(tmp_path / "b.tif")
 
 

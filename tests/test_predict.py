@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import images
 import predict as predict_module
 from checkpoint import GENERATOR
 from generator import Generator
@@ -92,8 +93,13 @@ def test_kinds_and_depths_come_back_as_they_went_in(gen):
         for dtype in (np.uint8, np.uint16):
             result = translate(gen, np.zeros(shape, dtype))
             assert result.dtype == dtype and result.shape == (50, 70, 4 if shape[2:] == (4,) else 3)
-    with pytest.raises(ValueError, match="float64"):
-        translate(gen, np.zeros((4, 4)))
+    for bad in (np.zeros((4, 4)), np.zeros((0, 4), np.uint8), np.zeros((4, 4, 5), np.uint8), np.zeros(4, bool), [1, 2]):
+        with pytest.raises(ValueError, match="must be uint8 or uint16"):
+            translate(gen, bad)
+    big_endian = image(70, 50, 1, np.uint16)[..., 0]
+    assert (translate(gen, big_endian.astype(">u2")) == translate(gen, big_endian)).all()
+    with pytest.raises(ValueError, match="unknown range"):
+        translate(gen, Image.fromarray(np.zeros((4, 4), np.int32)))
 
 
 def test_16_bit_results_have_more_than_8_bits_of_values(gen):
@@ -174,7 +180,18 @@ def test_a_large_image_is_tiled_by_itself(gen, monkeypatch):
     assert max(shape[-1] * shape[-2] for shape in seen) <= 1024 * 1024
 
 
+def test_the_budget_counts_padding_and_batches(gen, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x.shape) or x)
+    assert translate(gen, np.zeros((2, 100_000, 3), np.uint8)).shape == (2, 100_000, 3)
+    assert translate_tensors(gen, torch.zeros(3, 3, 1500, 1500)).shape == (3, 3, 1500, 1500)
+    assert max(n * h * w for n, _, h, w in seen) <= 2048 * 2048
+
+
 def test_a_tile_the_network_cannot_take_is_refused(gen):
+    for options in (dict(tile=-64), dict(tile=64, resize=True), dict(norm="batch")):
+        with pytest.raises(ValueError, match="tile must be|norm must be"):
+            translate(gen, image(100, 100), **options)
     with pytest.raises(ValueError, match="multiple of the network's crop_size, 64"):
         translate(gen, image(100, 100), tile=100)
 
@@ -268,10 +285,38 @@ def test_orientation_of_phones_is_applied(run, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (50, 70)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
+    picture = image(7, 5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture).save(tmp_path / "8.png", exif=exif)
+    upright = read_array(tmp_path / "8.png")
+    assert (images.TURNED.get(orientation, np.asarray)(picture) == upright).all()
+
+
+def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):
+    for name, width in (("a", 64), ("b", 17_000), ("c", 64)):
+        save(tmp_path / "in" / f"{name}.png", image(width, 2))
+    opts = Predict(Path("unused"), tmp_path / "in", tmp_path / "out")
+    failures = predict(gen, find_jobs(opts.input, opts.output, ".webp"), opts, torch.float32)
+    assert len(failures) == 1 and "b.webp cannot be written" in failures[0]  # wider than WebP can be
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.webp", "c.webp"]
+
+
 def test_inputs_are_never_overwritten(tmp_path):
     save(tmp_path / "in" / "a.png", image(8, 8))
-    with pytest.raises(ValueError, match="another folder"):
-        find_jobs(tmp_path / "in", tmp_path / "in")
+    for inside in (".", "out"):
+        with pytest.raises(ValueError, match="another folder"):
+            find_jobs(tmp_path / "in", tmp_path / "in" / inside)
+    for same in (tmp_path / "in" / "a.png", tmp_path / "in"):
+        with pytest.raises(ValueError, match="is the input itself"):
+            find_jobs(tmp_path / "in" / "a.png", same)
+    with pytest.raises(ValueError, match="must end in"):
+        find_jobs(tmp_path / "in" / "a.png", tmp_path / "out.gif")
+    save(tmp_path / "in" / "a.jpg", image(8, 8))
+    with pytest.raises(ValueError, match="the same name"):
+        find_jobs(tmp_path / "in", tmp_path / "out", ".png")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_jobs(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -299,6 +344,33 @@ def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path, name, content):
         (tmp_path / name).write_bytes(content)
     with pytest.raises((FileNotFoundError, ValueError), match=name):
         load_generator(tmp_path / name)
+
+
+def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
+    def write(channels=3, **changes):
+        net = Generator(channels, 3, 4, 64)
+        config = dict(zip(GENERATOR, (channels, 3, 4, 64, 0.5), strict=True))
+        torch.save({"format": "pix2pix generator", "config": config, "state_dict": net.state_dict(), **changes},
+                   tmp_path / "odd.pth.tar")
+
+    write(channels=4)
+    with pytest.raises(ValueError, match="4 channels to 3"):
+        load_generator(tmp_path / "odd.pth.tar")
+    broken = Generator(3, 3, 4, 64).state_dict()
+    broken["encoder.0.weight"][0] = torch.nan
+    write(state_dict=broken)
+    with pytest.raises(ValueError, match="not finite"):
+        load_generator(tmp_path / "odd.pth.tar")
+    for saved in ({"format": "pix2pix checkpoint"}, {"format": "pix2pix checkpoint", "state": [1]}, {}):
+        torch.save(saved, tmp_path / "odd.pth.tar")
+        with pytest.raises(ValueError, match="odd.pth.tar holds no generator"):
+            load_generator(tmp_path / "odd.pth.tar")
+
+
+def test_label_maps_are_told_from_photos():
+    import demo
+    labels, photo = demo.facade(np.random.default_rng(0))
+    assert predict_module.looks_like_labels(labels) and not predict_module.looks_like_labels(photo)
 
 
 def test_a_training_checkpoint_loads_too(small):

@@ -342,7 +342,7 @@ def test_the_generator_learns_a_simple_translation(tmp_path, small):
         coarse = np.random.default_rng(i).integers(0, 255, (4, 4, 3), np.uint8)
         left = np.asarray(Image.fromarray(coarse).resize((64, 64)))
         write_pair(tmp_path / "invert" / "train" / f"{i}.png", left=left, right=255 - left)
-    cfg = small(data_root=tmp_path / "invert", n_epochs=10, ngf=8, load_size=64)
+    cfg = small(data_root=tmp_path / "invert", n_epochs=12, ngf=16, load_size=64)
     train(cfg)
     losses = [float(line.split(",")[5]) for line in (cfg.out_dir / "log.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.5 * losses[0]
