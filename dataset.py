@@ -18,7 +18,8 @@ import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
 from pairs import Pair, check_headers, read_pair, usable_splits  # noqa: E402
-from utils import SIGNALS, run_main, say  # noqa: E402
+from signals import SIGNALS  # noqa: E402
+from utils import run_main, say  # noqa: E402
 
 
 def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:

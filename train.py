@@ -25,7 +25,8 @@ from discriminator import Discriminator
 from generator import Generator
 from images import DataError
 from logger import Logger, Meter
-from utils import Stop, run_main, say
+from signals import Stop
+from utils import run_main, say
 
 
 @dataclass
@@ -93,13 +94,6 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
     return torch.stack([d_real, d_fake, g_gan, g_l1]).detach()
 
 
-def image_scores() -> Callable:
-    """evaluate.py's scores, imported only when they are asked for."""
-    from evaluate import image_scores
-
-    return image_scores
-
-
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
     """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
@@ -165,7 +159,7 @@ def train(cfg: Config) -> int:
                 group.update(lr=lr, betas=(cfg.beta1, 0.999))
             sampler.epoch, sampler.start = epoch, progress["images"]
             meter = Meter(epoch, cfg.total_epochs, len(train_data), progress)
-            failure, validation = None, None
+            failure, validation, score = None, None, None
             try:
                 for x, y in meter.watch(train_loader):
                     x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
@@ -173,7 +167,8 @@ def train(cfg: Config) -> int:
                     if stop.signal:
                         break
                 progress = meter.finish()
-                score = image_scores() if cfg.eval_every and epoch % cfg.eval_every == 0 else None
+                if cfg.eval_every and epoch % cfg.eval_every == 0:
+                    from evaluate import image_scores as score
                 validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed, cfg.n_examples, score)
             except DataError as error:
                 failure, progress = error, meter.finish()

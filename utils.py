@@ -1,12 +1,10 @@
-"""Plumbing that knows nothing of pix2pix: initialisation, files, signals, grids."""
+"""Plumbing that knows nothing of pix2pix: initialisation, files, messages, grids."""
 
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,37 +57,7 @@ def complete_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-# Signals and errors
-
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-
-
-class Stop:
-    """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
-
-    def __init__(self):
-        self.signal = 0
-
-    def _receive(self, number, frame):
-        if self.signal:
-            os._exit(128 + number)
-        self.signal = number
-        text = f"\n{signal.Signals(number).name}: finishing the step and saving; once more leaves at once\n"
-        with contextlib.suppress(OSError):
-            os.write(2, text.encode())  # print could be interrupted inside itself
-
-    def __enter__(self) -> "Stop":
-        self.before = {}
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
-                    self.before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exc) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+# Messages and errors
 
 
 def say(text: str) -> None:

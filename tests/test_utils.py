@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -35,20 +34,6 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
-def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with utils.Stop():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with utils.Stop() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.signal == signal.SIGHUP
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def test_a_reader_who_leaves_does_not_end_the_run():
     code = "import time, utils\nfor i in range(5):\n    utils.say('x' * 100_000)\nopen('reached', 'w').close()"
     with tempfile.TemporaryDirectory() as folder:
@@ -56,18 +41,6 @@ def test_a_reader_who_leaves_does_not_end_the_run():
                                    env={**os.environ, "PYTHONPATH": os.path.dirname(utils.__file__)})  # noqa: PTH120
         process.stdout.close()
         assert process.wait(60) == 0 and "reached" in os.listdir(folder)  # noqa: PTH208
-
-
-def test_the_first_signal_asks_and_the_second_leaves_at_once():
-    code = ("import os, signal, utils\n"
-            "with utils.Stop() as stop:\n"
-            "    os.kill(os.getpid(), signal.SIGINT)\n"
-            "    print(stop.signal, flush=True)\n"
-            "    os.kill(os.getpid(), signal.SIGINT)\n"
-            "    print('still here')\n")
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                         cwd=os.path.dirname(utils.__file__))  # noqa: PTH120
-    assert run.returncode == 128 + signal.SIGINT and run.stdout == "2\n"
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError("bad"), 2), (FileNotFoundError("gone"), 2),

@@ -1,0 +1,35 @@
+"""Signals that ask a run to stop: Ctrl-C, a scheduler's SIGTERM or SIGUSR1, a closed terminal."""
+
+import contextlib
+import os
+import signal
+import threading
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+
+
+class Stop:
+    """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def _receive(self, number, frame):
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        text = f"\n{signal.Signals(number).name}: finishing the step and saving; once more leaves at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # print could be interrupted inside itself
+
+    def __enter__(self) -> "Stop":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
+                    self.before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

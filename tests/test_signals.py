@@ -1,0 +1,34 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import signals
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
+def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.Stop():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with signals.Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_first_signal_asks_and_the_second_leaves_at_once():
+    code = ("import os, signal, signals\n"
+            "with signals.Stop() as stop:\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    print(stop.signal, flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    print('still here')\n")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                         cwd=os.path.dirname(signals.__file__))  # noqa: PTH120
+    assert run.returncode == 128 + signal.SIGINT and run.stdout == "2\n"
