@@ -347,6 +347,9 @@ def main() -> int:
     if not opts.input or not opts.output:
         raise ValueError("--input and --output are needed, or --export")
     if opts.compile:
+        import torch._inductor.config
+
+        torch._inductor.config.fallback_random = True  # the same dropout as without compiling
         gen.compile()
     if opts.tile and opts.resize:
         raise ValueError("--tile and --resize exclude each other")
