@@ -26,10 +26,11 @@ class Stop:
         self.before = {}
         if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
             for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: so do we
+                hang_up = number == getattr(signal, "SIGHUP", None)
+                if not hang_up or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it: so do we
                     self.before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exc) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)

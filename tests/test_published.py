@@ -65,7 +65,7 @@ def test_the_keys_are_the_published_ones(published, depth):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize(("depth", "channels"), [(7, {}), (8, dict(in_channels=1, out_channels=2))])
+@pytest.mark.parametrize(("depth", "channels"), [(7, {}), (8, dict(in_channels=1, out_channels=3))])
 def test_outputs_equal_the_published_network_in_both_norm_modes(published, tmp_path, depth, channels, prefix):
     net = published(depth, **channels)
     torch.save({prefix + key: value for key, value in net.state_dict().items()}, tmp_path / "latest_net_G.pth")
