@@ -170,14 +170,17 @@ class Meter:
         elapsed = self.synchronised - self.start
         to_come = (self.total_epochs - self.epoch + 1) * self.n_images - self.done
         minutes = elapsed / self.here * to_come / 60
-        text = (f"epoch {self.epoch}/{self.total_epochs} {int(minutes // 60)}:{int(minutes % 60):02d}:"
-                f"{int(minutes * 60 % 60):02d} left {self.here / elapsed:.1f} img/s data {self.waited / elapsed:.0%} "
-                + " ".join(f"{name} {value:.2f}" for name, value in self.means().items()))
+        pace = (f"{int(minutes // 60)}:{int(minutes % 60):02d}:{int(minutes * 60 % 60):02d} left "
+                f"{self.here / elapsed:.1f} img/s data {self.waited / elapsed:.0%}")
+        means = self.means()
         self.bar.n = self.done
-        self.bar.set_description_str(text)
+        self.bar.set_description_str(  # d_real|d_fake: all of it fits into 80 columns
+            f"{self.epoch}/{self.total_epochs} {pace} d {means['d_real']:.2f}|{means['d_fake']:.2f} "
+            f"g_gan {means['g_gan']:.2f} g_l1 {means['g_l1']:.2f}")
         if self.bar.disable and self.synchronised - self.printed > 30:
             self.printed = self.synchronised
-            say(f"{self.done / self.n_images:4.0%} {text}")
+            losses = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+            say(f"{self.done / self.n_images:4.0%} epoch {self.epoch}/{self.total_epochs} {pace} {losses}")
 
     def means(self) -> dict[str, float]:
         return {name: total / max(1, self.done) for name, total in zip(LOSSES, self.sums, strict=True)}
