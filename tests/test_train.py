@@ -120,6 +120,20 @@ def test_the_forward_passes_run_in_the_precision_and_the_losses_in_fp32(small):
     assert seen == [torch.bfloat16] * 4 and losses.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_run_trains_in_the_precision_of_its_settings(small, monkeypatch, precision, dtype):
+    seen, step = set(), train_module.train_step
+
+    def spy(state, x, y, lambda_l1, autocast):
+        with autocast():
+            seen.add(state.gen(x).dtype)
+        return step(state, x, y, lambda_l1, autocast)
+
+    monkeypatch.setattr(train_module, "train_step", spy)
+    train(small(n_epochs=1, precision=precision))
+    assert seen == {dtype}
+
+
 def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(small):
     """Dropout on and BatchNorm with the image's statistics (mistake 12: eval() swaps them)."""
     state, seen = make_state(small(), torch.device("cpu"), torch.float32), []
