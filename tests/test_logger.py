@@ -103,3 +103,29 @@ def test_the_time_left_counts_the_epochs_to_come(capsys, monkeypatch):
     now[0] = 100.0  # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
     meter.update(torch.ones(4), 5)
     assert "0:03:20 left" in capsys.readouterr().out
+
+
+def test_the_waiting_share_is_the_time_spent_on_the_loader(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("logger.time.perf_counter", lambda: now[0])
+
+    def slow_loader():
+        now[0] += 75
+        yield 1
+
+    meter = Meter(1, 1, 10, START)
+    for _ in meter.watch(slow_loader()):
+        now[0] += 25
+        meter.update(torch.ones(4), 1)
+    assert "data 75%" in capsys.readouterr().out
+
+
+def test_the_curves_have_log_2_as_their_reference(small, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+    small().out_dir.mkdir()
+    Logger(small(), []).add(row(), EXAMPLES)
+    heights = [line.get_ydata()[0] for line in drawn[0].axes[0].lines]
+    assert heights == pytest.approx([0.6, 0.6, 0.9, math.log(2)])
