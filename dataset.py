@@ -17,7 +17,7 @@ import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
-from pairs import Pair, check_headers, read_pair, usable_splits  # noqa: E402
+from pairs import Pair, check_headers, evenly, read_pair, usable_splits  # noqa: E402
 from signals import SIGNALS  # noqa: E402
 from utils import run_main, say  # noqa: E402
 
@@ -133,11 +133,10 @@ def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
         raise ValueError(f"batch_size {cfg.batch_size} is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs)
     check_headers(val_pairs)
-    n_val = min(cfg.n_val or len(val_pairs), len(val_pairs))
+    scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
-        f"{n_val} of {len(val_pairs)} validation pairs scored")
-    val_pairs = [val_pairs[i * len(val_pairs) // n_val] for i in range(n_val)]
-    return PairedImages(train_pairs, cfg, train=True), PairedImages(val_pairs, cfg, train=False)
+        f"{len(scored)} of {len(val_pairs)} validation pairs scored")
+    return PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
 
 
 def main() -> int:

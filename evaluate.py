@@ -29,7 +29,7 @@ from config import Config
 from dataset import PairedImages, init_worker
 from devices import choose_device, choose_precision, seeded
 from generator import Generator
-from pairs import usable_splits
+from pairs import evenly, usable_splits
 from palettes import LabelScores, load_palette
 from predict import load_generator
 from utils import run_main, save_atomically, save_grid, say
@@ -121,8 +121,7 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     """What a translator without any learning makes of x: x itself, or the mean of (at most 200) training targets."""
     if name == "identity":
         return lambda x: x
-    chosen = [train[i * len(train) // min(200, len(train))][1] for i in range(min(200, len(train)))]
-    mean = torch.stack(chosen).mean(0)
+    mean = torch.stack([train[i][1] for i in evenly(range(len(train)), 200)]).mean(0)
     return lambda x: mean.to(x.device)
 
 
@@ -140,9 +139,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     splits = usable_splits(opts.data_root, gen.trained.get("seed", 0))  # the tenth that training held out
     if opts.split not in splits:
         raise ValueError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
-    pairs = splits[opts.split]
-    n = min(opts.limit or len(pairs), len(pairs))
-    pairs = [pairs[i * len(pairs) // n] for i in range(n)]
+    pairs = evenly(splits[opts.split], opts.limit)
     return PairedImages(pairs, cfg, train=False), PairedImages(splits.get("train", pairs), cfg, train=False)
 
 

@@ -80,10 +80,14 @@ def to_array(image: Image.Image, channels: int, name: str = "the image") -> np.n
         return np.repeat(values.astype(np.float32)[..., None], channels, axis=2)
     check_range(image, name)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = over_white(image.convert("RGBA"))
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array.reshape(*array.shape[:2], channels)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """The RGBA image, opaque, as it looks on white paper."""
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def check_range(image: Image.Image, name: str) -> None:
@@ -138,7 +142,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
             return
         image = Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
         if image.mode == "RGBA" and suffix in (".jpg", ".jpeg", ".bmp"):
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            image = over_white(image).convert("RGB")
         kind = Image.registered_extensions()[suffix]
         quality = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
         save_atomically(path, lambda file: image.save(file, kind, **quality))

@@ -4,6 +4,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,6 +82,12 @@ def usable_splits(root: Path, seed: int) -> dict[str, list[Pair]]:
         named = ", ".join(map(name_of, found.orphans[:5])) + (", …" if len(found.orphans) > 5 else "")
         raise ValueError(f"images without a partner of the same name on the other side: {len(found.orphans)}: {named}")
     return found.splits
+
+
+def evenly(items: Sequence, at_most: int) -> list:
+    """Up to `at_most` of the items, evenly spaced, in their order; 0 takes all."""
+    n = min(at_most or len(items), len(items))
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def _inside(folder: Path | None, name: str) -> Path | None:

@@ -165,13 +165,13 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
 
 def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
     """network(x) for any size: both sides padded by reflection to a multiple, and cropped again."""
+    if not any(length % multiple for length in x.shape[-2:]):
+        return network(x)
     index, crop = [], []
     for length in x.shape[-2:]:
         missing = -length % multiple
         index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
         crop.append(slice(missing // 2, missing // 2 + length))
-    if not any(-length % multiple for length in x.shape[-2:]):
-        return network(x)
     return network(x[..., index[0][:, None], index[1]])[..., crop[0], crop[1]]
 
 
