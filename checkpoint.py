@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,12 +65,13 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
 
     Raises ValueError, and leaves the files as they are, when a weight is not finite.
     """
+    state = on_cpu(state)
     for net in ("gen", "disc"):
         for name, value in state[net].items():
             if not value.isfinite().all():
                 raise ValueError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
-    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": on_cpu(state),
+    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state,
                   "history": history, "rng": rng}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
     save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
@@ -83,12 +85,21 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:
 
 
 def on_cpu(value):
-    """A copy of nested dicts and lists with every tensor on the CPU, so that a file loads on any machine."""
+    """Nested dicts and lists with every tensor on the CPU, so that a file loads on any machine."""
+    return for_tensors(torch.Tensor.cpu, value)
+
+
+def snapshot(value):
+    """Nested dicts and lists with a copy of every tensor, where it is, for writing while training goes on."""
+    return for_tensors(torch.clone, value)
+
+
+def for_tensors(act: Callable, value):
     if isinstance(value, dict):
-        return {key: on_cpu(inner) for key, inner in value.items()}
+        return {key: for_tensors(act, inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [on_cpu(inner) for inner in value]
-    return value.cpu() if isinstance(value, torch.Tensor) else value
+        return [for_tensors(act, inner) for inner in value]
+    return act(value) if isinstance(value, torch.Tensor) else value
 
 
 def load_tensors(path: Path, kind: str = "") -> dict:

@@ -42,10 +42,18 @@ class Config:
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well
+    cache: Literal["none", "ram"] = "none"  # ram reads every pair once, into memory: load_size^2 * 6 bytes each
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     seed: int = 0  # one seed for weights, order, jitter and dropout
     deterministic: bool = False  # slower algorithms that repeat to the bit on CUDA too; the CPU always does
+
+    # Speed: the same training in less time; auto takes what pays on the device (docs/speed.md)
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"  # of the forward and backward passes
+    fused_adam: bool = True  # one kernel for the whole update
+    channels_last: Literal["auto", "on", "off"] = "auto"  # images in memory as (N, H, W, C)
+    small_matmul: Literal["auto", "on", "off"] = "auto"  # the U-Net's innermost convolutions as matrix products
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile: a minute or two before the first step
+    cuda_graph: Literal["auto", "on", "off"] = "auto"  # the whole step as one launch; CUDA only, not with fp16
 
     def __post_init__(self):
         for f in fields(self):

@@ -4,7 +4,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -34,9 +35,14 @@ def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, C), uint8 or float32 in [0, 1] → float (C, H, W) in [-1, 1]."""
+    """(H, W, C), uint8 or float32 in [0, 1] → (C, H, W), uint8 as it is or float in [-1, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    return tensor.float() / 127.5 - 1 if image.dtype == np.uint8 else tensor * 2 - 1
+    return tensor if image.dtype == np.uint8 else tensor * 2 - 1
+
+
+def normalise(images: Tensor) -> Tensor:
+    """What `to_tensor` returns, as float in [-1, 1]."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
 
 
 class PairedImages(Dataset):
@@ -46,6 +52,8 @@ class PairedImages(Dataset):
     depend on (seed, epoch, index) alone. Validation pairs are only resized to crop_size.
     An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used.
     """
+
+    cache: list[dict] | None = None
 
     def __init__(self, pairs: list[Pair], cfg: Config, train: bool):
         self.pairs, self.cfg, self.train = pairs, cfg, train
@@ -62,12 +70,29 @@ class PairedImages(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        x, y = self.pixels(key)
+        return normalise(x), normalise(y)
+
+    def fill_cache(self) -> None:
+        """Reads every pair into memory, resized but not jittered yet."""
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            self.cache = list(pool.map(self._read, range(len(self))))
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        """The sides A and B, (H, W, C) each, resized."""
         cfg = self.cfg
-        sides = dict(zip("AB", read_pair(self.pairs[index], self.channels["A"], self.channels["B"]), strict=True))
+        size = cfg.load_size if self.train else cfg.crop_size
+        enough = size if self.train and cfg.label_side == "none" else 0  # targets that are scored stay exact
+        arrays = read_pair(self.pairs[index], self.channels["A"], self.channels["B"], enough)
+        sides = dict(zip("AB", arrays, strict=True))
         for side in "AB":
-            size = cfg.load_size if self.train else cfg.crop_size
             sides[side] = resize(sides[side], size, nearest=cfg.label_side in (side, "both"))
+        return sides
+
+    def pixels(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The item before `normalise`: a quarter of the bytes to hand from process to process and to a GPU."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        cfg, sides = self.cfg, dict(self.cache[index] if self.cache else self._read(index))
         if self.train:
             seed = int(np.random.SeedSequence((cfg.seed, epoch, index)).generate_state(1)[0])
             if cfg.color_jitter:
@@ -104,25 +129,65 @@ def init_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-@contextlib.contextmanager
-def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, device: torch.device) -> Iterator[tuple]:
-    """The training loader, the sampler that orders it, and the validation loader of single pairs.
+class Pixels(Dataset):
+    """The items of a PairedImages before `normalise`, for loaders."""
 
-    Their processes end with the block, even when an exception would keep the loaders alive.
+    def __init__(self, data: PairedImages):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return self.data.pixels(key)
+
+
+def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Batches of x and of y; normalised here only where 8-bit and 16-bit images meet."""
+    batches = []
+    for images in zip(*pairs, strict=True):
+        mixed = len({image.dtype for image in images}) > 1
+        batches.append(torch.stack([normalise(image) for image in images] if mixed else images))
+    return tuple(batches)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, device: torch.device) -> Iterator[tuple]:
+    """The training loader, the sampler that orders it, and the validation loader: batches for `on_device`.
+
+    Their processes end with the block, even when an exception would keep the loaders alive. Pairs that are in memory
+    already need none: what is left to do takes less time than handing them over.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(cfg.num_workers, cores or 1)
+    workers = 0 if train_data.cache else min(cfg.num_workers, usable_cores())
     # A generator of their own for the seeds they draw: the networks' dropout must not notice the loaders.
     loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
-                     pin_memory=device.type == "cuda", generator=torch.Generator())
+                     pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate)
     sampler = EpochSampler(len(train_data), cfg.seed)
-    both = loader(train_data, batch_size=cfg.batch_size, sampler=sampler), loader(val_data, batch_size=1)
+    both = (loader(Pixels(train_data), batch_size=cfg.batch_size, sampler=sampler),
+            loader(Pixels(val_data), batch_size=8))
     try:
         yield both[0], sampler, both[1]
     finally:
         for each in both:
             if workers and each._iterator is not None:
                 each._iterator._shutdown_workers()
+
+
+def on_device(batches: Iterable, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of pixels, normalised, on the device; on CUDA they travel while the steps before them are computed."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    for batch in batches:
+        with torch.cuda.stream(stream):  # None: does nothing
+            x, y = (normalise(images.to(device, non_blocking=True)) for images in batch)
+        if stream:
+            torch.cuda.current_stream(device).wait_stream(stream)
+            for images in (x, y):
+                images.record_stream(torch.cuda.current_stream(device))
+        yield x, y
 
 
 def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
@@ -136,7 +201,13 @@ def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
-    return PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
+    both = PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
+    if cfg.cache == "ram":
+        for data in both:
+            data.fill_cache()
+        size = sum(image.nbytes for data in both for sides in data.cache for image in sides.values())
+        say(f"cache: {len(both[0]) + len(both[1])} pairs in memory, {size / 1e9:.2f} GB")
+    return both
 
 
 def main() -> int:

@@ -25,12 +25,14 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of the forward passes. auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
 
-    Raises ValueError for fp16 anywhere but on CUDA: only there does a GradScaler guard it.
+    tf32 is float32 whose products keep 10 bits on CUDA; with any other name they keep all 23.
+    Raises ValueError for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
     """
-    if name == "fp16" and device.type != "cuda":
-        raise ValueError(f"precision fp16 needs CUDA; on {device.type} take auto, bf16 or fp32")
+    if name in ("tf32", "fp16") and device.type != "cuda":
+        raise ValueError(f"precision {name} needs CUDA; on {device.type} take auto, bf16 or fp32")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     if name != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":  # without these instructions, bf16 on the CPU is slower than fp32

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 
 from utils import save_atomically
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
+
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -35,11 +37,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The image file, not yet decoded; what goes wrong inside the block becomes a DataError."""
     name = name_of(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                yield image
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name} is no PNG, JPEG, WebP, BMP or TIFF image") from error
@@ -47,15 +49,20 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
-def read_image(source: Path | np.ndarray) -> Image.Image:
-    """The image, decoded and upright; an array is (H, W) or (H, W, C) of uint8. Raises DataError."""
+def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image:
+    """The image, decoded and upright; an array is (H, W) or (H, W, C) of uint8. Raises DataError.
+
+    A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the decoder averages.
+    """
     if isinstance(source, np.ndarray):
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
     with _opened(source) as image:
+        if reduce > 1 and image.format == "JPEG":
+            image.draft(image.mode, (image.width // reduce, image.height // reduce))
         image.load()
-        if image.mode == "I" and image.format == "PNG":  # 16 bits, in Pillow before 11
-            return ImageOps.exif_transpose(image).convert("I;16")
-        return ImageOps.exif_transpose(image)
+        if image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return image.convert("I;16") if image.mode == "I" and image.format == "PNG" else image  # Pillow before 11
 
 
 def read_size(source: Path | np.ndarray) -> tuple[int, int]:

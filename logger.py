@@ -5,8 +5,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from utils import save_atomically, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
+PLOT_SECONDS = 20  # between two drawings of the curves, which keep Python busy
 PATIENCE = 5  # epochs in a row before a winner is named
 
 
@@ -24,11 +24,13 @@ class Logger:
     """Keeps the history of a run, one dict of COLUMNS an epoch, and shows it in files of the run's folder.
 
     The history is part of the checkpoint, so the files are written anew from it and never disagree with a resumed run.
-    No failure in here ends a training run.
+    `submit`, if given, runs the writing in the background. No failure in here ends a training run.
     """
 
-    def __init__(self, cfg: Config, history: list[dict]):
+    def __init__(self, cfg: Config, history: list[dict], submit: Callable | None = None):
         self.cfg, self.folder, self.history = cfg, cfg.out_dir, history
+        self.submit = submit or (lambda act, *args: act(*args))
+        self.plotted, self.plot_time = len(history), -math.inf
         self.tensorboard = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -43,54 +45,65 @@ class Logger:
         losses = " ".join(f"{name} {row[name]:.3f}" for name in LOSSES)
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s")
-        for show in (self._write_csv, self._write_plot, self._write_events, partial(self._write_examples, examples)):
-            try:
-                show()
-            except Exception as error:  # a full disk or a broken font must not cost the run
-                say(f"the log is incomplete: {error}")
+        self.submit(self._write, list(self.history), examples)
         if sentence := verdict(self.history):
             say(sentence)
 
     def close(self) -> None:
+        """Draws the curves if an epoch is missing in them. Call it when what was submitted is done."""
+        if self.plotted < len(self.history):
+            self._try(self._write_plot, self.history)
         if self.tensorboard:
             self.tensorboard.close()
 
-    def _write_csv(self) -> None:
+    def _write(self, history: list[dict], examples: list[list[Tensor]]) -> None:
+        self._try(self._write_csv, history)
+        self._try(self._write_events, history[-1])
+        self._try(self._write_examples, history[-1], examples)
+        if time.monotonic() - self.plot_time > PLOT_SECONDS:
+            self._try(self._write_plot, history)
+
+    def _try(self, write: Callable, *args) -> None:
+        try:
+            write(*args)
+        except Exception as error:  # a full disk or a broken font must not cost the run
+            say(f"the log is incomplete: {error}")
+
+    def _write_csv(self, history: list[dict]) -> None:
         text = io.StringIO()
-        extra = {name: None for row in self.history for name in row if name not in COLUMNS}  # with eval_every
+        extra = {name: None for row in history for name in row if name not in COLUMNS}  # with eval_every
         writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
         writer.writeheader()
-        for row in self.history:
+        for row in history:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
         save_atomically(self.folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
 
-    def _write_plot(self) -> None:
+    def _write_plot(self, history: list[dict]) -> None:
         from matplotlib.figure import Figure  # the object interface needs no display
 
-        epochs = [row["epoch"] for row in self.history]
+        epochs = [row["epoch"] for row in history]
         figure = Figure(figsize=(9, 6.5), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
         for name in LOSSES[:3]:
-            top.plot(epochs, [row[name] for row in self.history], marker=".", label=name)
+            top.plot(epochs, [row[name] for row in history], marker=".", label=name)
         top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
         top.set(ylabel="binary cross-entropy", ylim=(0, None))
         for name, style in (("g_l1", "-"), ("val_l1", "--")):
-            bottom.plot(epochs, [row[name] for row in self.history], style, marker=".", label=name)
+            bottom.plot(epochs, [row[name] for row in history], style, marker=".", label=name)
         bottom.set(ylabel="L1, images in [-1, 1]", xlabel="epoch", ylim=(0, None))
         bottom.xaxis.get_major_locator().set_params(integer=True)
         for axes in (top, bottom):
             axes.legend()
             axes.grid(alpha=0.3)
         save_atomically(self.folder / "losses.png", lambda file: figure.savefig(file, format="png", dpi=100))
+        self.plotted, self.plot_time = len(history), time.monotonic()
 
-    def _write_examples(self, examples: list[list[Tensor]]) -> None:
-        row = self.history[-1]
+    def _write_examples(self, row: dict, examples: list[list[Tensor]]) -> None:
         save_grid(self.folder / "examples" / f"epoch_{row['epoch']:04d}.png", examples, ["input", "output", "target"],
                   f"epoch {row['epoch']}, {self.cfg.direction}, validation L1 {row['val_l1']:.4f}")
 
-    def _write_events(self) -> None:
+    def _write_events(self, row: dict) -> None:
         if self.tensorboard:
-            row = self.history[-1]
             for name in row.keys() - {"epoch"}:
                 self.tensorboard.add_scalar(name, row[name], row["epoch"])
             self.tensorboard.flush()

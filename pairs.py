@@ -187,10 +187,17 @@ def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
                         f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
 
 
-def read_pair(pair: Pair, channels_a: int, channels_b: int) -> tuple[np.ndarray, np.ndarray]:
-    """A and B as `to_array` returns them, of one height and width; A is the left half of a file. Raises DataError."""
-    images = [read_image(source) for source in pair]
-    check_sizes(pair, [image.size for image in images])
+def read_pair(pair: Pair, channels_a: int, channels_b: int, side: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A and B as `to_array` returns them; A is the left half of a file. Raises DataError.
+
+    Both are of one height and width, but for the JPEGs that, with `side`, are decoded at 1/2, 1/4 or 1/8 of their
+    size where that leaves both axes at least `side` pixels: several times faster than reducing them afterwards.
+    """
+    sizes = [read_size(source) for source in pair]
+    check_sizes(pair, sizes)
+    width, height = sizes[0][0] * len(pair) // 2, sizes[0][1]  # of a half, when one file holds both
+    reduce = next((f for f in (8, 4, 2) if side and min(width, height) >= f * side and width % f == height % f == 0), 1)
+    images = [read_image(source, reduce) for source in pair]
     if len(images) == 1:
         width, height = images[0].size
         images = [images[0].crop((0, 0, width // 2, height)), images[0].crop((width // 2, 0, width, height))]

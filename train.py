@@ -16,16 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from checkpoint import START, open_run, save_generator, save_run, start_run
+from background import Background
+from checkpoint import START, open_run, save_generator, save_run, snapshot, start_run
 from cli import parse
 from config import Config
-from dataset import load_data, loaders
+from dataset import load_data, loaders, on_device
 from devices import choose_device, choose_precision, rng_state, seed_everything, seeded, set_rng_state
 from discriminator import Discriminator
 from generator import Generator
 from images import DataError
 from logger import Logger, Meter
 from signals import Stop
+from speed import GraphedStep, choose_levers, prepare
 from utils import run_main, say
 
 
@@ -43,17 +45,33 @@ class State:
         return {f.name: getattr(self, f.name).state_dict() for f in fields(self)}
 
     def load_state_dict(self, saved: dict) -> None:
+        """Takes weights, moments and scale from `saved`; the optimisers' settings stay those of the configuration."""
         for f in fields(self):
-            if saved[f.name]:  # a scaler that was switched off saves nothing
-                getattr(self, f.name).load_state_dict(saved[f.name])
+            own, new = getattr(self, f.name), saved[f.name]
+            if isinstance(own, torch.optim.Optimizer):
+                new = {**new, "param_groups": own.state_dict()["param_groups"]}
+            if new:  # a scaler that was switched off saves nothing
+                own.load_state_dict(new)
+
+    def set_rate(self, lr: float) -> None:
+        for group in self.opt_g.param_groups + self.opt_d.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)  # in place, where a CUDA graph reads it
+            else:
+                group["lr"] = lr
 
 
 def make_state(cfg: Config, device: torch.device, dtype: torch.dtype) -> State:
+    levers = choose_levers(cfg, device, dtype)
     gen = Generator(cfg.in_channels, cfg.out_channels, cfg.ngf, cfg.crop_size, cfg.dropout).to(device)
     disc = Discriminator(cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers).to(device)
-    adam = partial(torch.optim.Adam, lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
+    for net in (gen, disc):
+        prepare(net, levers)
+    # The rate as a tensor, because a CUDA graph would keep a number for ever
+    lr = partial(torch.tensor, device=device) if levers.cuda_graph else float
+    adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam, capturable=levers.cuda_graph)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    return State(gen, disc, adam(gen.parameters()), adam(disc.parameters()), scaler)
+    return State(gen, disc, adam(gen.parameters(), lr(cfg.lr)), adam(disc.parameters(), lr(cfg.lr)), scaler)
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
@@ -102,28 +120,30 @@ def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> 
 @torch.no_grad()
 def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
              n_examples: int, score: Callable | None = None) -> tuple[dict[str, float], list[list[Tensor]]] | None:
-    """The mean val_l1 over the pairs of `loader`, one at a time, and n_examples rows [x, y_fake, y] for the grid.
+    """The mean val_l1 over the pairs of `loader`, and n_examples rows [x, y_fake, y] for the grid.
 
     With `score`, also the means of what score(y_fake, y) returns for each pair, as val_….
     Runs as the paper tests, with the same dropout in every epoch; draws nothing from the training's random numbers.
     Returns None when a signal comes.
     """
-    wanted = {round(i * (len(loader) - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
-    total, rows, scores = torch.zeros((), device=device), [], []
+    n = len(loader.dataset)
+    wanted = {round(i * (n - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
+    done, total, rows, scores = 0, torch.zeros((), device=device), [], []
     with seeded(seed, device), gen.test_time():
-        for i, (x, y) in enumerate(loader):
+        for x, y in on_device(loader, device):
             if stop.signal:
                 return None
-            x, y = x.to(device), y.to(device)
             with autocast():
                 y_fake = gen(x).float()
-            total += F.l1_loss(y_fake, y)
-            if i in wanted:
-                rows.append([x[0], y_fake[0], y[0]])
-            if score:
-                scores.append(score(y_fake[0], y[0]))
-    means = {f"val_{name}": sum(row[name] for row in scores) / len(scores) for name in (scores[0] if scores else ())}
-    return {**means, "val_l1": total.item() / len(loader)}, rows
+            for row in zip(x, y_fake, y, strict=True):
+                if done in wanted:
+                    rows.append(row)
+                if score:
+                    scores.append(score(*row[1:]))
+                done += 1
+            total += F.l1_loss(y_fake, y) * len(x)
+    means = {f"val_{name}": sum(row[name] for row in scores) / n for name in (scores[0] if scores else ())}
+    return {**means, "val_l1": total.item() / n}, rows
 
 
 def train(cfg: Config) -> int:
@@ -151,19 +171,23 @@ def train(cfg: Config) -> int:
         f"{sum(p.numel() for p in state.gen.parameters()):,} + {sum(p.numel() for p in state.disc.parameters()):,} "
         f"parameters; writing to {cfg.out_dir}")
 
-    logger = Logger(cfg, saved["history"] if saved else [])
-    with Stop() as stop, loaders(train_data, val_data, cfg, device) as (train_loader, sampler, val_loader):
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        return train_step(state, x, y, cfg.lambda_l1, autocast)
+
+    run_step = GraphedStep(step) if choose_levers(cfg, device, dtype).cuda_graph else step
+    with Stop() as stop, Background(device) as background, \
+            loaders(train_data, val_data, cfg, device) as (train_loader, sampler, val_loader):
+        logger = Logger(cfg, saved["history"] if saved else [], background.submit)
+        writing = None
         for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
             lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
-            for group in state.opt_g.param_groups + state.opt_d.param_groups:
-                group.update(lr=lr, betas=(cfg.beta1, 0.999))
+            state.set_rate(lr)
             sampler.epoch, sampler.start = epoch, progress["images"]
             meter = Meter(epoch, cfg.total_epochs, len(train_data), progress)
             failure, validation, score = None, None, None
             try:
-                for x, y in meter.watch(train_loader):
-                    x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-                    meter.update(train_step(state, x, y, cfg.lambda_l1, autocast), len(x))
+                for x, y in meter.watch(on_device(train_loader, device)):
+                    meter.update(run_step(x, y), len(x))
                     if stop.signal:
                         break
                 progress = meter.finish()
@@ -173,6 +197,7 @@ def train(cfg: Config) -> int:
             except DataError as error:
                 failure, progress = error, meter.finish()
             if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
+                background.check(wait=True)
                 if meter.here:
                     save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
                     say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
@@ -186,11 +211,16 @@ def train(cfg: Config) -> int:
                    "images_per_s": len(train_data) / progress["seconds"], **means}
             logger.add(row, rows)
             if score and means["val_l1"] <= min(row["val_l1"] for row in logger.history if "val_ssim" in row):
-                save_generator(cfg, state.gen.state_dict(), epoch, cfg.out_dir / "best.pth.tar")
+                background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch,
+                                  cfg.out_dir / "best.pth.tar")
             progress = {**START, "epoch": epoch}
-            if epoch % cfg.save_every == 0 or epoch == cfg.total_epochs:
-                save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
-    logger.close()
+            background.check()
+            if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and (writing is None or writing.done()):
+                writing = background.submit(save_run, cfg, snapshot(state.state_dict()), progress,
+                                            list(logger.history), rng_state(device))
+        background.check(wait=True)
+        save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
+        logger.close()
     return 0
 
 

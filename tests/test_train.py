@@ -12,6 +12,7 @@ import torch
 from conftest import write_pair
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
 
 import train as train_module
 from checkpoint import load_tensors
@@ -142,9 +143,10 @@ def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(sma
     first.register_forward_hook(lambda module, args, out: seen.append(out.mean(dim=(0, 2, 3)).abs().max() < 1e-4))
     drop.register_forward_hook(lambda module, args, out: seen.append((out == 0).float().mean() > 0.2))
     first.running_mean.fill_(5)
-    pairs = [(torch.full((1, 3, 64, 64), i / 10), torch.full((1, 3, 64, 64), -i / 10)) for i in range(5)]
+    pairs = [(torch.full((3, 64, 64), i / 10), torch.full((3, 64, 64), -i / 10)) for i in range(5)]
+    pairs = DataLoader(pairs, batch_size=2)
     val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 2)
-    assert len(seen) == 10 and all(seen) and first.running_mean.unique().item() == 5
+    assert len(seen) == 6 and all(seen) and first.running_mean.unique().item() == 5
     assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.4])
     assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.4])
     state.gen.forward = lambda x: torch.full_like(x, 0.5)
