@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_device(name: str) -> torch.device:
     """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises ValueError when it is not there."""
     if name == "auto":

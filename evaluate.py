@@ -26,9 +26,10 @@ from torchmetrics.functional.image import (
 from tqdm import tqdm
 
 from config import Config
-from dataset import PairedImages, init_worker
+from dataset import PairedImages
 from devices import choose_device, choose_precision, seeded
 from generator import Generator
+from loading import init_worker
 from pairs import evenly, usable_splits
 from palettes import LabelScores, load_palette
 from predict import load_generator

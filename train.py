@@ -20,11 +20,12 @@ from background import Background
 from checkpoint import START, open_run, save_generator, save_run, snapshot, start_run
 from cli import parse
 from config import Config
-from dataset import load_data, loaders, on_device
+from dataset import load_data
 from devices import choose_device, choose_precision, rng_state, seed_everything, seeded, set_rng_state
 from discriminator import Discriminator
 from generator import Generator
 from images import DataError
+from loading import loaders, on_device
 from logger import Logger, Meter
 from signals import Stop
 from speed import GraphedStep, choose_levers, prepare

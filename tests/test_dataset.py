@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 import dataset
 from check import check
 from config import Config
-from dataset import EpochSampler, PairedImages, init_worker, load_data, loaders, resize
+from dataset import PairedImages, load_data, resize
 from images import DataError
+from loading import EpochSampler, init_worker, loaders
 from pairs import check_headers, read_pair
 
 

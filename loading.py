@@ -1,0 +1,100 @@
+"""Batches of pairs: their order, the processes that load them, their way to the device."""
+
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from config import Config
+from dataset import PairedImages, normalise
+from devices import usable_cores
+from signals import SIGNALS
+
+
+class EpochSampler(Sampler):
+    """Indices (epoch, index) in an order that depends on (seed, epoch) alone, from position `start` on.
+
+    Set `epoch` and `start` before each pass. Carrying the epoch in the index keeps persistent workers up to date.
+    """
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch, self.start = length, seed, 1, 0
+
+    def __len__(self) -> int:
+        return self.length - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        return iter([(self.epoch, int(index)) for index in order[self.start :]])
+
+
+def init_worker(_: int) -> None:
+    """Leaves signals to the main process, which ends the workers, and the other cores to the other workers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+class Pixels(Dataset):
+    """The items of a PairedImages before `normalise`, for loaders."""
+
+    def __init__(self, data: PairedImages):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return self.data.pixels(key)
+
+
+def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Batches of x and of y; normalised here only where 8-bit and 16-bit images meet."""
+    batches = []
+    for images in zip(*pairs, strict=True):
+        mixed = len({image.dtype for image in images}) > 1
+        batches.append(torch.stack([normalise(image) for image in images] if mixed else images))
+    return tuple(batches)
+
+
+@contextlib.contextmanager
+def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, device: torch.device) -> Iterator[tuple]:
+    """The training loader, the sampler that orders it, and the validation loader: batches for `on_device`.
+
+    Their processes end with the block, even when an exception would keep the loaders alive. Pairs that are in memory
+    already need none: what is left to do takes less time than handing them over.
+    """
+    workers = 0 if train_data.cache else min(cfg.num_workers, usable_cores())
+    # A generator of their own for the seeds they draw: the networks' dropout must not notice the loaders.
+    loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
+                     pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate)
+    sampler = EpochSampler(len(train_data), cfg.seed)
+    both = (loader(Pixels(train_data), batch_size=cfg.batch_size, sampler=sampler),
+            loader(Pixels(val_data), batch_size=8))
+    try:
+        yield both[0], sampler, both[1]
+    finally:
+        for each in both:
+            if workers and each._iterator is not None:
+                each._iterator._shutdown_workers()
+
+
+def on_device(batches: Iterable, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of pixels, normalised, on the device; on CUDA they travel while the steps before them are computed."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    for batch in batches:
+        with torch.cuda.stream(stream):  # None: does nothing
+            x, y = (normalise(images.to(device, non_blocking=True)) for images in batch)
+        if stream:
+            torch.cuda.current_stream(device).wait_stream(stream)
+            for images in (x, y):
+                images.record_stream(torch.cuda.current_stream(device))
+        yield x, y
+
+
