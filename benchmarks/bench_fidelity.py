@@ -51,7 +51,8 @@ def fidelity(opts: Fidelity) -> list[dict]:
                               crop_size=opts.crop_size, load_size=opts.crop_size * 286 // 256, ngf=opts.ngf,
                               ndf=opts.ngf, save_every=opts.n_epochs, device=opts.device,
                               num_workers=opts.num_workers, **SETTINGS[variant])
-                train(cfg)
+                if status := train(cfg):  # stopped by a signal
+                    sys.exit(status)
                 *_, last = csv.DictReader((cfg.out_dir / "log.csv").read_text(encoding="utf-8").splitlines())
             rows.append({"variant": variant, "seed": seed, "val_l1": float(last["val_l1"]),
                          "val_ssim": float(last["val_ssim"]), "images_per_s": float(last["images_per_s"])})

@@ -91,3 +91,8 @@ def at_step(monkeypatch):
         monkeypatch.setattr(train_module, "train_step", counted)
 
     return install
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

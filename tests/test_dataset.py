@@ -16,7 +16,7 @@ from check import check
 from config import Config
 from dataset import PairedImages, load_data, resize
 from images import DataError
-from loading import EpochSampler, init_worker, loaders
+from loading import EpochSampler, init_worker, loaders, on_device
 from pairs import check_headers, read_pair
 
 
@@ -241,3 +241,81 @@ def test_the_command_checks_a_folder(data, tmp_path):
     run = subprocess.run([sys.executable, Path(dataset.__file__), data, "--crop-size", "64", "--load-size", "72"],
                          cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0 and "problems: 0" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
+    """Maps, 1200×600: a quarter of the pixels; the halves keep apart, and labels are never averaged."""
+    rng = np.random.default_rng(0)
+    coarse = [Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((600, 600)) for _ in "AB"]
+    whole = Image.new("RGB", (1200, 600))
+    whole.paste(coarse[0], (0, 0))
+    whole.paste(coarse[1], (600, 0))
+    path = tmp_path / "a.jpg"
+    whole.save(path, quality=95)
+    a, b = read_pair((path,), 3, 3, side=286)
+    assert a.shape == b.shape == (300, 300, 3)
+    assert read_pair((path,), 3, 3, side=301)[0].shape == (600, 600, 3) == read_pair((path,), 3, 3)[0].shape
+    for reduced, full in zip((a, b), read_pair((path,), 3, 3), strict=True):
+        difference = np.abs(resize(reduced, 286).astype(int) - resize(full, 286))
+        assert difference.mean() < 1 and np.percentile(difference, 99) <= 4
+    cfg = replace(Config(), load_size=286)
+    sizes = []
+    for data in (PairedImages([(path,)], cfg, True), PairedImages([(path,)], cfg, False),
+                 PairedImages([(path,)], replace(cfg, label_side="B"), True)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dataset.read_pair", lambda *args: sizes.append(args[3]) or read_pair(*args))
+            data.pixels((1, 0))
+    assert sizes == [286, 0, 0]  # what is scored, and label maps, are decoded whole
+
+
+def test_a_width_that_a_fraction_would_cut_is_decoded_whole(tmp_path):
+    """Halves of 603 pixels: at 1/2, the middle column would belong to both."""
+    Image.new("RGB", (1206, 600)).save(tmp_path / "a.jpg")
+    assert read_pair((tmp_path / "a.jpg",), 3, 3, side=200)[0].shape == (600, 603, 3)
+
+
+def test_two_files_of_different_sizes_are_refused_though_their_fractions_agree(tmp_path):
+    Image.new("RGB", (600, 600)).save(tmp_path / "a.jpg")
+    Image.new("RGB", (1200, 1200)).save(tmp_path / "b.jpg")
+    with pytest.raises(DataError, match="a pair must be of one size"):
+        read_pair((tmp_path / "a.jpg", tmp_path / "b.jpg"), 3, 3, side=286)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pairs_in_memory_are_the_pairs_on_disk_and_need_no_worker(data, workers):
+    cfg = replace(JITTER, data_root=data, num_workers=workers, color_jitter=0.3)
+    read, kept = (load_data(replace(cfg, cache=cache))[0] for cache in ("none", "ram"))
+    for epoch in (1, 2):
+        for i in range(len(read)):
+            assert all(map(torch.equal, read[epoch, i], kept[epoch, i]))
+    with loaders(kept, kept, cfg, torch.device("cpu")) as (loader, _, _):
+        assert loader.num_workers == 0
+    for path in (data / "train").iterdir():
+        path.unlink()
+    assert kept[1, 0][0].shape == (3, 64, 64)
+
+
+def test_bytes_travel_and_become_what_the_items_are(data):
+    cfg = replace(JITTER, data_root=data, batch_size=3, num_workers=0)
+    pairs = load_data(cfg)[0]
+    with loaders(pairs, pairs, cfg, torch.device("cpu")) as (loader, sampler, _):
+        batches = list(loader)
+        moved = list(on_device(batches, torch.device("cpu")))
+    assert all(images.dtype == torch.uint8 for batch in batches for images in batch)
+    order = list(EpochSampler(len(pairs), cfg.seed))
+    for k, (x, y) in enumerate(moved):
+        for i in range(3):
+            assert torch.equal(x[i], pairs[order[3 * k + i]][0]) and torch.equal(y[i], pairs[order[3 * k + i]][1])
+
+
+def test_a_batch_may_mix_8_and_16_bits(tmp_path):
+    for name, array in (("a", np.full((64, 64), 51, np.uint8)), ("b", np.full((64, 64), 51 * 257, np.uint16))):
+        for side in "AB":
+            (tmp_path / side).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / side / f"{name}.png")
+    pairs = [(tmp_path / "A" / f"{name}.png", tmp_path / "B" / f"{name}.png") for name in "ab"]
+    cfg = replace(JITTER, batch_size=2, num_workers=0)
+    mixed = PairedImages(pairs, cfg, True)
+    with loaders(mixed, mixed, cfg, torch.device("cpu")) as (loader, _, _):
+        (x, y), = on_device(loader, torch.device("cpu"))
+    torch.testing.assert_close(x, torch.full((2, 3, 64, 64), 51 / 127.5 - 1), rtol=0, atol=1e-4)

@@ -129,3 +129,31 @@ def test_the_curves_have_log_2_as_their_reference(small, monkeypatch):
     Logger(small(), []).add(row(), EXAMPLES)
     heights = [line.get_ydata()[0] for line in drawn[0].axes[0].lines]
     assert heights == pytest.approx([0.6, 0.6, 0.9, math.log(2)])
+
+
+def test_the_curves_are_drawn_now_and_then_and_at_the_end(small, monkeypatch):
+    """Drawing takes Python's attention from a training whose epochs take a second."""
+    small().out_dir.mkdir()
+    drawn = []
+    logger = Logger(small(), [])
+    plot = logger._write_plot
+    monkeypatch.setattr(logger, "_write_plot", lambda history: drawn.append(len(history)) or plot(history))
+    for epoch in (1, 2, 3):
+        logger.add(row(epoch), EXAMPLES)
+    assert drawn == [1]
+    logger.close()
+    assert drawn == [1, 3]
+    logger.close()
+    assert drawn == [1, 3]
+
+
+def test_writing_can_be_handed_to_another_thread(small):
+    small().out_dir.mkdir()
+    jobs = []
+    logger = Logger(small(), [], lambda act, *args: jobs.append((act, args)))
+    logger.add(row(1), EXAMPLES)
+    logger.add(row(2), EXAMPLES)
+    assert not (small().out_dir / "log.csv").exists()
+    act, args = jobs[0]
+    act(*args)
+    assert (small().out_dir / "log.csv").read_text().count("\n") == 2  # as the history was then

@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -393,3 +395,49 @@ def test_a_user_s_mistake_is_one_sentence_and_status_2(tmp_path):
     process = launch("--data-root", tmp_path / "nowhere")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err.startswith("error: data_root") and err.count("\n") == 1
+
+
+def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(small, monkeypatch, end_of):
+    """A slow disk: training does not wait, an epoch's checkpoint may be left out, the last one never is."""
+    save, writing, written, steps = train_module.save_run, threading.Lock(), [], []
+    step = train_module.train_step
+    monkeypatch.setattr(train_module, "train_step", lambda *args: steps.append(written[:]) or step(*args))
+
+    def slow(cfg, state, progress, *rest):
+        assert writing.acquire(blocking=False)
+        if progress["epoch"] < 8:
+            time.sleep(0.5)
+        save(cfg, state, progress, *rest)
+        written.append(progress["epoch"])
+        writing.release()
+
+    monkeypatch.setattr(train_module, "save_run", slow)
+    train(small(n_epochs=8))
+    assert written[0] == 1 and written[-1] == 8 and len(written) < 8 and end_of(small())["epoch"] == 8
+    assert steps[6] == []  # epoch 2 began before the checkpoint of epoch 1 was there
+
+
+def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch):
+    """Written late, it must not hold the weights of the steps that were taken meanwhile."""
+    train(small("one", n_epochs=1))
+    save = train_module.save_run
+
+    def late(cfg, state, progress, *rest):
+        if progress["epoch"] == 1:
+            time.sleep(1)
+            save(cfg, state, progress, *rest)
+
+    monkeypatch.setattr(train_module, "save_run", late)
+    train(small("two", n_epochs=2))
+    one, two = end_of(small("one")), end_of(small("two"))
+    assert two["epoch"] == 1 and same(one, two)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train_module, "save_run", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(small(n_epochs=50))
+    assert not (small().out_dir / "examples" / "epoch_0020.png").exists()

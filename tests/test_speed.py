@@ -1,0 +1,239 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from discriminator import Discriminator
+from generator import Generator
+from speed import WARM_UP, GraphedStep, Levers, SmallConv, SmallConvTranspose, choose_levers, prepare
+from train import make_state, train, train_step
+
+CPU, NONE = torch.device("cpu"), Levers(True, False, False, False, False)
+fp32 = partial(torch.autocast, "cpu", enabled=False)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 6, 2, 2), (3, 6, 4, 8), (1, 6, 64, 64), (1, 6, 1, 1), (2, 6, 5, 7)])
+def test_a_small_convolution_as_a_product_is_the_same_function(kind, bias, shape):
+    if kind is nn.Conv2d and shape[-1] == 1:
+        shape = (1, 6, 2, 4)
+    plain = kind(6, 5, 4, stride=2, padding=1, bias=bias).double()
+    small = nn.Sequential(copy.deepcopy(plain))
+    prepare(small, Levers(True, False, True, False, False))
+    assert type(small[0]) in (SmallConv, SmallConvTranspose) and list(small.state_dict()) == [
+        f"0.{name}" for name in plain.state_dict()]
+    x = torch.randn(shape, dtype=torch.double)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    outputs = [net(each) for net, each in zip((plain, small), inputs, strict=True)]
+    weigh = torch.randn_like(outputs[0])
+    for output in outputs:
+        (output * weigh).sum().backward()
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for a, b in zip(plain.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_products_are_taken_for_small_inputs_only_and_from_matching_layers_only(monkeypatch):
+    net = nn.Sequential(nn.Conv2d(3, 8, 4, stride=2, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    prepare(net, Levers(True, False, True, False, False))
+    assert [type(layer) for layer in net] == [SmallConv, nn.Conv2d]
+    called = []
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: called.append(x.shape))
+    net[0](torch.zeros(1, 3, 32, 32))
+    assert not called
+    net[0](torch.zeros(1, 3, 34, 32))
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("levers", [Levers(True, True, True, False, False), Levers(False, True, False, False, False)])
+def test_levers_change_no_names_no_parameters_and_no_results(levers):
+    x = torch.randn(1, 3, 64, 64)
+    for make, args in ((partial(Generator, ngf=8, crop_size=64, dropout=0.0), (x,)),
+                       (partial(Discriminator, ndf=8), (x, x))):
+        plain = make()
+        fast = copy.deepcopy(plain)
+        prepare(fast, levers)
+        torch.testing.assert_close(plain(*args), fast(*args), rtol=1e-4, atol=1e-5)
+        assert plain.state_dict().keys() == fast.state_dict().keys()
+
+
+def losses_of(small, n=20, **changes):
+    """The losses of n steps from one seed, without dropout."""
+    cfg = small(dropout=0.0, ngf=8, ndf=8, **changes)
+    torch.manual_seed(0)
+    state = make_state(cfg, CPU, torch.float32)
+    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    return torch.stack([train_step(state, x, y, 100.0, fp32) for _ in range(n)])
+
+
+def test_twenty_steps_with_the_levers_equal_twenty_plain_ones(small):
+    plain = losses_of(small, small_matmul="off", channels_last="off", fused_adam=False)
+    torch.testing.assert_close(losses_of(small, small_matmul="on", channels_last="on"), plain, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(losses_of(small, small_matmul="on", lr=1e-4), plain, rtol=1e-3, atol=1e-4)
+
+
+def test_auto_pays_on_the_device_and_what_cannot_be_is_refused(small):
+    assert choose_levers(small(), CPU, torch.bfloat16) == Levers(True, False, True, False, False)
+    cuda = torch.device("cuda")
+    assert choose_levers(small(), cuda, torch.bfloat16) == Levers(True, True, False, False, True)
+    assert not choose_levers(small(), cuda, torch.float16).cuda_graph
+    off = small(channels_last="off", small_matmul="off", compile="off", cuda_graph="off", fused_adam=False)
+    assert choose_levers(off, cuda, torch.bfloat16) == Levers(False, False, False, False, False)
+    for device, dtype in ((CPU, torch.float32), (cuda, torch.float16)):
+        with pytest.raises(ValueError, match="cuda_graph on needs CUDA, and a precision other than fp16"):
+            choose_levers(small(cuda_graph="on"), device, dtype)
+
+
+@pytest.mark.parametrize("changes", [dict(channels_last="on"), dict(fused_adam=False, small_matmul="off")])
+def test_a_run_with_other_levers_resumes_exactly(small, same, end_of, changes):
+    """Adam's switches in the file are not those of the run that goes on (fused, capturable, a rate as tensor)."""
+    straight, halves = small("straight", n_epochs=3, **changes), small("halves", **changes)
+    for cfg in (straight, halves, small("halves", n_epochs=3, resume=True, **changes)):
+        train(cfg)
+    assert same(end_of(straight), end_of(halves))
+
+
+def test_a_run_goes_on_with_other_levers_than_it_began_with(small, end_of):
+    train(small())
+    train(small(n_epochs=3, resume=True, fused_adam=False, small_matmul="off"))
+    groups = [end_of(small())["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
+    assert end_of(small())["epoch"] == 3 and all(not group["fused"] for group in groups)
+
+
+class Recorder:
+    """Stands in for CUDA: records the step and runs it again at each replay, into the same result."""
+
+    def __init__(self):
+        self.recorded = self.replayed = 0
+
+    def __call__(self, act):
+        self.recorded += 1
+        result = torch.zeros(4)
+
+        def replay():
+            self.replayed += 1
+            result.copy_(act())
+
+        return replay, result
+
+
+def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
+    """The first steps are real ones, batches of another shape run eagerly, replays read the newest batch and rate."""
+    plain, graphed = (make_state(small(dropout=0.0), CPU, torch.float32) for _ in range(2))
+    graphed.load_state_dict(copy.deepcopy(plain.state_dict()))
+    recorder = Recorder()
+    step = GraphedStep(lambda x, y: train_step(graphed, x, y, 100.0, fp32), recorder)
+    kept = []
+    for i in range(12):
+        torch.manual_seed(i)
+        x, y = torch.rand(2, 1 if i == 7 else 2, 3, 64, 64) * 2 - 1
+        for state in (plain, graphed):
+            state.set_rate(2e-4 / (1 + i))
+        kept.append((step(x, y), train_step(plain, x, y, 100.0, fp32)))
+    assert recorder.recorded == 1 and recorder.replayed == 12 - WARM_UP - 1
+    torch.testing.assert_close(*map(torch.stack, zip(*kept, strict=True)))  # losses do not change under the hands
+    for a, b in zip(plain.gen.parameters(), graphed.gen.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_graph_waits_for_a_shape_that_repeats():
+    """Resumed at an epoch's last, smaller batch, the graph must not be of that shape."""
+    recorder = Recorder()
+    step = GraphedStep(lambda x, y: torch.zeros(4), recorder)
+    for n in (1, 4, 4, 1, 4, 4, 4):
+        step(torch.zeros(n, 1), torch.zeros(n, 1))
+    assert recorder.recorded == 0
+    step(torch.zeros(4, 1), torch.zeros(4, 1))
+    assert recorder.recorded == 1 and len(step.x) == 4
+
+
+def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
+    """In place; the compiler itself is replaced by one that compiles nothing."""
+    compiled = []
+
+    def compile(self, **options):
+        compiled.append(type(self))
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager", **options)
+
+    monkeypatch.setattr(nn.Module, "compile", compile)
+    cfg = small(n_epochs=1, compile="on")
+    assert train(cfg) == 0 and compiled == [Generator, Discriminator]
+    saved = torch.load(cfg.out_dir / "gen.pth.tar", weights_only=True)
+    assert saved["state_dict"].keys() == Generator(3, 3, 4, 64).state_dict().keys()
+
+
+def test_the_rate_is_changed_in_place_where_it_is_a_tensor(small):
+    state = make_state(small(), CPU, torch.float32)
+    rate = state.opt_g.param_groups[0]["lr"] = torch.tensor(1.0)
+    state.set_rate(0.25)
+    assert rate.item() == 0.25 and state.opt_d.param_groups[0]["lr"] == 0.25
+
+
+# On a GPU
+
+def cuda_run(small, n=20, rates=None, dropout=0.0, **changes):
+    """Losses of n steps on one device from one seed, and the state they leave."""
+    device = torch.device("cuda")
+    cfg = small(dropout=dropout, ngf=16, ndf=16, device="cuda", deterministic=True, **changes)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    state = make_state(cfg, device, torch.float32)
+    step = lambda x, y: train_step(state, x, y, 100.0, partial(torch.autocast, "cuda", enabled=False))  # noqa: E731
+    step = GraphedStep(step) if choose_levers(cfg, device, torch.float32).cuda_graph else step
+    torch.manual_seed(1)
+    losses = []
+    for i in range(n):
+        x, y = (torch.rand(2, 3, 64, 64) * 2 - 1).to(device), (torch.rand(2, 3, 64, 64) * 2 - 1).to(device)
+        state.set_rate((rates or [2e-4] * n)[i])
+        losses.append(step(x, y))
+    return torch.stack(losses).cpu(), state
+
+
+@pytest.mark.cuda
+def test_graph_and_eager_runs_agree_over_twenty_steps(small):
+    eager, graph = (cuda_run(small, cuda_graph=name)[0] for name in ("off", "on"))
+    torch.testing.assert_close(graph, eager, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.cuda
+def test_the_rate_takes_effect_inside_a_graph(small):
+    rates = [2e-4] * 8 + [1e-3] * 12
+    eager, graph = (cuda_run(small, rates=rates, cuda_graph=name)[0] for name in ("off", "on"))
+    torch.testing.assert_close(graph, eager, rtol=5e-3, atol=5e-4)
+    frozen, state = cuda_run(small, n=8, rates=[2e-4] * 4 + [0.0] * 4, cuda_graph="on")
+    before = [p.clone() for p in state.gen.parameters()]
+    _, longer = cuda_run(small, n=12, rates=[2e-4] * 4 + [0.0] * 8, cuda_graph="on")
+    for a, b in zip(before, longer.gen.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.cuda
+def test_dropout_goes_on_drawing_inside_a_graph(small):
+    state = cuda_run(small, n=1)[1]
+    gen = state.gen
+    gen.train()
+    for layer in gen.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.5
+    x, seen = torch.randn(1, 3, 64, 64, device="cuda"), []
+    step = GraphedStep(lambda a, b: gen(a).detach().flatten()[:4].clone())
+    for _ in range(8):
+        seen.append(step(x, x).tolist())
+    assert len({tuple(row) for row in seen}) == 8
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+def test_a_run_on_the_gpu_resumes(small, end_of, precision):
+    changes = dict(device="cuda", precision=precision, num_workers=2, n_epochs=3)
+    train(small("straight", **changes))
+    train(small("halves", **{**changes, "n_epochs": 2}))
+    train(small("halves", resume=True, **changes))
+    straight, halves = end_of(small("straight")), end_of(small("halves"))
+    for name, weight in straight["state"]["gen"].items():
+        torch.testing.assert_close(weight.float(), halves["state"]["gen"][name].float(), rtol=0.1, atol=0.05)
+    assert [row["epoch"] for row in halves["history"]] == [1, 2, 3]
