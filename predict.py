@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +24,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import GENERATOR, load_tensors
+from config import Config
 from devices import choose_device, choose_precision, seeded
 from export import export
 from generator import Generator
 from images import SUFFIXES, DataError, as_array, name_of, read_array, write_array
 from pairs import list_images
 from published import from_published, is_published
+from speed import choose_levers, prepare
 from utils import run_main, say
 
 PIXELS = 2048 * 2048  # that go through the network at once
@@ -350,7 +352,7 @@ def main() -> int:
         import torch._inductor.config
 
         torch._inductor.config.fallback_random = True  # the same dropout as without compiling
-        gen.compile()
+    prepare(gen, replace(choose_levers(Config(), device, dtype), compile=opts.compile))
     if opts.tile and opts.resize:
         raise ValueError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)

@@ -60,10 +60,9 @@ class SmallConv(nn.Conv2d):
         n, _, height, width = x.shape
         if n * height * width > 4 * POSITIONS or height % 2 or width % 2:
             return super().forward(x)
-        columns = F.unfold(x, 4, padding=1, stride=2)  # (N, 16·in, H·W/4)
-        y = self.weight.reshape(self.out_channels, -1) @ columns
-        y = y.reshape(n, self.out_channels, height // 2, width // 2)
-        return y if self.bias is None else y + self.bias[:, None, None]
+        columns = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (N, H/2 · W/2, 16·in)
+        y = F.linear(columns.flatten(0, 1), self.weight.flatten(1), self.bias)
+        return y.reshape(n, height // 2, width // 2, -1).permute(0, 3, 1, 2)
 
 
 class SmallConvTranspose(nn.ConvTranspose2d):
@@ -73,7 +72,8 @@ class SmallConvTranspose(nn.ConvTranspose2d):
         n, _, height, width = x.shape
         if n * height * width > POSITIONS or output_size:
             return super().forward(x, output_size)
-        columns = self.weight.reshape(self.in_channels, -1).t() @ x.reshape(n, self.in_channels, -1)
+        columns = x.permute(0, 2, 3, 1).flatten(0, 2) @ self.weight.flatten(1)  # (N·H·W, 16·out)
+        columns = columns.reshape(n, height * width, -1).transpose(1, 2)
         y = F.fold(columns, (2 * height, 2 * width), 4, padding=1, stride=2)  # sums what overlaps
         return y if self.bias is None else y + self.bias[:, None, None]
 

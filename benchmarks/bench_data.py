@@ -1,0 +1,103 @@
+"""Milliseconds a training pair takes from file to tensor on one core, and pairs/s of the whole loader by workers.
+
+    python benchmarks/bench_data.py [--data-roots data/facades data/maps] [--json FILE]
+
+Without arguments: 512×256 and 1200×600 JPEG files of the demo's facades, enlarged.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from bench_train import hardware
+from PIL import Image
+
+import demo
+from config import Config
+from dataset import PairedImages
+from loading import loaders
+from pairs import check_headers, usable_splits
+
+
+@dataclass(frozen=True)
+class Bench:
+    data_roots: tuple[Path, ...] = ()  # folders of pairs; drawn if none is given
+    n_pairs: int = 100  # of each folder
+    workers: tuple[int, ...] = ()  # numbers of workers; 0, 1, 2 and 4, at most one a core, if none is given
+    batch_size: int = 1  # pairs a batch
+    json: Path | None = None  # also write the table, the hardware and the versions there
+
+
+def draw(folder: Path, size: tuple[int, int]) -> Path:
+    (folder / "train").mkdir(parents=True)
+    for i in range(20):
+        pair = np.concatenate(demo.facade(np.random.default_rng(i)), axis=1)
+        Image.fromarray(pair).resize(size, Image.Resampling.BICUBIC).save(folder / "train" / f"{i}.jpg", quality=90)
+    return folder
+
+
+def time_pairs(data: PairedImages, n: int) -> list[float]:
+    """Seconds for each of n pairs, read one after the other on one core, after a warm-up."""
+    seconds = []
+    for i in range(-5, n):
+        start = time.perf_counter()
+        data.pixels((1, i % len(data)))
+        seconds.append(time.perf_counter() - start)
+    return seconds[5:]
+
+
+def time_loader(data: PairedImages, cfg: Config, workers: int) -> float:
+    """Pairs a second over one epoch, its start included, with the workers running already."""
+    cfg = replace(cfg, num_workers=workers)
+    with loaders(data, data, cfg, torch.device("cpu")) as (loader, sampler, _):
+        for sampler.epoch in (1, 2):
+            start = time.perf_counter()
+            for _ in loader:
+                pass
+        return len(data) / (time.perf_counter() - start)
+
+
+def bench(opts: Bench) -> dict:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = opts.workers or [n for n in (0, 1, 2, 4, 8) if n <= cores]
+    result = {"hardware": hardware(torch.device("cpu")), "rows": []}
+    print(", ".join(f"{key} {value}" for key, value in result["hardware"].items()) + f", cores {cores}")
+    with tempfile.TemporaryDirectory() as scratch:
+        roots = opts.data_roots or [draw(Path(scratch) / f"demo {w}×{h}", (w, h)) for w, h in ((512, 256), (1200, 600))]
+        print(f"{'pairs':<42} {'ms/pair':>8} {'fastest':>8} {'slowest':>8}   pairs/s of the loader, batch "
+              f"{opts.batch_size}, by workers")
+        for root in roots:
+            pairs = usable_splits(root, 0)["train"]
+            cfg = replace(Config(), batch_size=opts.batch_size)
+            data = PairedImages((pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs], cfg, train=True)
+            seconds = time_pairs(data, opts.n_pairs)
+            rates = {n: time_loader(data, cfg, n) for n in workers}
+            data.fill_cache()
+            cached = statistics.median(time_pairs(data, opts.n_pairs)) * 1e3
+            rates["ram"] = time_loader(data, cfg, 0)
+            name = f"{root.name}, {check_headers(pairs)}"
+            row = {"name": name, "ms": statistics.median(seconds) * 1e3, "min": min(seconds) * 1e3,
+                   "max": max(seconds) * 1e3, "cached_ms": cached, "pairs_per_s": rates}
+            result["rows"].append(row)
+            print(f"{name:<42} {row['ms']:8.2f} {row['min']:8.2f} {row['max']:8.2f}   "
+                  + ", ".join(f"{n}: {rate:.0f}" for n, rate in rates.items()) + f" ({cached:.2f} ms)", flush=True)
+    if opts.json:
+        opts.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    return result
+
+
+if __name__ == "__main__":
+    bench(tyro.cli(Bench, description=__doc__))
