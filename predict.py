@@ -6,6 +6,7 @@
     python predict.py --checkpoint runs/facades/gen.pth.tar --export gen.onnx
 """
 
+import copy
 import math
 import sys
 import time
@@ -31,7 +32,7 @@ from generator import Generator
 from images import SUFFIXES, DataError, as_array, name_of, read_array, write_array
 from pairs import list_images
 from published import from_published, is_published
-from speed import choose_levers, prepare
+from speed import cast_weights, choose_levers, prepare
 from utils import run_main, say
 
 PIXELS = 2048 * 2048  # that go through the network at once
@@ -242,6 +243,13 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
     """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
     failures, waited = [], {"reading": 0.0, "network": 0.0, "writing": 0.0}
     options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout == "on", seed=opts.seed)
+    fast = cast_weights(copy.deepcopy(gen), dtype)
+    if opts.compile:
+        from torch._inductor import config as inductor
+
+        inductor.fallback_random = True  # the same dropout as without compiling
+        gen.compile()
+        fast.compile()
     start = time.perf_counter()
 
     def timed(what: str, act: Callable, *args, **kwargs):
@@ -283,7 +291,8 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
         for group in alike(items(readers)):
             x = torch.stack([item.x for item in group])
             deep = group[0].array.dtype == np.uint16  # bf16 has too few digits for these
-            y_fake = timed("network", translate_tensors, gen, x, **options, dtype=torch.float32 if deep else dtype)
+            how = (gen, torch.float32) if deep else (fast, dtype)
+            y_fake = timed("network", translate_tensors, how[0], x, **options, dtype=how[1])
             for item, y in zip(group, y_fake, strict=True):
                 writing.append(writers.submit(write_item, item, y, opts.compare))
             while len(writing) > 2 * opts.batch_size:
@@ -348,11 +357,7 @@ def main() -> int:
         return 0
     if not opts.input or not opts.output:
         raise ValueError("--input and --output are needed, or --export")
-    if opts.compile:
-        import torch._inductor.config
-
-        torch._inductor.config.fallback_random = True  # the same dropout as without compiling
-    prepare(gen, replace(choose_levers(Config(), device, dtype), compile=opts.compile))
+    prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
     if opts.tile and opts.resize:
         raise ValueError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)

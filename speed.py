@@ -47,6 +47,14 @@ def prepare(net: nn.Module, levers: Levers) -> None:
         net.compile()
 
 
+def cast_weights(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The same network for inference in `dtype`, its weights cast once, in place, and not by autocast in every call."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.to(dtype)
+    return net
+
+
 # Small convolutions as matrix products. Where an image is a few pixels wide, nearly all the time of a convolution goes
 # into reading its weights, and the CPU's convolutions first reorder them: two to five times the work.
 

@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -55,7 +55,7 @@ def bench(opts: Bench) -> dict:
     variants = {"plain eager fp32": (plain, torch.float32, 1), "bf16": (plain, torch.bfloat16, 1),
                 "small matmul": (fast, torch.float32, 1), "auto": (fast, auto, 1), "auto, batch 16": (fast, auto, 16)}
     if opts.every:
-        prepare(compiled, replace(levers, compile=True))
+        prepare(compiled, levers)
         variants |= {"auto + compile": (compiled, auto, 1), "auto + compile, batch 16": (compiled, auto, 16)}
     result = {"hardware": hardware(device), "rows": []}
     print(", ".join(f"{key} {value}" for key, value in result["hardware"].items()))
@@ -70,7 +70,8 @@ def bench(opts: Bench) -> dict:
         times = {name: [] for name in variants}
         for round in range(opts.rounds + 1):
             for name, (gen, dtype, batch_size) in variants.items():
-                settings = Predict(Path("unused"), images, Path(scratch) / "out", batch_size=batch_size)
+                settings = Predict(Path("unused"), images, Path(scratch) / "out", batch_size=batch_size,
+                                   compile="compile" in name)
                 start = time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()):
                     failures = predict(gen, jobs[:20] if round == 0 else jobs, settings, dtype)

@@ -7,7 +7,16 @@ from torch import nn
 
 from discriminator import Discriminator
 from generator import Generator
-from speed import WARM_UP, GraphedStep, Levers, SmallConv, SmallConvTranspose, choose_levers, prepare
+from speed import (
+    WARM_UP,
+    GraphedStep,
+    Levers,
+    SmallConv,
+    SmallConvTranspose,
+    cast_weights,
+    choose_levers,
+    prepare,
+)
 from train import make_state, train, train_step
 
 CPU, NONE = torch.device("cpu"), Levers(True, False, False, False, False)
@@ -237,3 +246,11 @@ def test_a_run_on_the_gpu_resumes(small, end_of, precision):
     for name, weight in straight["state"]["gen"].items():
         torch.testing.assert_close(weight.float(), halves["state"]["gen"][name].float(), rtol=0.1, atol=0.05)
     assert [row["epoch"] for row in halves["history"]] == [1, 2, 3]
+
+
+def test_weights_cast_once_give_what_autocast_gives():
+    gen = Generator(ngf=8, crop_size=64, dropout=0.0).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), gen.test_time():
+        wanted = gen(x)
+        assert torch.equal(cast_weights(copy.deepcopy(gen), torch.bfloat16)(x), wanted)
