@@ -1,4 +1,5 @@
-"""Milliseconds a training pair takes from file to tensor on one core, and pairs/s of the whole loader by workers.
+"""Milliseconds a training pair takes from file to tensor on one core (also with JPEGs decoded whole, and from memory),
+and pairs/s of the whole loader by number of workers (also handing over floats).
 
     python benchmarks/bench_data.py [--data-roots data/facades data/maps] [--json FILE]
 
@@ -11,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+import unittest.mock
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,9 +27,9 @@ from PIL import Image
 
 import demo
 from config import Config
-from dataset import PairedImages
+from dataset import PairedImages, normalise
 from loading import loaders
-from pairs import check_headers, usable_splits
+from pairs import check_headers, read_pair, usable_splits
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ def time_pairs(data: PairedImages, n: int) -> list[float]:
     return seconds[5:]
 
 
+class Floats(PairedImages):
+    """Hands over what it is asked for as floats, as most loaders do."""
+
+    def pixels(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(normalise(image) for image in super().pixels(key))
+
+
 def time_loader(data: PairedImages, cfg: Config, workers: int) -> float:
     """Pairs a second over one epoch, its start included, with the workers running already."""
     cfg = replace(cfg, num_workers=workers)
@@ -77,23 +86,28 @@ def bench(opts: Bench) -> dict:
     print(", ".join(f"{key} {value}" for key, value in result["hardware"].items()) + f", cores {cores}")
     with tempfile.TemporaryDirectory() as scratch:
         roots = opts.data_roots or [draw(Path(scratch) / f"demo {w}×{h}", (w, h)) for w, h in ((512, 256), (1200, 600))]
-        print(f"{'pairs':<42} {'ms/pair':>8} {'fastest':>8} {'slowest':>8}   pairs/s of the loader, batch "
-              f"{opts.batch_size}, by workers")
+        print(f"{'ms/pair:':<42} {'median':>8} {'fastest':>8} {'slowest':>8} {'whole':>8} {'ram':>8}   "
+              f"pairs/s of the loader, batch {opts.batch_size}, by workers (as floats)")
         for root in roots:
             pairs = usable_splits(root, 0)["train"]
             cfg = replace(Config(), batch_size=opts.batch_size)
             data = PairedImages((pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs], cfg, train=True)
             seconds = time_pairs(data, opts.n_pairs)
+            with unittest.mock.patch("dataset.read_pair", lambda *args: read_pair(*args[:3])):
+                whole = statistics.median(time_pairs(data, opts.n_pairs)) * 1e3  # JPEGs decoded at their full size
             rates = {n: time_loader(data, cfg, n) for n in workers}
+            floats = {n: time_loader(Floats(data.pairs, cfg, True), cfg, n) for n in workers}
             data.fill_cache()
             cached = statistics.median(time_pairs(data, opts.n_pairs)) * 1e3
             rates["ram"] = time_loader(data, cfg, 0)
             name = f"{root.name}, {check_headers(pairs)}"
             row = {"name": name, "ms": statistics.median(seconds) * 1e3, "min": min(seconds) * 1e3,
-                   "max": max(seconds) * 1e3, "cached_ms": cached, "pairs_per_s": rates}
+                   "max": max(seconds) * 1e3, "whole_ms": whole, "cached_ms": cached, "pairs_per_s": rates,
+                   "pairs_per_s_floats": floats}
             result["rows"].append(row)
-            print(f"{name:<42} {row['ms']:8.2f} {row['min']:8.2f} {row['max']:8.2f}   "
-                  + ", ".join(f"{n}: {rate:.0f}" for n, rate in rates.items()) + f" ({cached:.2f} ms)", flush=True)
+            print(f"{name:<42} {row['ms']:8.2f} {row['min']:8.2f} {row['max']:8.2f} {whole:8.2f} {cached:8.2f}   "
+                  + ", ".join(f"{n}: {rate:.0f}" + (f" ({floats[n]:.0f})" if n in floats else "")
+                              for n, rate in rates.items()), flush=True)
     if opts.json:
         opts.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
     return result
