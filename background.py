@@ -20,8 +20,14 @@ class Background:
     def submit(self, act: Callable, *args) -> Future:
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        self.jobs.append(self.pool.submit(self._run, act, *args))
-        return self.jobs[-1]
+        job = self.pool.submit(self._run, act, *args)
+        job.act = act
+        self.jobs.append(job)
+        return job
+
+    def busy(self, act: Callable) -> bool:
+        """Whether an earlier call of `act` is still waiting or at work."""
+        return any(job.act is act and not job.done() for job in self.jobs)
 
     def _run(self, act: Callable, *args) -> None:
         if self.stream:

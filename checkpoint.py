@@ -1,13 +1,17 @@
 """A run's folder: what may be written there, what a checkpoint holds, and what may continue it."""
 
+import contextlib
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
+from background import Background
 from config import Config
+from distributed import restarted
 from utils import save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
@@ -30,7 +34,7 @@ def open_run(cfg: Config) -> dict | None:
     if not cfg.resume:
         return None
     if not path.exists():
-        if held != ["config.json"]:
+        if held != ["config.json"] and not restarted():
             raise ValueError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
         say(f"the run in {folder} had not saved a checkpoint yet: it starts from the beginning")
         return None
@@ -50,17 +54,39 @@ def open_run(cfg: Config) -> dict | None:
     return saved
 
 
-def start_run(cfg: Config) -> None:
-    """Makes the run's folder and writes config.json. Raises OSError, naming out_dir, when that cannot be done."""
+@contextlib.contextmanager
+def start_run(cfg: Config, main: bool = True) -> Iterator[None]:
+    """Makes the run's folder, locks it for the block, removes what was left half written, and writes config.json.
+
+    Raises OSError, naming out_dir, when that cannot be done, and ValueError when another process is training there.
+    Of several processes, only the main one does anything.
+    """
+    if not main:
+        yield
+        return
+    lock = FileLock(cfg.out_dir / ".lock", timeout=0)
     try:
         (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(NotImplementedError):  # file systems without locks
+            lock.acquire()
+        for folder in (cfg.out_dir, cfg.out_dir / "examples"):
+            for path in folder.glob(".*.tmp"):
+                path.unlink()
         text = json.dumps(cfg.plain(), indent=2)
         save_atomically(cfg.out_dir / "config.json", lambda file: file.write(text.encode()))
+    except Timeout as error:
+        raise ValueError(f"another process is training in {cfg.out_dir}: wait for it, or choose another folder with "
+                         "--out-dir") from error
     except OSError as error:
+        lock.release()
         raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: dict) -> None:
+def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
     Raises ValueError, and leaves the files as they are, when a weight is not finite.
@@ -75,6 +101,20 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
                   "history": history, "rng": rng}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
     save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
+
+
+def keep_epoch(cfg: Config, state, progress: dict, history: list[dict], rng: list[dict],
+               background: Background) -> None:
+    """Writes, in the background, the checkpoint of an epoch that is due for one, and best.pth.tar.
+
+    While an earlier checkpoint is still being written, the next one is left out. The last one is the caller's.
+    """
+    epoch = progress["epoch"]
+    scored = [row["val_l1"] for row in history if "val_ssim" in row]
+    if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
+        background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch, cfg.out_dir / "best.pth.tar")
+    if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not background.busy(save_run):
+        background.submit(save_run, cfg, snapshot(state.state_dict()), progress, list(history), rng)
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:

@@ -9,6 +9,7 @@ import tyro
 
 from checkpoint import load_tensors
 from config import Config
+from distributed import restarted
 
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
 PAPER = dict(in_channels=3, out_channels=3, load_size=286, crop_size=256, flip=True, label_side="none",
@@ -37,13 +38,16 @@ def recipe(name: str) -> Config:
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
     """The configuration that a command line asks for: [recipe] [--field value ...].
 
-    With --resume, flags go on top of the settings that the run in out_dir was started with.
+    With --resume, or when torchrun starts the process again, flags go on top of the settings that the run in out_dir
+    was started with.
     Raises ValueError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
     description += f"\n\nAn optional first word picks a recipe of the paper: {', '.join(RECIPES)}."
     cfg = tyro.cli(Config, default=base, args=argv, description=description)
+    if restarted():
+        cfg = replace(cfg, resume=True)
     if cfg.resume and (saved := load(cfg.out_dir)):
         cfg = tyro.cli(Config, default=replace(saved, out_dir=cfg.out_dir, resume=True), args=argv,
                        description=description)

@@ -32,7 +32,7 @@ class Config:
     beta1: float = 0.5  # Adam's first momentum; the second is 0.999
     n_epochs: int = 8  # epochs at the constant learning rate
     n_epochs_decay: int = 0  # further epochs, over which the learning rate falls linearly towards 0
-    batch_size: int = 1  # pairs a step; at 1, the paper's choice, BatchNorm is instance normalisation
+    batch_size: int = 1  # pairs a step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
     out_dir: Path = Path("runs/demo")  # the run's folder; never overwritten
@@ -41,6 +41,7 @@ class Config:
     eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
+    sync_batchnorm: bool = False  # with several processes: BatchNorm over the images of all; CUDA only
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
     cache: Literal["none", "ram"] = "none"  # ram reads every pair once, into memory: load_size^2 * 6 bytes each
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu

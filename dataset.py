@@ -101,12 +101,13 @@ class PairedImages(Dataset):
         return to_tensor(x), to_tensor(y)
 
 
-def load_data(cfg: Config) -> tuple[PairedImages, PairedImages]:
+def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
     """The training and the validation pairs. Raises FileNotFoundError or ValueError when they cannot be used."""
     splits = usable_splits(cfg.data_root, cfg.seed)
     train_pairs, val_pairs = splits["train"], splits.get("val") or splits["test"]
-    if cfg.batch_size > len(train_pairs):
-        raise ValueError(f"batch_size {cfg.batch_size} is larger than the data set: {len(train_pairs)} training pairs")
+    if cfg.batch_size * world > len(train_pairs):
+        raise ValueError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
+                         + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs)
     check_headers(val_pairs)
     scored = evenly(val_pairs, cfg.n_val)

@@ -15,12 +15,21 @@ def usable_cores() -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises ValueError when it is not there."""
+    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises ValueError when it is not there.
+
+    Of several processes on a machine, each gets a CUDA device of its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ValueError(f"with several processes, device must be cuda or auto, not {name}: each takes its own")
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

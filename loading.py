@@ -1,6 +1,7 @@
 """Batches of pairs: their order, the processes that load them, their way to the device."""
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -21,17 +22,22 @@ class EpochSampler(Sampler):
     """Indices (epoch, index) in an order that depends on (seed, epoch) alone, from position `start` on.
 
     Set `epoch` and `start` before each pass. Carrying the epoch in the index keeps persistent workers up to date.
+    Of `world` processes, each takes every world-th index; the last ones are filled up with the first of the order, so
+    that all have equally many.
     """
 
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch, self.start = length, seed, 1, 0
+    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1):
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.epoch, self.start = 1, 0
 
     def __len__(self) -> int:
-        return self.length - self.start
+        return math.ceil((self.length - self.start) / self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter([(self.epoch, int(index)) for index in order[self.start :]])
+        rest = order[self.start :]
+        rest = np.concatenate([rest, np.resize(order, -len(rest) % self.world)])
+        return iter([(self.epoch, int(index)) for index in rest[self.rank :: self.world]])
 
 
 def init_worker(_: int) -> None:
@@ -64,9 +70,11 @@ def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, device: torch.device) -> Iterator[tuple]:
+def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, device: torch.device, rank: int = 0,
+            world: int = 1) -> Iterator[tuple]:
     """The training loader, the sampler that orders it, and the validation loader: batches for `on_device`.
 
+    Of `world` processes, each validates on every world-th pair.
     Their processes end with the block, even when an exception would keep the loaders alive. Pairs that are in memory
     already need none: what is left to do takes less time than handing them over.
     """
@@ -74,9 +82,9 @@ def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, devic
     # A generator of their own for the seeds they draw: the networks' dropout must not notice the loaders.
     loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
                      pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate)
-    sampler = EpochSampler(len(train_data), cfg.seed)
+    sampler = EpochSampler(len(train_data), cfg.seed, rank, world)
     both = (loader(Pixels(train_data), batch_size=cfg.batch_size, sampler=sampler),
-            loader(Pixels(val_data), batch_size=8))
+            loader(Pixels(val_data), batch_size=8, sampler=range(rank, len(val_data), world)))
     try:
         yield both[0], sampler, both[1]
     finally:

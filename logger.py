@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import Config
+from distributed import ALONE, Ranks
 from utils import save_atomically, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
@@ -135,15 +136,20 @@ class Meter:
 
     Losses stay on the device until a second has passed: reading them earlier would stall it at every step.
     `progress` carries on an epoch that a checkpoint cut in two: the steps, images, sums and seconds of its first part.
+    Of several processes, each counts the images of all and averages its own losses; `finish` averages all.
     """
 
-    def __init__(self, epoch: int, total_epochs: int, n_images: int, progress: dict):
-        self.epoch, self.total_epochs, self.n_images = epoch, total_epochs, n_images
+    def __init__(self, epoch: int, total_epochs: int, n_images: int, progress: dict, ranks: Ranks = ALONE):
+        self.epoch, self.total_epochs, self.n_images, self.ranks = epoch, total_epochs, n_images, ranks
         self.step, self.done, self.sums, self.seconds = (progress[k] for k in ("step", "images", "sums", "seconds"))
+        self.weight = self.done  # images in the sums
+        if not ranks.main:
+            self.sums, self.weight = [0.0] * len(LOSSES), 0
         self.here, self.waited = 0, 0.0  # images seen and seconds waited for data in this session
         self.pending: list[tuple[Tensor, int]] = []
         self.start = self.synchronised = self.printed = time.perf_counter()
-        self.bar = tqdm(total=n_images, initial=self.done, leave=False, disable=not sys.stderr.isatty(),
+        self.bar = tqdm(total=n_images, initial=self.done, leave=False,
+                        disable=not ranks.main or not sys.stderr.isatty(),
                         dynamic_ncols=True, bar_format="{percentage:3.0f}% {desc} {bar}")
 
     def watch(self, loader: Iterable) -> Iterator:
@@ -158,9 +164,10 @@ class Meter:
             yield batch
 
     def update(self, losses: Tensor, n: int) -> None:
-        """Takes in one step: its losses, still on the device, and its number of images."""
+        """Takes in one step: its losses, still on the device, and its number of images in this process."""
         self.pending.append((losses, n))
-        self.here, self.done, self.step = self.here + n, self.done + n, self.step + 1
+        self.here, self.done = self.here + n * self.ranks.world, self.done + n * self.ranks.world
+        self.step += 1
         if time.perf_counter() - self.synchronised > 1:
             self.synchronise()
 
@@ -174,6 +181,7 @@ class Meter:
                 raise ValueError(f"the losses are no longer finite in epoch {self.epoch}, step {step}: "
                                  f"{named}. Try a lower lr, or --precision fp32")
             self.sums = [total + value * n for total, value in zip(self.sums, row, strict=True)]
+            self.weight += n
         self.pending = []
         self.synchronised = time.perf_counter()
         if values:
@@ -196,11 +204,12 @@ class Meter:
             say(f"{self.done / self.n_images:4.0%} epoch {self.epoch}/{self.total_epochs} {pace} {losses}")
 
     def means(self) -> dict[str, float]:
-        return {name: total / max(1, self.done) for name, total in zip(LOSSES, self.sums, strict=True)}
+        return {name: total / max(1, self.weight) for name, total in zip(LOSSES, self.sums, strict=True)}
 
     def finish(self) -> dict:
         """Reads what is left, takes the bar away, and returns the progress to carry this epoch on with."""
         self.synchronise()
         self.bar.close()
+        *self.sums, self.weight = self.ranks.sum([*self.sums, self.weight])
         seconds = self.seconds + time.perf_counter() - self.start
         return {"epoch": self.epoch - 1, "step": self.step, "images": self.done, "sums": self.sums, "seconds": seconds}

@@ -12,6 +12,7 @@ import numpy as np
 
 import demo
 import download
+from distributed import started, wait_for
 from images import SUFFIXES, DataError, name_of, read_image, read_size, to_array
 from utils import say
 
@@ -31,13 +32,18 @@ class Found:
 
 
 def obtain(root: Path) -> None:
-    """Draws or downloads the data set whose name `root` ends in, when the folder is absent and the name is known."""
-    if root.exists():
+    """Draws or downloads the data set whose name `root` ends in, when the folder is absent and the name is known.
+
+    Of several processes on a machine, one does so and the others wait.
+    """
+    if root.exists() or root.name not in ("demo", *download.DATASETS):
         return
-    if root.name == "demo":
+    if started()[2] > 0:
+        wait_for(root)
+    elif root.name == "demo":
         say(f"drawing the demo pairs into {root}")
         demo.draw(root)
-    elif root.name in download.DATASETS:
+    else:
         download.fetch(root.name, root)
 
 

@@ -12,7 +12,8 @@ class Stop:
     """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
 
     def __init__(self):
-        self.signal = 0
+        self.signal = 0  # received by this process
+        self.agreed = 0  # known to all processes of the run
 
     def _receive(self, number, frame):
         if self.signal:

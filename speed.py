@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,9 +25,10 @@ class Levers:
 def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype) -> Levers:
     """The levers of a run; auto is what pays on the device. Raises ValueError for a graph where there can be none."""
     cuda = device.type == "cuda"
-    graphs = cuda and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
+    alone = not dist.is_available() or not dist.is_initialized()
+    graphs = cuda and alone and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
     if cfg.cuda_graph == "on" and not graphs:
-        raise ValueError("cuda_graph on needs CUDA, and a precision other than fp16; this is "
+        raise ValueError("cuda_graph on needs CUDA, one process, and a precision other than fp16; this is "
                          f"{device.type} and {str(dtype).removeprefix('torch.')}")
 
     def choose(setting: str, auto: bool) -> bool:

@@ -14,15 +14,15 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from background import Background
-from checkpoint import START, open_run, save_generator, save_run, snapshot, start_run
+from checkpoint import START, keep_epoch, open_run, save_run, start_run
 from cli import parse
 from config import Config
 from dataset import load_data
-from devices import choose_device, choose_precision, rng_state, seed_everything, seeded, set_rng_state
+from devices import choose_device, choose_precision, rng_state, seed_everything, set_rng_state
 from discriminator import Discriminator
+from distributed import processes
 from generator import Generator
 from images import DataError
 from loading import loaders, on_device
@@ -30,6 +30,7 @@ from logger import Logger, Meter
 from signals import Stop
 from speed import GraphedStep, choose_levers, prepare
 from utils import run_main, say
+from validation import validate
 
 
 @dataclass
@@ -118,35 +119,6 @@ def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> 
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
 
 
-@torch.no_grad()
-def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
-             n_examples: int, score: Callable | None = None) -> tuple[dict[str, float], list[list[Tensor]]] | None:
-    """The mean val_l1 over the pairs of `loader`, and n_examples rows [x, y_fake, y] for the grid.
-
-    With `score`, also the means of what score(y_fake, y) returns for each pair, as val_….
-    Runs as the paper tests, with the same dropout in every epoch; draws nothing from the training's random numbers.
-    Returns None when a signal comes.
-    """
-    n = len(loader.dataset)
-    wanted = {round(i * (n - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
-    done, total, rows, scores = 0, torch.zeros((), device=device), [], []
-    with seeded(seed, device), gen.test_time():
-        for x, y in on_device(loader, device):
-            if stop.signal:
-                return None
-            with autocast():
-                y_fake = gen(x).float()
-            for row in zip(x, y_fake, y, strict=True):
-                if done in wanted:
-                    rows.append(row)
-                if score:
-                    scores.append(score(*row[1:]))
-                done += 1
-            total += F.l1_loss(y_fake, y) * len(x)
-    means = {f"val_{name}": sum(row[name] for row in scores) / n for name in (scores[0] if scores else ())}
-    return {**means, "val_l1": total.item() / n}, rows
-
-
 def train(cfg: Config) -> int:
     """Trains as cfg says. Returns the exit status: 0, or 128 + signal when a signal ended it early.
 
@@ -156,72 +128,77 @@ def train(cfg: Config) -> int:
     dtype = choose_precision(cfg.precision, device)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     cfg = replace(cfg, data_root=cfg.data_root.absolute())  # a run can be resumed from another folder
-    saved = open_run(cfg)
-    train_data, val_data = load_data(cfg)
-    start_run(cfg)
+    with processes(device) as ranks, Background(device) as background:
+        cfg = ranks.from_main(lambda: cfg)
+        saved = ranks.from_main(lambda: open_run(cfg))
+        train_data, val_data = load_data(cfg, ranks.world)
 
-    seed_everything(cfg.seed, cfg.deterministic)
-    state = make_state(cfg, device, dtype)
-    progress = START
-    if saved:
-        state.load_state_dict(saved["state"])
-        set_rng_state(device, saved["rng"])
-        progress = {name: saved[name] for name in START}
-        say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
-    say(f"device {device}, precision {str(dtype).removeprefix('torch.')}, "
-        f"{sum(p.numel() for p in state.gen.parameters()):,} + {sum(p.numel() for p in state.disc.parameters()):,} "
-        f"parameters; writing to {cfg.out_dir}")
+        seed_everything(cfg.seed, cfg.deterministic)
+        state, progress = make_state(cfg, device, dtype), START
+        torch.manual_seed(cfg.seed + ranks.rank)  # for dropout, each process its own
+        if saved:
+            state.load_state_dict(saved["state"])
+            progress = {name: saved[name] for name in START}
+            if ranks.rank < len(saved["rng"]):
+                set_rng_state(device, saved["rng"][ranks.rank])
+        replicas = replace(state, gen=ranks.replicate(state.gen, cfg.sync_batchnorm),
+                           disc=ranks.replicate(state.disc, cfg.sync_batchnorm))
+        if saved:
+            say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
+        say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}"
+            + (f" × {ranks.world} processes" if ranks.world > 1 else "")
+            + f", {sum(p.numel() for p in state.gen.parameters()):,} + "
+            f"{sum(p.numel() for p in state.disc.parameters()):,} parameters; writing to {cfg.out_dir}")
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        return train_step(state, x, y, cfg.lambda_l1, autocast)
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            return train_step(replicas, x, y, cfg.lambda_l1, autocast)
 
-    run_step = GraphedStep(step) if choose_levers(cfg, device, dtype).cuda_graph else step
-    with Stop() as stop, Background(device) as background, \
-            loaders(train_data, val_data, cfg, device) as (train_loader, sampler, val_loader):
-        logger = Logger(cfg, saved["history"] if saved else [], background.submit)
-        writing = None
-        for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
-            lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
-            state.set_rate(lr)
-            sampler.epoch, sampler.start = epoch, progress["images"]
-            meter = Meter(epoch, cfg.total_epochs, len(train_data), progress)
-            failure, validation, score = None, None, None
-            try:
-                for x, y in meter.watch(on_device(train_loader, device)):
-                    meter.update(run_step(x, y), len(x))
-                    if stop.signal:
-                        break
-                progress = meter.finish()
-                if cfg.eval_every and epoch % cfg.eval_every == 0:
-                    from evaluate import image_scores as score
-                validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed, cfg.n_examples, score)
-            except DataError as error:
-                failure, progress = error, meter.finish()
-            if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
+        if choose_levers(cfg, device, dtype).cuda_graph:
+            step = GraphedStep(step)
+        with start_run(cfg, ranks.main), Stop() as stop, loaders(
+                train_data, val_data, cfg, device, ranks.rank, ranks.world) as (train_loader, sampler, val_loader):
+            logger = Logger(cfg, saved["history"] if saved else [], background.submit) if ranks.main else None
+            for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
+                lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
+                state.set_rate(lr)
+                sampler.epoch, sampler.start = epoch, progress["images"]
+                meter = Meter(epoch, cfg.total_epochs, len(train_data), progress, ranks)
+                failure, validation, score = None, None, None
+                try:
+                    for x, y in ranks.in_step(meter.watch(on_device(train_loader, device)), stop):
+                        meter.update(step(x, y), len(x))
+                    progress = meter.finish()
+                    if cfg.eval_every and epoch % cfg.eval_every == 0:
+                        from evaluate import image_scores as score
+                    if not stop.agreed:
+                        validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed,
+                                              cfg.n_examples, score, ranks)
+                except DataError as error:
+                    failure, progress = error, meter.finish()
+                rng = ranks.gather(rng_state(device))
+                if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
+                    if ranks.main:
+                        background.check(wait=True)
+                        if epoch > 1 or meter.step:
+                            save_run(cfg, state.state_dict(), progress, logger.history, rng)
+                            say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
+                        logger.close()
+                    if failure:
+                        raise failure
+                    return 128 + stop.agreed
+
+                means, rows = validation
+                row = {"epoch": epoch, **meter.means(), "lr": lr, "seconds": progress["seconds"],
+                       "images_per_s": len(train_data) / progress["seconds"], **means}
+                progress = {**START, "epoch": epoch}
+                if ranks.main:
+                    background.check()
+                    logger.add(row, rows)
+                    keep_epoch(cfg, state, progress, logger.history, rng, background)
+            if ranks.main:
                 background.check(wait=True)
-                if meter.here:
-                    save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
-                    say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
+                save_run(cfg, state.state_dict(), progress, logger.history, rng)
                 logger.close()
-                if failure:
-                    raise failure
-                return 128 + stop.signal
-
-            means, rows = validation
-            row = {"epoch": epoch, **meter.means(), "lr": lr, "seconds": progress["seconds"],
-                   "images_per_s": len(train_data) / progress["seconds"], **means}
-            logger.add(row, rows)
-            if score and means["val_l1"] <= min(row["val_l1"] for row in logger.history if "val_ssim" in row):
-                background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch,
-                                  cfg.out_dir / "best.pth.tar")
-            progress = {**START, "epoch": epoch}
-            background.check()
-            if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and (writing is None or writing.done()):
-                writing = background.submit(save_run, cfg, snapshot(state.state_dict()), progress,
-                                            list(logger.history), rng_state(device))
-        background.check(wait=True)
-        save_run(cfg, state.state_dict(), progress, logger.history, rng_state(device))
-        logger.close()
     return 0
 
 

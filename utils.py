@@ -61,7 +61,12 @@ def complete_folder(path: Path) -> Iterator[Path]:
 
 
 def say(text: str) -> None:
-    """Prints a line; where nobody listens any more (a closed pipe or terminal), goes on in silence."""
+    """Prints a line; where nobody listens any more (a closed pipe or terminal), goes on in silence.
+
+    Of several processes, only the main one prints.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     try:
         print(text, flush=True)
     except OSError:

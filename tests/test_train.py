@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+import checkpoint
 import train as train_module
 from checkpoint import load_tensors
 from dataset import load_data
@@ -206,7 +207,7 @@ def test_a_run_leaves_every_file_it_promises(small, end_of):
     held = {path.relative_to(cfg.out_dir).as_posix() for path in cfg.out_dir.rglob("*") if path.is_file()}
     events = {name for name in held if name.startswith("tensorboard/events")}
     assert len(events) == 1
-    assert held - events == {"config.json", "checkpoint.pth.tar", "gen.pth.tar", "log.csv", "losses.png",
+    assert held - events == {".lock", "config.json", "checkpoint.pth.tar", "gen.pth.tar", "log.csv", "losses.png",
                              *(f"examples/epoch_000{i}.png" for i in (1, 2, 3))}
     assert end_of(cfg)["epoch"] == 3  # the last epoch is saved whatever save_every is
     lines = (cfg.out_dir / "log.csv").read_text().splitlines()
@@ -399,7 +400,7 @@ def test_a_user_s_mistake_is_one_sentence_and_status_2(tmp_path):
 
 def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(small, monkeypatch, end_of):
     """A slow disk: training does not wait, an epoch's checkpoint may be left out, the last one never is."""
-    save, writing, written, steps = train_module.save_run, threading.Lock(), [], []
+    save, writing, written, steps = checkpoint.save_run, threading.Lock(), [], []
     step = train_module.train_step
     monkeypatch.setattr(train_module, "train_step", lambda *args: steps.append(written[:]) or step(*args))
 
@@ -411,7 +412,8 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
         written.append(progress["epoch"])
         writing.release()
 
-    monkeypatch.setattr(train_module, "save_run", slow)
+    for module in (train_module, checkpoint):
+        monkeypatch.setattr(module, "save_run", slow)
     train(small(n_epochs=8))
     assert written[0] == 1 and written[-1] == 8 and len(written) < 8 and end_of(small())["epoch"] == 8
     assert steps[6] == []  # epoch 2 began before the checkpoint of epoch 1 was there
@@ -420,14 +422,15 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
 def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch):
     """Written late, it must not hold the weights of the steps that were taken meanwhile."""
     train(small("one", n_epochs=1))
-    save = train_module.save_run
+    save = checkpoint.save_run
 
     def late(cfg, state, progress, *rest):
         if progress["epoch"] == 1:
             time.sleep(1)
             save(cfg, state, progress, *rest)
 
-    monkeypatch.setattr(train_module, "save_run", late)
+    for module in (train_module, checkpoint):
+        monkeypatch.setattr(module, "save_run", late)
     train(small("two", n_epochs=2))
     one, two = end_of(small("one")), end_of(small("two"))
     assert two["epoch"] == 1 and same(one, two)
@@ -437,7 +440,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train_module, "save_run", full)
+    for module in (train_module, checkpoint):
+        monkeypatch.setattr(module, "save_run", full)
     with pytest.raises(OSError, match="No space left"):
         train(small(n_epochs=50))
     assert not (small().out_dir / "examples" / "epoch_0020.png").exists()

@@ -1,0 +1,48 @@
+"""What a run is judged by after each epoch: the L1 of unseen pairs, and the rows of the example grid."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from devices import seeded
+from distributed import ALONE, Ranks
+from generator import Generator
+from loading import on_device
+from signals import Stop
+
+
+@torch.no_grad()
+def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
+             n_examples: int, score: Callable | None = None,
+             ranks: Ranks = ALONE) -> tuple[dict[str, float], list[list[Tensor]]] | None:
+    """The mean val_l1 over the pairs of `loader`, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
+
+    With `score`, also the means of what score(y_fake, y) returns for each pair, as val_….
+    Runs as the paper tests; dropout is the same for all images and in all epochs, so that batches and processes do not
+    matter, and draws nothing from the training's random numbers. Returns None when a signal comes.
+    """
+    n, index = len(loader.dataset), ranks.rank
+    wanted = {round(i * (n - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
+    l1, rows, scores = torch.zeros((), device=device), {}, []
+    with gen.test_time():
+        for x, y in ranks.in_step(on_device(loader, device), stop):
+            with seeded(seed, device), autocast():
+                y_fake = gen(x).float()
+            l1 += F.l1_loss(y_fake, y) * len(x)
+            for row in zip(x, y_fake, y, strict=True):
+                if index in wanted:
+                    rows[index] = [image.cpu() for image in row]
+                if score:
+                    scores.append(score(*row[1:]))
+                index += ranks.world
+    if stop.agreed:
+        return None
+    sums = [{"l1": l1.item()}, *({name: value for name, value in each.items() if name != "l1"} for each in scores)]
+    sums = [part for parts in ranks.gather(sums) for part in parts]
+    names = dict.fromkeys(name for part in sums for name in part)
+    means = {f"val_{name}": sum(part.get(name, 0.0) for part in sums) / n for name in names}
+    rows = {index: row for part in ranks.gather(rows) for index, row in part.items()}
+    return means, [rows[index] for index in sorted(rows)]
