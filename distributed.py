@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -126,8 +127,10 @@ class Replica:
     """A network whose gradients are averaged over all processes; while it is frozen, the network alone."""
 
     def __init__(self, net: nn.Module, devices: list | None):
-        # BatchNorm's running statistics are each process's own: those of the main process are saved.
-        self.net, self.parallel = net, DistributedDataParallel(net, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers gets a new name in newer versions
+            # BatchNorm's running statistics are each process's own: those of the main process are saved.
+            self.net, self.parallel = net, DistributedDataParallel(net, device_ids=devices, broadcast_buffers=False)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         frozen = not next(self.net.parameters()).requires_grad
@@ -157,9 +160,10 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "mps":
         raise ValueError("several processes need CUDA or the CPU, not MPS")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    cuda = device.type == "cuda"
     try:
-        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE))
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None)
     except RuntimeError as error:
         words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo")
         if any(word in str(error).lower() for word in words):

@@ -1,0 +1,348 @@
+import copy
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import write_pair
+from torch import nn
+
+from checkpoint import load_tensors
+from devices import choose_device
+from distributed import Ranks, SyncedBatchNorm
+from generator import BatchNorm, Generator
+from images import DataError
+from loading import EpochSampler
+from pairs import obtain
+from signals import Stop
+from train import bce, make_state
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "--num-workers", "0", "--precision",
+         "fp32", "--device", "cpu", "--n-examples", "2"]
+
+
+def torchrun(*args, n=2, launcher=("--standalone",)):
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, "--nproc-per-node", n, *args]
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True)
+
+
+def finish(process, timeout=120):
+    """Status, output and errors; a job that hangs is a failure."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"the job hangs: {process.communicate()}")
+    return process.returncode, out, err
+
+
+def weights(run):
+    return load_tensors(run / "checkpoint.pth.tar", "pix2pix checkpoint")["state"]
+
+
+def wait_until(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
+
+
+def ranks_of(process):
+    """The process ids of the ranks, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == process.pid:
+                env = dict(item.split("=", 1) for item in (path / "environ").read_text().split("\0") if "=" in item)
+                found[int(env["RANK"])] = int(path.name)
+        except (OSError, KeyError, IndexError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize(("length", "world", "start"), [(10, 2, 0), (11, 2, 0), (11, 4, 0), (11, 3, 4), (5, 4, 4)])
+def test_every_process_takes_its_own_pairs_and_only_the_padding_comes_twice(length, world, start):
+    alone = EpochSampler(length, seed=0)
+    shards = [EpochSampler(length, 0, rank, world) for rank in range(world)]
+    for sampler in (alone, *shards):
+        sampler.epoch, sampler.start = 3, start
+    wanted, taken = list(alone), [list(shard) for shard in shards]
+    assert {len(each) for each in taken} == {len(shards[0])}
+    interleaved = [key for step in zip(*taken, strict=True) for key in step]
+    assert interleaved[: len(wanted)] == wanted and len(interleaved) - len(wanted) < world
+
+
+def test_one_process_needs_no_other():
+    ranks, stop = Ranks(), Stop()
+    assert ranks.sum([1.5]) == [1.5] and ranks.max(3) == [3] and ranks.gather("a") == ["a"]
+    net = nn.Linear(1, 1)
+    assert ranks.replicate(net, True) is net and ranks.from_main(lambda: 5) == 5
+    assert list(ranks.in_step([1, 2], stop)) == [1, 2]
+    stop.signal = 15
+    assert list(ranks.in_step([1, 2], stop)) == [] and stop.agreed == 15
+
+
+def test_a_signal_between_two_batches_ends_the_epoch_before_the_next():
+    stop, seen = Stop(), []
+    for batch in Ranks().in_step([1, 2, 3], stop):
+        seen.append(batch)
+        stop.signal = 2 if batch == 2 else 0
+    assert seen == [1, 2] and stop.agreed == 2
+
+
+def test_synced_batchnorm_is_torch_s_in_training_and_each_image_s_at_test_time(monkeypatch):
+    """SyncBatchNorm itself runs on CUDA only; here, that it is the one that is called."""
+    called = []
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, x: called.append(self.training) or x)
+    gen = Generator(ngf=4, crop_size=64)
+    keys = list(gen.state_dict())
+    for module in gen.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SyncedBatchNorm
+    gen(torch.zeros(2, 3, 64, 64))
+    assert called and all(called) and list(gen.state_dict()) == keys
+    called.clear()
+    with gen.test_time():
+        gen(torch.zeros(2, 3, 64, 64))
+    assert not called and issubclass(SyncedBatchNorm, BatchNorm)
+
+
+def test_each_process_takes_a_device_of_its_own(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="device must be cuda or auto, not cuda:0"):
+        choose_device("cuda:0")
+    if torch.cuda.device_count() < 2:
+        with pytest.raises(ValueError, match="'cuda:1' cannot be used"):
+            choose_device("cuda")
+
+
+def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    waited = []
+    monkeypatch.setattr("pairs.wait_for", waited.append)
+    obtain(tmp_path / "demo")
+    obtain(tmp_path / "mine")
+    assert waited == [tmp_path / "demo"] and not (tmp_path / "demo").exists()
+
+
+STEPS = """
+import sys, torch
+from functools import partial
+from pathlib import Path
+import torch.distributed as dist
+sys.path.insert(0, {root!r})
+from dataclasses import replace
+from config import Config
+from distributed import processes
+from train import make_state, train_step
+
+fp32 = partial(torch.autocast, "cpu", enabled=False)
+cfg = Config(**{settings!r})
+with processes(torch.device("cpu")) as ranks:
+    torch.manual_seed(0 if ranks.main else 5)  # another start would be noticed
+    state = make_state(cfg, torch.device("cpu"), torch.float32)
+    replicas = replace(state, gen=ranks.replicate(state.gen, False), disc=ranks.replicate(state.disc, False))
+    first = {{name: value.clone() for name, value in state.state_dict()["gen"].items()}}
+    samples = torch.load({samples!r}, weights_only=True)
+    kept = []
+    for pair in samples:
+        x, y = pair[ranks.rank]
+        train_step(replicas, x[None], y[None], 100.0, fp32)
+        mine = [p.detach().clone() for net in (state.gen, state.disc) for p in net.parameters()]
+        for other in ranks.gather(mine):
+            assert all(map(torch.equal, mine, other)), "replicas differ"
+        kept.append([p.grad.clone() for p in state.gen.parameters()])
+    try:
+        ranks.replicate(state.gen, True)
+        raise SystemExit("sync_batchnorm was accepted on the CPU")
+    except ValueError:
+        pass
+    if ranks.main:
+        torch.save({{"weights": mine, "gradients": kept}}, {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_replicas_stay_equal_and_average_the_gradients(small, tmp_path):
+    """After every step to the bit; the gradients are those of one process that averages the same two samples."""
+    torch.manual_seed(1)
+    samples = torch.rand(4, 2, 2, 3, 64, 64) * 2 - 1  # steps, processes, x and y
+    torch.save(samples, tmp_path / "samples.pt")
+    cfg = small(dropout=0.0)
+    script = tmp_path / "steps.py"
+    script.write_text(STEPS.format(root=str(ROOT), settings=cfg.plain(), samples=str(tmp_path / "samples.pt"),
+                                   out=str(tmp_path / "out.pt")))
+    status, _, err = finish(torchrun(script))
+    assert status == 0, err
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
+
+    torch.manual_seed(0)
+    state = make_state(cfg, torch.device("cpu"), torch.float32)
+    gen, disc = state.gen, state.disc
+    for i, pair in enumerate(samples):
+        fakes = [gen(x[None]) for x, _ in pair]
+        state.opt_d.zero_grad()
+        for (x, y), fake in zip(pair, fakes, strict=True):
+            ((bce(disc(x[None], y[None]), 1.0) + bce(disc(x[None], fake.detach()), 0.0)) / 2 / 2).backward()
+        state.opt_d.step()
+        state.opt_g.zero_grad()
+        disc.requires_grad_(False)
+        for (x, y), fake in zip(pair, fakes, strict=True):
+            ((bce(disc(x[None], fake), 1.0) + 100 * F.l1_loss(fake, y[None])) / 2).backward()
+        state.opt_g.step()
+        disc.requires_grad_(True)
+        if i == 0:
+            for a, b in zip(gen.parameters(), found["gradients"][0], strict=True):
+                torch.testing.assert_close(a.grad, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip([*gen.parameters(), *disc.parameters()], found["weights"], strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=0.05, atol=5e-4)
+
+
+@pytest.mark.slow
+def test_runs_of_one_and_of_two_processes_continue_each_other(data, tmp_path):
+    """1 → 2 → 1: the same files, no prefixes, and the log goes on."""
+    run = tmp_path / "run"
+    alone = [sys.executable, "train.py"]
+    first = ["--data-root", data, "--out-dir", run, *SMALL]
+    subprocess.run(list(map(str, [*alone, *first, "--n-epochs", 1])), cwd=ROOT, check=True, capture_output=True)
+    before = {path.name for path in run.iterdir()}
+    status, out, err = finish(torchrun("train.py", "--resume", "--out-dir", run, "--n-epochs", 2))
+    assert status == 0, err
+    assert "batch 1 × 2 processes" in out and out.count("epoch 2/2") == 1  # one process prints
+    subprocess.run(list(map(str, [*alone, "--resume", "--out-dir", run, "--n-epochs", 3])), cwd=ROOT, check=True,
+                   capture_output=True)
+    assert {path.name for path in run.iterdir()} == before
+    rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    saved = weights(run)
+    assert saved["gen"].keys() == Generator(3, 3, 4, 64).state_dict().keys()
+    steps = [state["step"].item() for state in saved["opt_g"]["state"].values()]
+    assert set(steps) == {6 + 3 + 6}  # six pairs: two processes take three steps
+
+
+@pytest.mark.slow
+def test_validation_does_not_depend_on_the_number_of_processes(data, tmp_path):
+    for i in range(5):
+        write_pair(data / "val" / f"more{i}.png", seed=300 + i)
+    rows = []
+    for n in (1, 2):  # a rate so small that nothing is learnt
+        run = tmp_path / f"run{n}"
+        status, _, err = finish(torchrun("train.py", "--data-root", data, "--out-dir", run, *SMALL, "--n-epochs", 1,
+                                         "--lr", 1e-12, "--eval-every", 1, n=n))
+        assert status == 0, err
+        rows.append(next(csv.DictReader((run / "log.csv").read_text().splitlines())))
+    for name in ("val_l1", "val_psnr", "val_ssim"):
+        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), rel=1e-4)
+    grids = [(tmp_path / f"run{n}" / "examples" / "epoch_0001.png").read_bytes() for n in (1, 2)]
+    assert len(grids[0]) == pytest.approx(len(grids[1]), rel=0.01)
+
+
+@pytest.mark.slow
+def test_two_nodes_train_together(data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [torchrun("train.py", "--data-root", data, "--out-dir", tmp_path / "run", *SMALL, "--n-epochs", 1, n=1,
+                      launcher=("--nnodes", 2, "--node-rank", i, "--master-addr", "127.0.0.1", "--master-port", port))
+             for i in range(2)]
+    ends = [finish(node) for node in nodes]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert "× 2 processes" in ends[0][1] and ends[1][1] == ""
+    assert weights(tmp_path / "run").keys() == {"gen", "disc", "opt_g", "opt_d", "scaler"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, rank, same):
+    """torchrun starts both again; they go on from the last checkpoint and end as if nothing had happened."""
+    common = ["train.py", "--data-root", data, *SMALL, "--n-epochs", 60]
+    status, _, err = finish(torchrun(*common, "--out-dir", tmp_path / "straight"))
+    assert status == 0, err
+    run = tmp_path / "killed"
+    process = torchrun("--max-restarts", 2, *common, "--out-dir", run)
+    wait_until(lambda: (run / "examples" / "epoch_0004.png").exists(), process)
+    os.kill(ranks_of(process)[rank], signal.SIGKILL)
+    status, out, err = finish(process)
+    assert status == 0, err
+    assert "resuming after epoch" in out
+    assert same(weights(tmp_path / "straight"), weights(run))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
+def test_a_killed_rank_makes_the_others_leave_within_a_minute(data, tmp_path):
+    run = tmp_path / "run"
+    process = torchrun("train.py", "--data-root", data, *SMALL, "--n-epochs", 100000, "--out-dir", run)
+    wait_until((run / "gen.pth.tar").exists, process)
+    killed = ranks_of(process)
+    os.kill(killed[1], signal.SIGKILL)
+    start = time.monotonic()
+    status, _, _ = finish(process, timeout=60)
+    assert status != 0 and time.monotonic() - start < 60
+    assert not any(Path(f"/proc/{pid}/cwd").exists() for pid in killed.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(data, tmp_path, rank):
+    run = tmp_path / "run"
+    process = torchrun("train.py", "--data-root", data, *SMALL, "--n-epochs", 100000, "--out-dir", run)
+    wait_until((run / "gen.pth.tar").exists, process)
+    os.kill(ranks_of(process)[rank], signal.SIGUSR1)
+    _, out, err = finish(process)
+    assert "--resume continues there" in out, out + err
+    assert load_tensors(run / "checkpoint.pth.tar")["state"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_file_that_breaks_on_one_rank_stops_all_and_saves(data, tmp_path, split):
+    run = tmp_path / "run"
+    process = torchrun("train.py", "--data-root", data, *SMALL, "--n-epochs", 100000, "--out-dir", run)
+    wait_until((run / "gen.pth.tar").exists, process)
+    (data / split / "1.png").write_bytes(b"broken")
+    status, out, err = finish(process, timeout=60)
+    assert status != 0 and "1.png is no PNG" in err and "--resume continues there" in out, out + err
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once(data, tmp_path):
+    status, out, err = finish(torchrun("train.py", "--data-root", data, *SMALL, "--out-dir", tmp_path / "run",
+                                       "--resume"))
+    assert status != 0 and err.count("there is no run to resume") == 1
+
+
+def test_another_process_s_failure_is_a_failure_here(monkeypatch):
+    monkeypatch.setattr(Ranks, "max", lambda self, *values: [10_000, 1])
+    with pytest.raises(DataError, match="another process"):
+        list(Ranks().in_step([1], Stop()))
+
+
+def test_a_frozen_network_is_not_replicated(monkeypatch):
+    """G's update reads D without averaging gradients that D does not have."""
+    from distributed import Replica
+
+    monkeypatch.setattr("distributed.DistributedDataParallel", lambda net, **options: partial(net.__class__.forward, copy.deepcopy(net)))
+    net = nn.Linear(1, 1)
+    replica = Replica(net, None)
+    with torch.no_grad():
+        net.weight.fill_(100)
+    x = torch.ones(1, 1)
+    assert not torch.equal(replica(x), net(x))
+    replica.requires_grad_(False)
+    assert torch.equal(replica(x), net(x))
