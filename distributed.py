@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from generator import BatchNorm
@@ -162,7 +163,10 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         raise ValueError("several processes need CUDA or the CPU, not MPS")
     cuda = device.type == "cuda"
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+        # After a restart, torchrun's store still holds the addresses of the processes before.
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
         yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None)
     except RuntimeError as error:
         words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo")
