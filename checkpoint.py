@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def open_run(cfg: Config) -> dict | None:
     if not cfg.resume:
         return None
     if not path.exists():
-        if held != ["config.json"] and not restarted():
+        if not restarted() and ("config.json" not in held or "gen.pth.tar" in held):
             raise ValueError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
         say(f"the run in {folder} had not saved a checkpoint yet: it starts from the beginning")
         return None
@@ -151,8 +150,7 @@ def load_tensors(path: Path, kind: str = "") -> dict:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, TypeError,
-            AttributeError, IndexError) as error:
+    except Exception as error:  # damaged files make the unpickler raise nearly anything
         raise ValueError(f"{path} is damaged, or not a file of tensors ({type(error).__name__})") from error
     if not isinstance(saved, dict) or kind and saved.get("format") != kind:
         raise ValueError(f"{path} is not a {kind or 'file'} of this program")

@@ -15,6 +15,7 @@ class Config:
     out_channels: Literal[1, 3] = 3  # channels of the output image: 1 gray, 3 RGB
     load_size: int = 286  # pixels; training pairs are resized to this square, then cropped
     crop_size: int = 256  # pixels; what the networks see: 64, 128, 256, 512 or 1024; sets the U-Net's depth
+    skip_unreadable: bool = False  # put another pair in the place of one that cannot be read, and count it
     flip: bool = True  # mirror half of the training pairs, input and target together
     label_side: Literal["none", "A", "B", "both"] = "none"  # side(s) resized by nearest neighbour: label maps
     color_jitter: float = 0.0  # 0 to 1; random brightness, contrast, saturation and hue; 0, as the paper: off

@@ -14,6 +14,8 @@ from utils import complete_folder
 
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{name}.tar.gz"
 
+UNPACKED = 100 * 2**30  # bytes that an archive may unpack to; the largest of these holds a tenth
+
 # Images a split; for the large sets the paper gives rounded numbers, so these are lower bounds.
 DATASETS = {
     "facades": {"train": 400, "val": 100, "test": 106},
@@ -63,10 +65,14 @@ def _download(url: str, path: Path, timeout: float) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks the files and folders of a tar archive, and refuses it whole when it holds anything else.
 
-    Raises ValueError on links, devices, and paths that lead out of `folder`.
+    Raises ValueError on links, devices, paths that lead out of `folder`, and more than UNPACKED bytes.
     """
+    size = 0
     with tarfile.open(archive) as tar:
         for member in tar:
+            size += member.size
+            if size > UNPACKED:
+                raise ValueError(f"the archive holds more than {UNPACKED:,} bytes")
             target = Path(os.path.normpath(folder / member.name))
             if not (member.isreg() or member.isdir()) or not target.is_relative_to(folder):
                 raise ValueError(f"the archive holds {member.name!r}, which is no plain file inside it")

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import cv2
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from config import Config
 from dataset import PairedImages, normalise
 from devices import usable_cores
-from signals import SIGNALS
+from images import DataError
+from signals import SIGNALS, leave_children
 
 
 class EpochSampler(Sampler):
@@ -48,25 +49,38 @@ def init_worker(_: int) -> None:
 
 
 class Pixels(Dataset):
-    """The items of a PairedImages before `normalise`, for loaders."""
+    """(x, y, problem) for loaders: a PairedImages' items before `normalise`, and "".
 
-    def __init__(self, data: PairedImages):
-        self.data = data
+    With `skip`, the next pair that can be read takes the place of one that cannot, which `problem` then names.
+    """
+
+    def __init__(self, data: PairedImages, skip: bool):
+        self.data, self.skip = data, skip
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        return self.data.pixels(key)
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor, str]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        problem = ""
+        for i in range(len(self)):
+            try:
+                return *self.data.pixels((epoch, (index + i) % len(self))), problem
+            except DataError as error:
+                if not self.skip:
+                    raise
+                problem = problem or str(error)
+        raise DataError(f"none of the {len(self)} pairs could be read: {problem}")
 
 
-def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Batches of x and of y; normalised here only where 8-bit and 16-bit images meet."""
+def collate(items: list[tuple[Tensor, Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
+    """Batches of x and of y, normalised here only where 8-bit and 16-bit images meet, and the problems."""
+    *sides, problems = zip(*items, strict=True)
     batches = []
-    for images in zip(*pairs, strict=True):
+    for images in sides:
         mixed = len({image.dtype for image in images}) > 1
         batches.append(torch.stack([normalise(image) for image in images] if mixed else images))
-    return tuple(batches)
+    return *batches, [problem for problem in problems if problem]
 
 
 @contextlib.contextmanager
@@ -83,8 +97,8 @@ def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, devic
     loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
                      pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate)
     sampler = EpochSampler(len(train_data), cfg.seed, rank, world)
-    both = (loader(Pixels(train_data), batch_size=cfg.batch_size, sampler=sampler),
-            loader(Pixels(val_data), batch_size=8, sampler=range(rank, len(val_data), world)))
+    both = (loader(Pixels(train_data, cfg.skip_unreadable), batch_size=cfg.batch_size, sampler=sampler),
+            loader(Pixels(val_data, cfg.skip_unreadable), batch_size=8, sampler=range(rank, len(val_data), world)))
     try:
         yield both[0], sampler, both[1]
     finally:
@@ -93,10 +107,26 @@ def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, devic
                 each._iterator._shutdown_workers()
 
 
-def on_device(batches: Iterable, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of pixels, normalised, on the device; on CUDA they travel while the steps before them are computed."""
+def on_device(loader: DataLoader, device: torch.device, problems: set[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches, normalised, on the device; on CUDA they travel while the steps before are computed.
+
+    Adds the problems of pairs that were skipped to `problems`. Raises DataError when a pair cannot be read, or when a
+    process that loads images dies.
+    """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    for batch in batches:
+    batches = iter(loader)
+    leave_children()  # torch would raise an error at the death of a loader process, in the middle of a training step
+    while True:
+        try:
+            *batch, skipped = next(batches, (None, []))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
+                            "smaller --num-workers") from error
+        if batch == [None]:
+            return
+        problems.update(skipped)
         with torch.cuda.stream(stream):  # None: does nothing
             x, y = (normalise(images.to(device, non_blocking=True)) for images in batch)
         if stream:

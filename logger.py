@@ -44,8 +44,9 @@ class Logger:
         """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes all files."""
         self.history.append(row)
         losses = " ".join(f"{name} {row[name]:.3f}" for name in LOSSES)
+        extra = "".join(f" {name} {row[name]:g}" for name in ("skipped", "scale", "skipped_steps") if row.get(name))
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
-            f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s")
+            f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
         self.submit(self._write, list(self.history), examples)
         if sentence := verdict(self.history):
             say(sentence)
@@ -145,6 +146,7 @@ class Meter:
         self.weight = self.done  # images in the sums
         if not ranks.main:
             self.sums, self.weight = [0.0] * len(LOSSES), 0
+        self.steps_here = 0
         self.here, self.waited = 0, 0.0  # images seen and seconds waited for data in this session
         self.pending: list[tuple[Tensor, int]] = []
         self.start = self.synchronised = self.printed = time.perf_counter()
@@ -167,7 +169,7 @@ class Meter:
         """Takes in one step: its losses, still on the device, and its number of images in this process."""
         self.pending.append((losses, n))
         self.here, self.done = self.here + n * self.ranks.world, self.done + n * self.ranks.world
-        self.step += 1
+        self.step, self.steps_here = self.step + 1, self.steps_here + 1
         if time.perf_counter() - self.synchronised > 1:
             self.synchronise()
 

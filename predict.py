@@ -243,13 +243,13 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
     """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
     failures, waited = [], {"reading": 0.0, "network": 0.0, "writing": 0.0}
     options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout == "on", seed=opts.seed)
-    fast = cast_weights(copy.deepcopy(gen), dtype)
+    fast = gen if dtype == torch.float32 else cast_weights(copy.deepcopy(gen), dtype)
     if opts.compile:
         from torch._inductor import config as inductor
 
         inductor.fallback_random = True  # the same dropout as without compiling
-        gen.compile()
-        fast.compile()
+        for net in {gen, fast}:
+            net.compile()
     start = time.perf_counter()
 
     def timed(what: str, act: Callable, *args, **kwargs):

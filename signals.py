@@ -8,6 +8,12 @@ import threading
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
+def leave_children() -> None:
+    """Takes the death of a child process as nothing to interrupt the main thread for."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 class Stop:
     """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
 

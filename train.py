@@ -55,6 +55,11 @@ class State:
             if new:  # a scaler that was switched off saves nothing
                 own.load_state_dict(new)
 
+    def updates(self) -> int:
+        """The updates of G so far; a step that the scaler skips, because gradients overflowed in fp16, is none."""
+        steps = [moments["step"] for moments in self.opt_g.state.values()]
+        return int(steps[0]) if steps else 0
+
     def set_rate(self, lr: float) -> None:
         for group in self.opt_g.param_groups + self.opt_d.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -162,17 +167,17 @@ def train(cfg: Config) -> int:
                 lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
                 state.set_rate(lr)
                 sampler.epoch, sampler.start = epoch, progress["images"]
-                meter = Meter(epoch, cfg.total_epochs, len(train_data), progress, ranks)
-                failure, validation, score = None, None, None
+                meter, updates = Meter(epoch, cfg.total_epochs, len(train_data), progress, ranks), state.updates()
+                failure, validation, score, problems = None, None, None, set()
                 try:
-                    for x, y in ranks.in_step(meter.watch(on_device(train_loader, device)), stop):
+                    for x, y in ranks.in_step(meter.watch(on_device(train_loader, device, problems)), stop):
                         meter.update(step(x, y), len(x))
                     progress = meter.finish()
                     if cfg.eval_every and epoch % cfg.eval_every == 0:
                         from evaluate import image_scores as score
                     if not stop.agreed:
                         validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed,
-                                              cfg.n_examples, score, ranks)
+                                              cfg.n_examples, score, problems, ranks)
                 except DataError as error:
                     failure, progress = error, meter.finish()
                 rng = ranks.gather(rng_state(device))
@@ -191,6 +196,14 @@ def train(cfg: Config) -> int:
                 row = {"epoch": epoch, **meter.means(), "lr": lr, "seconds": progress["seconds"],
                        "images_per_s": len(train_data) / progress["seconds"], **means}
                 progress = {**START, "epoch": epoch}
+                if cfg.skip_unreadable:
+                    problems = {problem for each in ranks.gather(problems) for problem in each}
+                    row["skipped"] = len(problems)
+                    for problem in sorted(problems):
+                        say(f"skipped: {problem}")
+                if state.scaler.is_enabled():
+                    row |= {"scale": state.scaler.get_scale(),
+                            "skipped_steps": meter.steps_here - (state.updates() - updates)}
                 if ranks.main:
                     background.check()
                     logger.add(row, rows)

@@ -34,6 +34,9 @@ def save_atomically(path: Path, write: Callable) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, when a write fails
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"{path} cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the new name itself must reach the disk

@@ -16,19 +16,20 @@ from signals import Stop
 
 @torch.no_grad()
 def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
-             n_examples: int, score: Callable | None = None,
+             n_examples: int, score: Callable | None = None, problems: set[str] | None = None,
              ranks: Ranks = ALONE) -> tuple[dict[str, float], list[list[Tensor]]] | None:
     """The mean val_l1 over the pairs of `loader`, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
 
     With `score`, also the means of what score(y_fake, y) returns for each pair, as val_….
     Runs as the paper tests; dropout is the same for all images and in all epochs, so that batches and processes do not
-    matter, and draws nothing from the training's random numbers. Returns None when a signal comes.
+    matter, and draws nothing from the training's random numbers. `problems` takes up what `on_device` skips.
+    Returns None when a signal comes.
     """
     n, index = len(loader.dataset), ranks.rank
     wanted = {round(i * (n - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
     l1, rows, scores = torch.zeros((), device=device), {}, []
     with gen.test_time():
-        for x, y in ranks.in_step(on_device(loader, device), stop):
+        for x, y in ranks.in_step(on_device(loader, device, set() if problems is None else problems), stop):
             with seeded(seed, device), autocast():
                 y_fake = gen(x).float()
             l1 += F.l1_loss(y_fake, y) * len(x)

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_predict.py [--images DIR] [--checkpoint gen.pth.tar] [--json FILE]
 
-Without arguments: 32 label maps of the demo, the full-size network with random weights. From file to file: decoding
+Without arguments: 64 label maps of the demo, the full-size network with random weights. From file to file: decoding
 and encoding count. The last line reads `auto: 2.50x plain eager fp32 (one image at a time)`.
 """
 
@@ -36,7 +36,7 @@ from speed import choose_levers, prepare
 @dataclass(frozen=True)
 class Bench:
     images: Path | None = None  # a folder of images; drawn if not given
-    n_images: int = 32  # that are drawn
+    n_images: int = 64  # that are drawn
     checkpoint: Path | None = None  # random weights if not given
     rounds: int = 5  # passes over the folder by each variant
     every: bool = False  # also torch.compile, which takes half a minute

@@ -21,6 +21,7 @@ import train as train_module
 from checkpoint import load_tensors
 from dataset import load_data
 from images import DataError
+from loading import collate
 from train import State, bce, learning_rate, make_state, train, train_step
 
 
@@ -147,7 +148,7 @@ def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(sma
     drop.register_forward_hook(lambda module, args, out: seen.append((out == 0).float().mean() > 0.2))
     first.running_mean.fill_(5)
     pairs = [(torch.full((3, 64, 64), i / 10), torch.full((3, 64, 64), -i / 10)) for i in range(5)]
-    pairs = DataLoader(pairs, batch_size=2)
+    pairs = DataLoader([(x, y, "") for x, y in pairs], batch_size=2, collate_fn=collate)
     val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 2)
     assert len(seen) == 6 and all(seen) and first.running_mean.unique().item() == 5
     assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.4])

@@ -1,0 +1,347 @@
+"""Files that are damaged or made to harm: a sentence for each, nothing executed, nothing written elsewhere."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import pickle
+import random
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import download
+import pairs as pairs_module
+from cli import load
+from config import Config
+from dataset import PairedImages
+from download import unpack
+from generator import Generator
+from images import DataError, read_array, read_image, read_size
+from pairs import find_pairs, read_pair
+from predict import load_generator
+from published import is_published
+from train import train
+
+ROOT = Path(__file__).parents[1]
+FUZZ = settings(max_examples=1000, derandomize=True, deadline=None, database=None,
+                suppress_health_check=list(HealthCheck))
+tried = {"images": 0, "checkpoints": 0, "npz": 0, "tar": 0, "configurations": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def count():
+    yield
+    print("tried:", ", ".join(f"{n} {what}" for what, n in tried.items()))
+
+
+def picture(suffix, mode="RGB", size=(32, 16)):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (*size[::-1], 4), dtype=np.uint8), "RGBA").convert(mode)
+    file = io.BytesIO()
+    image.save(file, Image.registered_extensions()[f".{suffix}"])
+    return file.getvalue()
+
+
+WHOLE = {(suffix, mode): picture(suffix, mode) for suffix, modes in (
+    ("png", ("RGB", "RGBA", "L", "P", "1")), ("jpg", ("RGB", "L", "CMYK")), ("webp", ("RGB", "RGBA")),
+    ("bmp", ("RGB", "L")), ("tif", ("RGB", "L", "RGBA"))) for mode in modes}
+cuts = st.tuples(st.just("cut"), st.floats(0, 1), st.integers(0, 0))
+flips = st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7))
+bytes_ = st.tuples(st.just("set"), st.floats(0, 1), st.integers(0, 255))
+repeats = st.tuples(st.just("repeat"), st.floats(0, 1), st.integers(1, 200))
+mutations = st.lists(st.one_of(flips, bytes_, cuts, repeats), min_size=1, max_size=6)
+
+
+def mutated(content, changes):
+    content = bytearray(content)
+    for what, where, value in changes:
+        i = min(int(where * len(content)), max(0, len(content) - 1))
+        if what == "cut":
+            content = content[: max(i, 1)]
+        elif what == "flip":
+            content[i] ^= 1 << value
+        elif what == "set":
+            content[i] = value
+        else:
+            content[i:i] = content[i : i + value]
+    return bytes(content)
+
+
+def refused_or_read(act):
+    """DataError and ValueError are sentences; anything else fails the test."""
+    try:
+        act()
+    except ValueError as error:
+        assert str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
+@FUZZ
+@given(changes=mutations, data=st.data())
+def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, data):
+    mode = data.draw(st.sampled_from([m for s, m in WHOLE if s == suffix]))
+    path = tmp_path_factory.getbasetemp() / f"fuzz.{suffix}"
+    path.write_bytes(mutated(WHOLE[suffix, mode], changes))
+    tried["images"] += 1
+    refused_or_read(lambda: read_size(path))
+    refused_or_read(lambda: read_pair((path,), 3, 3))
+    refused_or_read(lambda: read_pair((path,), 1, 3, side=2))
+    refused_or_read(lambda: read_array(path))
+
+
+def png_header(width, height):
+    body = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def test_huge_declared_sizes_are_refused_unread(tmp_path):
+    for size in ((100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)):
+        (tmp_path / "a.png").write_bytes(png_header(*size) + b"rest")
+        for read in (read_image, read_size, read_array):
+            with pytest.raises(DataError, match="a.png"):
+                read(tmp_path / "a.png")
+
+
+def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path):
+    cfg = Config(crop_size=64, load_size=72, n_layers=0)
+    for size in ((1, 1), (2, 1), (1, 100_000), (2, 100_000), (100_000, 1)):
+        Image.new("RGB", size, "red").save(tmp_path / "a.png")
+        data = PairedImages([(tmp_path / "a.png",)], cfg, train=True)
+        if size[0] % 2:
+            with pytest.raises(DataError, match="odd width"):
+                data[0]
+        else:
+            assert data[0][0].shape == (3, 64, 64)
+    frames = [Image.new("RGB", (8, 4), colour) for colour in ("red", "blue")]
+    for suffix in ("png", "webp", "tif"):
+        frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:])
+        assert read_pair((tmp_path / f"moving.{suffix}",), 3, 3)[0].shape == (4, 4, 3)  # the first frame
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "moving.gif").rename(tmp_path / "false.png")
+    with pytest.raises(DataError, match="is no PNG"):
+        read_image(tmp_path / "false.png")
+    Image.new("CMYK", (8, 4)).save(tmp_path / "cmyk.jpg")
+    assert read_pair((tmp_path / "cmyk.jpg",), 3, 1)[1].shape == (4, 4, 1)
+
+
+class Runs:
+    """Pickled, it would leave a file behind when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A generator's file, small, as bytes."""
+    folder = tmp_path_factory.mktemp("whole")
+    gen = Generator(ngf=1, crop_size=64)
+    config = dict(in_channels=3, out_channels=3, ngf=1, crop_size=64, dropout=0.5, direction="AtoB")
+    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict()},
+               folder / "gen.pth.tar")
+    load_generator(folder / "gen.pth.tar")
+    return (folder / "gen.pth.tar").read_bytes()
+
+
+@pytest.mark.slow
+@FUZZ
+@given(changes=mutations)
+def test_damaged_checkpoints_are_loaded_or_refused(tmp_path_factory, whole, changes):
+    path = tmp_path_factory.getbasetemp() / "gen.pth.tar"
+    path.write_bytes(mutated(whole, changes))
+    tried["checkpoints"] += 1
+    refused_or_read(lambda: load_generator(path))
+    refused_or_read(lambda: load(path.parent))
+
+
+@pytest.mark.slow
+@FUZZ
+@given(changes=mutations)
+def test_damaged_pickles_inside_checkpoints_run_nothing(tmp_path_factory, whole, changes):
+    """The archive is sound, its data.pkl is not: nearer to an attacker than a random byte of the file."""
+    path = tmp_path_factory.getbasetemp() / "gen.pth.tar"
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, mutated(content, changes) if name.endswith("data.pkl") else content)
+    tried["checkpoints"] += 1
+    refused_or_read(lambda: load_generator(path))
+
+
+def test_pickles_that_would_run_code_are_refused_and_run_nothing(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "gen.pth.tar"
+    for value in (Runs(canary), {"format": "pix2pix generator", "state_dict": Runs(canary)}):
+        for protocol in (2, 5):
+            path.write_bytes(pickle.dumps(value, protocol))
+            with pytest.raises(ValueError, match="gen.pth.tar"):
+                load_generator(path)
+        torch.save(value, path)
+        with pytest.raises(ValueError, match="gen.pth.tar"):
+            load_generator(path)
+        (tmp_path / "checkpoint.pth.tar").write_bytes(path.read_bytes())
+        with pytest.raises(ValueError, match="checkpoint.pth.tar"):
+            load(tmp_path)
+    assert not canary.exists()
+
+
+def test_checkpoints_with_other_keys_shapes_types_and_weights_are_refused(tmp_path, whole):
+    path = tmp_path / "gen.pth.tar"
+    saved = torch.load(io.BytesIO(whole), weights_only=True)
+    weights, config = saved["state_dict"], saved["config"]
+    first = next(iter(weights))
+    bad = [
+        [], 5, "text", {}, {"format": "pix2pix generator"}, {**saved, "state_dict": 5}, {**saved, "config": []},
+        {**saved, "state_dict": {**weights, first: torch.zeros(1)}}, {**saved, "state_dict": {}},
+        {**saved, "state_dict": {**weights, "more": torch.zeros(1)}},
+        {**saved, "state_dict": {**weights, first: weights[first] * math.nan}},
+        {**saved, "state_dict": {**weights, first: "text"}},
+        *({**saved, "config": {**config, **change}} for change in (
+            {"ngf": 2}, {"ngf": 10**9}, {"ngf": -1}, {"ngf": "many"}, {"crop_size": 100}, {"crop_size": 2**40},
+            {"in_channels": 4}, {"in_channels": 0}, {"dropout": 7.0}, {"crop_size": None}, {"out_channels": 10**9})),
+    ]
+    for value in bad:
+        torch.save(value, path)
+        with pytest.raises(ValueError, match="gen.pth.tar"):
+            load_generator(path)
+        assert not is_published(value) if isinstance(value, dict) else True
+
+
+@pytest.mark.slow
+def test_a_broken_checkpoint_is_told_by_train_and_predict_in_a_sentence(tmp_path, data, small, whole):
+    cfg = small()
+    train(cfg)
+    path = cfg.out_dir / "checkpoint.pth.tar"
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"\x80\x02]q\x00."):
+        path.write_bytes(broken)
+        for command in (["train.py", "--resume", "--out-dir", cfg.out_dir],
+                        ["predict.py", "--checkpoint", path, "--input", data / "val", "--output", tmp_path / "out"]):
+            done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 2 and "Traceback" not in done.stderr and "checkpoint.pth.tar" in done.stderr
+        assert path.read_bytes() == broken
+    assert not (tmp_path / "out").exists()
+
+
+def npz(path, compress=True, **arrays):
+    (np.savez_compressed if compress else np.savez)(path, **arrays)
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+@FUZZ
+@given(changes=mutations)
+def test_damaged_npz_files_are_read_or_refused(tmp_path_factory, changes):
+    folder = tmp_path_factory.getbasetemp() / "npz"
+    folder.mkdir(exist_ok=True)
+    for compress in (True, False):
+        good = npz(folder / "train.npz", compress, a=np.zeros((3, 4, 4, 3), np.uint8), b=np.ones((3, 4, 4), np.uint8))
+        (folder / "train.npz").write_bytes(mutated(good, changes))
+        tried["npz"] += 1
+        refused_or_read(lambda: find_pairs(folder))
+
+
+def test_an_npz_with_objects_or_a_bomb_is_refused_without_filling_memory(tmp_path, monkeypatch):
+    canary = tmp_path / "canary"
+    npz(tmp_path / "train.npz", a=np.array([Runs(canary)], object), b=np.zeros((1, 4, 4), np.uint8))
+    with pytest.raises(DataError, match="train.npz"):
+        find_pairs(tmp_path)
+    assert not canary.exists()
+    monkeypatch.setattr(pairs_module, "NPZ_BYTES", 10**6)
+    size = npz(tmp_path / "train.npz", a=np.zeros((20, 256, 256), np.uint8), b=np.zeros((20, 256, 256), np.uint8))
+    assert len(size) < 10**5
+    with pytest.raises(DataError, match="unpacks to 2,6.* bytes, more than 1,000,000"):
+        find_pairs(tmp_path)
+    header = np.lib.format.magic(1, 0)
+    text = repr({"descr": "|u1", "fortran_order": False, "shape": (2**40, 2**20)}).encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "train.npz", "w") as file:  # a header that promises more than there is
+        for name in "ab":
+            file.writestr(f"{name}.npy", header + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(DataError, match="train.npz"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=400)
+@given(name=st.one_of(st.text(min_size=1, max_size=30), st.sampled_from(
+    ["..", "../x", "/tmp/x", "a/../../x", "a/./b", "~/x", "C:\\x", "a\x00b", "a" * 300, "."])),
+       kind=st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE,
+                             tarfile.BLKTYPE, tarfile.FIFOTYPE, b"x"]), changes=st.one_of(st.just([]), mutations))
+def test_no_archive_writes_outside_its_folder(tmp_path_factory, name, kind, changes):
+    base = tmp_path_factory.mktemp("tar")
+    (base / "keep").write_text("kept")
+    archive, file = base / "a.tar", io.BytesIO()
+    try:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, "../keep", 3 if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(b"new"))
+    except (ValueError, UnicodeError):
+        return
+    archive.write_bytes(mutated(file.getvalue(), changes))
+    tried["tar"] += 1
+    with contextlib.suppress(ValueError, OSError, EOFError, tarfile.TarError):  # which fetch() makes a sentence of
+        unpack(archive, base / "in" / "folder")
+    assert (base / "keep").read_text() == "kept"
+    assert {path.name for path in base.iterdir()} <= {"keep", "a.tar", "in"}
+    assert not (base / "in").exists() or [path.name for path in (base / "in").iterdir()] == ["folder"]
+    assert not any(path.is_symlink() for path in base.rglob("*"))
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "UNPACKED", 10**6)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        for i in range(3):
+            member = tarfile.TarInfo(f"{i}")
+            member.size = 500_000
+            tar.addfile(member, io.BytesIO(bytes(500_000)))
+    with pytest.raises(ValueError, match="more than 1,000,000 bytes"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+values = st.one_of(st.integers(-(10**12), 10**12), st.floats(), st.text(max_size=8), st.booleans(), st.none(),
+                   st.sampled_from(["auto", "on", "off", "A", "B", "fp32", "cuda:0", 64, 256, 0.5, 1]))
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=2000)
+@given(changes=st.dictionaries(st.sampled_from([f.name for f in fields(Config)]), values, min_size=1, max_size=4))
+def test_any_configuration_is_valid_or_refused_by_name(changes):
+    tried["configurations"] += 1
+    try:
+        cfg = Config(**changes)
+    except (ValueError, TypeError) as error:
+        assert any(f.name in str(error) for f in fields(Config)) or "Path" in str(error) or "path" in str(error)
+        return
+    for f in fields(Config):
+        if get_args(f.type):
+            assert getattr(cfg, f.name) in get_args(f.type)
+    assert Config(**json.loads(json.dumps(cfg.plain()))) == cfg
+
+
+def test_a_damaged_config_json_is_told_in_a_sentence(small, data):
+    cfg = small()
+    train(cfg)
+    path = cfg.out_dir / "config.json"
+    good, draw = path.read_bytes(), random.Random(0)
+    for broken in (b"", b"{", b"[]", b"5", b'"x"', b"\xff\xfe", good[:-20], good.replace(b"ngf", b"nfg"),
+                   *(bytes(b ^ (draw.random() < 0.02) for b in good) for _ in range(20))):
+        path.write_bytes(broken)
+        refused_or_read(lambda: load(cfg.out_dir))
