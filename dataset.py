@@ -15,6 +15,7 @@ import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
 from devices import usable_cores  # noqa: E402
+from images import DataError  # noqa: E402
 from pairs import Pair, check_headers, evenly, read_pair, usable_splits  # noqa: E402
 from utils import run_main, say  # noqa: E402
 
@@ -49,7 +50,7 @@ class PairedImages(Dataset):
     An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used.
     """
 
-    cache: list[dict] | None = None
+    cache: list[dict | DataError] | None = None
 
     def __init__(self, pairs: list[Pair], cfg: Config, train: bool):
         self.pairs, self.cfg, self.train = pairs, cfg, train
@@ -71,8 +72,16 @@ class PairedImages(Dataset):
 
     def fill_cache(self) -> None:
         """Reads every pair into memory, resized but not jittered yet."""
+        def read(index: int) -> dict | DataError:
+            try:
+                return self._read(index)
+            except DataError as error:
+                if not self.cfg.skip_unreadable:
+                    raise
+                return error
+
         with ThreadPoolExecutor(usable_cores()) as pool:
-            self.cache = list(pool.map(self._read, range(len(self))))
+            self.cache = list(pool.map(read, range(len(self))))
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
         """The sides A and B, (H, W, C) each, resized."""
@@ -88,7 +97,10 @@ class PairedImages(Dataset):
     def pixels(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The item before `normalise`: a quarter of the bytes to hand from process to process and to a GPU."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        cfg, sides = self.cfg, dict(self.cache[index] if self.cache else self._read(index))
+        cfg, sides = self.cfg, self.cache[index] if self.cache else self._read(index)
+        if isinstance(sides, DataError):
+            raise sides
+        sides = dict(sides)
         if self.train:
             seed = int(np.random.SeedSequence((cfg.seed, epoch, index)).generate_state(1)[0])
             if cfg.color_jitter:
@@ -108,8 +120,8 @@ def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
     if cfg.batch_size * world > len(train_pairs):
         raise ValueError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
-    sizes = check_headers(train_pairs)
-    check_headers(val_pairs)
+    sizes = check_headers(train_pairs, skip=cfg.skip_unreadable)
+    check_headers(val_pairs, skip=cfg.skip_unreadable)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
@@ -117,7 +129,8 @@ def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
     if cfg.cache == "ram":
         for data in both:
             data.fill_cache()
-        size = sum(image.nbytes for data in both for sides in data.cache for image in sides.values())
+        size = sum(image.nbytes for data in both for sides in data.cache if isinstance(sides, dict)
+                   for image in sides.values())
         say(f"cache: {len(both[0]) + len(both[1])} pairs in memory, {size / 1e9:.2f} GB")
     return both
 

@@ -215,16 +215,23 @@ def read_pair(pair: Pair, channels_a: int, channels_b: int, side: int = 0) -> tu
     return to_array(images[0], channels_a, name_of(pair[0])), to_array(images[1], channels_b, name_of(pair[-1]))
 
 
-def check_headers(pairs: list[Pair], at_most: int = 2000) -> str:
+def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> str:
     """Reads the headers of up to `at_most` pairs, evenly spaced, and returns their sizes for a message.
 
-    Raises DataError for the first pair that cannot be used.
+    Raises DataError for the first pair that cannot be used; with `skip`, only when none can be.
     """
     sizes = Counter()
     for i in np.unique(np.linspace(0, len(pairs) - 1, min(at_most, len(pairs))).astype(int)):
-        found = [read_size(source) for source in pairs[i]]
-        check_sizes(pairs[i], found)
-        sizes[found[0]] += 1
+        try:
+            found = [read_size(source) for source in pairs[i]]
+            check_sizes(pairs[i], found)
+            sizes[found[0]] += 1
+        except DataError as error:
+            if not skip:
+                raise
+            problem = error
+    if not sizes:
+        raise DataError(f"none of the pairs can be read: {problem}")
     (width, height), _ = sizes.most_common(1)[0]
     layout = "side by side" if len(pairs[0]) == 1 else "each side"
     return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")

@@ -192,6 +192,21 @@ def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step,
     assert history[1].get("skipped", 0) == 0 and history[3]["skipped"] == 1
 
 
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_files_that_are_broken_from_the_start_are_skipped_too(small, data, cache, capsys):
+    for path in (data / "train" / "1.png", data / "val" / "0.png"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="1.png"):
+        train(small("strict", cache=cache))
+    assert train(small(n_epochs=2, cache=cache, skip_unreadable=True)) == 0
+    history = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"]
+    assert [row["skipped"] for row in history] == [2, 2] and "skipped 2" in capsys.readouterr().out
+    for path in [*(data / "train").iterdir()]:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of the pairs can be read"):
+        train(small("none", cache=cache, skip_unreadable=True))
+
+
 def test_without_that_request_they_stop_the_run(small, data, at_step):
     at_step(13, lambda losses: (data / "train" / "1.png").write_bytes(b"broken") and losses)
     with pytest.raises(DataError, match="1.png is no PNG"):
