@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,17 @@ import torch.nn.functional as F
 from conftest import write_pair
 from torch import nn
 
-from checkpoint import load_tensors
+import train as train_module
+from checkpoint import START, load_tensors
 from devices import choose_device
 from distributed import Ranks, SyncedBatchNorm
 from generator import BatchNorm, Generator
 from images import DataError
 from loading import EpochSampler
+from logger import Meter
 from pairs import obtain
 from signals import Stop
-from train import bce, make_state
+from train import bce, make_state, train
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "--num-workers", "0", "--precision",
@@ -345,3 +348,31 @@ def test_a_frozen_network_is_not_replicated(monkeypatch):
     assert not torch.equal(replica(x), net(x))
     replica.requires_grad_(False)
     assert torch.equal(replica(x), net(x))
+
+
+def test_each_process_draws_dropout_of_its_own(small, monkeypatch):
+    seeds, step = {}, train_module.train_step
+
+    def spy(*args):
+        seeds.setdefault(rank, torch.initial_seed())
+        return step(*args)
+
+    monkeypatch.setattr(train_module, "train_step", spy)
+    for rank in (0, 1):
+        monkeypatch.setattr(train_module, "processes", lambda device, rank=rank: nullcontext(Ranks(rank, 1)))
+        train(small(f"run{rank}", n_epochs=1))
+    assert seeds[0] != seeds[1]
+    assert not (small("run1").out_dir).exists()  # the main process alone writes
+
+
+def test_the_log_averages_the_losses_of_all_processes():
+    class Two(Ranks):
+        def sum(self, values):
+            return [a + b for a, b in zip(values, [6.0] * 4 + [2], strict=True)]  # the other one: two images of loss 3
+
+    meter = Meter(1, 1, 4, START, Two(0, 2))
+    for _ in range(2):
+        meter.update(torch.ones(4), 1)
+    progress = meter.finish()
+    assert progress["images"] == 4 and progress["sums"] == [8.0] * 4
+    assert list(meter.means().values()) == [2.0] * 4

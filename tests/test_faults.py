@@ -320,3 +320,22 @@ def test_an_image_that_vanishes_and_comes_back_under_another_size_is_refused(sma
     at_step(6, lambda losses: Image.new("RGB", (95, 48)).save(data / "train" / "1.png") or losses)
     with pytest.raises(DataError, match="95×48: an odd width"):
         train(small())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
+def test_the_death_of_a_loader_process_never_cuts_a_step_in_two(small, end_of, same, at_step):
+    """torch would raise its error wherever the main thread is: between the updates of D and of G, say."""
+    train(small("straight"))
+
+    def kill(losses):
+        for pid in workers_of(os.getpid()):
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)  # still inside the step
+        return losses
+
+    at_step(8, kill)
+    with pytest.raises(DataError, match="a process that loads images"):
+        train(small("killed", num_workers=1))
+    assert train(small("killed", num_workers=1, resume=True)) == 0
+    assert same(end_of(small("straight")), end_of(small("killed")))
