@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from background import Background
 from config import Config
-from distributed import restarted
+from distributed import job, restarted
 from utils import save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
@@ -33,11 +33,12 @@ def open_run(cfg: Config) -> dict | None:
     if not cfg.resume:
         return None
     if not path.exists():
-        if not restarted() and ("config.json" not in held or "gen.pth.tar" in held):
+        if not restarted(folder) and ("config.json" not in held or "gen.pth.tar" in held):
             raise ValueError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
         say(f"the run in {folder} had not saved a checkpoint yet: it starts from the beginning")
         return None
-    saved = load_tensors(path, "pix2pix checkpoint")
+    stamp = path.stat().st_mtime_ns
+    saved = {**load_tensors(path, "pix2pix checkpoint"), "stamp": stamp}
     new = cfg.plain()
     changed = {name: old for name, old in saved["config"].items()
                if name in new and new[name] != old and name not in ("resume", "out_dir")}
@@ -54,11 +55,11 @@ def open_run(cfg: Config) -> dict | None:
 
 
 @contextlib.contextmanager
-def start_run(cfg: Config, main: bool = True) -> Iterator[None]:
+def start_run(cfg: Config, saved: dict | None = None, main: bool = True) -> Iterator[None]:
     """Makes the run's folder, locks it for the block, removes what was left half written, and writes config.json.
 
-    Raises OSError, naming out_dir, when that cannot be done, and ValueError when another process is training there.
-    Of several processes, only the main one does anything.
+    Raises OSError, naming out_dir, when that cannot be done, and ValueError when another process is training there, or
+    has trained there since open_run returned `saved`. Of several processes, only the main one does anything.
     """
     if not main:
         yield
@@ -68,11 +69,17 @@ def start_run(cfg: Config, main: bool = True) -> Iterator[None]:
         (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(NotImplementedError):  # file systems without locks
             lock.acquire()
+        path = cfg.out_dir / "checkpoint.pth.tar"
+        if (path.stat().st_mtime_ns if path.exists() else None) != (saved["stamp"] if saved else None):
+            lock.release()
+            raise ValueError(f"another process has just trained in {cfg.out_dir}: start again")
         for folder in (cfg.out_dir, cfg.out_dir / "examples"):
             for path in folder.glob(".*.tmp"):
                 path.unlink()
         text = json.dumps(cfg.plain(), indent=2)
         save_atomically(cfg.out_dir / "config.json", lambda file: file.write(text.encode()))
+        if job():
+            save_atomically(cfg.out_dir / ".job", lambda file: file.write(job().encode()))
     except Timeout as error:
         raise ValueError(f"another process is training in {cfg.out_dir}: wait for it, or choose another folder with "
                          "--out-dir") from error
@@ -111,6 +118,8 @@ def keep_epoch(cfg: Config, state, progress: dict, history: list[dict], rng: lis
     epoch = progress["epoch"]
     scored = [row["val_l1"] for row in history if "val_ssim" in row]
     if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
+        if background.busy(save_generator):
+            background.check(wait=True)
         background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch, cfg.out_dir / "best.pth.tar")
     if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not background.busy(save_run):
         background.submit(save_run, cfg, snapshot(state.state_dict()), progress, list(history), rng)

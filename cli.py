@@ -38,7 +38,7 @@ def recipe(name: str) -> Config:
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
     """The configuration that a command line asks for: [recipe] [--field value ...].
 
-    With --resume, or when torchrun starts the process again, flags go on top of the settings that the run in out_dir
+    With --resume, or when torchrun starts its own run again, flags go on top of the settings that the run in out_dir
     was started with.
     Raises ValueError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
@@ -46,7 +46,7 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
     description += f"\n\nAn optional first word picks a recipe of the paper: {', '.join(RECIPES)}."
     cfg = tyro.cli(Config, default=base, args=argv, description=description)
-    if restarted():
+    if restarted(cfg.out_dir):
         cfg = replace(cfg, resume=True)
     if cfg.resume and (saved := load(cfg.out_dir)):
         cfg = tyro.cli(Config, default=replace(saved, out_dir=cfg.out_dir, resume=True), args=argv,

@@ -44,7 +44,7 @@ class Config:
     n_examples: int = 4  # validation pairs drawn in the example grids
     sync_batchnorm: bool = False  # with several processes: BatchNorm over the images of all; CUDA only
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
-    cache: Literal["none", "ram"] = "none"  # ram reads every pair once, into memory: load_size^2 * 6 bytes each
+    cache: Literal["none", "ram"] = "none"  # ram reads every pair once, into memory: load_size^2 * 6 bytes a pair
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     seed: int = 0  # one seed for weights, order, jitter and dropout
     deterministic: bool = False  # slower algorithms that repeat to the bit on CUDA too; the CPU always does

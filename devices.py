@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and name.startswith("cuda"):
         if name != "cuda":
             raise ValueError(f"with several processes, device must be cuda or auto, not {name}: each takes its own")
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

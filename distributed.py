@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,11 +33,19 @@ class Ranks:
     rank: int = 0
     world: int = 1
     group: Any = None  # for words from CPU to CPU
+    store: Any = None
+    parent: int = 0  # torchrun's process
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
+
+    def meet(self) -> None:
+        """Waits for all processes, however long they take to read their data."""
+        if self.world > 1:
+            self.store.set(f"met {self.rank}", "")
+            self.store.wait([f"met {rank}" for rank in range(self.world)], timedelta(days=1))
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all processes."""
@@ -87,7 +97,9 @@ class Ranks:
                 batch = next(batches, None)
             except DataError as error:
                 batch, failure = None, error
-            code, more = self.max(FAILED if failure else stop.signal, batch is not None)
+            orphaned = self.world > 1 and os.getppid() != self.parent  # torchrun was killed
+            code = FAILED if failure else stop.signal or orphaned and signal.SIGTERM
+            code, more = self.max(int(code), batch is not None)
             if failure:
                 raise failure
             if code == FAILED:
@@ -147,9 +159,16 @@ def started() -> tuple[int, int, int]:
                  (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
 
 
-def restarted() -> bool:
-    """Whether torchrun --max-restarts started this process again, after one of its processes had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def job() -> str:
+    """What tells one call of torchrun from another, on this machine; an empty string without torchrun."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{run} {os.getppid()}" if run else ""
+
+
+def restarted(folder: Path) -> bool:
+    """Whether the run in `folder` is this torchrun's own, which --max-restarts started again."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return again and (folder / ".job").is_file() and (folder / ".job").read_text(encoding="utf-8") == job()
 
 
 @contextlib.contextmanager
@@ -167,7 +186,8 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         # After a restart, torchrun's store still holds the addresses of the processes before.
         store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
-        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None)
+        group = dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None
+        yield Ranks(rank, world, group, store, os.getppid())
     except RuntimeError as error:
         words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo")
         if any(word in str(error).lower() for word in words):

@@ -146,7 +146,7 @@ class Meter:
         self.weight = self.done  # images in the sums
         if not ranks.main:
             self.sums, self.weight = [0.0] * len(LOSSES), 0
-        self.steps_here = 0
+        self.steps_here, self.result = 0, None
         self.here, self.waited = 0, 0.0  # images seen and seconds waited for data in this session
         self.pending: list[tuple[Tensor, int]] = []
         self.start = self.synchronised = self.printed = time.perf_counter()
@@ -210,8 +210,12 @@ class Meter:
 
     def finish(self) -> dict:
         """Reads what is left, takes the bar away, and returns the progress to carry this epoch on with."""
+        if self.result:
+            return self.result
         self.synchronise()
         self.bar.close()
         *self.sums, self.weight = self.ranks.sum([*self.sums, self.weight])
         seconds = self.seconds + time.perf_counter() - self.start
-        return {"epoch": self.epoch - 1, "step": self.step, "images": self.done, "sums": self.sums, "seconds": seconds}
+        self.result = {"epoch": self.epoch - 1, "step": self.step, "images": self.done, "sums": self.sums,
+                       "seconds": seconds}
+        return self.result

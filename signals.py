@@ -15,7 +15,10 @@ def leave_children() -> None:
 
 
 class Stop:
-    """Inside the block, Ctrl-C and SIGTERM only set `signal`, for the loop to see; a second one leaves at once."""
+    """Inside the block, signals only set `signal`, for the loop to see; after one, Ctrl-C leaves at once.
+
+    A second SIGTERM does not: schedulers and torchrun may each send one, while the checkpoint is being written.
+    """
 
     def __init__(self):
         self.signal = 0  # received by this process
@@ -23,9 +26,11 @@ class Stop:
 
     def _receive(self, number, frame):
         if self.signal:
-            os._exit(128 + number)
+            if number == signal.SIGINT:
+                os._exit(128 + number)
+            return
         self.signal = number
-        text = f"\n{signal.Signals(number).name}: finishing the step and saving; once more leaves at once\n"
+        text = f"\n{signal.Signals(number).name}: finishing the step and saving; Ctrl-C leaves at once\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())  # print could be interrupted inside itself
 

@@ -1,5 +1,6 @@
 """How fast the networks run, never what they compute: the levers of config.py's group Speed."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,6 +111,7 @@ class GraphedStep:
     """
 
     def __init__(self, step: Callable[[Tensor, Tensor], Tensor], record: Callable | None = None):
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # in the warm-up
         self.step, self.record = step, record or record_graph
         self.replay, self.shape, self.warm = None, None, 0
 

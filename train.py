@@ -7,6 +7,7 @@
     python train.py --help                                   every setting
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -54,6 +55,10 @@ class State:
                 new = {**new, "param_groups": own.state_dict()["param_groups"]}
             if new:  # a scaler that was switched off saves nothing
                 own.load_state_dict(new)
+        for optimiser in (self.opt_g, self.opt_d):  # fused Adam wants moments laid out in memory like their parameters
+            for parameter, moments in optimiser.state.items():
+                for name in ("exp_avg", "exp_avg_sq"):
+                    moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
     def updates(self) -> int:
         """The updates of G so far; a step that the scaler skips, because gradients overflowed in fp16, is none."""
@@ -76,7 +81,8 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype) -> State:
         prepare(net, levers)
     # The rate as a tensor, because a CUDA graph would keep a number for ever
     lr = partial(torch.tensor, device=device) if levers.cuda_graph else float
-    adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam, capturable=levers.cuda_graph)
+    adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam or None,
+                   capturable=levers.cuda_graph)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     return State(gen, disc, adam(gen.parameters(), lr(cfg.lr)), adam(disc.parameters(), lr(cfg.lr)), scaler)
 
@@ -130,13 +136,15 @@ def train(cfg: Config) -> int:
     Raises ValueError or OSError with a readable message for everything that a user can mend.
     """
     device = choose_device(cfg.device)
-    dtype = choose_precision(cfg.precision, device)
-    autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     cfg = replace(cfg, data_root=cfg.data_root.absolute())  # a run can be resumed from another folder
-    with processes(device) as ranks, Background(device) as background:
+    with processes(device) as ranks, Background(device) as background, contextlib.ExitStack() as folder:
         cfg = ranks.from_main(lambda: cfg)
+        dtype = choose_precision(cfg.precision, device)
+        autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
         saved = ranks.from_main(lambda: open_run(cfg))
         train_data, val_data = load_data(cfg, ranks.world)
+        folder.enter_context(start_run(cfg, saved, ranks.main))
+        ranks.meet()
 
         seed_everything(cfg.seed, cfg.deterministic)
         state, progress = make_state(cfg, device, dtype), START
@@ -160,8 +168,8 @@ def train(cfg: Config) -> int:
 
         if choose_levers(cfg, device, dtype).cuda_graph:
             step = GraphedStep(step)
-        with start_run(cfg, ranks.main), Stop() as stop, loaders(
-                train_data, val_data, cfg, device, ranks.rank, ranks.world) as (train_loader, sampler, val_loader):
+        with Stop() as stop, loaders(train_data, val_data, cfg, device, ranks.rank, ranks.world) as (
+                train_loader, sampler, val_loader):
             logger = Logger(cfg, saved["history"] if saved else [], background.submit) if ranks.main else None
             for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
                 lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
@@ -188,6 +196,7 @@ def train(cfg: Config) -> int:
                             save_run(cfg, state.state_dict(), progress, logger.history, rng)
                             say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
                         logger.close()
+                    ranks.gather(None)  # torchrun ends all when the first one leaves: not before it is saved
                     if failure:
                         raise failure
                     return 128 + stop.agreed

@@ -226,7 +226,7 @@ def test_runs_of_one_and_of_two_processes_continue_each_other(data, tmp_path):
     assert "batch 1 × 2 processes" in out and out.count("epoch 2/2") == 1  # one process prints
     subprocess.run(list(map(str, [*alone, "--resume", "--out-dir", run, "--n-epochs", 3])), cwd=ROOT, check=True,
                    capture_output=True)
-    assert {path.name for path in run.iterdir()} == before
+    assert {path.name for path in run.iterdir()} - {".job"} == before
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     saved = weights(run)
@@ -271,7 +271,7 @@ def test_two_nodes_train_together(data, tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, rank, same):
     """torchrun starts both again; they go on from the last checkpoint and end as if nothing had happened."""
-    common = ["train.py", "--data-root", data, *SMALL, "--n-epochs", 60]
+    common = ["train.py", "--data-root", data, *SMALL, "--num-workers", rank, "--n-epochs", 60]
     status, _, err = finish(torchrun(*common, "--out-dir", tmp_path / "straight"))
     assert status == 0, err
     run = tmp_path / "killed"
@@ -300,15 +300,33 @@ def test_a_killed_rank_makes_the_others_leave_within_a_minute(data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(data, tmp_path, rank):
+@pytest.mark.parametrize("who", ["rank 0", "rank 1", "agent", "all", "dead agent"])
+def test_a_signal_stops_all_after_the_same_step_and_saves(data, tmp_path, who):
+    """Also where a scheduler signals the whole job, so that torchrun's own signals come on top."""
     run = tmp_path / "run"
-    process = torchrun("train.py", "--data-root", data, *SMALL, "--n-epochs", 100000, "--out-dir", run)
-    wait_until((run / "gen.pth.tar").exists, process)
-    os.kill(ranks_of(process)[rank], signal.SIGUSR1)
+    process = torchrun("train.py", "--data-root", data, *SMALL, "--ngf", 24, "--n-epochs", 100000, "--save-every",
+                       100000, "--out-dir", run)
+    wait_until((run / "examples" / "epoch_0002.png").exists, process)
+    ranks = ranks_of(process)
+    if "agent" in who or who == "all":
+        process.send_signal(signal.SIGKILL if "dead" in who else signal.SIGTERM)
+    for rank, pid in ranks.items():
+        if who in (f"rank {rank}", "all"):
+            os.kill(pid, signal.SIGUSR1)
     _, out, err = finish(process)
     assert "--resume continues there" in out, out + err
-    assert load_tensors(run / "checkpoint.pth.tar")["state"]
+    assert load_tensors(run / "checkpoint.pth.tar")["epoch"] >= 1 and not list(run.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_max_restarts_never_goes_on_with_a_run_of_somebody_else(data, tmp_path):
+    run = tmp_path / "run"
+    args = ["train.py", "--data-root", data, *SMALL, "--out-dir", run]
+    assert finish(torchrun(*args, "--n-epochs", 1))[0] == 0
+    before = (run / "gen.pth.tar").read_bytes()
+    status, _, err = finish(torchrun("--max-restarts", 1, *args, "--n-epochs", 3))
+    assert status != 0 and err.count("already holds a run") == 2
+    assert (run / "gen.pth.tar").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -127,6 +127,7 @@ def test_signals_save_and_end_with_the_conventional_status(data, tmp_path, name,
     assert state_of(run)["epoch"] >= 1
 
 
+@pytest.mark.slow
 @posix
 def test_a_second_run_on_the_same_folder_is_refused(data, tmp_path):
     run = tmp_path / "run"
@@ -302,6 +303,7 @@ def test_a_hundred_thousand_files_start_in_ten_seconds(data, tmp_path):
     assert int(n) == 100_000 and float(seconds) < 10, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_run_is_the_same_under_every_start_method(small, end_of, same, monkeypatch, method):
     if method not in torch.multiprocessing.get_all_start_methods():

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from distributed import Ranks
 from logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, verdict
 
 START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
@@ -157,3 +158,14 @@ def test_writing_can_be_handed_to_another_thread(small):
     act, args = jobs[0]
     act(*args)
     assert (small().out_dir / "log.csv").read_text().count("\n") == 2  # as the history was then
+
+
+def test_an_epoch_is_finished_once():
+    """Asked again, after an error in validation, the processes must not be added up twice."""
+    class Counting(Ranks):
+        def sum(self, values):
+            return [2 * value for value in values]
+
+    meter = Meter(1, 1, 2, START, Counting(0, 2))
+    meter.update(torch.ones(4), 1)
+    assert meter.finish() == meter.finish() and meter.means() == dict.fromkeys(LOSSES, 1.0)

@@ -254,3 +254,18 @@ def test_weights_cast_once_give_what_autocast_gives():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), gen.test_time():
         wanted = gen(x)
         assert torch.equal(cast_weights(copy.deepcopy(gen), torch.bfloat16)(x), wanted)
+
+
+def test_moments_follow_the_layout_of_their_parameters(small):
+    """Fused Adam goes through memory without looking at strides: a run resumed with another layout would go wrong."""
+    first, second = (make_state(small(channels_last=name, dropout=0.0), CPU, torch.float32) for name in ("off", "on"))
+    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    for _ in range(3):
+        train_step(first, x, y, 100.0, fp32)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for state in (first, second):
+        train_step(state, x, y, 100.0, fp32)
+    for a, b in zip(first.gen.parameters(), second.gen.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        moments = second.opt_g.state[b]
+        assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == b.stride()

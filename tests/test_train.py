@@ -446,3 +446,37 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         train(small(n_epochs=50))
     assert not (small().out_dir / "examples" / "epoch_0020.png").exists()
+
+
+def test_the_best_generator_is_the_one_of_its_epoch(small, monkeypatch):
+    """Written late, it must not hold the weights of later steps."""
+    save, kept = checkpoint.save_generator, []
+
+    def late(cfg, weights, epoch, path):
+        if path.name == "best.pth.tar":
+            time.sleep(0.5)
+            kept.append((epoch, {name: value.clone() for name, value in weights.items()}))
+        save(cfg, weights, epoch, path)
+
+    monkeypatch.setattr(checkpoint, "save_generator", late)
+    train(small("two", n_epochs=2, eval_every=1))
+    train(small("one", n_epochs=1))
+    epoch, weights = kept[0]
+    wanted = load_tensors(small("one").out_dir / "gen.pth.tar")["state_dict"]
+    assert epoch == 1 and all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+def test_a_run_that_went_on_meanwhile_is_not_resumed_from_its_past(small, monkeypatch):
+    """Another process trains, and ends, while this one is reading its data."""
+    train(small(n_epochs=1))
+    load = train_module.load_data
+
+    def slow(cfg, *args):
+        monkeypatch.setattr(train_module, "load_data", load)
+        train(small(n_epochs=2, resume=True))
+        return load(cfg, *args)
+
+    monkeypatch.setattr(train_module, "load_data", slow)
+    with pytest.raises(ValueError, match="another process has just trained"):
+        train(small(n_epochs=3, resume=True))
+    assert load_tensors(small().out_dir / "checkpoint.pth.tar")["epoch"] == 2
