@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 
 import train as train_module
 from checkpoint import START, load_tensors
+from config import Config
 from devices import choose_device
 from distributed import Ranks, SyncedBatchNorm
 from generator import BatchNorm, Generator
@@ -394,3 +396,22 @@ def test_the_log_averages_the_losses_of_all_processes():
     progress = meter.finish()
     assert progress["images"] == 4 and progress["sums"] == [8.0] * 4
     assert list(meter.means().values()) == [2.0] * 4
+
+
+def test_all_processes_train_with_the_settings_of_the_main_one(small, monkeypatch):
+    """On another machine, --resume finds no settings: precision and all else must come from the main process."""
+    seen, step = set(), train_module.train_step
+
+    def from_main(self, act):
+        told = act()
+        return replace(told, precision="bf16") if isinstance(told, Config) else told
+
+    def spy(state, x, y, lambda_l1, autocast):
+        with autocast():
+            seen.add(state.gen(x).dtype)
+        return step(state, x, y, lambda_l1, autocast)
+
+    monkeypatch.setattr(Ranks, "from_main", from_main)
+    monkeypatch.setattr(train_module, "train_step", spy)
+    train(small(n_epochs=1, precision="fp32"))
+    assert seen == {torch.bfloat16}
