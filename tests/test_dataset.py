@@ -170,6 +170,7 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
     assert [index for _, index in sampler] == orders[0][4:] and len(sampler) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
 def test_workers_change_nothing_and_follow_the_epoch(data, method):
     cfg = replace(JITTER, data_root=data)
@@ -237,6 +238,7 @@ def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, mo
     assert Image.open(tmp_path / "preview_mine.png").width == 2 * 256 + 3 * 4
 
 
+@pytest.mark.slow
 def test_the_command_checks_a_folder(data, tmp_path):
     run = subprocess.run([sys.executable, Path(dataset.__file__), data, "--crop-size", "64", "--load-size", "72"],
                          cwd=tmp_path, capture_output=True, text=True)

@@ -178,6 +178,7 @@ def test_the_table_names_metrics_and_columns():
     assert "0.5000 ± 0.2500" in text and "0.1250" in text and "output" in text and "nan" in text
 
 
+@pytest.mark.slow
 def test_the_command_writes_metrics_and_a_sheet(trained):
     script, checkpoint = Path(evaluate_module.__file__), trained.out_dir / "gen.pth.tar"
     flags = ["--checkpoint", checkpoint, "--data-root", trained.data_root, "--baseline", "identity"]

@@ -326,6 +326,7 @@ def command(*flags):
                           text=True)
 
 
+@pytest.mark.slow
 def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkpoint, tmp_path):
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png", image(70, 60, seed=i))
@@ -398,6 +399,7 @@ def test_a_training_checkpoint_loads_too(small):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.parametrize("norm", ["image", "running"])
 def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm):

@@ -160,6 +160,7 @@ def test_a_graph_waits_for_a_shape_that_repeats():
     assert recorder.recorded == 1 and len(step.x) == 4
 
 
+@pytest.mark.slow
 def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
     """In place; the compiler itself is replaced by one that compiles nothing."""
     compiled = []

@@ -377,6 +377,7 @@ def launch(*flags, **options):
                             text=True, **options)
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_path):
     """The signal goes to the whole process group, as from a keyboard."""
     process = launch("--data-root", data, "--out-dir", tmp_path / "run", "--ngf", 4, "--ndf", 4, "--crop-size", 64,

@@ -34,6 +34,7 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_does_not_end_the_run():
     code = "import time, utils\nfor i in range(5):\n    utils.say('x' * 100_000)\nopen('reached', 'w').close()"
     with tempfile.TemporaryDirectory() as folder:
