@@ -273,7 +273,7 @@ def test_two_nodes_train_together(data, tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, rank, same):
     """torchrun starts both again; they go on from the last checkpoint and end as if nothing had happened."""
-    common = ["train.py", "--data-root", data, *SMALL, "--num-workers", rank, "--n-epochs", 60]
+    common = ["train.py", "--data-root", data, *SMALL, "--num-workers", rank, "--n-epochs", 25]
     status, _, err = finish(torchrun(*common, "--out-dir", tmp_path / "straight"))
     assert status == 0, err
     run = tmp_path / "killed"
