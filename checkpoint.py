@@ -66,12 +66,19 @@ def start_run(cfg: Config, saved: dict | None = None, main: bool = True) -> Iter
         return
     lock = FileLock(cfg.out_dir / ".lock", timeout=0)
     try:
+        _begin(cfg, saved, lock)
+        yield
+    finally:
+        lock.release()
+
+
+def _begin(cfg: Config, saved: dict | None, lock: FileLock) -> None:
+    try:
         (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(NotImplementedError):  # file systems without locks
             lock.acquire()
         path = cfg.out_dir / "checkpoint.pth.tar"
         if (path.stat().st_mtime_ns if path.exists() else None) != (saved["stamp"] if saved else None):
-            lock.release()
             raise ValueError(f"another process has just trained in {cfg.out_dir}: start again")
         for folder in (cfg.out_dir, cfg.out_dir / "examples"):
             for path in folder.glob(".*.tmp"):
@@ -84,12 +91,7 @@ def start_run(cfg: Config, saved: dict | None = None, main: bool = True) -> Iter
         raise ValueError(f"another process is training in {cfg.out_dir}: wait for it, or choose another folder with "
                          "--out-dir") from error
     except OSError as error:
-        lock.release()
         raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:

@@ -134,5 +134,3 @@ def on_device(loader: DataLoader, device: torch.device, problems: set[str]) -> I
             for images in (x, y):
                 images.record_stream(torch.cuda.current_stream(device))
         yield x, y
-
-

@@ -100,10 +100,9 @@ def train(cfg: Config) -> int:
             progress = {name: saved[name] for name in START}
             if ranks.rank < len(saved["rng"]):
                 set_rng_state(device, saved["rng"][ranks.rank])
+            say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
         replicas = replace(state, gen=ranks.replicate(state.gen, cfg.sync_batchnorm),
                            disc=ranks.replicate(state.disc, cfg.sync_batchnorm))
-        if saved:
-            say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}"
             + (f" × {ranks.world} processes" if ranks.world > 1 else "")
             + f", {sum(p.numel() for p in state.gen.parameters()):,} + "

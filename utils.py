@@ -1,6 +1,7 @@
 """Plumbing that knows nothing of pix2pix: initialisation, files, messages, grids."""
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -36,7 +37,7 @@ def save_atomically(path: Path, write: Callable) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, when a write fails
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(f"{path} cannot be written: {reason}") from error
+        raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the new name itself must reach the disk

@@ -1,5 +1,6 @@
 """What a run is judged by after each epoch: the L1 of unseen pairs, and the rows of the example grid."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast:
     """
     n, index = len(loader.dataset), ranks.rank
     wanted = {round(i * (n - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
-    l1, rows, scores = torch.zeros((), device=device), {}, []
+    l1, rows, sums = torch.zeros((), device=device), {}, Counter()
     with gen.test_time():
         for x, y in ranks.in_step(on_device(loader, device, set() if problems is None else problems), stop):
             with seeded(seed, device), autocast():
@@ -37,13 +38,14 @@ def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast:
                 if index in wanted:
                     rows[index] = [image.cpu() for image in row]
                 if score:
-                    scores.append(score(*row[1:]))
+                    for name, value in score(*row[1:]).items():
+                        sums[name] += value
                 index += ranks.world
     if stop.agreed:
         return None
-    sums = [{"l1": l1.item()}, *({name: value for name, value in each.items() if name != "l1"} for each in scores)]
-    sums = [part for parts in ranks.gather(sums) for part in parts]
-    names = dict.fromkeys(name for part in sums for name in part)
-    means = {f"val_{name}": sum(part.get(name, 0.0) for part in sums) / n for name in names}
+    sums["l1"] = l1.item()
+    parts = ranks.gather(dict(sums))
+    names = dict.fromkeys(name for part in parts for name in part)
+    means = {f"val_{name}": sum(part.get(name, 0.0) for part in parts) / n for name in names}
     rows = {index: row for part in ranks.gather(rows) for index, row in part.items()}
     return means, [rows[index] for index in sorted(rows)]

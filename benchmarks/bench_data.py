@@ -7,7 +7,6 @@ Without arguments: 512×256 and 1200×600 JPEG files of the demo's facades, enla
 """
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from PIL import Image
 import demo
 from config import Config
 from dataset import PairedImages, normalise
+from devices import usable_cores
 from loading import loaders
 from pairs import check_headers, read_pair, usable_splits
 
@@ -80,7 +80,7 @@ def time_loader(data: PairedImages, cfg: Config, workers: int) -> float:
 def bench(opts: Bench) -> dict:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     workers = opts.workers or [n for n in (0, 1, 2, 4, 8) if n <= cores]
     result = {"hardware": hardware(torch.device("cpu")), "rows": []}
     print(", ".join(f"{key} {value}" for key, value in result["hardware"].items()) + f", cores {cores}")

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -66,3 +67,13 @@ def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
     assert (sheet[header + 4 + 32, 2 * 4 + 64 + 32] == 128).all()
     assert (sheet[header + 2 * 4 + 64 + 32, 2 * 4 + 64 + 32] == (255, 0, 0)).all()
     assert (sheet[:20] < 128).any() and (sheet[:20, -4:] == 255).all()  # a caption, not cut off
+
+
+def test_a_file_that_cannot_be_written_keeps_its_reason_and_is_named_once(tmp_path):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device: '.*a.bin'") as caught:
+        utils.save_atomically(tmp_path / "a.bin", full)
+    assert caught.value.errno == errno.ENOSPC and caught.value.strerror == "No space left on device"
+    assert not list(tmp_path.iterdir())
