@@ -9,9 +9,8 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages
-from images import DataError, name_of
 from pairs import Pair, find_pairs, obtain, read_pair
-from utils import save_grid
+from utils import DataError, name_of, save_grid
 
 
 def check(cfg: Config) -> int:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from background import Background
 from config import Config
 from distributed import job, restarted
-from utils import save_atomically, say
+from utils import UserError, save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
@@ -28,13 +28,13 @@ def open_run(cfg: Config) -> dict | None:
     files = ("checkpoint.pth.tar", "gen.pth.tar", "log.csv", "config.json")
     held = [name for name in files if (folder / name).exists()]
     if held and not cfg.resume:
-        raise ValueError(f"{folder} already holds a run ({', '.join(held)}): continue it with --resume, or choose "
+        raise UserError(f"{folder} already holds a run ({', '.join(held)}): continue it with --resume, or choose "
                          "another folder with --out-dir")
     if not cfg.resume:
         return None
     if not path.exists():
         if not restarted(folder) and ("config.json" not in held or "gen.pth.tar" in held):
-            raise ValueError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
+            raise UserError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
         say(f"the run in {folder} had not saved a checkpoint yet: it starts from the beginning")
         return None
     stamp = path.stat().st_mtime_ns
@@ -44,10 +44,10 @@ def open_run(cfg: Config) -> dict | None:
                if name in new and new[name] != old and name not in ("resume", "out_dir")}
     for name in FIXED:
         if name in changed:
-            raise ValueError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: start "
+            raise UserError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: start "
                              "a new run with another --out-dir")
     if saved["epoch"] >= cfg.total_epochs:
-        raise ValueError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
+        raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
                          "--n-epochs continues it")
     for name, old in changed.items():
         say(f"changed since the run began: {name} from {old} to {new[name]}")
@@ -79,7 +79,7 @@ def _begin(cfg: Config, saved: dict | None, lock: FileLock) -> None:
             lock.acquire()
         path = cfg.out_dir / "checkpoint.pth.tar"
         if (path.stat().st_mtime_ns if path.exists() else None) != (saved["stamp"] if saved else None):
-            raise ValueError(f"another process has just trained in {cfg.out_dir}: start again")
+            raise UserError(f"another process has just trained in {cfg.out_dir}: start again")
         for folder in (cfg.out_dir, cfg.out_dir / "examples"):
             for path in folder.glob(".*.tmp"):
                 path.unlink()
@@ -88,7 +88,7 @@ def _begin(cfg: Config, saved: dict | None, lock: FileLock) -> None:
         if job():
             save_atomically(cfg.out_dir / ".job", lambda file: file.write(job().encode()))
     except Timeout as error:
-        raise ValueError(f"another process is training in {cfg.out_dir}: wait for it, or choose another folder with "
+        raise UserError(f"another process is training in {cfg.out_dir}: wait for it, or choose another folder with "
                          "--out-dir") from error
     except OSError as error:
         raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
@@ -103,7 +103,7 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
     for net in ("gen", "disc"):
         for name, value in state[net].items():
             if not value.isfinite().all():
-                raise ValueError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
+                raise UserError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state,
                   "history": history, "rng": rng}
@@ -162,7 +162,7 @@ def load_tensors(path: Path, kind: str = "") -> dict:
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # damaged files make the unpickler raise nearly anything
-        raise ValueError(f"{path} is damaged, or not a file of tensors ({type(error).__name__})") from error
+        raise UserError(f"{path} is damaged, or not a file of tensors ({type(error).__name__})") from error
     if not isinstance(saved, dict) or kind and saved.get("format") != kind:
-        raise ValueError(f"{path} is not a {kind or 'file'} of this program")
+        raise UserError(f"{path} is not a {kind or 'file'} of this program")
     return saved

@@ -10,6 +10,7 @@ import tyro
 from checkpoint import load_tensors
 from config import Config
 from distributed import restarted
+from utils import UserError
 
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
 PAPER = dict(in_channels=3, out_channels=3, load_size=286, crop_size=256, flip=True, label_side="none",
@@ -31,7 +32,7 @@ RECIPES = {
 def recipe(name: str) -> Config:
     """The paper's settings for a data set. Raises ValueError when there is no recipe of that name."""
     if name not in RECIPES:
-        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+        raise UserError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     return replace(Config(), **{"data_root": Path("data") / name, "out_dir": Path("runs") / name, **RECIPES[name]})
 
 
@@ -63,4 +64,4 @@ def load(folder: Path) -> Config | None:
         path = folder / "checkpoint.pth.tar"
         return Config(**load_tensors(path, "pix2pix checkpoint")["config"]) if path.is_file() else None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} holds no settings of this program: {error}") from error
+        raise UserError(f"{path} holds no settings of this program: {error}") from error

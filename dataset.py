@@ -17,7 +17,7 @@ from config import Config  # noqa: E402
 from devices import usable_cores  # noqa: E402
 from images import DataError  # noqa: E402
 from pairs import Pair, check_headers, evenly, read_pair, usable_splits  # noqa: E402
-from utils import run_main, say  # noqa: E402
+from utils import UserError, run_main, say  # noqa: E402
 
 
 def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
@@ -118,7 +118,7 @@ def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
     splits = usable_splits(cfg.data_root, cfg.seed)
     train_pairs, val_pairs = splits["train"], splits.get("val") or splits["test"]
     if cfg.batch_size * world > len(train_pairs):
-        raise ValueError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
+        raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs, skip=cfg.skip_unreadable)
     check_headers(val_pairs, skip=cfg.skip_unreadable)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils import UserError
+
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,7 +25,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and name.startswith("cuda"):
         if name != "cuda":
-            raise ValueError(f"with several processes, device must be cuda or auto, not {name}: each takes its own")
+            raise UserError(f"with several processes, device must be cuda or auto, not {name}: each takes its own")
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
@@ -31,7 +33,7 @@ def choose_device(name: str) -> torch.device:
         if device.type == "cuda":
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
 
 
@@ -42,7 +44,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     Raises ValueError for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
     """
     if name in ("tf32", "fp16") and device.type != "cuda":
-        raise ValueError(f"precision {name} needs CUDA; on {device.type} take auto, bf16 or fp32")
+        raise UserError(f"precision {name} needs CUDA; on {device.type} take auto, bf16 or fp32")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     if name != "auto":
         return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

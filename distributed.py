@@ -19,8 +19,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from generator import BatchNorm
-from images import DataError
 from signals import Stop
+from utils import DataError, UserError
 
 PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
 FAILED = 10_000  # told to the others like a signal's number
@@ -120,7 +120,7 @@ class Ranks:
         device = next(net.parameters()).device
         if sync_batchnorm:
             if device.type != "cuda":
-                raise ValueError(f"sync_batchnorm needs CUDA; this is {device.type}")
+                raise UserError(f"sync_batchnorm needs CUDA; this is {device.type}")
             for module in net.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.__class__ = SyncedBatchNorm
@@ -179,7 +179,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         yield Ranks()
         return
     if device.type == "mps":
-        raise ValueError("several processes need CUDA or the CPU, not MPS")
+        raise UserError("several processes need CUDA or the CPU, not MPS")
     cuda = device.type == "cuda"
     try:
         store, _, _ = next(rendezvous("env://", timeout=PATIENCE))

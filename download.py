@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import complete_folder
+from utils import UserError, complete_folder
 
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{name}.tar.gz"
 
@@ -72,10 +72,10 @@ def unpack(archive: Path, folder: Path) -> None:
         for member in tar:
             size += member.size
             if size > UNPACKED:
-                raise ValueError(f"the archive holds more than {UNPACKED:,} bytes")
+                raise UserError(f"the archive holds more than {UNPACKED:,} bytes")
             target = Path(os.path.normpath(folder / member.name))
             if not (member.isreg() or member.isdir()) or not target.is_relative_to(folder):
-                raise ValueError(f"the archive holds {member.name!r}, which is no plain file inside it")
+                raise UserError(f"the archive holds {member.name!r}, which is no plain file inside it")
             if member.isdir():
                 target.mkdir(parents=True, exist_ok=True)
             else:

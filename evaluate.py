@@ -33,7 +33,7 @@ from loading import init_worker
 from pairs import evenly, usable_splits
 from palettes import LabelScores, load_palette
 from predict import load_generator
-from utils import run_main, save_atomically, save_grid, say
+from utils import UserError, run_main, save_atomically, save_grid, say
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     """The pairs to score and the training pairs, both resized only. Raises ValueError or FileNotFoundError."""
     direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
     if direction is None:
-        raise ValueError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
+        raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
     labels = gen.trained.get("label_side", "none")
     if opts.palette and labels != direction[-1]:  # averaging label maps would invent colours between two classes
         labels = direction[-1] if labels == "none" else "both"
@@ -139,7 +139,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
                   n_layers=0, color_jitter=0.0)
     splits = usable_splits(opts.data_root, gen.trained.get("seed", 0))  # the tenth that training held out
     if opts.split not in splits:
-        raise ValueError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
+        raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
     return PairedImages(pairs, cfg, train=False), PairedImages(splits.get("train", pairs), cfg, train=False)
 
@@ -158,7 +158,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         for who, translator in translators.items():
             made = translator(x) if translator else y_fake
             if made.shape != y.shape:
-                raise ValueError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
+                raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
             rows[who].append(image_scores(made, y))
             for scores in (labels, deep):
                 if scores:
@@ -194,12 +194,12 @@ def finite(value):
 def main() -> int:
     opts = tyro.cli(Evaluate, description=__doc__)
     if opts.limit < 0:
-        raise ValueError(f"limit must be at least 0; it is {opts.limit}")
+        raise UserError(f"limit must be at least 0; it is {opts.limit}")
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.output[1].out_channels != 3:
-        raise ValueError("--palette needs a generator with 3 output channels")
+        raise UserError("--palette needs a generator with 3 output channels")
     data, train = load_pairs(opts, gen)
     folder = opts.out_dir or opts.checkpoint.parent / f"evaluation_{opts.split}"
     folder.mkdir(parents=True, exist_ok=True)

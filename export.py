@@ -7,6 +7,7 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
+from utils import UserError
 
 
 def export(gen: Generator, path: Path, norm: str = "image") -> None:
@@ -16,10 +17,10 @@ def export(gen: Generator, path: Path, norm: str = "image") -> None:
     Raises ValueError on another ending, or when the packages that ONNX needs are not installed.
     """
     if path.suffix.lower() not in (".onnx", ".pt2"):
-        raise ValueError(f"--export writes .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
+        raise UserError(f"--export writes .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix.lower() == ".onnx" and missing:
-        raise ValueError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     size, device = gen.crop_size, next(gen.parameters()).device
     x = torch.zeros(2, gen.encoder[0].in_channels, 2 * size, 3 * size, device=device)
     rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)

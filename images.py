@@ -10,26 +10,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from utils import save_atomically
+from utils import DataError, name_of, save_atomically
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-
-
-class DataError(ValueError):
-    """A file that cannot be used. A loader process prepends its traceback to the message; it is cut off here."""
-
-    def __init__(self, message: str):
-        super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
-
-
-def name_of(source: Path | np.ndarray) -> str:
-    """A source for a message; a path with characters that do not print comes in quotes."""
-    if isinstance(source, np.ndarray):
-        return "an array"
-    return str(source) if str(source).isprintable() else repr(str(source))
 
 
 @contextlib.contextmanager

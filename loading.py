@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from config import Config
 from dataset import PairedImages, normalise
 from devices import usable_cores
-from images import DataError
 from signals import SIGNALS, leave_children
+from utils import DataError
 
 
 class EpochSampler(Sampler):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from config import Config
 from distributed import ALONE, Ranks
-from utils import save_atomically, save_grid, say
+from utils import UserError, save_atomically, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
@@ -180,7 +180,7 @@ class Meter:
             if not all(map(math.isfinite, row)):
                 step = self.step - len(values) + back + 1
                 named = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSSES, row, strict=True))
-                raise ValueError(f"the losses are no longer finite in epoch {self.epoch}, step {step}: "
+                raise UserError(f"the losses are no longer finite in epoch {self.epoch}, step {step}: "
                                  f"{named}. Try a lower lr, or --precision fp32")
             self.sums = [total + value * n for total, value in zip(self.sums, row, strict=True)]
             self.weight += n

@@ -12,8 +12,8 @@ import numpy as np
 import demo
 import download
 from distributed import started, wait_for
-from images import SUFFIXES, DataError, name_of, read_image, read_size, to_array
-from utils import say
+from images import SUFFIXES, read_image, read_size, to_array
+from utils import DataError, UserError, name_of, say
 
 SPLITS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 
@@ -87,7 +87,7 @@ def usable_splits(root: Path, seed: int) -> dict[str, list[Pair]]:
         say(note)
     if found.orphans:
         named = ", ".join(map(name_of, found.orphans[:5])) + (", …" if len(found.orphans) > 5 else "")
-        raise ValueError(f"images without a partner of the same name on the other side: {len(found.orphans)}: {named}")
+        raise UserError(f"images without a partner of the same name on the other side: {len(found.orphans)}: {named}")
     return found.splits
 
 
@@ -121,7 +121,7 @@ def _side_by_side(folder: Path) -> list[Pair]:
     """The files directly in `folder`. Images in sub-folders of unknown names are refused: one side, or both?"""
     pairs = [(path,) for path in list_images(folder, sub_folders=False)]
     if not pairs and (elsewhere := sorted({path.parent.name for path in list_images(folder)})):
-        raise ValueError(f"the images in {name_of(folder)} lie in its sub-folders {', '.join(elsewhere[:5])}; known "
+        raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {', '.join(elsewhere[:5])}; known "
                          "names are train, val and test, and A and B")
     return pairs
 
@@ -144,7 +144,7 @@ def _pair_folders(a: Path | None, b: Path | None, found: Found) -> list[Pair]:
         for path in list_images(folder) if folder else []:
             other = by_name.setdefault(path.relative_to(folder).with_suffix(""), path)
             if other is not path:
-                raise ValueError(f"{other} and {path} have the same name: which one is meant?")
+                raise UserError(f"{other} and {path} have the same name: which one is meant?")
         sides.append(by_name)
     for side, other in (sides, sides[::-1]):
         found.orphans += [path for name, path in side.items() if name not in other]
@@ -156,7 +156,7 @@ def _load_npz(path: Path) -> list[Pair]:
         with zipfile.ZipFile(path) as file:
             size = sum(member.file_size for member in file.infolist())
         if size > NPZ_BYTES:
-            raise ValueError(f"it unpacks to {size:,} bytes, more than {NPZ_BYTES:,}")
+            raise UserError(f"it unpacks to {size:,} bytes, more than {NPZ_BYTES:,}")
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in file.files]
     except Exception as error:  # damaged files make numpy raise nearly anything
@@ -173,7 +173,7 @@ def _load_npz(path: Path) -> list[Pair]:
 def _hold_out(found: Found, seed: int, root: Path) -> None:
     pairs = found.splits["train"]
     if len(pairs) < 2:
-        raise ValueError(f"{name_of(root)} holds one pair only: one more is needed for validation")
+        raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
     order = np.random.default_rng(seed).permutation(len(pairs))
     held_out = set(order[: max(1, len(pairs) // 10)].tolist())
     found.splits["val"] = [pair for i, pair in enumerate(pairs) if i in held_out]

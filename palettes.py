@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from utils import UserError
+
 # The 19 classes that Cityscapes evaluates, then the colours of its void classes, which are not scored. Void "pole
 # group" and "license plate" share the colours of pole and car. In the published pix2pix files, within JPEG's noise.
 CITYSCAPES = {
@@ -40,11 +42,11 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         palette = {str(key): tuple(colour) for key, colour in palette.items()}
         good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"palette {name} is not cityscapes, facades or a JSON file of colours: {error}") from error
+        raise UserError(f"palette {name} is not cityscapes, facades or a JSON file of colours: {error}") from error
     if not good or sum(not key.startswith("void") for key in palette) < 2:
-        raise ValueError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
+        raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
     if len(set(palette.values())) < len(palette):
-        raise ValueError(f"palette {name} gives one colour to two classes")
+        raise UserError(f"palette {name} gives one colour to two classes")
     return palette
 
 

@@ -29,11 +29,11 @@ from config import Config
 from devices import choose_device, choose_precision, seeded
 from export import export
 from generator import Generator
-from images import SUFFIXES, DataError, as_array, name_of, read_array, write_array
+from images import SUFFIXES, as_array, read_array, write_array
 from pairs import list_images
 from published import from_published, is_published
 from speed import cast_weights, choose_levers, prepare
-from utils import run_main, say
+from utils import DataError, UserError, name_of, run_main, say
 
 PIXELS = 2048 * 2048  # that go through the network at once
 
@@ -72,17 +72,17 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
         else:
             weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
             if not isinstance(weights, dict) or "config" not in saved:
-                raise ValueError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
+                raise UserError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
             gen = Generator(*(saved["config"][name] for name in GENERATOR))
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
         gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no generator that this program knows: {error}") from error
+        raise UserError(f"{path} holds no generator that this program knows: {error}") from error
     if {gen.encoder[0].in_channels, gen.output[1].out_channels} - {1, 3}:
-        raise ValueError(f"{path} translates {gen.encoder[0].in_channels} channels to {gen.output[1].out_channels}; "
+        raise UserError(f"{path} translates {gen.encoder[0].in_channels} channels to {gen.output[1].out_channels}; "
                          "images have 1 or 3")
     if not all(value.isfinite().all() for value in gen.state_dict().values()):
-        raise ValueError(f"{path} holds weights that are not finite")
+        raise UserError(f"{path} holds weights that are not finite")
     return gen.to(device).eval()
 
 
@@ -111,7 +111,7 @@ def to_network(array: np.ndarray, channels: int) -> tuple[Tensor, np.ndarray | N
     usable = isinstance(array, np.ndarray) and array.dtype.newbyteorder("=") in (np.uint8, np.uint16) and array.size
     if not usable or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
+        raise UserError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
     values = np.atleast_3d(array).astype(np.float32) / np.iinfo(array.dtype).max
     alpha = None
     if values.shape[2] in (2, 4):
@@ -145,7 +145,7 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
     """
     size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
     if tile < 0 or tile % size or tile and resize:
-        raise ValueError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
+        raise UserError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
     if not tile and (height + -height % size) * (width + -width % size) > PIXELS:
         tile = size * max(1, 1024 // size)
 
@@ -311,7 +311,7 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
     Raises FileNotFoundError, or ValueError where an input, or another output, would be overwritten.
     """
     if ending and ending.lower() not in SUFFIXES:
-        raise ValueError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
+        raise UserError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
     if not source.exists():
         raise FileNotFoundError(f"--input {name_of(source)} is not there")
     if source.is_file():
@@ -319,12 +319,12 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
             output = output / source.name
         output = output.with_suffix(ending) if ending else output
         if output.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}; it is {name_of(output)}")
+            raise UserError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}; it is {name_of(output)}")
         if output.exists() and output.samefile(source):
-            raise ValueError(f"--output {name_of(output)} is the input itself")
+            raise UserError(f"--output {name_of(output)} is the input itself")
         return [(source, output)]
     if output.is_file() or output.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"--output {name_of(output)} must be another folder than --input, and outside it")
+        raise UserError(f"--output {name_of(output)} must be another folder than --input, and outside it")
     files = list_images(source)
     if not files:
         raise FileNotFoundError(f"0 images in {name_of(source)}")
@@ -332,7 +332,7 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
     if ending:
         jobs = [(path, target.with_suffix(ending)) for path, target in jobs]
         if len({target for _, target in jobs}) < len(jobs):
-            raise ValueError(f"with --ending {ending}, two files of {name_of(source)} would get the same name")
+            raise UserError(f"with --ending {ending}, two files of {name_of(source)} would get the same name")
     return jobs
 
 
@@ -346,25 +346,25 @@ def looks_like_labels(array: np.ndarray) -> bool:
 def main() -> int:
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; it is {opts.batch_size}")
+        raise UserError(f"batch_size must be at least 1; it is {opts.batch_size}")
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.tile % gen.crop_size or opts.tile < 0:
-        raise ValueError(f"tile must be a multiple of the network's crop_size, {gen.crop_size}; it is {opts.tile}")
+        raise UserError(f"tile must be a multiple of the network's crop_size, {gen.crop_size}; it is {opts.tile}")
     if opts.export:
         export(gen, opts.export, opts.norm)
         return 0
     if not opts.input or not opts.output:
-        raise ValueError("--input and --output are needed, or --export")
+        raise UserError("--input and --output are needed, or --export")
     prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
     if opts.tile and opts.resize:
-        raise ValueError("--tile and --resize exclude each other")
+        raise UserError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)
     try:
         failures = predict(gen, jobs, opts, dtype)
     except torch.OutOfMemoryError as error:
-        raise ValueError("the device has too little memory: take a smaller --batch-size or --tile") from error
+        raise UserError("the device has too little memory: take a smaller --batch-size or --tile") from error
     lossy = next((target for _, target in jobs if target.suffix.lower() in (".jpg", ".jpeg", ".webp")), None)
     if lossy and lossy.exists() and not opts.compare and looks_like_labels(read_array(lossy)):
         say(f"{name_of(lossy)} looks like a label map, whose colours {lossy.suffix} blurs: --ending .png keeps them")

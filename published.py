@@ -8,6 +8,7 @@ activation and no norm in front, the innermost no norm behind its convolution, w
 from torch import Tensor
 
 from generator import Generator
+from utils import UserError
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -46,7 +47,7 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
             theirs.setdefault(key, theirs[key.replace("num_batches_tracked", "running_var")].new_zeros(()).long())
     differ = sorted(set(keys.values()) ^ set(theirs))
     if differ or depth < 4:
-        raise ValueError(f"these are no weights of a published BatchNorm U-Net; the first keys that differ: "
+        raise UserError(f"these are no weights of a published BatchNorm U-Net; the first keys that differ: "
                          f"{', '.join(differ[:3]) or 'a depth of ' + str(depth)}")
     ngf, in_channels = theirs["model.model.0.weight"].shape[:2]
     out_channels = theirs["model.model.3.bias"].shape[0]
@@ -56,5 +57,5 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
     try:
         gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
     except RuntimeError as error:
-        raise ValueError(f"these are no weights of a published U-Net: {str(error).splitlines()[1].strip()}") from error
+        raise UserError(f"these are no weights of a published U-Net: {str(error).splitlines()[1].strip()}") from error
     return gen

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
+from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype) -> Leve
     alone = not dist.is_available() or not dist.is_initialized()
     graphs = cuda and alone and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
     if cfg.cuda_graph == "on" and not graphs:
-        raise ValueError("cuda_graph on needs CUDA, one process, and a precision other than fp16; this is "
+        raise UserError("cuda_graph on needs CUDA, one process, and a precision other than fp16; this is "
                          f"{device.type} and {str(dtype).removeprefix('torch.')}")
 
     def choose(setting: str, auto: bool) -> bool:

@@ -23,13 +23,12 @@ from config import Config
 from dataset import load_data
 from devices import choose_device, choose_precision, rng_state, seed_everything, set_rng_state
 from distributed import processes
-from images import DataError
 from loading import loaders, on_device
 from logger import Logger, Meter
 from signals import Stop
 from speed import GraphedStep, choose_levers
 from state import State, make_state
-from utils import run_main, say
+from utils import DataError, run_main, say
 from validation import validate
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
@@ -64,6 +65,24 @@ def complete_folder(path: Path) -> Iterator[Path]:
 # Messages and errors
 
 
+class UserError(ValueError):
+    """A mistake that a user can mend: its message is the one sentence that is printed."""
+
+
+class DataError(UserError):
+    """A file that cannot be used. A loader process prepends its traceback to the message; it is cut off here."""
+
+    def __init__(self, message: str):
+        super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
+
+
+def name_of(source: Path | np.ndarray) -> str:
+    """A source for a message; a path with characters that do not print comes in quotes."""
+    if isinstance(source, np.ndarray):
+        return "an array"
+    return str(source) if str(source).isprintable() else repr(str(source))
+
+
 def say(text: str) -> None:
     """Prints a line; where nobody listens any more (a closed pipe or terminal), goes on in silence.
 
@@ -78,10 +97,13 @@ def say(text: str) -> None:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Runs a script: a user's mistake becomes one sentence and exit status 2, Ctrl-C exit status 130."""
+    """Runs a script: a UserError or OSError becomes one sentence and exit status 2, Ctrl-C exit status 130.
+
+    Every other exception is a bug, perhaps in a change of the reader's, and keeps its traceback.
+    """
     try:
         sys.exit(main())
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

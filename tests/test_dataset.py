@@ -15,9 +15,9 @@ import dataset
 from check import check
 from config import Config
 from dataset import PairedImages, load_data, resize
-from images import DataError
 from loading import EpochSampler, init_worker, loaders, on_device
 from pairs import check_headers, read_pair
+from utils import DataError
 
 
 def coordinates(size=64):

@@ -22,12 +22,12 @@ from config import Config
 from devices import choose_device
 from distributed import Ranks, SyncedBatchNorm
 from generator import BatchNorm, Generator
-from images import DataError
 from loading import EpochSampler
 from logger import Meter
 from pairs import obtain
 from signals import Stop
 from train import bce, make_state, train
+from utils import DataError
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "--num-workers", "0", "--precision",

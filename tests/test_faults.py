@@ -17,8 +17,8 @@ from PIL import Image
 
 import train as train_module
 from checkpoint import load_tensors
-from images import DataError
 from train import train
+from utils import DataError
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")

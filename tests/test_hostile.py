@@ -30,11 +30,12 @@ from config import Config
 from dataset import PairedImages
 from download import unpack
 from generator import Generator
-from images import DataError, read_array, read_image, read_size
+from images import read_array, read_image, read_size
 from pairs import find_pairs, read_pair
 from predict import load_generator
 from published import is_published
 from train import train
+from utils import DataError
 
 ROOT = Path(__file__).parents[1]
 FUZZ = settings(max_examples=1000, derandomize=True, deadline=None, database=None,

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from images import DataError, read_image, read_size, to_array
+from images import read_image, read_size, to_array
+from utils import DataError
 
 
 def opened(path, channels=3):

@@ -5,8 +5,8 @@ import pytest
 from conftest import write_pair
 from PIL import Image
 
-from images import DataError
 from pairs import find_pairs, list_images
+from utils import DataError
 
 
 def image(path, size=(8, 8)):

@@ -20,9 +20,9 @@ import checkpoint
 import train as train_module
 from checkpoint import load_tensors
 from dataset import load_data
-from images import DataError
 from loading import collate
 from train import State, bce, learning_rate, make_state, train, train_step
+from utils import DataError
 
 
 class Constant(nn.Module):

@@ -45,7 +45,7 @@ def test_a_reader_who_leaves_does_not_end_the_run():
         assert process.wait(60) == 0 and "reached" in os.listdir(folder)  # noqa: PTH208
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError("bad"), 2), (FileNotFoundError("gone"), 2),
+@pytest.mark.parametrize(("error", "status"), [(utils.UserError("bad"), 2), (FileNotFoundError("gone"), 2),
                                                (KeyboardInterrupt(), 130)])
 def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
     def main():
@@ -55,6 +55,12 @@ def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, 
         utils.run_main(main)
     assert leaving.value.code == status
     assert capsys.readouterr().err == ("" if status == 130 else f"error: {error}\n")
+
+
+def test_a_bug_keeps_its_traceback():
+    """numpy's and torch's ValueErrors too: this code is there to be edited."""
+    with pytest.raises(ValueError, match="could not convert"):
+        utils.run_main(lambda: np.float64("x"))
 
 
 def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
