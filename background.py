@@ -27,7 +27,7 @@ class Background:
 
     def busy(self, act: Callable) -> bool:
         """Whether an earlier call of `act` is still waiting or at work."""
-        return any(job.act is act and not job.done() for job in self.jobs)
+        return any(job.act == act and not job.done() for job in self.jobs)
 
     def _run(self, act: Callable, *args) -> None:
         if self.stream:

@@ -1,8 +1,13 @@
 """A run's folder: what may be written there, what a checkpoint holds, and what may continue it."""
 
 import contextlib
+import itertools
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from background import Background
 from config import Config
-from distributed import job, restarted
-from utils import UserError, save_atomically, say
+from distributed import Ranks
+from utils import UserError, name_of, save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
@@ -19,79 +24,184 @@ FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", 
 START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
 
 
-def open_run(cfg: Config) -> dict | None:
-    """The checkpoint that the run in out_dir goes on from; None where it starts from the beginning.
+class Run:
+    """A run's folder, locked for the block; its checkpoints are written while training goes on.
 
-    Raises ValueError when the folder holds a run that must not be overwritten, or none that cfg could continue.
+    Entering makes the folder, locks it, and only then reads it. From then on `cfg` is what is trained, in all processes
+    the main one's settings, with its out_dir, and `saved` the checkpoint to go on from, or None. Leaving waits for the
+    writer, then unlocks. Settings with which nothing was learnt are not kept. Of several processes, only the main one
+    touches the folder.
+    Raises OSError, naming out_dir, where nothing can be written, and UserError where another process trains, or where
+    the folder holds a run that must not be overwritten, or none that cfg could continue.
     """
-    folder, path = cfg.out_dir, cfg.out_dir / "checkpoint.pth.tar"
-    files = ("checkpoint.pth.tar", "gen.pth.tar", "log.csv", "config.json")
-    held = [name for name in files if (folder / name).exists()]
-    if held and not cfg.resume:
-        raise UserError(f"{folder} already holds a run ({', '.join(held)}): continue it with --resume, or choose "
-                         "another folder with --out-dir")
-    if not cfg.resume:
-        return None
-    if not path.exists():
-        if not restarted(folder) and ("config.json" not in held or "gen.pth.tar" in held):
-            raise UserError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
-        say(f"the run in {folder} had not saved a checkpoint yet: it starts from the beginning")
-        return None
-    stamp = path.stat().st_mtime_ns
-    saved = {**load_tensors(path, "pix2pix checkpoint"), "stamp": stamp}
-    new = cfg.plain()
-    changed = {name: old for name, old in saved["config"].items()
-               if name in new and new[name] != old and name not in ("resume", "out_dir")}
-    for name in FIXED:
-        if name in changed:
-            raise UserError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: start "
-                             "a new run with another --out-dir")
-    if saved["epoch"] >= cfg.total_epochs:
-        raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
-                         "--n-epochs continues it")
-    for name, old in changed.items():
-        say(f"changed since the run began: {name} from {old} to {new[name]}")
-    return saved
+
+    def __init__(self, cfg: Config, ranks: Ranks, device: torch.device):
+        self.cfg, self.ranks, self.saved = cfg, ranks, None
+        self.background = Background(device)
+        self.lock, self.made, self.settings, self.before, self.learnt = None, False, None, b"", False
+
+    def __enter__(self) -> "Run":
+        try:
+            self.cfg, self.saved = self.ranks.broadcast(self._open)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            self.background.__exit__(kind)
+        finally:
+            if self.lock:
+                if not self.learnt:
+                    self._clear()
+                self.lock.release()
+
+    def _clear(self) -> None:
+        """Takes back what this start has put into the folder, and the folder itself if it made it."""
+        if self.settings:
+            self.settings.write_bytes(self.before) if self.before else self.settings.unlink(missing_ok=True)
+        if self.made:
+            folder = Path(self.lock.lock_file).parent
+            for name in ("examples", "tensorboard"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                folder.rmdir()
+
+    def _open(self) -> tuple[Config, dict | None]:
+        cfg = self.cfg
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and not cfg.resume:
+            raise UserError("torchrun has started this run again, which would begin anew: with --resume it goes on")
+        folder = cfg.out_dir
+        try:
+            if folder:
+                self._lock(folder)
+            else:
+                folder = self._free_folder()
+            cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute())  # to be resumed from anywhere
+            saved = self._read(cfg)
+            (folder / "examples").mkdir(exist_ok=True)
+            for place in (folder, folder / "examples"):
+                for path in place.glob(".*.tmp"):
+                    path.unlink()
+            path = folder / "config.json"
+            self.before = path.read_bytes() if path.exists() else b""
+            text = json.dumps({**cfg.plain(), "defaults": Config().plain()}, indent=2)
+            save_atomically(path, lambda file: file.write(text.encode()))
+            self.settings = path
+        except OSError as error:
+            raise OSError(f"cannot write to out_dir {str(folder)!r}: {error.strerror or error}") from error
+        return cfg, saved
+
+    def _lock(self, folder: Path) -> None:
+        self.made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            with contextlib.suppress(NotImplementedError):  # file systems without locks
+                self.lock.acquire()
+        except Timeout as error:
+            self.lock = None
+            raise UserError(f"another process is training in {folder}: wait for it, or choose another folder with "
+                            "--out-dir") from error
+
+    def _free_folder(self) -> Path:
+        """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""
+        name = run_name(self.cfg)
+        for folder in numbered(name):
+            if not held(folder):
+                try:
+                    self._lock(folder)
+                except UserError:
+                    continue
+                if not held(folder):  # nor has anybody meanwhile
+                    break
+                self.lock.release()
+        if folder.name != name:
+            say(f"runs/{name} is taken: this run goes to {folder}; --resume would go on with the last one")
+        return folder
+
+    def _read(self, cfg: Config) -> dict | None:
+        """The checkpoint to go on from; None where the run begins."""
+        folder, found = cfg.out_dir, held(cfg.out_dir)
+        if not cfg.resume:
+            if found:
+                raise UserError(f"{folder} already holds a run ({', '.join(found)}): continue it with --resume, or "
+                                "choose another folder with --out-dir")
+            return None
+        if "checkpoint.pth.tar" not in found:
+            if "gen.pth.tar" in found:
+                raise UserError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
+            say(f"no checkpoint in {folder} yet: the run begins")
+            return None
+        saved = load_tensors(folder / "checkpoint.pth.tar", "pix2pix checkpoint")
+        new = cfg.plain()
+        changed = {name: old for name, old in saved["config"].items()
+                   if name in new and new[name] != old and name not in ("resume", "out_dir", "name")}
+        for name in FIXED:
+            if name in changed:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: "
+                                f"{flag} {changed[name]} goes on with it, another --out-dir starts a new run")
+        if saved["epoch"] >= cfg.total_epochs:
+            raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
+                            "--n-epochs continues it")
+        if not cfg.data_root.exists():
+            raise UserError(f"the pairs of the run in {folder} are no longer at {name_of(cfg.data_root)}: tell where "
+                            "they are with --data-root")
+        for name, old in changed.items():
+            say(f"changed since the run began: {name} from {old} to {new[name]}")
+        return saved
+
+    def save(self, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
+        """Writes the checkpoint of this moment, after all that is being written; the other processes wait for it."""
+        if self.ranks.main:
+            self.background.check(wait=True)
+            self._write(state, progress, history, rng)
+        self.ranks.barrier()
+
+    def save_in_background(self, state, progress: dict, history: list[dict], rng: list[dict]) -> None:
+        """Writes, while training goes on, the checkpoint of an epoch that is due for one, and best.pth.tar.
+
+        While an earlier checkpoint is still being written, the next one is left out. The last one is for `save`.
+        """
+        epoch, cfg = progress["epoch"], self.cfg
+        if self.ranks.main:
+            self.background.check()
+            scored = [row["val_l1"] for row in history if "val_ssim" in row]
+            if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
+                if self.background.busy(save_generator):
+                    self.background.check(wait=True)
+                weights = snapshot(state.gen.state_dict())
+                self.background.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar")
+            if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.background.busy(self._write):
+                self.background.submit(self._write, snapshot(state.state_dict()), progress, list(history), rng)
+        self.ranks.barrier()
+
+    def _write(self, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
+        save_run(self.cfg, state, progress, history, rng)
+        self.learnt = True
 
 
-@contextlib.contextmanager
-def start_run(cfg: Config, saved: dict | None = None, main: bool = True) -> Iterator[None]:
-    """Makes the run's folder, locks it for the block, removes what was left half written, and writes config.json.
-
-    Raises OSError, naming out_dir, when that cannot be done, and ValueError when another process is training there, or
-    has trained there since open_run returned `saved`. Of several processes, only the main one does anything.
-    """
-    if not main:
-        yield
-        return
-    lock = FileLock(cfg.out_dir / ".lock", timeout=0)
-    try:
-        _begin(cfg, saved, lock)
-        yield
-    finally:
-        lock.release()
+def held(folder: Path) -> list[str]:
+    """What a run has left in `folder`; nothing where nothing was learnt."""
+    return [name for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv") if (folder / name).exists()]
 
 
-def _begin(cfg: Config, saved: dict | None, lock: FileLock) -> None:
-    try:
-        (cfg.out_dir / "examples").mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(NotImplementedError):  # file systems without locks
-            lock.acquire()
-        path = cfg.out_dir / "checkpoint.pth.tar"
-        if (path.stat().st_mtime_ns if path.exists() else None) != (saved["stamp"] if saved else None):
-            raise UserError(f"another process has just trained in {cfg.out_dir}: start again")
-        for folder in (cfg.out_dir, cfg.out_dir / "examples"):
-            for path in folder.glob(".*.tmp"):
-                path.unlink()
-        text = json.dumps(cfg.plain(), indent=2)
-        save_atomically(cfg.out_dir / "config.json", lambda file: file.write(text.encode()))
-        if job():
-            save_atomically(cfg.out_dir / ".job", lambda file: file.write(job().encode()))
-    except Timeout as error:
-        raise UserError(f"another process is training in {cfg.out_dir}: wait for it, or choose another folder with "
-                         "--out-dir") from error
-    except OSError as error:
-        raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
+def run_name(cfg: Config) -> str:
+    return cfg.name or cfg.data_root.absolute().name or "run"
+
+
+def numbered(name: str) -> Iterator[Path]:
+    """The folders that runs called `name` take, one after the other: runs/NAME, runs/NAME-2, …"""
+    return (Path("runs", f"{name}-{n}" if n > 1 else name) for n in itertools.count(1))
+
+
+def newest_run(name: str) -> Path | None:
+    """The last of the runs called `name` that were not given a folder."""
+    folders = list(itertools.takewhile(Path.exists, numbered(name)))
+    return next((folder for folder in reversed(folders) if held(folder) or (folder / "config.json").exists()), None)
 
 
 def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
@@ -105,26 +215,10 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
             if not value.isfinite().all():
                 raise UserError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
-    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state,
-                  "history": history, "rng": rng}
+    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(), **progress,
+                  "state": state, "history": history, "rng": rng}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
     save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
-
-
-def keep_epoch(cfg: Config, state, progress: dict, history: list[dict], rng: list[dict],
-               background: Background) -> None:
-    """Writes, in the background, the checkpoint of an epoch that is due for one, and best.pth.tar.
-
-    While an earlier checkpoint is still being written, the next one is left out. The last one is the caller's.
-    """
-    epoch = progress["epoch"]
-    scored = [row["val_l1"] for row in history if "val_ssim" in row]
-    if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
-        if background.busy(save_generator):
-            background.check(wait=True)
-        background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch, cfg.out_dir / "best.pth.tar")
-    if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not background.busy(save_run):
-        background.submit(save_run, cfg, snapshot(state.state_dict()), progress, list(history), rng)
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:

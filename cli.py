@@ -2,14 +2,14 @@
 
 import json
 import sys
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, BooleanOptionalAction
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
-from checkpoint import load_tensors
+from checkpoint import load_tensors, newest_run, run_name
 from config import Config
-from distributed import restarted
 from utils import UserError
 
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
@@ -33,35 +33,57 @@ def recipe(name: str) -> Config:
     """The paper's settings for a data set. Raises ValueError when there is no recipe of that name."""
     if name not in RECIPES:
         raise UserError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    return replace(Config(), **{"data_root": Path("data") / name, "out_dir": Path("runs") / name, **RECIPES[name]})
+    return replace(Config(), **{"data_root": Path("data") / name, "name": name, **RECIPES[name]})
 
 
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
     """The configuration that a command line asks for: [recipe] [--field value ...].
 
-    With --resume, or when torchrun starts its own run again, flags go on top of the settings that the run in out_dir
-    was started with.
-    Raises ValueError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
+    With --resume, flags go on top of the settings of the run in out_dir, or of the last run of that name.
+    Raises UserError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
+    try:
+        base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
+        which = replace(base, **which_run(argv))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    folder = which.out_dir or newest_run(run_name(which))
+    if which.resume and folder and (run := load(folder)):
+        base = replace(run, out_dir=folder, resume=True)
     description += f"\n\nAn optional first word picks a recipe of the paper: {', '.join(RECIPES)}."
-    cfg = tyro.cli(Config, default=base, args=argv, description=description)
-    if restarted(cfg.out_dir):
-        cfg = replace(cfg, resume=True)
-    if cfg.resume and (saved := load(cfg.out_dir)):
-        cfg = tyro.cli(Config, default=replace(saved, out_dir=cfg.out_dir, resume=True), args=argv,
-                       description=description)
-    return cfg
+    return tyro.cli(Config, default=base, args=argv, description=description)
+
+
+def which_run(argv: list[str]) -> dict:
+    """The flags that say which run is meant, read before the others: those are checked against its settings."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=SUPPRESS)
+    for name in ("out_dir", "data_root", "name"):
+        parser.add_argument(*{f"--{name}", f"--{name.replace('_', '-')}"}, dest=name)
+    parser.add_argument("--resume", action=BooleanOptionalAction)
+    try:
+        return vars(parser.parse_known_args(argv)[0])
+    except ArgumentError:  # tyro says it better
+        return {}
 
 
 def load(folder: Path) -> Config | None:
-    """The configuration of the run in `folder`, if there is one. Raises ValueError when its files are damaged."""
+    """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
+
+    The data stays the run's, whatever was edited. Raises UserError when its files are damaged.
+    """
     path = folder / "config.json"
     try:
         if path.is_file():
-            return Config(**json.loads(path.read_text(encoding="utf-8")))
-        path = folder / "checkpoint.pth.tar"
-        return Config(**load_tensors(path, "pix2pix checkpoint")["config"]) if path.is_file() else None
-    except (ValueError, TypeError) as error:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            defaults = settings.pop("defaults", {})
+        elif (path := folder / "checkpoint.pth.tar").is_file():
+            saved = load_tensors(path, "pix2pix checkpoint")
+            settings, defaults = saved["config"], saved.get("defaults", {})
+        else:
+            return None
+        edited = {name: value for name, value in Config().plain().items()
+                  if value != defaults.get(name, value) and name not in ("data_root", "name", "out_dir", "resume")}
+        return Config(**{**settings, **edited})
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no settings of this program: {error}") from error

@@ -36,8 +36,9 @@ class Config:
     batch_size: int = 1  # pairs a step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
-    out_dir: Path = Path("runs/demo")  # the run's folder; never overwritten
-    resume: bool = False  # continue the run in out_dir with its own settings; flags override them
+    name: str = ""  # of the run; if not given, that of the data or of the recipe
+    out_dir: Path | None = None  # the run's folder; if not given, runs/NAME, or runs/NAME-2, ... where that is taken
+    resume: bool = False  # go on with the run in out_dir, or the last one of that name; begin it if there is none
     save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
     eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
@@ -60,7 +61,9 @@ class Config:
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.type is Path:
+            if f.type in (Path, Path | None):
+                if value is None and f.type is not Path:
+                    continue
                 object.__setattr__(self, f.name, Path(value))
             elif f.type is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
@@ -91,6 +94,7 @@ class Config:
               "must be at least 0, and at least 1 together with n_epochs_decay")
         check("n_epochs_decay", self.n_epochs_decay >= 0, "must be at least 0")
         check("batch_size", self.batch_size >= 1, "must be at least 1")
+        check("name", self.name not in (".", "..") and not set(self.name) & set("/\\\0"), "must be a folder's name")
         check("save_every", self.save_every >= 1, "must be at least 1")
         check("eval_every", self.eval_every >= 0, "must be at least 0")
         check("n_val", self.n_val >= 0, "must be at least 0")

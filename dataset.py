@@ -126,6 +126,7 @@ def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
     both = PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
+    both[1].split = "val" if splits.get("val") else "test"
     if cfg.cache == "ram":
         for data in both:
             data.fill_cache()

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     group: Any = None  # for words from CPU to CPU
-    store: Any = None
+    patient: Any = None  # the same, for waiting while files are read and written
     parent: int = 0  # torchrun's process
 
     @property
@@ -41,11 +40,10 @@ class Ranks:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def meet(self) -> None:
-        """Waits for all processes, however long they take to read their data."""
+    def barrier(self) -> None:
+        """Waits for all processes, however long their disks take; the death of one is noticed at once."""
         if self.world > 1:
-            self.store.set(f"met {self.rank}", "")
-            self.store.wait([f"met {rank}" for rank in range(self.world)], timedelta(days=1))
+            dist.barrier(self.patient)
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all processes."""
@@ -71,7 +69,7 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def from_main(self, act: Callable[[], Any]) -> Any:
+    def broadcast(self, act: Callable[[], Any]) -> Any:
         """What act() returns in the main process. When it raises there, the others leave in silence."""
         if self.world == 1:
             return act()
@@ -80,6 +78,7 @@ class Ranks:
             if self.main:
                 box = [act(), False]
         finally:
+            self.barrier()
             dist.broadcast_object_list(box, src=0, group=self.group)
         value, failed = box
         if failed and not self.main:
@@ -159,18 +158,6 @@ def started() -> tuple[int, int, int]:
                  (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
 
 
-def job() -> str:
-    """What tells one call of torchrun from another, on this machine; an empty string without torchrun."""
-    run = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run} {os.getppid()}" if run else ""
-
-
-def restarted(folder: Path) -> bool:
-    """Whether the run in `folder` is this torchrun's own, which --max-restarts started again."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    return again and (folder / ".job").is_file() and (folder / ".job").read_text(encoding="utf-8") == job()
-
-
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[Ranks]:
     """Joins the processes that torchrun started. Raises ConnectionError when one of them dies on the way."""
@@ -187,7 +174,8 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
         group = dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None
-        yield Ranks(rank, world, group, store, os.getppid())
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        yield Ranks(rank, world, group, patient, os.getppid())
     except RuntimeError as error:
         words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo")
         if any(word in str(error).lower() for word in words):

@@ -3,15 +3,20 @@
 import csv
 import io
 import math
+import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from config import Config
+from dataset import PairedImages
 from distributed import ALONE, Ranks
 from utils import UserError, save_atomically, save_grid, say
 
@@ -130,6 +135,29 @@ def verdict(history: list[dict]) -> str:
         return (f"G has won for {PATIENCE} epochs: D takes most generated pairs for real and teaches G nothing. "
                 "Try a larger ndf or n_layers, or a smaller lr.")
     return ""
+
+
+def what_next(cfg: Config, val_data: PairedImages) -> str:
+    """Where the last grid of a finished run is, and the commands that translate an image with it and score it."""
+
+    def short(path: Path) -> str:
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+    def command(script: str, *words) -> str:
+        return shlex.join([python, short(Path(__file__).with_name(script)), *map(str, words)])
+
+    here = Path(sys.executable)
+    python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
+    gen, source = cfg.out_dir / "gen.pth.tar", val_data.pairs[0]
+    x = source[0 if cfg.direction == "AtoB" else -1]
+    x = short(x) if isinstance(x, Path) else "FILE"
+    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(source) == 1 else []
+    return "\n".join([
+        f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
+        "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
+                                cfg.out_dir / "translated.png"),
+        "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
+                            *(["--split", "test"] if val_data.split == "test" else []))])
 
 
 class Meter:

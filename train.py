@@ -7,7 +7,6 @@
     python train.py --help                                   every setting
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,15 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from background import Background
-from checkpoint import START, keep_epoch, open_run, save_run, start_run
+from checkpoint import START, Run
 from cli import parse
 from config import Config
 from dataset import load_data
 from devices import choose_device, choose_precision, rng_state, seed_everything, set_rng_state
 from distributed import processes
 from loading import loaders, on_device
-from logger import Logger, Meter
+from logger import Logger, Meter, what_next
 from signals import Stop
 from speed import GraphedStep, choose_levers
 from state import State, make_state
@@ -81,15 +79,12 @@ def train(cfg: Config) -> int:
     Raises ValueError or OSError with a readable message for everything that a user can mend.
     """
     device = choose_device(cfg.device)
-    cfg = replace(cfg, data_root=cfg.data_root.absolute())  # a run can be resumed from another folder
-    with processes(device) as ranks, Background(device) as background, contextlib.ExitStack() as folder:
-        cfg = ranks.from_main(lambda: cfg)
+    with processes(device) as ranks, Run(cfg, ranks, device) as run:
+        cfg, saved = run.cfg, run.saved
         dtype = choose_precision(cfg.precision, device)
         autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-        saved = ranks.from_main(lambda: open_run(cfg))
         train_data, val_data = load_data(cfg, ranks.world)
-        folder.enter_context(start_run(cfg, saved, ranks.main))
-        ranks.meet()
+        ranks.barrier()
 
         seed_everything(cfg.seed, cfg.deterministic)
         state, progress = make_state(cfg, device, dtype), START
@@ -114,7 +109,7 @@ def train(cfg: Config) -> int:
             step = GraphedStep(step)
         with Stop() as stop, loaders(train_data, val_data, cfg, device, ranks.rank, ranks.world) as (
                 train_loader, sampler, val_loader):
-            logger = Logger(cfg, saved["history"] if saved else [], background.submit) if ranks.main else None
+            logger = Logger(cfg, saved["history"] if saved else [], run.background.submit) if ranks.main else None
             for epoch in range(progress["epoch"] + 1, cfg.total_epochs + 1):
                 lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
                 state.set_rate(lr)
@@ -134,13 +129,11 @@ def train(cfg: Config) -> int:
                     failure, progress = error, meter.finish()
                 rng = ranks.gather(rng_state(device))
                 if validation is None:  # a signal or an unusable file: keep what was learnt, then leave
-                    if ranks.main:
-                        background.check(wait=True)
-                        if epoch > 1 or meter.step:
-                            save_run(cfg, state.state_dict(), progress, logger.history, rng)
-                            say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
+                    if epoch > 1 or meter.step:
+                        run.save(state.state_dict(), progress, logger.history if logger else [], rng)
+                        say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
+                    if logger:
                         logger.close()
-                    ranks.gather(None)  # torchrun ends all when the first one leaves: not before it is saved
                     if failure:
                         raise failure
                     return 128 + stop.agreed
@@ -157,14 +150,13 @@ def train(cfg: Config) -> int:
                 if state.scaler.is_enabled():
                     row |= {"scale": state.scaler.get_scale(),
                             "skipped_steps": meter.steps_here - (state.updates() - updates)}
-                if ranks.main:
-                    background.check()
+                if logger:
                     logger.add(row, rows)
-                    keep_epoch(cfg, state, progress, logger.history, rng, background)
-            if ranks.main:
-                background.check(wait=True)
-                save_run(cfg, state.state_dict(), progress, logger.history, rng)
+                run.save_in_background(state, progress, logger.history if logger else [], rng)
+            run.save(state.state_dict(), progress, logger.history if logger else [], rng)
+            if logger:
                 logger.close()
+                say(what_next(cfg, val_data))
     return 0
 
 

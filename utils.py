@@ -108,6 +108,19 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print("error: out of memory: take a smaller --batch-size, --crop-size or --ngf, or another --device; the last "
+              "checkpoint is untouched", file=sys.stderr)
+        sys.exit(2)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left: each of torch's allocators says so in its own words."""
+    text = str(error).lower()
+    return (isinstance(error, torch.OutOfMemoryError | MemoryError)
+            or "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text)
 
 
 # Pictures

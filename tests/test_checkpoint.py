@@ -1,11 +1,16 @@
 import pickle
-from dataclasses import replace
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import checkpoint
 from checkpoint import load_tensors
+from cli import parse
+from config import Config
+from distributed import Ranks
 from generator import Generator
 from train import State, make_state, train
 
@@ -65,17 +70,121 @@ def test_a_finished_run_says_so(run):
         train(replace(run, resume=True))
 
 
-def test_there_must_be_a_run_to_resume(small):
-    with pytest.raises(ValueError, match="no run to resume"):
-        train(small(resume=True))
+def test_resume_begins_where_there_is_no_run_yet(small, end_of, same, capsys):
+    """So that one command both starts and, under torchrun --max-restarts or a queue, goes on."""
+    train(small("plain"))
+    train(small("resumed", resume=True))
+    assert "the run begins" in capsys.readouterr().out
+    assert same(end_of(small("plain")), end_of(small("resumed")))
 
 
-def test_a_run_cut_before_its_first_checkpoint_starts_over_on_resume_only(run, end_of):
+def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, data, at_step, end_of):
+    """No CUDA graph on a CPU, a pair that breaks in step one, no memory: nothing was learnt."""
+    with pytest.raises(ValueError, match="cuda_graph on needs CUDA"):
+        train(small(cuda_graph="on", lr=0.1))
+    def fail(losses):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    at_step(1, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(small(lr=0.1))
+    assert not (small().out_dir / "config.json").exists()
+    assert train(small(n_epochs=1)) == 0 and end_of(small())["epoch"] == 1
+    before = (small().out_dir / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="cuda_graph on needs CUDA"):
+        train(small(resume=True, n_epochs=2, cuda_graph="on"))
+    assert (small().out_dir / "config.json").read_bytes() == before  # --resume does not repeat it
+    assert train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"])) == 0
+
+
+def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
+    """SIGKILL before the first checkpoint leaves config.json alone: --resume needs it, a new start may replace it."""
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
         (run.out_dir / name).unlink()
+    again = parse(["--resume", "--out-dir", str(run.out_dir)])
+    assert (again.ngf, again.data_root, again.n_epochs) == (run.ngf, run.data_root, 1)
+    assert train(again) == 0 and end_of(run)["epoch"] == 1
+    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
+        (run.out_dir / name).unlink()
+    assert train(replace(run, ngf=8)) == 0
+
+
+def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypatch):
+    """What is still being written when the block is left must not meet another process."""
+    from filelock import FileLock, Timeout
+
+    seen = []
+
+    def slow(*args):
+        time.sleep(0.2)
+        with pytest.raises(Timeout):
+            FileLock(small().out_dir / ".lock", timeout=0).acquire()
+        seen.append("locked")
+
+    monkeypatch.setattr(checkpoint, "save_run", slow)
+    cpu = torch.device("cpu")
+    with pytest.raises(RuntimeError, match="in the loop"), checkpoint.Run(small(), Ranks(), cpu) as run:
+        run.save_in_background(make_state(small(), cpu, torch.float32), dict(checkpoint.START, epoch=1), [{}], [])
+        raise RuntimeError("in the loop")
+    assert seen == ["locked"]
+    FileLock(small().out_dir / ".lock", timeout=0).acquire()
+
+
+def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monkeypatch, capsys):
+    """The second `python train.py` after an edit."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        train(small(out_dir=None, n_epochs=1))
+    assert "runs/data is taken: this run goes to runs/data-2" in capsys.readouterr().out
+    train(replace(small(out_dir=None, n_epochs=1), name="mine"))
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["data", "data-2", "mine"]
+    cfg = parse(["--resume", "--name", "data", "--n-epochs", "2"])
+    assert cfg.out_dir == Path("runs/data-2") and cfg.ngf == 4
+    assert train(cfg) == 0
+    saved = [load_tensors(Path("runs", name, "checkpoint.pth.tar"))["epoch"] for name in ("data", "data-2")]
+    assert saved == [1, 2]
     with pytest.raises(ValueError, match="already holds a run"):
-        train(run)
-    assert train(replace(run, resume=True)) == 0 and end_of(run)["epoch"] == 1
+        train(small(out_dir=Path("runs/data")))
+
+
+def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys, end_of):
+    """The file is how this program is used; a flag of the first start stays, whatever the file says."""
+    train(small(n_epochs=1))
+
+    def edit(**changes):
+        edited = {f.name: changes.get(f.name, f.default) for f in fields(Config)}
+        monkeypatch.setattr(Config.__init__, "__defaults__", tuple(edited.values()))
+
+    edit(n_epochs=3, lr=1e-3, data_root=Path("data/other"))
+    assert Config().n_epochs == 3
+    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--lr", "1e-4"])
+    assert (cfg.n_epochs, cfg.lr, cfg.ngf, cfg.data_root) == (3, 1e-4, 4, small().data_root)
+    assert train(cfg) == 0 and end_of(small())["epoch"] == 3
+    assert "changed since the run began: n_epochs from 1 to 3" in capsys.readouterr().out
+    cfg = parse(["--resume", "--out-dir", str(small().out_dir)])
+    assert cfg.n_epochs == 3 and cfg.lr == 1e-4  # kept, and no longer an edit
+
+
+def test_flags_are_checked_against_the_settings_of_the_run(small):
+    train(small(n_epochs=1))
+    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--load-size", "96", "--n-epochs", "2"])
+    assert cfg.load_size == 96 and cfg.crop_size == 64 and train(cfg) == 0
+
+
+def test_a_run_whose_data_moved_says_what_to_do_and_downloads_nothing(run, data, tmp_path):
+    data.rename(tmp_path / "demo")
+    with pytest.raises(ValueError, match="no longer at .*--data-root"):
+        train(replace(run, resume=True, n_epochs=2))
+    with pytest.raises(ValueError, match="no longer at .*--data-root"):
+        train(replace(run, resume=True, n_epochs=2, data_root=tmp_path / "elsewhere" / "facades"))
+    assert not data.exists() and not (tmp_path / "elsewhere").exists()
+    assert train(replace(run, resume=True, n_epochs=2, data_root=tmp_path / "demo")) == 0
+
+
+def test_torchrun_starting_again_without_resume_is_refused(small, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(ValueError, match="with --resume it goes on"):
+        train(small())
 
 
 def test_a_lost_checkpoint_never_costs_the_trained_generator(run):
@@ -106,7 +215,6 @@ def test_a_run_without_a_scaler_can_go_on_with_one(small):
 
 
 def test_a_run_is_resumed_from_another_folder(small, data, tmp_path, monkeypatch, end_of):
-    from cli import parse
     monkeypatch.chdir(data.parent)
     train(small(n_epochs=1, data_root=Path("data")))
     monkeypatch.chdir("/")

@@ -25,7 +25,7 @@ def test_the_recipes_are_those_of_the_paper():
 
 def test_flags_override_a_recipe():
     cfg = parse(["facades", "--n-epochs", "50", "--no-flip"])
-    assert (cfg.direction, cfg.n_epochs, cfg.flip, cfg.out_dir) == ("BtoA", 50, False, Path("runs/facades"))
+    assert (cfg.direction, cfg.n_epochs, cfg.flip, cfg.name) == ("BtoA", 50, False, "facades")
     assert parse([]) == Config()
 
 
