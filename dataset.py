@@ -46,7 +46,7 @@ class PairedImages(Dataset):
     """Pairs (x, y), each a float (C, crop_size, crop_size) tensor in [-1, 1].
 
     Training pairs are jittered (appendix 6.2): resized to load_size, cropped and mirrored together, by draws that
-    depend on (seed, epoch, index) alone. Validation pairs are only resized to crop_size.
+    depend on (seed, epoch, index) alone, each transform its own. Validation pairs are only resized to crop_size.
     An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used.
     """
 
@@ -62,6 +62,7 @@ class PairedImages(Dataset):
         strength = cfg.color_jitter
         self.color = A.Compose([A.ColorJitter((1 - strength, 1 + strength), (1 - strength, 1 + strength),
                                               (1 - strength, 1 + strength), (-strength / 2, strength / 2), p=1)])
+        self.transforms = [*self.jitter, *(self.color if strength else [])]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -102,11 +103,11 @@ class PairedImages(Dataset):
             raise sides
         sides = dict(sides)
         if self.train:
-            seed = int(np.random.SeedSequence((cfg.seed, epoch, index)).generate_state(1)[0])
+            for number, transform in enumerate(self.transforms, 1):  # apart: what Compose seeds would draw the same
+                seed = np.random.SeedSequence((cfg.seed, epoch, index, number)).generate_state(4)
+                transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
             if cfg.color_jitter:
-                self.color.set_random_seed(seed)
                 sides[cfg.color_jitter_side] = self.color(image=sides[cfg.color_jitter_side])["image"]
-            self.jitter.set_random_seed(seed)
             jittered = self.jitter(image=sides["A"], b=sides["B"])
             sides = {"A": jittered["image"], "B": jittered["b"]}
         x, y = sides[cfg.direction[0]], sides[cfg.direction[-1]]

@@ -74,6 +74,34 @@ def test_jitter_is_a_function_of_seed_epoch_and_index(located):
     assert not any(torch.equal(first, other) for other in others)
 
 
+def test_no_two_draws_of_the_jitter_are_one():
+    """Row, column, mirror and brightness: uniform, and unlike one another, the next pair's, epoch's and seed's."""
+    pair, n = (coordinates(80), np.full((80, 80), 128, np.uint8)), 2500
+    cfg = replace(JITTER, color_jitter=0.5, color_jitter_side="B")
+
+    def drawn(seed, first=0, epoch=1):
+        data = PairedImages([pair] * (n + 1), replace(cfg, seed=seed), train=True)
+        data.cache = [data._read(0)] * (n + 1)
+        draws = []
+        for index in range(first, first + n):
+            x, y = data.pixels((epoch, index))
+            columns = x[0, 0, [0, -1]].tolist()
+            draws.append([int(x[1, 0, 0]) // 3, min(columns) // 3, columns[0] > columns[1], int(y[0, 0, 0])])
+        return np.array(draws, float).T
+
+    draws = drawn(0)
+    for places in draws[:2]:  # 17 of them
+        counts = np.bincount(places.astype(int), minlength=17)
+        assert len(counts) == 17 and ((counts - n / 17) ** 2).sum() / (n / 17) < 45  # chi-square: one in 10,000
+    assert abs(draws[2].mean() - 0.5) < 0.04
+    assert np.abs(np.quantile(draws[3], [0.1, 0.5, 0.9]) - [77, 128, 179]).max() < 6  # 128 * (0.5 to 1.5)
+    others = [draws, drawn(1), drawn(0, epoch=2), drawn(0, first=1)]
+    correlations = np.corrcoef(np.concatenate(others)) - np.eye(16)
+    assert np.abs(correlations).max() < 0.1  # five standard deviations
+    for other in others[1:]:
+        assert (draws == other).all(axis=0).mean() < 0.01
+
+
 @pytest.mark.parametrize("size", [(512, 256), (1200, 600), (864, 288), (100, 130), (2, 1)])
 def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
     image = Image.new("RGB", size, "red")
