@@ -94,7 +94,24 @@ def _begin(cfg: Config, saved: dict | None, lock: FileLock) -> None:
         raise OSError(f"cannot write to out_dir {str(cfg.out_dir)!r}: {error.strerror}") from error
 
 
-def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
+def resume_point(cfg: Config, saved: dict, record: dict) -> dict:
+    """The progress that a run goes on from; says what has changed since in the data, of which `record` tells.
+
+    An epoch that was cut begins anew when its order no longer stands: to go on would leave out some pairs and repeat
+    others, and to refuse would end a run of which one file was lost.
+    """
+    progress = {name: saved[name] for name in START}
+    now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
+    added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
+    if added or gone:
+        say(f"the data is no longer what the run was trained on: {added} training pairs added, {gone} gone")
+    if progress["images"] and (not torch.equal(now, then) or cfg.seed != saved["config"]["seed"]):
+        say(f"epoch {progress['epoch'] + 1} begins anew, because the order of its pairs has changed")
+        progress = {**START, "epoch": progress["epoch"]}
+    return progress
+
+
+def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict], record: dict) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
     Raises ValueError, and leaves the files as they are, when a weight is not finite.
@@ -106,12 +123,12 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
                 raise UserError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), **progress, "state": state,
-                  "history": history, "rng": rng}
+                  "history": history, "rng": rng, **record}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
-    save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
+    save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar", record)
 
 
-def keep_epoch(cfg: Config, state, progress: dict, history: list[dict], rng: list[dict],
+def keep_epoch(cfg: Config, state, progress: dict, history: list[dict], rng: list[dict], record: dict,
                background: Background) -> None:
     """Writes, in the background, the checkpoint of an epoch that is due for one, and best.pth.tar.
 
@@ -122,15 +139,17 @@ def keep_epoch(cfg: Config, state, progress: dict, history: list[dict], rng: lis
     if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
         if background.busy(save_generator):
             background.check(wait=True)
-        background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch, cfg.out_dir / "best.pth.tar")
+        background.submit(save_generator, cfg, snapshot(state.gen.state_dict()), epoch, cfg.out_dir / "best.pth.tar",
+                          record)
     if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not background.busy(save_run):
-        background.submit(save_run, cfg, snapshot(state.state_dict()), progress, list(history), rng)
+        background.submit(save_run, cfg, snapshot(state.state_dict()), progress, list(history), rng, record)
 
 
-def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:
-    """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
+def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
+    """Writes what inference needs: weights, the settings that rebuild the network, the epoch, the pairs held out."""
     settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
-    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "state_dict": on_cpu(weights)}
+    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "held_out": record["held_out"],
+                 "state_dict": on_cpu(weights)}
     save_atomically(path, lambda file: torch.save(generator, file))
 
 

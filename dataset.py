@@ -16,7 +16,7 @@ import cv2  # noqa: E402
 from config import Config  # noqa: E402
 from devices import usable_cores  # noqa: E402
 from images import DataError  # noqa: E402
-from pairs import Pair, check_headers, evenly, read_pair, usable_splits  # noqa: E402
+from pairs import Pair, check_headers, check_ranges, evenly, name_hash, read_pair, usable_pairs  # noqa: E402
 from utils import UserError, run_main, say  # noqa: E402
 
 
@@ -51,6 +51,7 @@ class PairedImages(Dataset):
     """
 
     cache: list[dict | DataError] | None = None
+    record: dict | None = None  # what a checkpoint keeps of the data: held_out and trained_on
 
     def __init__(self, pairs: list[Pair], cfg: Config, train: bool):
         self.pairs, self.cfg, self.train = pairs, cfg, train
@@ -114,19 +115,24 @@ class PairedImages(Dataset):
         return to_tensor(x), to_tensor(y)
 
 
-def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
-    """The training and the validation pairs. Raises FileNotFoundError or ValueError when they cannot be used."""
-    splits = usable_splits(cfg.data_root, cfg.seed)
-    train_pairs, val_pairs = splits["train"], splits.get("val") or splits["test"]
+def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) -> tuple[PairedImages, PairedImages]:
+    """The training and the validation pairs; held_out: what a resumed run holds out from data without a split.
+
+    Raises FileNotFoundError or ValueError when they cannot be used.
+    """
+    found = usable_pairs(cfg.data_root, cfg.seed, held_out)
+    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits["test"]
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs, skip=cfg.skip_unreadable)
     check_headers(val_pairs, skip=cfg.skip_unreadable)
+    check_ranges(train_pairs)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
     both = PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
+    both[0].record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     if cfg.cache == "ram":
         for data in both:
             data.fill_cache()

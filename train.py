@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from background import Background
-from checkpoint import START, keep_epoch, open_run, save_run, start_run
+from checkpoint import START, keep_epoch, open_run, resume_point, save_run, start_run
 from cli import parse
 from config import Config
 from dataset import load_data
@@ -87,7 +87,7 @@ def train(cfg: Config) -> int:
         dtype = choose_precision(cfg.precision, device)
         autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
         saved = ranks.from_main(lambda: open_run(cfg))
-        train_data, val_data = load_data(cfg, ranks.world)
+        train_data, val_data = load_data(cfg, ranks.world, saved and saved.get("held_out"))
         folder.enter_context(start_run(cfg, saved, ranks.main))
         ranks.meet()
 
@@ -96,7 +96,7 @@ def train(cfg: Config) -> int:
         torch.manual_seed(cfg.seed + ranks.rank)  # for dropout, each process its own
         if saved:
             state.load_state_dict(saved["state"])
-            progress = {name: saved[name] for name in START}
+            progress = resume_point(cfg, saved, train_data.record)
             if ranks.rank < len(saved["rng"]):
                 set_rng_state(device, saved["rng"][ranks.rank])
             say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")
@@ -137,7 +137,7 @@ def train(cfg: Config) -> int:
                     if ranks.main:
                         background.check(wait=True)
                         if epoch > 1 or meter.step:
-                            save_run(cfg, state.state_dict(), progress, logger.history, rng)
+                            save_run(cfg, state.state_dict(), progress, logger.history, rng, train_data.record)
                             say(f"saved in epoch {epoch}, step {progress['step']}; --resume continues there")
                         logger.close()
                     ranks.gather(None)  # torchrun ends all when the first one leaves: not before it is saved
@@ -160,10 +160,10 @@ def train(cfg: Config) -> int:
                 if ranks.main:
                     background.check()
                     logger.add(row, rows)
-                    keep_epoch(cfg, state, progress, logger.history, rng, background)
+                    keep_epoch(cfg, state, progress, logger.history, rng, train_data.record, background)
             if ranks.main:
                 background.check(wait=True)
-                save_run(cfg, state.state_dict(), progress, logger.history, rng)
+                save_run(cfg, state.state_dict(), progress, logger.history, rng, train_data.record)
                 logger.close()
     return 0
 
