@@ -119,7 +119,7 @@ def _inside(folder: Path | None, name: str) -> Path | None:
     """The file or folder called `name`, in upper or lower case, inside `folder`."""
     if folder is None or not folder.is_dir():
         return None
-    return next((path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower()), None)
+    return min((path for path in folder.iterdir() if path.name.lower() == name.lower()), default=None)
 
 
 def _find_split(root: Path, split: str, found: Found) -> list[Pair]:
