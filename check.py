@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages
-from pairs import Pair, find_pairs, obtain, read_pair
-from utils import DataError, name_of, save_grid
+from images import levels
+from pairs import Pair, check_headers, dark_sides, find_pairs, obtain, read_pair
+from utils import DataError, UserError, name_of, save_grid
 
 
 def check(cfg: Config) -> int:
@@ -18,12 +19,14 @@ def check(cfg: Config) -> int:
     obtain(cfg.data_root)
     found = find_pairs(cfg.data_root, cfg.seed)
     problems = [f"no partner for {name_of(path)}" for path in found.orphans]
+    used = [np.zeros(256, bool), np.zeros(256, bool)]
     for note in found.notes:
         print(note)
 
     def try_pair(pair: Pair) -> str:
         try:
             a, b = read_pair(pair, 3, 3)
+            used[:] = used[0] | levels(a), used[1] | levels(b)
             kind = "side by side" if len(pair) == 1 else "A and B"
             return f"{a.shape[1] + b.shape[1] if len(pair) == 1 else a.shape[1]}×{a.shape[0]} {kind}"
         except DataError as error:
@@ -37,6 +40,13 @@ def check(cfg: Config) -> int:
         good[split] = [pair for pair, kind in zip(pairs, kinds, strict=True) if kind != "unusable"]
         counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(kinds).most_common(8))
         print(f"{split}, pairs: {len(pairs)} ({counts})")
+        if good[split]:
+            try:
+                check_headers(good[split], at_most=len(pairs))
+            except UserError as error:
+                problems.append(str(error))
+    for sentence in dark_sides(used):
+        print(sentence)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     if len(problems) > 50:

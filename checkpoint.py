@@ -37,6 +37,7 @@ class Run:
 
     def __init__(self, cfg: Config, ranks: Ranks, device: torch.device):
         self.cfg, self.ranks, self.saved = cfg, ranks, None
+        self.record = {"held_out": None}  # of the data: what is held out, and what is trained on
         self.background = Background(device)
         self.lock, self.made, self.settings, self.before, self.learnt = None, False, None, b"", False
 
@@ -174,13 +175,13 @@ class Run:
                 if self.background.busy(save_generator):
                     self.background.check(wait=True)
                 weights = snapshot(state.gen.state_dict())
-                self.background.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar")
+                self.background.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
             if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.background.busy(self._write):
                 self.background.submit(self._write, snapshot(state.state_dict()), progress, list(history), rng)
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
-        save_run(self.cfg, state, progress, history, rng)
+        save_run(self.cfg, state, progress, history, rng, self.record)
         self.learnt = True
 
 
@@ -204,7 +205,24 @@ def newest_run(name: str) -> Path | None:
     return next((folder for folder in reversed(folders) if held(folder) or (folder / "config.json").exists()), None)
 
 
-def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
+def resume_point(cfg: Config, saved: dict, record: dict) -> dict:
+    """The progress that a run goes on from; says what has changed since in the data, of which `record` tells.
+
+    An epoch that was cut begins anew when its order no longer stands: to go on would leave out some pairs and repeat
+    others, and to refuse would end a run of which one file was lost.
+    """
+    progress = {name: saved[name] for name in START}
+    now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
+    added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
+    if added or gone:
+        say(f"the data is no longer what the run was trained on: {added} training pairs added, {gone} gone")
+    if progress["images"] and (not torch.equal(now, then) or cfg.seed != saved["config"]["seed"]):
+        say(f"epoch {progress['epoch'] + 1} begins anew, because the order of its pairs has changed")
+        progress = {**START, "epoch": progress["epoch"]}
+    return progress
+
+
+def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict], record: dict) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
     Raises ValueError, and leaves the files as they are, when a weight is not finite.
@@ -216,15 +234,16 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
                 raise UserError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(), **progress,
-                  "state": state, "history": history, "rng": rng}
+                  "state": state, "history": history, "rng": rng, **record}
     save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
-    save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar")
+    save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar", record)
 
 
-def save_generator(cfg: Config, weights: dict, epoch: int, path: Path) -> None:
+def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
     settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
-    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "state_dict": on_cpu(weights)}
+    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "held_out": record["held_out"],
+                 "state_dict": on_cpu(weights)}
     save_atomically(path, lambda file: torch.save(generator, file))
 
 

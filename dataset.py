@@ -16,7 +16,7 @@ import cv2  # noqa: E402
 from config import Config  # noqa: E402
 from devices import usable_cores  # noqa: E402
 from images import DataError  # noqa: E402
-from pairs import Pair, check_headers, evenly, read_pair, usable_splits  # noqa: E402
+from pairs import Pair, check_headers, check_ranges, evenly, name_hash, read_pair, usable_pairs  # noqa: E402
 from utils import UserError, run_main, say  # noqa: E402
 
 
@@ -46,11 +46,12 @@ class PairedImages(Dataset):
     """Pairs (x, y), each a float (C, crop_size, crop_size) tensor in [-1, 1].
 
     Training pairs are jittered (appendix 6.2): resized to load_size, cropped and mirrored together, by draws that
-    depend on (seed, epoch, index) alone. Validation pairs are only resized to crop_size.
+    depend on (seed, epoch, index) alone, each transform its own. Validation pairs are only resized to crop_size.
     An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used.
     """
 
     cache: list[dict | DataError] | None = None
+    record: dict | None = None  # what a checkpoint keeps of the data: held_out and trained_on
 
     def __init__(self, pairs: list[Pair], cfg: Config, train: bool):
         self.pairs, self.cfg, self.train = pairs, cfg, train
@@ -62,6 +63,7 @@ class PairedImages(Dataset):
         strength = cfg.color_jitter
         self.color = A.Compose([A.ColorJitter((1 - strength, 1 + strength), (1 - strength, 1 + strength),
                                               (1 - strength, 1 + strength), (-strength / 2, strength / 2), p=1)])
+        self.transforms = [*self.jitter, *(self.color if strength else [])]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -102,31 +104,36 @@ class PairedImages(Dataset):
             raise sides
         sides = dict(sides)
         if self.train:
-            seed = int(np.random.SeedSequence((cfg.seed, epoch, index)).generate_state(1)[0])
+            for number, transform in enumerate(self.transforms, 1):  # apart: what Compose seeds would draw the same
+                seed = np.random.SeedSequence((cfg.seed, epoch, index, number)).generate_state(4)
+                transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
             if cfg.color_jitter:
-                self.color.set_random_seed(seed)
                 sides[cfg.color_jitter_side] = self.color(image=sides[cfg.color_jitter_side])["image"]
-            self.jitter.set_random_seed(seed)
             jittered = self.jitter(image=sides["A"], b=sides["B"])
             sides = {"A": jittered["image"], "B": jittered["b"]}
         x, y = sides[cfg.direction[0]], sides[cfg.direction[-1]]
         return to_tensor(x), to_tensor(y)
 
 
-def load_data(cfg: Config, world: int = 1) -> tuple[PairedImages, PairedImages]:
-    """The training and the validation pairs. Raises FileNotFoundError or ValueError when they cannot be used."""
-    splits = usable_splits(cfg.data_root, cfg.seed)
-    train_pairs, val_pairs = splits["train"], splits.get("val") or splits["test"]
+def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) -> tuple[PairedImages, PairedImages]:
+    """The training and the validation pairs; held_out: what a resumed run holds out from data without a split.
+
+    Raises FileNotFoundError or ValueError when they cannot be used.
+    """
+    found = usable_pairs(cfg.data_root, cfg.seed, held_out)
+    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits["test"]
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs, skip=cfg.skip_unreadable)
     check_headers(val_pairs, skip=cfg.skip_unreadable)
+    check_ranges(train_pairs)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
     both = PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
-    both[1].split = "val" if splits.get("val") else "test"
+    both[1].split = "val" if found.splits.get("val") else "test"
+    both[0].record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     if cfg.cache == "ram":
         for data in both:
             data.fill_cache()

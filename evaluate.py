@@ -30,7 +30,7 @@ from dataset import PairedImages
 from devices import choose_device, choose_precision, seeded
 from generator import Generator
 from loading import init_worker
-from pairs import evenly, usable_splits
+from pairs import check_headers, evenly, usable_pairs
 from palettes import LabelScores, load_palette
 from predict import load_generator
 from utils import UserError, run_main, save_atomically, save_grid, say
@@ -40,7 +40,7 @@ from utils import UserError, run_main, save_atomically, save_grid, say
 class Evaluate:
     checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
     data_root: Path  # folder of pairs, laid out as for training
-    split: Literal["val", "test", "train"] = "val"  # without a split in data_root, val is the seeded tenth
+    split: Literal["val", "test", "train"] = "val"  # without a split in data_root, val is what was held out
     direction: Literal["trained", "AtoB", "BtoA"] = "trained"  # trained: the one that the checkpoint names
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
     dropout: Literal["on", "off"] = "on"  # on is the paper's noise
@@ -137,10 +137,14 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     cfg = replace(Config(), crop_size=gen.crop_size, load_size=gen.crop_size, in_channels=gen.encoder[0].in_channels,
                   out_channels=gen.output[1].out_channels, label_side=labels, direction=direction,
                   n_layers=0, color_jitter=0.0)
-    splits = usable_splits(opts.data_root, gen.trained.get("seed", 0))  # the tenth that training held out
+    found = usable_pairs(opts.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out"))
+    if found.held_out and "held_out" not in gen.trained:
+        say("the checkpoint does not tell which pairs were held out: it may have been trained on those that are scored")
+    splits = found.splits
     if opts.split not in splits:
         raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
+    check_headers(pairs, skip=True)
     return PairedImages(pairs, cfg, train=False), PairedImages(splits.get("train", pairs), cfg, train=False)
 
 

@@ -1,6 +1,7 @@
 """Image files to arrays: decoding, orientation, transparency, 16 bits, and errors that name the file."""
 
 import contextlib
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from utils import DataError, name_of, save_atomically
+from utils import DRAWN, DataError, name_of, save_atomically
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".eps",
+                  ".ico", ".tga", ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".raw", ".cr2",
+                  ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng"}  # images that are not read
 
 
 @contextlib.contextmanager
@@ -35,20 +39,30 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
-def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image:
+def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
     """The image, decoded and upright; an array is (H, W) or (H, W, C) of uint8. Raises DataError.
 
+    16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA.
     A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the decoder averages.
     """
     if isinstance(source, np.ndarray):
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
     with _opened(source) as image:
-        if reduce > 1 and image.format == "JPEG":
-            image.draft(image.mode, (image.width // reduce, image.height // reduce))
-        image.load()
-        if image.getexif().get(0x0112, 1) != 1:
+        deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+        if not deep_colour:
+            if reduce > 1 and image.format == "JPEG":
+                image.draft(image.mode, (image.width // reduce, image.height // reduce))
+            image.load()
+        orientation = image.getexif().get(0x0112, 1)
+        if orientation != 1 and not deep_colour:
             image = ImageOps.exif_transpose(image)
-        return image.convert("I;16") if image.mode == "I" and image.format == "PNG" else image  # Pillow before 11
+    if deep_colour:
+        array = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is None or array.ndim != 3:
+            raise DataError(f"{name_of(source)} cannot be read: damaged, or a kind of 16-bit image that is not known")
+        array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        return TURNED.get(orientation, np.asarray)(array)
+    return image.convert("I;16") if image.mode == "I" and image.format == "PNG" else image  # Pillow before 11
 
 
 def read_size(source: Path | np.ndarray) -> tuple[int, int]:
@@ -62,12 +76,43 @@ def read_size(source: Path | np.ndarray) -> tuple[int, int]:
         return image.size[::-1] if turned else image.size
 
 
-def to_array(image: Image.Image, channels: int, name: str = "the image") -> np.ndarray:
+def has_frames(source: Path | np.ndarray) -> bool:
+    """Whether the file holds more pages or frames than the first, which is the one that is read. Raises DataError."""
+    if isinstance(source, np.ndarray):
+        return False
+    with _opened(source) as image:
+        return image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False)  # no phone's JPEG
+
+
+def drawn_here(path: Path) -> bool:
+    """Whether the file is a grid or a plot that this program drew, by its name and the mark inside."""
+    if not re.fullmatch(r"(preview_.*|losses|sheet|epoch_\d+)\.png", path.name, re.DOTALL):
+        return False
+    try:
+        with _opened(path) as image:
+            return image.info.get("Software") == DRAWN["Software"]
+    except DataError:
+        return False
+
+
+def levels(image: np.ndarray) -> np.ndarray:
+    """Which of 256 steps of its range an image that `to_array` returned uses: 256 booleans."""
+    used = np.zeros(256, bool)
+    used[image if image.dtype == np.uint8 else (image * 255).astype(np.uint8)] = True
+    return used
+
+
+def to_array(image: Image.Image | np.ndarray, channels: int, name: str = "the image") -> np.ndarray:
     """(H, W, channels): uint8, or float32 in [0, 1] from a 16-bit image, whose whole range 0 to 65535 counts.
 
     Transparency is laid over white, so that hidden colours do not come out; RGB becomes gray by luminance.
-    Raises DataError on floating-point and 32-bit images.
+    An array is one of 16-bit colour from `read_image`. Raises DataError on floating-point and 32-bit images.
     """
+    if isinstance(image, np.ndarray):
+        values = image / np.float32(65535)
+        if values.shape[2] == 4:
+            values = values[..., :3] * values[..., 3:] + (1 - values[..., 3:])
+        return values if channels == 3 else values @ np.float32([[0.299], [0.587], [0.114]])  # luminance
     if image.mode.startswith("I;16"):
         values = np.asarray(image) / np.float32(65535)
         return np.repeat(values.astype(np.float32)[..., None], channels, axis=2)
@@ -105,16 +150,8 @@ TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: 
 
 def read_array(path: Path) -> np.ndarray:
     """`as_array` of a file, upright, with all 16 bits of colour, of which Pillow keeps 8. Raises DataError."""
-    with _opened(path) as image:
-        deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
-        orientation = image.getexif().get(0x0112, 1) if deep_colour else 1
-    if not deep_colour:
-        return as_array(read_image(path), name_of(path))
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.ndim != 3:
-        raise DataError(f"{name_of(path)} cannot be read: damaged, or a kind of 16-bit image that is not known")
-    array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return TURNED.get(orientation, np.asarray)(array)
+    image = read_image(path)
+    return image if isinstance(image, np.ndarray) else as_array(image, name_of(path))
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

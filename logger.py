@@ -18,7 +18,7 @@ from tqdm import tqdm
 from config import Config
 from dataset import PairedImages
 from distributed import ALONE, Ranks
-from utils import UserError, save_atomically, save_grid, say
+from utils import DRAWN, UserError, save_atomically, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
@@ -102,7 +102,8 @@ class Logger:
         for axes in (top, bottom):
             axes.legend()
             axes.grid(alpha=0.3)
-        save_atomically(self.folder / "losses.png", lambda file: figure.savefig(file, format="png", dpi=100))
+        save_atomically(self.folder / "losses.png",
+                        lambda file: figure.savefig(file, format="png", dpi=100, metadata=DRAWN))
         self.plotted, self.plot_time = len(history), time.monotonic()
 
     def _write_examples(self, row: dict, examples: list[list[Tensor]]) -> None:

@@ -76,6 +76,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
             gen = Generator(*(saved["config"][name] for name in GENERATOR))
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
         gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
+        if "held_out" in saved:
+            gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} holds no generator that this program knows: {error}") from error
     if {gen.encoder[0].in_channels, gen.output[1].out_channels} - {1, 3}:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from checkpoint import START, Run
+from checkpoint import START, Run, resume_point
 from cli import parse
 from config import Config
 from dataset import load_data
@@ -83,7 +83,8 @@ def train(cfg: Config) -> int:
         cfg, saved = run.cfg, run.saved
         dtype = choose_precision(cfg.precision, device)
         autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-        train_data, val_data = load_data(cfg, ranks.world)
+        train_data, val_data = load_data(cfg, ranks.world, saved and saved.get("held_out"))
+        run.record = train_data.record
         ranks.barrier()
 
         seed_everything(cfg.seed, cfg.deterministic)
@@ -91,7 +92,7 @@ def train(cfg: Config) -> int:
         torch.manual_seed(cfg.seed + ranks.rank)  # for dropout, each process its own
         if saved:
             state.load_state_dict(saved["state"])
-            progress = {name: saved[name] for name in START}
+            progress = resume_point(cfg, saved, train_data.record)
             if ranks.rank < len(saved["rng"]):
                 set_rng_state(device, saved["rng"][ranks.rank])
             say(f"resuming after epoch {progress['epoch']}, step {progress['step']}")

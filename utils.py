@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
@@ -126,6 +126,9 @@ def out_of_memory(error: Exception) -> bool:
 # Pictures
 
 
+DRAWN = {"Software": "pix2pix"}  # marks what is drawn for people, so that it never becomes a training pair
+
+
 def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: str = "") -> None:
     """Writes rows of images (C, H, W) in [-1, 1], C 1 or 3, as one PNG with a title over each column."""
     images = [image.detach().float().cpu().expand(3, -1, -1) for row in rows for image in row]
@@ -139,4 +142,6 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
     draw.text((6, 4), caption, fill="black", font=font)
     for column, title in enumerate(titles):
         draw.text((6 + column * step, header - 20), title, fill="black", font=font)
-    save_atomically(path, lambda file: sheet.save(file, "PNG"))
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", DRAWN["Software"])
+    save_atomically(path, lambda file: sheet.save(file, "PNG", pnginfo=mark))

@@ -29,7 +29,7 @@ from config import Config
 from dataset import PairedImages, normalise
 from devices import usable_cores
 from loading import loaders
-from pairs import check_headers, read_pair, usable_splits
+from pairs import check_headers, read_pair, usable_pairs
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def bench(opts: Bench) -> dict:
         print(f"{'ms/pair:':<42} {'median':>8} {'fastest':>8} {'slowest':>8} {'whole':>8} {'ram':>8}   "
               f"pairs/s of the loader, batch {opts.batch_size}, by workers (as floats)")
         for root in roots:
-            pairs = usable_splits(root, 0)["train"]
+            pairs = usable_pairs(root, 0).splits["train"]
             cfg = replace(Config(), batch_size=opts.batch_size)
             data = PairedImages((pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs], cfg, train=True)
             seconds = time_pairs(data, opts.n_pairs)

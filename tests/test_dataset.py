@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -72,6 +73,34 @@ def test_jitter_is_a_function_of_seed_epoch_and_index(located):
     assert torch.equal(first, data[3, 1][0])
     others = [data[3, 0][0], data[4, 1][0], PairedImages(located * 2, replace(JITTER, seed=1), train=True)[3, 1][0]]
     assert not any(torch.equal(first, other) for other in others)
+
+
+def test_no_two_draws_of_the_jitter_are_one():
+    """Row, column, mirror and brightness: uniform, and unlike one another, the next pair's, epoch's and seed's."""
+    pair, n = (coordinates(80), np.full((80, 80), 128, np.uint8)), 2500
+    cfg = replace(JITTER, color_jitter=0.5, color_jitter_side="B")
+
+    def drawn(seed, first=0, epoch=1):
+        data = PairedImages([pair] * (n + 1), replace(cfg, seed=seed), train=True)
+        data.cache = [data._read(0)] * (n + 1)
+        draws = []
+        for index in range(first, first + n):
+            x, y = data.pixels((epoch, index))
+            columns = x[0, 0, [0, -1]].tolist()
+            draws.append([int(x[1, 0, 0]) // 3, min(columns) // 3, columns[0] > columns[1], int(y[0, 0, 0])])
+        return np.array(draws, float).T
+
+    draws = drawn(0)
+    for places in draws[:2]:  # 17 of them
+        counts = np.bincount(places.astype(int), minlength=17)
+        assert len(counts) == 17 and ((counts - n / 17) ** 2).sum() / (n / 17) < 45  # chi-square: one in 10,000
+    assert abs(draws[2].mean() - 0.5) < 0.04
+    assert np.abs(np.quantile(draws[3], [0.1, 0.5, 0.9]) - [77, 128, 179]).max() < 6  # 128 * (0.5 to 1.5)
+    others = [draws, drawn(1), drawn(0, epoch=2), drawn(0, first=1)]
+    correlations = np.corrcoef(np.concatenate(others)) - np.eye(16)
+    assert np.abs(correlations).max() < 0.1  # five standard deviations
+    for other in others[1:]:
+        assert (draws == other).all(axis=0).mean() < 0.01
 
 
 @pytest.mark.parametrize("size", [(512, 256), (1200, 600), (864, 288), (100, 130), (2, 1)])
@@ -151,6 +180,17 @@ def test_16_bit_and_gray_pairs_reach_the_network_in_range(tmp_path):
     x, y = PairedImages([(tmp_path / "A" / "1.png", tmp_path / "B" / "1.png")], cfg, train=True)[0]
     assert x.shape == (1, 64, 64) and y.shape == (3, 64, 64) and x.dtype == y.dtype == torch.float32
     assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and -1 <= y.min() < -0.5 and 0.5 < y.max() <= 1
+
+
+@pytest.mark.parametrize("layout", ["side by side", "A and B"])
+def test_16_bit_colour_reaches_the_network_with_all_its_bits(tmp_path, layout):
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64, 1) * 16 + np.zeros(3, np.uint16)
+    pair = (tmp_path / "1.png",) if layout == "side by side" else (tmp_path / "1.png", tmp_path / "2.png")
+    for path in pair:
+        cv2.imwrite(str(path), np.hstack([values, values]) if len(pair) == 1 else values)
+    for y in PairedImages([pair], replace(JITTER, load_size=64, flip=False), train=True)[0]:
+        assert len(y.unique()) == 64 * 64
+        np.testing.assert_allclose(y[0].numpy(), values[..., 0] / 32767.5 - 1, atol=1e-6)
 
 
 def test_npz_pairs_are_items_like_any_other():
@@ -236,6 +276,102 @@ def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, mo
     shown = capsys.readouterr().out
     assert "20×10 A and B" in shown and "orphan.png" in shown and "2.png is no PNG" in shown and "problems: 2" in shown
     assert Image.open(tmp_path / "preview_mine.png").width == 2 * 256 + 3 * 4
+
+
+def photos(folder, n, size):
+    """Files that are one picture each, though they lie where side-by-side files are looked for."""
+    for i in range(n):
+        write_pair(folder / f"{size[0]}_{i}.png", *size, seed=i)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (72, 96)])
+def test_plain_photos_are_not_cut_in_half(tmp_path, monkeypatch, capsys, size):
+    photos(tmp_path / "mine", 9, size)
+    photos(tmp_path / "mine", 2, (96, 48))
+    cfg = replace(Config(), data_root=tmp_path / "mine", seed=1)
+    with pytest.raises(ValueError, match="files are not wider than high, such as .*: they do not look like two images "
+                                         "side by side. Put the two sides into folders A and B"):
+        load_data(cfg)
+    monkeypatch.chdir(tmp_path)
+    assert check(cfg) == 2
+    assert "problem: " in (shown := capsys.readouterr().out) and "not wider than high" in shown
+
+
+def test_a_few_plain_photos_among_pairs_are_named(tmp_path, monkeypatch, capsys):
+    photos(tmp_path / "mine" / "train", 7, (96, 48))
+    photos(tmp_path / "mine" / "train", 1, (48, 48))
+    photos(tmp_path / "mine" / "val", 1, (96, 48))
+    cfg = replace(Config(), data_root=tmp_path / "mine")
+    load_data(cfg)
+    monkeypatch.chdir(tmp_path)
+    assert check(cfg) == 0
+    assert capsys.readouterr().out.count("1 of 8 files are not wider than high, such as ") == 2
+
+
+@pytest.mark.parametrize("size", [(512, 256), (1200, 600), (864, 288), (800, 600)])
+def test_halves_in_portrait_are_pairs_too(tmp_path, size, capsys):
+    photos(tmp_path, 4, size)
+    load_data(replace(Config(), data_root=tmp_path))
+    assert "not wider than high" not in capsys.readouterr().out
+
+
+def test_a_name_can_vouch_for_side_by_side_files_of_narrow_halves(tmp_path):
+    for i in range(4):
+        write_pair(tmp_path / f"{i}_AB.png", 60, 80, seed=i)
+    assert sum(map(len, load_data(replace(Config(), data_root=tmp_path)))) == 4
+
+
+def indices(top=18, void=None):
+    image = np.arange(64 * 64).reshape(64, 64) % (top + 1)
+    image[0, 0] = image[0, 0] if void is None else void
+    return image
+
+
+@pytest.mark.parametrize(("array", "dark"), [
+    (indices().astype(np.uint8), True), (indices(void=255).astype(np.uint8), True), (indices(1).astype(np.uint8), True),
+    (np.linspace(500, 4000, 4096).astype(np.uint16).reshape(64, 64), True),
+    (np.linspace(500, 20_000, 4096).astype(np.uint16).reshape(64, 64), False),
+    (indices(1).astype(np.uint8) * 255, False), ((indices(1) * 100 + 155).astype(np.uint8), False),
+])
+def test_class_indices_and_depth_that_would_be_near_black_are_named_once_a_side(
+        tmp_path, monkeypatch, capsys, array, dark):
+    for split in ("train", "val"):
+        for i in range(3):
+            for side in "AB":
+                (tmp_path / "mine" / split / side).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "mine" / split / "B" / f"{i}.png")
+            write_pair(tmp_path / "mine" / split / "A" / f"{i}.png", 64, 64, seed=i)
+    monkeypatch.chdir(tmp_path)
+    cfg = replace(Config(), data_root=tmp_path / "mine")
+    for look in (load_data, check):
+        look(cfg)
+        shown = capsys.readouterr().out
+        assert shown.count("side B uses less than a tenth of its range") == dark and "side A" not in shown
+
+
+def test_files_of_several_pages_or_frames_are_named(tmp_path, monkeypatch, capsys):
+    frames = [Image.new("RGB", (96, 48), colour) for colour in ("red", "blue")]
+    for name in ("1.png", "2.webp", "3.tif"):
+        (tmp_path / "mine" / "train").mkdir(parents=True, exist_ok=True)
+        frames[0].save(tmp_path / "mine" / "train" / name, save_all=True, append_images=frames[1:])
+    for i, name in enumerate(("train/4.jpg", "train/5.tif", "train/6.png", "train/7.webp", "val/1.png")):
+        write_pair(tmp_path / "mine" / name, seed=i)
+    monkeypatch.chdir(tmp_path)
+    for look in (load_data, check):
+        look(replace(Config(), data_root=tmp_path / "mine"))
+        assert "3 of 7 pairs hold files of several pages or frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, folder):
+    photos(tmp_path / "mine" / folder, 4, (96, 48))
+    cfg = replace(Config(), data_root=tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine" / folder)
+    for _ in range(2):
+        assert check(cfg) == 0
+    assert len(list(Path().iterdir())) == 5
+    train, val = load_data(cfg)
+    assert len(train) + len(val) == 4
 
 
 @pytest.mark.slow

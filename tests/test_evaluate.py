@@ -135,6 +135,36 @@ def test_the_held_out_tenth_is_the_one_that_training_held_out(small, tmp_path):
     assert held_out != {pair[0].name for pair in load_data(replace(cfg, seed=0))[1].pairs}
 
 
+@pytest.mark.parametrize("name", ["gen.pth.tar", "checkpoint.pth.tar"])
+def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_grown(small, tmp_path, capsys, name):
+    for i in range(20):
+        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
+    cfg = small(data_root=tmp_path / "flat", n_epochs=1)
+    train(cfg)
+    train(replace(cfg, resume=True, n_epochs=2, seed=9))
+    held_out = {pair[0].name for pair in load_data(cfg)[1].pairs}
+    for i in range(20, 60):
+        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
+    assert held_out < {pair[0].name for pair in load_data(cfg)[1].pairs}
+    opts = options(cfg, checkpoint=cfg.out_dir / name)
+    capsys.readouterr()
+    assert {pair[0].name for pair in load_pairs(opts, load_generator(opts.checkpoint))[0].pairs} == held_out
+    assert "may have been trained on" not in capsys.readouterr().out
+    saved = torch.load(opts.checkpoint, weights_only=True)
+    del saved["held_out"]  # as files were before
+    torch.save(saved, opts.checkpoint)
+    load_pairs(opts, load_generator(opts.checkpoint))
+    assert "may have been trained on" in capsys.readouterr().out
+
+
+def test_plain_photos_are_not_cut_in_half_to_be_scored(trained, data):
+    for path in (data / "val").iterdir():
+        write_pair(path, 48, 48)
+    opts = options(trained)
+    with pytest.raises(ValueError, match="not wider than high"):
+        load_pairs(opts, load_generator(opts.checkpoint))
+
+
 def test_label_maps_are_not_blended_before_they_are_scored(trained, data):
     labels = np.zeros((100, 100, 3), np.uint8)
     labels[:, 33:] = (0, 48, 255)

@@ -57,10 +57,24 @@ def test_16_bit_gray_keeps_range_and_precision(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_colour_is_not_black(tmp_path, suffix):
-    values = np.full((4, 4, 3), (10_000, 30_000, 50_000), np.uint16)  # BGR
+def test_16_bit_colour_keeps_range_and_precision(tmp_path, suffix):
+    blue = np.arange(16, dtype=np.uint16).reshape(4, 4) + 10_000  # 16 values, of which 8 bits would keep one
+    values = np.dstack([blue, np.full_like(blue, 30_000), np.full_like(blue, 50_000)])  # BGR
     cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
-    np.testing.assert_allclose(opened(tmp_path / f"a.{suffix}"), np.full((4, 4, 3), (195, 117, 39)), atol=1)
+    array = opened(tmp_path / f"a.{suffix}")
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array, values[..., ::-1] / 65535, atol=1e-7)
+    gray = opened(tmp_path / f"a.{suffix}", 1)
+    np.testing.assert_allclose(gray[..., 0], values @ [0.114, 0.587, 0.299] / 65535, atol=1e-6)
+
+
+def test_16_bit_transparency_is_laid_over_white(tmp_path):
+    values = np.zeros((4, 4, 4), np.uint16)
+    values[:2, :, 3] = 65535
+    cv2.imwrite(str(tmp_path / "a.png"), values)
+    for channels in (3, 1):
+        assert (opened(tmp_path / "a.png", channels)[:2] == 0).all()
+        assert (opened(tmp_path / "a.png", channels)[2:] == 1).all()
 
 
 def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):

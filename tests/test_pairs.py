@@ -1,18 +1,25 @@
 import os
+import unicodedata
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_pair
 from PIL import Image
 
 from pairs import find_pairs, list_images
-from utils import DataError
+from utils import DataError, save_grid
 
 
 def image(path, size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path)
     return path
+
+
+def names_of(pairs):
+    """Of side-by-side files."""
+    return [pair[0].stem for pair in pairs]
 
 
 def names(pairs):
@@ -73,10 +80,162 @@ def test_without_a_split_a_seeded_tenth_is_held_out_and_that_is_said(tmp_path, p
         else:
             image(tmp_path / place / f"{i:02d}.png")
     found, again, other = find_pairs(tmp_path, 0), find_pairs(tmp_path, 0), find_pairs(tmp_path, 1)
-    assert len(found.splits["train"]) == 27 and len(found.splits["val"]) == 3
+    n = len(found.splits["val"])
+    assert 1 <= n <= 8 and len(found.splits["train"]) == 30 - n
     assert not set(found.splits["train"]) & set(found.splits["val"])
-    assert "3 of the 30" in found.notes[0]
+    assert any(f"{n} of the 30" in note for note in found.notes)
     assert found.splits == again.splits and found.splits != other.splits
+
+
+def test_one_file_more_or_less_moves_no_other_pair_into_or_out_of_validation(tmp_path):
+    for i in range(40):
+        image(tmp_path / f"{i:02d}.png")
+    before = set(names_of(find_pairs(tmp_path, 3).splits["val"]))
+    (tmp_path / "20.png").unlink()
+    for name in ("00a", "20a", "zz"):
+        image(tmp_path / f"{name}.png")
+    splits = find_pairs(tmp_path, 3).splits
+    assert set(names_of(splits["val"])) - {"00a", "20a", "zz"} == before - {"20"}
+    assert 2 < len(before) < 8
+
+
+def test_the_held_out_pairs_do_not_depend_on_the_folder_the_format_or_the_system(tmp_path):
+    for i in range(40):
+        image(tmp_path / "here" / f"{i:02d}é.png")
+        image(tmp_path / "there" / "data" / (unicodedata.normalize("NFD", f"{i:02d}é") + ".jpg"))
+    roots = tmp_path / "here", tmp_path / "there" / "data"
+    here, there = (names_of(find_pairs(root).splits["val"]) for root in roots)
+    assert here == [unicodedata.normalize("NFC", name) for name in there]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_two_pairs_leave_one_for_each_side(tmp_path, seed):
+    for name in "12":
+        image(tmp_path / f"{name}.png")
+    assert {split: len(pairs) for split, pairs in find_pairs(tmp_path, seed).splits.items()} == {"train": 1, "val": 1}
+
+
+def test_an_npz_holds_out_by_index(tmp_path):
+    def held_out(n):
+        arrays = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+        np.savez(tmp_path / "train.npz", arrays, arrays)
+        return [int(a[0, 0]) for a, _ in find_pairs(tmp_path).splits["val"]]
+
+    assert [i for i in held_out(60) if i < 50] == held_out(50)
+
+
+def test_what_a_run_held_out_stays_held_out(tmp_path, capsys):
+    for i in range(20):
+        image(tmp_path / f"{i:02d}.png")
+    kept = find_pairs(tmp_path, 0).held_out
+    (tmp_path / f"{kept[0]}.png").unlink()
+    for name in ("new", "also new"):
+        image(tmp_path / f"{name}.png")
+    found = find_pairs(tmp_path, 7, [*kept, "05"])
+    assert names_of(found.splits["val"]) == sorted({*kept[1:], "05"})
+    assert found.held_out == sorted({*kept, "05"})  # one that comes back is not trained on either
+    assert any("1 that were held out are gone" in note for note in found.notes)
+    with pytest.raises(ValueError, match="all 21 pairs .* none is left to train"):
+        find_pairs(tmp_path, 0, found.names + found.held_out)
+
+
+@pytest.mark.parametrize(("a", "b"), [("_A", "_B"), ("-a", "-b"), ("_input", "_target"), ("_Label", "_Image"),
+                                      ("_src", "_tar")])
+@pytest.mark.parametrize("place", [".", "train"])
+def test_files_of_a_and_b_in_one_folder_are_paired_not_cut_in_half(tmp_path, place, a, b):
+    for stem in ("1", "2", "house_3"):
+        image(tmp_path / place / f"{stem}{a}.png")
+        image(tmp_path / place / f"{stem}{b}.jpg")
+    found = find_pairs(tmp_path)
+    pairs = sorted(found.splits["train"] + found.splits["val"])
+    assert names(pairs) == [[f"{stem}{a}", f"{stem}{b}"] for stem in ("1", "2", "house_3")]
+    assert any(f"names, _{a[1:].lower()} and _{b[1:].lower()}" in note for note in found.notes)
+
+
+def test_a_file_without_its_other_side_is_an_orphan_among_files_paired_by_the_ends_of_their_names(tmp_path):
+    for name in ("1_A", "1_B", "2_A", "2_B", "3_A", "4_A", "4_B", "cover"):
+        image(tmp_path / f"{name}.png")
+    image(tmp_path / "sub" / "5_A.png")
+    found = find_pairs(tmp_path)
+    assert [path.stem for path in found.orphans] == ["3_A"]
+    assert any("not used: 2 images" in note for note in found.notes)
+    image(tmp_path / "1_a.jpg")
+    with pytest.raises(ValueError, match="have the same name"):
+        find_pairs(tmp_path)
+
+
+def test_two_of_many_views_are_no_pair_by_their_ends(tmp_path):
+    for name in ("1_a", "1_b", "1_c", "1_d", "2", "3"):
+        write_pair(tmp_path / f"{name}.png")
+    found = find_pairs(tmp_path)
+    assert sum(map(len, found.splits.values())) == 6 and "only 2 of the 6 names end in _a and _b" in found.notes[0]
+
+
+def test_names_of_a_mac_match_those_of_other_systems(tmp_path):
+    image(tmp_path / "A" / "caf\u00e9.png")
+    image(tmp_path / "B" / "cafe\u0301.png")
+    image(tmp_path / "A" / "2.png")
+    image(tmp_path / "B" / "2.png")
+    found = find_pairs(tmp_path)
+    assert not found.orphans and sum(map(len, found.splits.values())) == 2
+
+
+def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
+    tiles = [[torch.zeros(3, 16, 16)] * 2]
+    for i in range(4):
+        write_pair(tmp_path / f"{i}.png")
+    write_pair(tmp_path / "sheet.png")  # one's own, by chance of that name
+    for name in ("preview_mine", "losses", "examples/epoch_0001", "evaluation_val/sheet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_grid(tmp_path / f"{name}.png", tiles, ["input", "target"])
+    found = find_pairs(tmp_path)
+    assert sorted(names_of(found.splits["train"] + found.splits["val"])) == ["0", "1", "2", "3", "sheet"]
+    note, = (note for note in found.notes if "not used" in note)
+    assert "4 pictures that this program drew" in note
+
+
+def test_nothing_is_left_out_without_a_word(tmp_path):
+    for place in ("mine", "mine/more/deep", "elsewhere"):
+        for i in range(2):
+            write_pair(tmp_path / place / f"{i}.png")
+    for name in ("a.gif", "b.HEIC", "c.gif", "notes.txt", ".hidden.gif"):
+        (tmp_path / "mine" / name).write_bytes(b"x")
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "mine" / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")  # links to files are followed
+    found = find_pairs(tmp_path / "mine")
+    assert sum(map(len, found.splits.values())) == 3
+    notes = [note for note in found.notes if note.startswith("not used")]
+    assert len(notes) == 3
+    assert "2 images in mine/more/deep" in notes[0] and str(tmp_path / "mine" / "link") in notes[1]
+    assert "2 × .gif, 1 × .heic" in notes[2]
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    write_pair(tmp_path / "split" / "val" / "0.png")
+    write_pair(tmp_path / "split" / "loose.png")
+    notes = find_pairs(tmp_path / "split").notes  # a split may be a link
+    assert len(notes) == 1 and "1 image in split;" in notes[0]
+
+
+@pytest.mark.parametrize(("files", "hint"), [
+    (["x/train/1.png", "x/val/1.png"], "x"), (["x/train/A/1.png", "x/train/B/1.png"], "x"), (["x/1.png"], "x"),
+    (["x/y/trainA/1.png", "x/y/trainB/1.png"], "x/y"), (["Training_set/1.png", "val/1.png"], ""),
+    (["input/1.png", "target/1.png"], "")])
+def test_a_data_set_one_folder_further_down_is_named(tmp_path, files, hint):
+    for name in files:
+        write_pair(tmp_path / name)
+    with pytest.raises((ValueError, OSError)) as error:
+        find_pairs(tmp_path)
+    if hint:
+        assert f"Did you mean --data-root {tmp_path / hint}?" in str(error.value)
+    else:
+        assert "Did you mean" not in str(error.value)
+        assert files[0].split("/")[0] in str(error.value)
+
+
+def test_training_and_testing_are_splits_like_train_and_test(tmp_path):
+    write_pair(tmp_path / "training" / "1.png")
+    write_pair(tmp_path / "testing" / "2.png")
+    assert find_pairs(tmp_path).splits.keys() == {"train", "test"}
 
 
 def test_orphans_are_found_on_both_sides(tmp_path):
@@ -105,6 +264,13 @@ def test_npz_holds_sources_and_targets(tmp_path):
     found = find_pairs(tmp_path)
     assert len(found.splits["train"]) == 3 and len(found.splits["val"]) == 1
     assert found.splits["train"][0][0].max() == 0 and found.splits["train"][0][1].min() == 1
+
+
+@pytest.mark.parametrize(("a", "b"), [("A", "B"), ("x", "y"), ("X", "Y"), ("src", "tar"), ("a", "b")])
+def test_the_names_in_an_npz_count_not_their_order(tmp_path, a, b):
+    arrays = {b: np.ones((2, 8, 8), np.uint8), a: np.zeros((2, 8, 8), np.uint8)}
+    np.savez(tmp_path / "train.npz", **arrays)
+    assert find_pairs(tmp_path).splits["train"][0][0].max() == 0
 
 
 @pytest.mark.parametrize("names", [("train/a", "train/b"), ("Train/A", "Train/B"), ("TRAIN_a", "train_b")])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -270,6 +271,69 @@ def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same,
     assert same(end_of(small("straight")), end_of(cfg))
 
 
+@pytest.fixture
+def flat(small, tmp_path):
+    """A run's settings on pairs without a split, 18 to train on and 2 held out."""
+    for i in range(20):
+        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
+    return small(data_root=tmp_path / "flat", n_epochs=1)
+
+
+def used(loaded):
+    return [{pair[0].name for pair in each.pairs} for each in loaded]
+
+
+def test_no_pair_moves_from_training_to_validation_in_a_resumed_run(flat, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_module, "load_data", lambda *args: seen.append(load_data(*args)) or seen[-1])
+    train(flat)
+    first = used(seen[0])
+    (flat.data_root / min(first[0])).unlink()
+    for name in ("00a", "10a", "zz"):
+        write_pair(flat.data_root / f"{name}.png")
+    capsys.readouterr()
+    train(replace(flat, resume=True, n_epochs=2, seed=5))
+    shown = capsys.readouterr().out
+    assert "the data is no longer what the run was trained on: 3 training pairs added, 1 gone" in shown
+    new = {"00a.png", "10a.png", "zz.png"}
+    assert used(seen[1]) == [first[0] - {min(first[0])} | new, first[1]]
+    train(replace(flat, resume=True, n_epochs=3, seed=6))
+    assert used(seen[2]) == used(seen[1])
+    assert "no longer" not in capsys.readouterr().out
+
+
+def test_a_run_inside_its_own_data_never_trains_on_its_own_pictures(flat, capsys):
+    cfg = replace(flat, out_dir=flat.data_root)
+    before = used(load_data(cfg))
+    train(cfg)
+    assert (flat.data_root / "losses.png").exists()
+    assert used(load_data(cfg)) == before
+    assert "not used: 2 pictures that this program drew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["none", "a file more", "a file less", "another seed"])
+def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, monkeypatch, capsys, change):
+    with monkeypatch.context():
+        at_step(5, lambda losses: os.kill(os.getpid(), signal.SIGTERM) or losses)
+        assert train(flat) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    done = load_tensors(flat.out_dir / "checkpoint.pth.tar")["images"]
+    cfg = replace(flat, resume=True, seed=3 if change == "another seed" else 0)
+    if change == "a file more":
+        write_pair(flat.data_root / "zz.png")
+    elif change == "a file less":
+        min(pair[0] for pair in load_data(flat)[0].pairs).unlink()
+    capsys.readouterr()
+    seen = []
+    step = train_module.train_step
+    monkeypatch.setattr(train_module, "train_step", lambda *args: seen.append(args) or step(*args))
+    assert train(cfg) == 0
+    shown = capsys.readouterr().out
+    n = len(load_tensors(flat.out_dir / "checkpoint.pth.tar")["trained_on"])
+    assert (len(seen) == n) == (change != "none") and len(seen) in (n, n - done)
+    assert ("epoch 1 begins anew, because the order of its pairs has changed" in shown) == (change != "none")
+
+
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(small, end_of, at_step):
     cfg = small()
     at_step(9, lambda losses: losses * torch.tensor([1.0, math.nan, 1.0, 1.0]))
@@ -450,11 +514,11 @@ def test_the_best_generator_is_the_one_of_its_epoch(small, monkeypatch):
     """Written late, it must not hold the weights of later steps."""
     save, kept = checkpoint.save_generator, []
 
-    def late(cfg, weights, epoch, path):
+    def late(cfg, weights, epoch, path, record):
         if path.name == "best.pth.tar":
             time.sleep(0.5)
             kept.append((epoch, {name: value.clone() for name, value in weights.items()}))
-        save(cfg, weights, epoch, path)
+        save(cfg, weights, epoch, path, record)
 
     monkeypatch.setattr(checkpoint, "save_generator", late)
     train(small("two", n_epochs=2, eval_every=1))
