@@ -29,7 +29,7 @@ from config import Config
 from dataset import PairedImages
 from devices import choose_device, choose_precision, seeded
 from generator import Generator
-from loading import init_worker
+from loading import Pixels, on_device, open_loader
 from pairs import evenly, usable_splits
 from palettes import LabelScores, load_palette
 from predict import load_generator
@@ -108,10 +108,9 @@ class Perceptual:
 
 
 def outputs(gen: Generator, loader: DataLoader, opts: Evaluate, dtype: torch.dtype) -> Iterator[tuple]:
-    """(x, y_fake, y) of every pair, one at a time, each (C, H, W)."""
+    """(x, y_fake, y) of every pair, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
     device = next(gen.parameters()).device
-    for x, y in tqdm(loader, "scoring", leave=False, disable=None):
-        x, y = x.to(device), y.to(device)
+    for x, y in tqdm(on_device(loader, device, set()), "scoring", len(loader), leave=False, disable=None):
         with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout == "on"), seeded(opts.seed, device), \
                 torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             y_fake = gen(x).float()
@@ -147,22 +146,22 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
     """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image."""
     device = next(gen.parameters()).device
-    loader = DataLoader(data, num_workers=opts.num_workers, worker_init_fn=init_worker)
     translators = {"output": None}
     if opts.baseline != "none":
         translators[opts.baseline] = baseline(opts.baseline, train)
     rows = {who: [] for who in translators}
     labels = {who: LabelScores(load_palette(opts.palette)) for who in translators} if opts.palette else {}
     deep = {who: Perceptual(len(data), device) for who in translators} if opts.perceptual else {}
-    for x, y_fake, y in outputs(gen, loader, opts, dtype):
-        for who, translator in translators.items():
-            made = translator(x) if translator else y_fake
-            if made.shape != y.shape:
-                raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
-            rows[who].append(image_scores(made, y))
-            for scores in (labels, deep):
-                if scores:
-                    scores[who].update(made, y)
+    with open_loader(Pixels(data, skip=False), opts.num_workers, device) as loader:
+        for x, y_fake, y in outputs(gen, loader, opts, dtype):
+            for who, translator in translators.items():
+                made = translator(x) if translator else y_fake
+                if made.shape != y.shape:
+                    raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
+                rows[who].append(image_scores(made, y))
+                for scores in (labels, deep):
+                    if scores:
+                        scores[who].update(made, y)
     result = {}
     for who in translators:
         result[who] = summary(rows[who])
@@ -213,7 +212,8 @@ def main() -> int:
     order = sorted(range(len(data)), key=found["l1_of_each"].__getitem__)
     chosen = [order[0], order[len(order) // 2], order[-1]]
     picked = PairedImages([data.pairs[i] for i in chosen], data.cfg, train=False)
-    rows = [list(row) for row in outputs(gen, DataLoader(picked), opts, dtype)]
+    with open_loader(Pixels(picked, skip=False), 0, device) as loader:
+        rows = [list(row) for row in outputs(gen, loader, opts, dtype)]
     save_grid(folder / "sheet.png", rows, ["input", "output", "target"], "best, median and worst by L1: " + ", ".join(
         f"{found['l1_of_each'][i]:.3f}" for i in chosen))
 

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +13,12 @@ import torch
 from conftest import write_pair
 
 import evaluate as evaluate_module
-from dataset import load_data
+from dataset import PairedImages, load_data
 from evaluate import Evaluate, baseline, image_scores, load_pairs, summary, table
 from palettes import CITYSCAPES, FACADES, LabelScores, load_palette
 from predict import load_generator
 from train import train
+from utils import DataError
 
 
 def test_l1_and_psnr_are_what_they_are_by_hand():
@@ -176,6 +179,31 @@ def test_the_table_names_metrics_and_columns():
     text = table({"output": {"l1": {"mean": 0.5, "std": 0.25}, "class_iou": 0.125},
                   "mean": {"l1": {"mean": 1.0, "std": 0.0}}})
     assert "0.5000 ± 0.2500" in text and "0.1250" in text and "output" in text and "nan" in text
+
+
+def test_an_unusable_pair_ends_the_command_with_its_name_at_once(trained, data):
+    """Not with loader processes that ignore the signal which should end them."""
+    for i in range(6):
+        write_pair(data / "val" / f"{i}.png", seed=i)
+    broken = data / "val" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    flags = ["--checkpoint", trained.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", "2"]
+    done = subprocess.run([sys.executable, evaluate_module.__file__, *flags], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "3.png cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeypatch):
+    for i in range(6):
+        write_pair(data / "val" / f"{i}.png", seed=i)
+    opts = options(trained, num_workers=2)
+    gen = load_generator(opts.checkpoint)
+    read = PairedImages.pixels
+    monkeypatch.setattr(PairedImages, "pixels", lambda self, key: (
+        os.kill(os.getpid(), signal.SIGKILL) if key in (4, (0, 4)) else read(self, key)))
+    with pytest.raises(DataError, match="process that loads images was killed.*--num-workers"):
+        evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
 
 
 @pytest.mark.slow
