@@ -374,6 +374,7 @@ def looks_like_labels(array: np.ndarray) -> bool:
     return array.dtype == np.uint8 and np.sort(counts)[-16:].sum() > 0.9 * counts.sum()
 
 
+@memory_advice("take a smaller --batch-size or --tile, or another --device")
 def main() -> int:
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
@@ -394,8 +395,7 @@ def main() -> int:
     if opts.tile and opts.resize:
         raise UserError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)
-    with memory_advice("take a smaller --batch-size or --tile"):
-        failures = predict(gen, jobs, opts, dtype)
+    failures = predict(gen, jobs, opts, dtype)
     lossy = next((target for _, target in jobs if target.suffix.lower() in (".jpg", ".jpeg", ".webp")), None)
     if lossy and lossy.exists() and not opts.compare and looks_like_labels(read_array(lossy)):
         say(f"{name_of(lossy)} looks like a label map, whose colours {lossy.suffix} blurs: --ending .png keeps them")

@@ -123,6 +123,13 @@ def test_an_output_does_not_depend_on_the_batch(gen, options):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
+def test_in_bf16_the_batch_changes_no_more_than_the_rounding(gen):
+    x = torch.rand(3, 3, 64, 128) * 2 - 1
+    together = translate_tensors(gen, x, dtype=torch.bfloat16)
+    alone = torch.cat([translate_tensors(gen, one[None], dtype=torch.bfloat16) for one in x])
+    torch.testing.assert_close(together, alone, rtol=0, atol=4 * 2 / 255)
+
+
 def test_the_seed_fixes_dropout_and_off_turns_it_off(gen):
     picture = image(64, 64)
     assert (translate(gen, picture, seed=1) == translate(gen, picture, seed=1)).all()
