@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +57,22 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+OUT_OF_MEMORY = re.compile("(out of|not enough|insufficient|can't allocate) memory|alloc_failed", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turns want of memory inside the block, of torch, numpy or OpenCV, on any device, into a UserError."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            raise UserError(f"there is too little memory: {advice}") from error
+        raise
+
+
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 — libraries that draw from the global state
@@ -87,7 +104,9 @@ def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from `seed` inside, and goes on as if nothing had been drawn after."""
+    """Draws from `seed` inside, and goes on as if nothing had been drawn after. Raises ValueError on a wrong seed."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be from 0 to 4294967295; it is {seed}")
     before = rng_state(device)
     torch.manual_seed(seed)
     try:

@@ -5,6 +5,8 @@
     python evaluate.py --checkpoint runs/city/gen.pth.tar --data-root data/cityscapes --palette cityscapes
 """
 
+import contextlib
+import itertools
 import json
 import math
 import time
@@ -27,13 +29,13 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages
-from devices import choose_device, choose_precision, seeded
+from devices import choose_device, choose_precision, memory_advice, seeded
 from generator import Generator
-from loading import init_worker
+from loading import Pixels, on_device, open_loader
 from pairs import check_headers, evenly, usable_pairs
 from palettes import LabelScores, load_palette
 from predict import load_generator
-from utils import UserError, run_main, save_atomically, save_grid, say
+from utils import UserError, name_of, run_main, save_atomically, save_grid, say
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Evaluate:
     palette: str | None = None  # cityscapes, facades or a JSON file: score the outputs as label maps
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
-    out_dir: Path | None = None  # for metrics.json and sheet.png; evaluation_SPLIT beside the checkpoint if not given
+    out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given
     seed: int = 0  # of the dropout
     num_workers: int = 2  # processes that load images
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # of the network; metrics are fp32
@@ -108,11 +110,10 @@ class Perceptual:
 
 
 def outputs(gen: Generator, loader: DataLoader, opts: Evaluate, dtype: torch.dtype) -> Iterator[tuple]:
-    """(x, y_fake, y) of every pair, one at a time, each (C, H, W)."""
+    """(x, y_fake, y) of every pair, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
     device = next(gen.parameters()).device
-    for x, y in tqdm(loader, "scoring", leave=False, disable=None):
-        x, y = x.to(device), y.to(device)
-        with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout == "on"), seeded(opts.seed, device), \
+    for x, y in tqdm(on_device(loader, device, set()), "scoring", len(loader), leave=False, disable=None):
+        with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
                 torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             y_fake = gen(x).float()
         yield x[0], y_fake[0], y[0]
@@ -149,31 +150,44 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
 
 
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
-    """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image."""
+    """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image.
+
+    An image whose output is not finite is named, left out for all, and has the l1 nan. Raises ValueError when all are.
+    """
     device = next(gen.parameters()).device
-    loader = DataLoader(data, num_workers=opts.num_workers, worker_init_fn=init_worker)
     translators = {"output": None}
     if opts.baseline != "none":
         translators[opts.baseline] = baseline(opts.baseline, train)
-    rows = {who: [] for who in translators}
+    rows, l1 = {who: [] for who in translators}, []
     labels = {who: LabelScores(load_palette(opts.palette)) for who in translators} if opts.palette else {}
     deep = {who: Perceptual(len(data), device) for who in translators} if opts.perceptual else {}
-    for x, y_fake, y in outputs(gen, loader, opts, dtype):
-        for who, translator in translators.items():
-            made = translator(x) if translator else y_fake
-            if made.shape != y.shape:
-                raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
-            rows[who].append(image_scores(made, y))
-            for scores in (labels, deep):
-                if scores:
-                    scores[who].update(made, y)
+    with open_loader(Pixels(data, skip=False), opts.num_workers, device) as loader:
+        for x, y_fake, y in outputs(gen, loader, opts, dtype):
+            if not y_fake.isfinite().all():
+                l1.append(math.nan)
+                continue
+            for who, translator in translators.items():
+                made = translator(x) if translator else y_fake
+                if made.shape != y.shape:
+                    raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
+                rows[who].append(image_scores(made, y))
+                for scores in (labels, deep):
+                    if scores:
+                        scores[who].update(made, y)
+            l1.append(rows["output"][-1]["l1"])
+    bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
+    if len(bad) == len(l1):
+        raise UserError(f"none of the {len(l1)} outputs is finite: --precision fp32 may help")
+    if bad:
+        say(f"{len(bad)} of {len(l1)} outputs {'is' if len(bad) == 1 else 'are'} not finite, and left out of all "
+            "scores: " + ", ".join(map(name_of, bad[:5])) + (", …" if len(bad) > 5 else ""))
     result = {}
     for who in translators:
         result[who] = summary(rows[who])
         for scores in (labels, deep):
             if scores:
                 result[who] |= scores[who].compute()
-    return {"scores": result, "l1_of_each": [row["l1"] for row in rows["output"]]}
+    return {"scores": result, "l1_of_each": l1}
 
 
 def table(scores: dict[str, dict]) -> str:
@@ -192,41 +206,70 @@ def finite(value):
     """The same, with None, JSON's null, for numbers that are not finite: the PSNR of equal images, say."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextlib.contextmanager
+def result_folder(opts: Evaluate) -> Iterator[Path]:
+    """A folder that holds no evaluation: out_dir, or a new evaluation_SPLIT, evaluation_SPLIT-2, … by the checkpoint.
+
+    Raises ValueError when out_dir holds one. A new folder is removed again if the block fails before it writes.
+    """
+    if opts.out_dir:
+        if held := [name for name in ("metrics.json", "sheet.png") if (opts.out_dir / name).exists()]:
+            raise UserError(f"{opts.out_dir} already holds {' and '.join(held)}: choose another folder with --out-dir")
+        opts.out_dir.mkdir(parents=True, exist_ok=True)
+        yield opts.out_dir
+        return
+    for n in itertools.count(1):
+        folder = opts.checkpoint.parent / (f"evaluation_{opts.split}" + (f"-{n}" if n > 1 else ""))
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # there are files in it
+            folder.rmdir()
+
+
+@memory_advice("take a smaller --num-workers, or another --device")
 def main() -> int:
     opts = tyro.cli(Evaluate, description=__doc__)
     if opts.limit < 0:
         raise UserError(f"limit must be at least 0; it is {opts.limit}")
+    if not 0 <= opts.num_workers <= 256:
+        raise UserError(f"num_workers must be from 0 to 256; it is {opts.num_workers}")
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.output[1].out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")
     data, train = load_pairs(opts, gen)
-    folder = opts.out_dir or opts.checkpoint.parent / f"evaluation_{opts.split}"
-    folder.mkdir(parents=True, exist_ok=True)
-
     start = time.perf_counter()
-    found = evaluate(gen, data, train, opts, dtype)
-    settings = {key: str(value) for key, value in vars(opts).items()}
-    report = finite({"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found})
-    text = json.dumps(report, indent=2, allow_nan=False)
-    save_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
-    order = sorted(range(len(data)), key=found["l1_of_each"].__getitem__)
-    chosen = [order[0], order[len(order) // 2], order[-1]]
-    picked = PairedImages([data.pairs[i] for i in chosen], data.cfg, train=False)
-    rows = [list(row) for row in outputs(gen, DataLoader(picked), opts, dtype)]
-    save_grid(folder / "sheet.png", rows, ["input", "output", "target"], "best, median and worst by L1: " + ", ".join(
-        f"{found['l1_of_each'][i]:.3f}" for i in chosen))
+    with result_folder(opts) as folder:
+        found = evaluate(gen, data, train, opts, dtype)
+        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.cfg.direction}: N = {len(data)} images of "
+            f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation "
+            f"over images; {time.perf_counter() - start:.0f} s on {device}")
+        say(table(found["scores"]))
+        if gen.crop_size <= 160:
+            say("no ms_ssim: it needs more than 160 pixels a side")
 
-    say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.cfg.direction}: N = {len(data)} images of "
-        f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over "
-        f"images; {time.perf_counter() - start:.0f} s on {device}")
-    say(table(found["scores"]))
-    if gen.crop_size <= 160:
-        say("no ms_ssim: it needs more than 160 pixels a side")
+        settings = {key: str(value) for key, value in vars(opts).items()}
+        report = finite({"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found})
+        text = json.dumps(report, indent=2, allow_nan=False)
+        save_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
+        l1 = found["l1_of_each"]
+        order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
+        chosen = [order[0], order[len(order) // 2], order[-1]]
+        picked = PairedImages([data.pairs[i] for i in chosen], data.cfg, train=False)
+        with open_loader(Pixels(picked, skip=False), 0, device) as loader:
+            rows = [list(row) for row in outputs(gen, loader, opts, dtype)]
+        save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
+                  "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")
     return 0
 

@@ -1,20 +1,23 @@
 """Writes a generator for other programs: ONNX (.onnx) or PyTorch's exported format (.pt2)."""
 
+import errno
 import importlib.util
+import os
 from pathlib import Path
 
 import torch
 import torch.fx.experimental._config
 
 from generator import Generator
-from utils import UserError
+from utils import UserError, save_atomically
 
 
 def export(gen: Generator, path: Path, norm: str = "image") -> None:
     """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of crop_size.
 
     N is at most 1024, H and W are at most 64 · crop_size.
-    Raises ValueError on another ending, or when the packages that ONNX needs are not installed.
+    Raises ValueError on another ending, or when the packages that ONNX needs are not installed, and OSError, naming
+    `path`, when it cannot be written.
     """
     if path.suffix.lower() not in (".onnx", ".pt2"):
         raise UserError(f"--export writes .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
@@ -26,13 +29,15 @@ def export(gen: Generator, path: Path, norm: str = "image") -> None:
     rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Size oblivious: the bottleneck of an image of crop_size is 1×1, a size that the tracer would take for a constant.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
         program = torch.export.export(gen, (x,), dynamic_shapes=shapes)
         if path.suffix.lower() == ".pt2":
-            torch.export.save(program, path)
+            save_atomically(path, lambda file: torch.export.save(program, file))
         else:
-            torch.onnx.export(program, (), path, input_names=["x"], output_names=["y_fake"], external_data=False,
-                              verbose=False)
+            onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
+            save_atomically(path, lambda file: file.write(onnx.model_proto.SerializeToString()))
     print(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")

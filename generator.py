@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import init_weights
+from utils import UserError, init_weights
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -93,20 +93,23 @@ class Generator(nn.Module):
         return self.output(h)  # (N, out_channels, H, W)
 
     @contextlib.contextmanager
-    def test_time(self, norm: Literal["image", "running"] = "image", dropout: bool = True) -> Iterator[None]:
+    def test_time(self, norm: Literal["image", "running"] = "image",
+                  dropout: bool | Literal["on", "off"] = True) -> Iterator[None]:
         """Inside the block, what becomes of an image depends on no other image, and the network learns nothing.
 
         The defaults are the paper's: BatchNorm with the statistics of the image (norm="running": the running ones),
-        and dropout, whose mask is the same for all images of a batch.
+        and dropout, whose mask is the same for all images of a batch. Raises ValueError on other words.
         """
         if norm not in ("image", "running"):
-            raise ValueError(f"norm must be image or running; it is {norm!r}")
+            raise UserError(f"norm must be image or running; it is {norm!r}")
+        if not isinstance(dropout, bool) and dropout not in ("on", "off"):
+            raise UserError(f"dropout must be on or off, True or False; it is {dropout!r}")
         was_training = self.training
         layers = [module for module in self.modules() if isinstance(module, BatchNorm | Dropout)]
         self.eval()
         for layer in layers:
             layer.per_image = norm == "image" or isinstance(layer, Dropout)
-            layer.training = dropout and isinstance(layer, Dropout)
+            layer.training = dropout in (True, "on") and isinstance(layer, Dropout)
         try:
             yield
         finally:

@@ -4,7 +4,6 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from functools import partial
 
 import cv2
 import numpy as np
@@ -84,27 +83,36 @@ def collate(items: list[tuple[Tensor, Tensor, str]]) -> tuple[Tensor, Tensor, li
 
 
 @contextlib.contextmanager
+def open_loader(data: Dataset, workers: int, device: torch.device, **options) -> Iterator[DataLoader]:
+    """A loader of `data` in at most `workers` processes: batches for `on_device`.
+
+    Its processes end with the block, even when an exception would keep the loader alive.
+    """
+    workers = min(workers, usable_cores())
+    # A generator of its own for the seeds it draws: the networks' dropout must not notice the loader.
+    loader = DataLoader(data, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
+                        pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate, **options)
+    try:
+        yield loader
+    finally:
+        if loader._iterator is not None:
+            loader._iterator._shutdown_workers()
+
+
+@contextlib.contextmanager
 def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, device: torch.device, rank: int = 0,
             world: int = 1) -> Iterator[tuple]:
-    """The training loader, the sampler that orders it, and the validation loader: batches for `on_device`.
+    """The training loader, the sampler that orders it, and the validation loader, as `open_loader` makes them.
 
-    Of `world` processes, each validates on every world-th pair.
-    Their processes end with the block, even when an exception would keep the loaders alive. Pairs that are in memory
-    already need none: what is left to do takes less time than handing them over.
+    Of `world` processes, each validates on every world-th pair. Pairs that are in memory already need no processes:
+    what is left to do takes less time than handing them over.
     """
-    workers = 0 if train_data.cache else min(cfg.num_workers, usable_cores())
-    # A generator of their own for the seeds they draw: the networks' dropout must not notice the loaders.
-    loader = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
-                     pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate)
+    workers = 0 if train_data.cache else cfg.num_workers
     sampler = EpochSampler(len(train_data), cfg.seed, rank, world)
-    both = (loader(Pixels(train_data, cfg.skip_unreadable), batch_size=cfg.batch_size, sampler=sampler),
-            loader(Pixels(val_data, cfg.skip_unreadable), batch_size=8, sampler=range(rank, len(val_data), world)))
-    try:
-        yield both[0], sampler, both[1]
-    finally:
-        for each in both:
-            if workers and each._iterator is not None:
-                each._iterator._shutdown_workers()
+    train, val = (Pixels(data, cfg.skip_unreadable) for data in (train_data, val_data))
+    with open_loader(train, workers, device, batch_size=cfg.batch_size, sampler=sampler) as train_loader, \
+            open_loader(val, workers, device, batch_size=8, sampler=range(rank, len(val_data), world)) as val_loader:
+        yield train_loader, sampler, val_loader
 
 
 def on_device(loader: DataLoader, device: torch.device, problems: set[str]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,8 +127,8 @@ def on_device(loader: DataLoader, device: torch.device, problems: set[str]) -> I
     while True:
         try:
             *batch, skipped = next(batches, (None, []))
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while handing over a batch
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
                             "smaller --num-workers") from error

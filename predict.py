@@ -6,7 +6,9 @@
     python predict.py --checkpoint runs/facades/gen.pth.tar --export gen.onnx
 """
 
+import contextlib
 import copy
+import functools
 import math
 import sys
 import time
@@ -26,7 +28,7 @@ from tqdm import tqdm
 
 from checkpoint import GENERATOR, load_tensors
 from config import Config
-from devices import choose_device, choose_precision, seeded
+from devices import choose_device, choose_precision, memory_advice, seeded
 from export import export
 from generator import Generator
 from images import SUFFIXES, as_array, read_array, write_array
@@ -137,14 +139,17 @@ def from_network(y_fake: Tensor, dtype: np.dtype, alpha: np.ndarray | None = Non
 
 @torch.inference_mode()
 def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: int = 0, norm: str = "image",
-                      dropout: bool = True, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+                      dropout: bool | str = "on", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W), computed in `dtype`.
 
     The image is padded by reflection to the next multiple of crop_size, or with `resize` scaled to crop_size, and the
     result cropped or scaled back. Tiles of `tile` pixels, or where the padded image has more than PIXELS, overlap by a
     quarter and fade into one another; with norm "image", each tile is normalised by its own statistics.
-    No image's result depends on the others. Raises ValueError on a wrong tile or norm.
+    `norm` and `dropout` take the words of the command line; dropout may be a bool too. No image's result depends on
+    the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
     """
+    if not isinstance(resize, bool):
+        raise UserError(f"resize must be True or False; it is {resize!r}")
     size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
     if tile < 0 or tile % size or tile and resize:
         raise UserError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
@@ -234,6 +239,10 @@ def read_item(source: Path, output: Path, channels: int, side_by_side: str) -> I
 
 
 def write_item(item: Item, y_fake: Tensor, compare: bool) -> None:
+    """Raises DataError when the output is not finite or cannot be written."""
+    if not y_fake.isfinite().all():
+        raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
+                        "--precision fp32 may help")
     result = from_network(y_fake, item.array.dtype, item.alpha)
     if compare:
         parts = [part for part in (item.array, result, item.target) if part is not None]
@@ -244,7 +253,7 @@ def write_item(item: Item, y_fake: Tensor, compare: bool) -> None:
 def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype: torch.dtype) -> list[str]:
     """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
     failures, waited = [], {"reading": 0.0, "network": 0.0, "writing": 0.0}
-    options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout == "on", seed=opts.seed)
+    options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout, seed=opts.seed)
     fast = gen if dtype == torch.float32 else cast_weights(copy.deepcopy(gen), dtype)
     if opts.compile:
         from torch._inductor import config as inductor
@@ -310,7 +319,7 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
 def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, Path]]:
     """(input, output) of every image; a folder keeps its relative names, but for the `ending` if given.
 
-    Raises FileNotFoundError, or ValueError where an input, or another output, would be overwritten.
+    Raises FileNotFoundError, or ValueError where outputs and inputs, or two outputs, meet.
     """
     if ending and ending.lower() not in SUFFIXES:
         raise UserError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
@@ -319,23 +328,45 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
     if source.is_file():
         if output.is_dir() or not output.suffix:
             output = output / source.name
-        output = output.with_suffix(ending) if ending else output
-        if output.suffix.lower() not in SUFFIXES:
-            raise UserError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}; it is {name_of(output)}")
-        if output.exists() and output.samefile(source):
-            raise UserError(f"--output {name_of(output)} is the input itself")
-        return [(source, output)]
-    if output.is_file() or output.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--output {name_of(output)} must be another folder than --input, and outside it")
-    files = list_images(source)
-    if not files:
-        raise FileNotFoundError(f"0 images in {name_of(source)}")
-    jobs = [(path, output / path.relative_to(source)) for path in files]
+        jobs = [(source, output)]
+    else:
+        if output.is_file():
+            raise UserError(f"--output {name_of(output)} is a file; for a folder of images, it must be a folder")
+        jobs = [(path, output / path.relative_to(source)) for path in list_images(source)]
+        if not jobs:
+            raise FileNotFoundError(f"0 images in {name_of(source)}")
     if ending:
         jobs = [(path, target.with_suffix(ending)) for path, target in jobs]
-        if len({target for _, target in jobs}) < len(jobs):
-            raise UserError(f"with --ending {ending}, two files of {name_of(source)} would get the same name")
+    if jobs[0][1].suffix.lower() not in SUFFIXES:
+        raise UserError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}, or be a folder that is there; it "
+                        f"is {name_of(jobs[0][1])}")
+    check_jobs(jobs, source)
     return jobs
+
+
+def check_jobs(jobs: list[tuple[Path, Path]], source: Path) -> None:
+    """Raises ValueError where an output is an input, lies in the folder `source`, or is another output as well."""
+    folder = functools.cache(Path.resolve)  # without links and `..`
+
+    def identity(path: Path) -> tuple[int, int] | Path:
+        """Equal for paths that lead to one file, also by links, hard links or other cases of letters."""
+        path = folder(path.parent) / path.name
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if found.st_ino:  # else the file system numbers no files
+                return found.st_dev, found.st_ino
+        return path
+
+    inputs = {identity(path): path for path, _ in jobs}
+    outputs = {}
+    for path, target in jobs:
+        if folder(target.parent).is_relative_to(folder(source)):  # never so where source is a file
+            raise UserError(f"--output must be another folder than --input, and outside it, where {name_of(target)} "
+                            "would not be")
+        if (key := identity(target)) in inputs:
+            raise UserError(f"{name_of(target)} is an input, and would be overwritten: choose another --output")
+        if (other := outputs.setdefault(key, path)) is not path:
+            raise UserError(f"{name_of(other)} and {name_of(path)} would both be written to {name_of(target)}")
 
 
 def looks_like_labels(array: np.ndarray) -> bool:
@@ -345,6 +376,7 @@ def looks_like_labels(array: np.ndarray) -> bool:
     return array.dtype == np.uint8 and np.sort(counts)[-16:].sum() > 0.9 * counts.sum()
 
 
+@memory_advice("take a smaller --batch-size or --tile, or another --device")
 def main() -> int:
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
@@ -355,6 +387,8 @@ def main() -> int:
     if opts.tile % gen.crop_size or opts.tile < 0:
         raise UserError(f"tile must be a multiple of the network's crop_size, {gen.crop_size}; it is {opts.tile}")
     if opts.export:
+        if opts.export.exists() and opts.export.samefile(opts.checkpoint):
+            raise UserError(f"--export {name_of(opts.export)} is the checkpoint itself")
         export(gen, opts.export, opts.norm)
         return 0
     if not opts.input or not opts.output:
@@ -363,10 +397,7 @@ def main() -> int:
     if opts.tile and opts.resize:
         raise UserError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)
-    try:
-        failures = predict(gen, jobs, opts, dtype)
-    except torch.OutOfMemoryError as error:
-        raise UserError("the device has too little memory: take a smaller --batch-size or --tile") from error
+    failures = predict(gen, jobs, opts, dtype)
     lossy = next((target for _, target in jobs if target.suffix.lower() in (".jpg", ".jpeg", ".webp")), None)
     if lossy and lossy.exists() and not opts.compare and looks_like_labels(read_array(lossy)):
         say(f"{name_of(lossy)} looks like a label map, whose colours {lossy.suffix} blurs: --ending .png keeps them")

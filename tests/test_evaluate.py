@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +13,13 @@ import torch
 from conftest import write_pair
 
 import evaluate as evaluate_module
-from dataset import load_data
+from dataset import PairedImages, load_data
 from evaluate import Evaluate, baseline, image_scores, load_pairs, summary, table
+from generator import Generator
 from palettes import CITYSCAPES, FACADES, LabelScores, load_palette
 from predict import load_generator
 from train import train
+from utils import DataError, run_main
 
 
 def test_l1_and_psnr_are_what_they_are_by_hand():
@@ -176,8 +180,78 @@ def test_label_maps_are_not_blended_before_they_are_scored(trained, data):
 
 
 def test_metrics_json_is_json_even_where_a_score_is_infinite():
-    values = {"a": {"b": math.inf, "c": math.nan}, "d": 1.5}
-    assert evaluate_module.finite(values) == {"a": {"b": None, "c": None}, "d": 1.5}
+    values = {"a": {"b": math.inf, "c": math.nan}, "d": 1.5, "e": [0.5, math.nan, {"f": (math.inf,)}]}
+    assert evaluate_module.finite(values) == {"a": {"b": None, "c": None}, "d": 1.5, "e": [0.5, None, {"f": [None]}]}
+
+
+@pytest.fixture
+def call(trained, monkeypatch, capsys):
+    """Runs the command on the trained run: its exit status, what it printed, and the folders of evaluations."""
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--checkpoint", str(trained.out_dir / "gen.pth.tar"),
+                                          "--data-root", str(trained.data_root), "--num-workers", "0",
+                                          "--device", "cpu", *map(str, flags)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            run_main(evaluate_module.main)
+        return leaving.value.code, "".join(capsys.readouterr()), sorted(trained.out_dir.glob("evaluation_*"))
+
+    return run
+
+
+def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data, monkeypatch):
+    black, white = np.zeros((48, 48, 3), np.uint8), np.full((48, 48, 3), 255, np.uint8)
+    write_pair(data / "val" / "bad.png", left=white, right=black)
+    forward = Generator.forward
+    monkeypatch.setattr(Generator, "forward", lambda self, x: forward(self, x) * (torch.nan if x.min() == 1 else 1))
+    status, said, folders = call("--baseline", "identity", "--palette", "facades")
+    assert status == 0 and "1 of 3 outputs is not finite" in said and "bad.png" in said
+    report = json.loads((folders[0] / "metrics.json").read_text())
+    assert [value is None for value in report["l1_of_each"]] == [False, False, True]
+    l1 = report["scores"]["output"]["l1"]
+    assert l1["mean"] == pytest.approx(sum(report["l1_of_each"][:2]) / 2) and "psnr" in report["scores"]["output"]
+    assert report["scores"]["identity"]["l1"]["mean"] < 1.5  # the pair is left out for all: its own distance is 2
+    monkeypatch.setattr(Generator, "forward", lambda self, x: x * torch.nan)
+    status, said, folders = call()
+    assert status == 2 and "none of the 3 outputs is finite" in said and len(folders) == 1
+
+
+def test_a_second_evaluation_leaves_the_first_one_alone(call, trained, tmp_path):
+    for n in (1, 2, 3):
+        status, said, folders = call("--seed", n)
+        assert status == 0 and len(folders) == n and str(folders[-1] / "metrics.json") in said
+    assert [path.name for path in folders] == ["evaluation_val", "evaluation_val-2", "evaluation_val-3"]
+    assert [json.loads((path / "metrics.json").read_text())["settings"]["seed"] for path in folders] == ["1", "2", "3"]
+    assert call("--out-dir", tmp_path / "mine")[0] == 0
+    before = (tmp_path / "mine" / "metrics.json").read_bytes()
+    status, said, _ = call("--out-dir", tmp_path / "mine", "--seed", 9)
+    assert status == 2 and "already holds metrics.json" in said and "--out-dir" in said
+    assert (tmp_path / "mine" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("flags", [("--seed", 2**70), ("--seed", -1), ("--limit", -1), ("--num-workers", -1)])
+def test_a_number_out_of_range_is_one_sentence_and_leaves_no_folder(call, flags):
+    status, said, folders = call(*flags)
+    name = flags[0][2:].replace("-", "_")
+    assert status == 2 and said.startswith(f"error: {name} must be ") and said.count("\n") == 1 and not folders
+
+
+@pytest.mark.parametrize("error", [lambda: torch.empty(2**50, dtype=torch.uint8), lambda: np.empty(2**60, np.uint8)])
+def test_want_of_memory_is_a_sentence(call, monkeypatch, error):
+    monkeypatch.setattr(Generator, "forward", lambda self, x: error())
+    status, said, folders = call()
+    assert status == 2 and said.startswith("error: there is too little memory") and said.count("\n") == 1
+    assert not folders
+
+
+def test_scores_are_printed_even_where_they_cannot_be_written(call, monkeypatch, tmp_path):
+    def full(path, write):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluate_module, "save_atomically", full)
+    status, said, _ = call()
+    assert status == 2 and "psnr" in said and "No space left on device" in said
 
 
 def test_a_missing_split_and_an_unknown_direction_are_refused(trained):
@@ -206,6 +280,31 @@ def test_the_table_names_metrics_and_columns():
     text = table({"output": {"l1": {"mean": 0.5, "std": 0.25}, "class_iou": 0.125},
                   "mean": {"l1": {"mean": 1.0, "std": 0.0}}})
     assert "0.5000 ± 0.2500" in text and "0.1250" in text and "output" in text and "nan" in text
+
+
+def test_an_unusable_pair_ends_the_command_with_its_name_at_once(trained, data):
+    """Not with loader processes that ignore the signal which should end them."""
+    for i in range(6):
+        write_pair(data / "val" / f"{i}.png", seed=i)
+    broken = data / "val" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    flags = ["--checkpoint", trained.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", "2"]
+    done = subprocess.run([sys.executable, evaluate_module.__file__, *flags], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "3.png cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeypatch):
+    for i in range(6):
+        write_pair(data / "val" / f"{i}.png", seed=i)
+    opts = options(trained, num_workers=2)
+    gen = load_generator(opts.checkpoint)
+    read = PairedImages.pixels
+    monkeypatch.setattr(PairedImages, "pixels", lambda self, key: (
+        os.kill(os.getpid(), signal.SIGKILL) if key in (4, (0, 4)) else read(self, key)))
+    with pytest.raises(DataError, match="process that loads images was killed.*--num-workers"):
+        evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from checkpoint import GENERATOR
 from generator import Generator
 from images import read_array
 from predict import Predict, find_jobs, load_generator, predict, translate, translate_tensors
-from utils import run_main
+from utils import UserError, run_main
 
 RANDOM = np.random.default_rng(0)
 
@@ -123,12 +123,32 @@ def test_an_output_does_not_depend_on_the_batch(gen, options):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
+def test_in_bf16_the_batch_changes_no_more_than_the_rounding(gen):
+    x = torch.rand(3, 3, 64, 128) * 2 - 1
+    together = translate_tensors(gen, x, dtype=torch.bfloat16)
+    alone = torch.cat([translate_tensors(gen, one[None], dtype=torch.bfloat16) for one in x])
+    torch.testing.assert_close(together, alone, rtol=0, atol=4 * 2 / 255)
+
+
 def test_the_seed_fixes_dropout_and_off_turns_it_off(gen):
     picture = image(64, 64)
     assert (translate(gen, picture, seed=1) == translate(gen, picture, seed=1)).all()
     assert (translate(gen, picture, seed=1) != translate(gen, picture, seed=2)).any()
     off = dict(dropout=False)
     assert (translate(gen, picture, seed=1, **off) == translate(gen, picture, seed=2, **off)).all()
+
+
+def test_dropout_and_norm_take_the_words_of_the_command_line_and_no_others(gen):
+    picture = image(64, 64)
+    for word, truth in (("on", True), ("off", False)):
+        assert (translate(gen, picture, dropout=word) == translate(gen, picture, dropout=truth)).all()
+        with gen.test_time(dropout=word):
+            assert gen.decoder[0][3].training == truth
+    for wrong in (dict(dropout="Off"), dict(dropout="no"), dict(dropout=None), dict(dropout=0.0), dict(dropout=[]),
+                  dict(norm="off"), dict(norm=True), dict(norm=None), dict(resize="off"), dict(seed=-1),
+                  dict(seed=2**70)):
+        with pytest.raises(UserError, match=f"^{next(iter(wrong))} must be "):
+            translate(gen, picture, **wrong)
 
 
 def test_norm_chooses_the_statistics(gen):
@@ -307,18 +327,85 @@ def test_inputs_are_never_overwritten(tmp_path):
         with pytest.raises(ValueError, match="another folder"):
             find_jobs(tmp_path / "in", tmp_path / "in" / inside)
     for same in (tmp_path / "in" / "a.png", tmp_path / "in"):
-        with pytest.raises(ValueError, match="is the input itself"):
+        with pytest.raises(ValueError, match="a.png is an input, and would be overwritten"):
             find_jobs(tmp_path / "in" / "a.png", same)
-    with pytest.raises(ValueError, match="must end in"):
-        find_jobs(tmp_path / "in" / "a.png", tmp_path / "out.gif")
+    for name in ("out.gif", "results.v2"):  # a wrong format, or a folder? One that is there is one
+        with pytest.raises(ValueError, match="must end in .* or be a folder that is there"):
+            find_jobs(tmp_path / "in" / "a.png", tmp_path / name)
+    (tmp_path / "results.v2").mkdir()
+    assert find_jobs(tmp_path / "in" / "a.png", tmp_path / "results.v2")[0][1] == tmp_path / "results.v2" / "a.png"
     save(tmp_path / "in" / "a.jpg", image(8, 8))
-    with pytest.raises(ValueError, match="the same name"):
+    with pytest.raises(ValueError, match="a.jpg and .*a.png would both be written to .*a.png"):
         find_jobs(tmp_path / "in", tmp_path / "out", ".png")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_jobs(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="0 images"):
         find_jobs(tmp_path / "empty", tmp_path / "out")
+
+
+def meet(kind, place):
+    """An input and an output of predict.py that meet, one way or another; returns both, and the file in danger."""
+    source, output = place / "n" / "labels", place / "out"
+    danger = save(source / "x.png", image(8, 8))
+    output.mkdir()
+    if kind == "the output folder holds the input folder":
+        danger = save(source / "labels" / "x.png", image(8, 8))
+        output = place / "n"
+    elif kind == "a new file inside the input folder":
+        save(source / "labels" / "new.png", image(8, 8))
+        output = place / "n"
+    elif kind == "a way round":
+        output = place / "new" / ".." / "n" / "labels"
+    elif kind == "a linked file":
+        (output / "x.png").symlink_to(danger)
+    elif kind == "a hard link":
+        (output / "x.png").hardlink_to(danger)
+    elif kind == "a linked folder":
+        danger = save(source / "sub" / "x.png", image(8, 8))
+        (output / "sub").symlink_to(source / "sub")
+    elif kind == "an input that is a link":
+        danger = save(output / "y.png", image(8, 8))
+        (source / "y.png").symlink_to(danger)
+    elif kind == "a file into a folder":
+        source, output = source / "x.png", place / "n" / "labels"
+    elif kind == "a file to a link of it":
+        (output / "y.png").symlink_to(danger)
+        source, output = source / "x.png", output / "y.png"
+    elif kind == "two outputs in one file":
+        save(source / "sub" / "x.png", image(8, 8))
+        (output / "sub").symlink_to(output)
+    elif kind == "two outputs of one name":
+        save(source / "x.jpg", image(8, 8))
+    return source, output, danger
+
+
+@pytest.mark.parametrize("kind", [
+    "the output folder holds the input folder", "a new file inside the input folder", "a way round", "a linked file",
+    "a hard link", "a linked folder", "an input that is a link", "a file into a folder", "a file to a link of it",
+    "two outputs in one file", "two outputs of one name"])
+def test_where_outputs_and_inputs_meet_nothing_is_written(checkpoint, tmp_path, monkeypatch, capsys, kind):
+    source, output, danger = meet(kind, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    flags = ["--ending", ".png"] if kind == "two outputs of one name" else []
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(checkpoint), "--device", "cpu", "--input",
+                                      str(source), "--output", str(output), *flags])
+    with pytest.raises(SystemExit) as leaving:
+        run_main(predict_module.main)
+    err = capsys.readouterr().err
+    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_outputs_beside_the_inputs_and_outputs_of_before_are_no_mistake(tmp_path):
+    save(tmp_path / "n" / "labels" / "x.png", image(8, 8))
+    save(tmp_path / "n" / "labels" / "X.png", image(8, 8))
+    save(tmp_path / "n" / "x.png", image(8, 8))  # from the last time
+    (tmp_path / "n" / "labels" / "again.png").symlink_to("x.png")
+    for output in (tmp_path / "n", tmp_path / "elsewhere"):
+        jobs = find_jobs(tmp_path / "n" / "labels", output)
+        assert [target for _, target in jobs] == [output / name for name in ("X.png", "again.png", "x.png")]
 
 
 def command(*flags):
@@ -345,7 +432,9 @@ def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("mistake", ["no checkpoint", "damaged", "no input", "no such input", "wrong ending", "tile",
-                                     "nothing to do", "tile and resize", "batch size"])
+                                     "nothing to do", "tile and resize", "batch size", "seed", "negative seed",
+                                     "export into a folder", "export where nothing can be", "export over itself",
+                                     "export elsewhere", "onnx into a folder"])
 def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, monkeypatch, capsys, mistake):
     source = save(tmp_path / "in" / "a.png", image(64, 64))
     if mistake == "damaged":
@@ -354,7 +443,16 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, monkeypatc
              "--input": tmp_path / "nowhere" if mistake == "no such input" else source,
              "--output": tmp_path / ("out.gif" if mistake == "wrong ending" else "out.png")}
     flags |= {"tile": {"--tile": 65}, "tile and resize": {"--tile": 64, "--resize": ""},
-              "batch size": {"--batch-size": 0}}.get(mistake, {})
+              "batch size": {"--batch-size": 0}, "seed": {"--seed": 2**70}, "negative seed": {"--seed": -1},
+              "export into a folder": {"--export": tmp_path / "folder.pt2"},
+              "onnx into a folder": {"--export": tmp_path / "folder.onnx"},
+              "export where nothing can be": {"--export": source / "gen.pt2"},
+              "export over itself": {"--export": tmp_path / "itself.pt2"},
+              "export elsewhere": {"--export": tmp_path / "gen.tflite"}}.get(mistake, {})
+    for name in ("folder.pt2", "folder.onnx"):
+        (tmp_path / name).mkdir()
+    if checkpoint.exists():
+        (tmp_path / "itself.pt2").symlink_to(checkpoint)
     if mistake in ("no input", "nothing to do"):
         flags = {"--checkpoint": checkpoint, **({"--output": "x.png"} if mistake == "no input" else {})}
     words = [str(word) for pair in flags.items() for word in pair if word != ""]
@@ -417,6 +515,48 @@ def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm
         x = torch.rand(shape) * 2 - 1
         with torch.no_grad(), gen.test_time(norm, dropout=False):
             torch.testing.assert_close(exported(x), gen(x), rtol=0, atol=1e-4)
+
+
+def test_an_export_that_fails_leaves_the_old_file_and_no_debris(gen, tmp_path, monkeypatch):
+    from export import export
+
+    def fail(program, file):
+        if isinstance(file, Path):
+            file = file.open("wb")
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "gen.pt2").write_bytes(b"whole")
+    monkeypatch.setattr(torch.export, "save", fail)
+    with pytest.raises(OSError, match="No space left on device.*gen.pt2"):
+        export(gen, tmp_path / "gen.pt2")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
+@pytest.mark.parametrize("error", [
+    lambda: torch.empty(2**50, dtype=torch.uint8), lambda: np.empty(2**60, np.uint8),
+    lambda: cv2.resize(np.zeros((2, 2), np.uint8), (2**22, 2**22)),
+    lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))],
+    ids=["torch", "numpy", "opencv", "cuda"])
+def test_want_of_memory_is_a_sentence(checkpoint, tmp_path, monkeypatch, capsys, error):
+    source = save(tmp_path / "a.png", image(64, 64))
+    monkeypatch.setattr(Generator, "forward", lambda self, x: error())
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(checkpoint), "--device", "cpu", "--input",
+                                      str(source), "--output", str(tmp_path / "b.png")])
+    with pytest.raises(SystemExit) as leaving:
+        run_main(predict_module.main)
+    err = capsys.readouterr().err
+    assert leaving.value.code == 2 and "too little memory" in err and err.count("\n") == 1, err
+
+
+def test_an_output_that_is_not_finite_is_a_failure_and_no_black_picture(run, tmp_path, monkeypatch):
+    forward = Generator.forward
+    monkeypatch.setattr(Generator, "forward", lambda self, x: forward(self, x) * (torch.nan if x.max() < 0 else 1))
+    save(tmp_path / "in" / "a.png", image(64, 64))
+    save(tmp_path / "in" / "b.png", image(64, 64) // 4)
+    failures = run(tmp_path / "in", tmp_path / "out")
+    assert len(failures) == 1 and "b.png" in failures[0] and "not finite" in failures[0]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
 def test_memory_for_tiles_does_not_grow_with_the_network(gen):
