@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from background import Background
 from config import Config
 from distributed import job, restarted
-from utils import UserError, save_atomically, say
+from utils import UserError, remove_leftovers, save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
@@ -81,8 +81,7 @@ def _begin(cfg: Config, saved: dict | None, lock: FileLock) -> None:
         if (path.stat().st_mtime_ns if path.exists() else None) != (saved["stamp"] if saved else None):
             raise UserError(f"another process has just trained in {cfg.out_dir}: start again")
         for folder in (cfg.out_dir, cfg.out_dir / "examples"):
-            for path in folder.glob(".*.tmp"):
-                path.unlink()
+            remove_leftovers(folder)
         text = json.dumps(cfg.plain(), indent=2)
         save_atomically(cfg.out_dir / "config.json", lambda file: file.write(text.encode()))
         if job():

@@ -3,9 +3,10 @@
 import contextlib
 import errno
 import os
+import re
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,11 +28,24 @@ def init_weights(module: nn.Module) -> None:
 # Files
 
 
+def temporary_name() -> str:
+    """A name that nobody can foresee, short enough wherever names may be long, and told from every user's own."""
+    return f".pix2pix-{secrets.token_hex(8)}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of processes that were killed in the middle of `save_atomically`."""
+    for path in folder.glob(".pix2pix-*.tmp"):
+        if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name) and path.is_file():
+            path.unlink()
+
+
 def save_atomically(path: Path, write: Callable) -> None:
     """Calls write(file) on a temporary file that takes the place of `path` once it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, made = path.with_name(temporary_name()), False
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # never one that is there already, nor through a link
+            made = True
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +54,8 @@ def save_atomically(path: Path, write: Callable) -> None:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if made:
+            temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the new name itself must reach the disk
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -51,13 +66,21 @@ def save_atomically(path: Path, write: Callable) -> None:
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Where another process has made a folder of that name meanwhile, that one stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary = path.with_name(temporary_name())
+    temporary.mkdir(0o700)
     try:
         (temporary / path.name).mkdir()
         yield temporary / path.name
-        (temporary / path.name).rename(path)
+        try:
+            (temporary / path.name).rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from PIL import Image
 import train as train_module
 from checkpoint import load_tensors
 from train import train
-from utils import DataError
+from utils import DataError, temporary_name
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
@@ -97,13 +97,12 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
 def test_what_a_killed_process_left_half_written_is_removed(small):
     folder = small().out_dir
     (folder / "examples").mkdir(parents=True)
-    left = [folder / ".checkpoint.pth.tar.tmp", folder / "examples" / ".epoch_0001.png.tmp"]
-    for path in left:
+    left = [folder / temporary_name(), folder / "examples" / temporary_name()]
+    mine = [folder / name for name in ("notes.tmp", ".notes.tmp", "examples/.epoch_0001.png.tmp")]
+    for path in left + mine:
         path.write_bytes(b"half")
-    mine = folder / "notes.tmp"
-    mine.write_text("mine")
     train(small(n_epochs=1))
-    assert not any(path.exists() for path in left) and mine.exists()
+    assert not any(path.exists() for path in left) and all(path.exists() for path in mine)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 import utils
+
+ROOT = Path(utils.__file__).parent
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
@@ -83,3 +86,67 @@ def test_a_file_that_cannot_be_written_keeps_its_reason_and_is_named_once(tmp_pa
         utils.save_atomically(tmp_path / "a.bin", full)
     assert caught.value.errno == errno.ENOSPC and caught.value.strerror == "No space left on device"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and permissions")
+def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
+    """Whatever the temporary name is, known from watching or guessed: a file that is there already is not opened."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".a.bin.tmp", ".a.bin", "a.bin.tmp"):
+        (tmp_path / name).symlink_to(victim)
+    utils.save_atomically(tmp_path / "a.bin", lambda file: file.write(b"new"))
+    assert victim.read_text() == "precious" and (tmp_path / "a.bin").read_bytes() == b"new"
+    monkeypatch.setattr(utils, "temporary_name", lambda: ".known")
+    (tmp_path / ".known").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        utils.save_atomically(tmp_path / "b.bin", lambda file: file.write(b"new"))
+    assert victim.read_text() == "precious" and (tmp_path / ".known").is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        utils.save_atomically(tmp_path / "a.bin", lambda file: file.write(b"new"))
+        with utils.complete_folder(tmp_path / "data"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o750
+
+
+def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
+    for length in (250, 251, 255):
+        utils.save_atomically(tmp_path / ("a" * (length - 4) + ".bin"), lambda file: file.write(b"new"))
+        with utils.complete_folder(tmp_path / ("b" * length)) as folder:
+            (folder / "c").touch()
+    assert {len(path.name) for path in tmp_path.iterdir()} == {250, 251, 255}
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path):
+    """A killed process leaves its temporary file; a user's own may end in .tmp too, and folders may be called so."""
+    code = "import os, utils; utils.save_atomically(utils.Path('a.bin'), lambda file: os._exit(9))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    left, = tmp_path.iterdir()
+    kept = [tmp_path / name for name in (".notes.tmp", ".a.bin.tmp", "x.tmp", ".pix2pix-notes.tmp", f"{left.name}.tmp")]
+    for path in kept:
+        path.touch()
+    (tmp_path / utils.temporary_name()).mkdir()
+    utils.remove_leftovers(tmp_path)
+    assert not left.exists() and all(path.exists() for path in kept)
+
+
+def test_a_folder_that_another_process_completed_meanwhile_is_kept(tmp_path):
+    for name in ("first", "second"):
+        with utils.complete_folder(tmp_path / "data") as folder:
+            (folder / name).touch()
+            if name == "first":
+                with utils.complete_folder(tmp_path / "data") as other:
+                    (other / "meanwhile").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "meanwhile"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError), utils.complete_folder(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
