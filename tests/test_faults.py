@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,18 +47,24 @@ def state_of(run):
 def test_thirty_kills_cost_nothing(small, end_of, same):
     """SIGKILL at random moments, many of them in the middle of writing a checkpoint, which every epoch ends with.
 
-    What is on disk always loads, --resume always continues, and the end is that of a run that nobody disturbed.
+    What is on disk always loads, --resume continues at once, though loader processes outlive their parent, and the end
+    is that of a run that nobody disturbed.
     """
     settings = dict(n_epochs=80, ngf=16, ndf=16)
     assert train(small("straight", **settings)) == 0
     run, draw, kills, cut, loads = small("killed").out_dir, random.Random(0), 0, 0, 0
     for _ in range(30):  # forked, because importing torch anew would take most of the time
-        cfg = small("killed", **settings, resume=(run / "config.json").exists())
+        cfg = small("killed", **settings, num_workers=1, resume=(run / "config.json").exists())
         process = multiprocessing.get_context("fork").Process(target=train, args=(cfg,))
+        begun = [path.stat().st_mtime_ns for path in run.glob("checkpoint.pth.tar")]
         process.start()
-        time.sleep(0.3 + 0.6 * draw.random())
+        patience = time.monotonic() + (0.3 if draw.random() < 0.2 else 20)  # or else until an epoch is saved
+        while time.monotonic() < patience and process.exitcode is None and begun == [
+                path.stat().st_mtime_ns for path in run.glob("checkpoint.pth.tar")]:
+            time.sleep(0.01)
+        time.sleep(0.4 * draw.random())
         process.kill()
-        process.join(60)
+        process.join()  # with a limit of time it would wait for the loader processes too
         kills += process.exitcode == -signal.SIGKILL
         cut += any(run.glob(".*.tmp"))
         for name in ("checkpoint.pth.tar", "gen.pth.tar"):
@@ -138,6 +145,19 @@ def test_a_second_run_on_the_same_folder_is_refused(data, tmp_path):
         first.communicate()
     status, out, err = ended(launch("--resume", "--out-dir", run, "--n-epochs", 1))  # the lock died with its process
     assert "another process" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is inherited without fork")
+def test_the_lock_dies_with_the_training_process_though_its_loaders_live_on(small, at_step):
+    """Forked loader processes inherit every open file, and notice the death of their parent seconds later."""
+    alive = os.getpid()
+    at_step(8, lambda losses: losses if os.getpid() == alive else os.kill(os.getpid(), signal.SIGKILL))
+    cfg = small(num_workers=1)
+    process = multiprocessing.get_context("fork").Process(target=train, args=(cfg,))
+    process.start()
+    process.join()  # with a limit of time it would wait for the loader processes too
+    assert process.exitcode == -signal.SIGKILL
+    assert train(replace(cfg, resume=True)) == 0
 
 
 def workers_of(pid):
