@@ -7,7 +7,7 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
-from utils import UserError
+from utils import UserError, say
 
 
 def export(gen: Generator, path: Path, norm: str = "image") -> None:
@@ -35,4 +35,4 @@ def export(gen: Generator, path: Path, norm: str = "image") -> None:
         else:
             torch.onnx.export(program, (), path, input_names=["x"], output_names=["y_fake"], external_data=False,
                               verbose=False)
-    print(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")
+    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")

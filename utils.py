@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -106,31 +107,53 @@ def name_of(source: Path | np.ndarray) -> str:
     return str(source) if str(source).isprintable() else repr(str(source))
 
 
+def printable(text: str, stream: TextIO) -> str:
+    """The text with escapes for what `stream` cannot encode, and for control characters: names of files hold any."""
+    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def say(text: str) -> None:
     """Prints a line; where nobody listens any more (a closed pipe or terminal), goes on in silence.
 
     Of several processes, only the main one prints.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         return
+    heard(printable(text, sys.stdout) + "\n")
+
+
+def heard(text: str = "") -> bool:
+    """Prints `text` and what is still held back; False where nobody listens: nothing goes out from then on."""
     try:
-        print(text, flush=True)
+        print(text, end="", flush=True)
+        return True
     except OSError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
 
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Runs a script: a UserError or OSError becomes one sentence and exit status 2, Ctrl-C exit status 130.
 
-    Every other exception is a bug, perhaps in a change of the reader's, and keeps its traceback.
+    A reader of the output who leaves (`--help | head`) ends it in silence. Every other exception is a bug, perhaps in
+    a change of the reader's, and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # the help texts, for terminals that cannot show all of their characters
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and not heard("\n"):  # it was the output's
+            sys.exit(141)  # 128 + SIGPIPE
+        print("error: " + printable(str(error), sys.stderr).replace("\n", "\\n"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        heard()
 
 
 # Pictures
