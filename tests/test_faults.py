@@ -355,3 +355,38 @@ def test_the_death_of_a_loader_process_never_cuts_a_step_in_two(small, end_of, s
         train(small("killed", num_workers=1))
     assert train(small("killed", num_workers=1, resume=True)) == 0
     assert same(end_of(small("straight")), end_of(small("killed")))
+
+
+@pytest.mark.slow
+@posix
+@pytest.mark.parametrize("encoding", ["ascii", "cp1251"])
+def test_every_program_prints_where_the_output_takes_few_characters(data, tmp_path, encoding):
+    """As in a Windows console in Russian with redirected output; the folder's name has what none of them can take."""
+    moved, run = tmp_path / "猫 × \x1b[2J", tmp_path / "run"
+    data.rename(moved)
+    (moved / "val" / "broken.png").write_bytes(b"x")
+    checkpoint = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
+    for status, *command in ((0, "train.py", "--data-root", moved, "--out-dir", run, *SMALL, "--n-epochs", 1,
+                              "--skip-unreadable"),
+                             (2, "dataset.py", moved), (2, "dataset.py", tmp_path / "no ×"),
+                             (1, "predict.py", *checkpoint, "--input", moved / "val", "--output", tmp_path / "out"),
+                             (0, "evaluate.py", *checkpoint, "--data-root", moved, "--split", "train")):
+        done = subprocess.run([sys.executable, *map(str, [ROOT / command[0], *command[1:]])], cwd=tmp_path,
+                              capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        out, err = (text.decode(encoding) for text in (done.stdout, done.stderr))
+        assert done.returncode == status and "Traceback" not in err and "\x1b" not in out + err, out + err
+        assert out or status == 2
+    assert "ssim" in out and (b"\xb1" in done.stdout) == (encoding == "cp1251")  # the table, with its ±
+
+
+@pytest.mark.slow
+@posix
+def test_two_first_starts_at_once_both_train(tmp_path):
+    """Both draw the demo: the second to finish finds the folder made."""
+    both = [subprocess.Popen([sys.executable, ROOT / "train.py", *SMALL, "--n-epochs", "1", "--num-workers", "0",
+                              "--out-dir", str(i)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for i in range(2)]
+    for process in both:
+        status, out, err = ended(process, timeout=300)
+        assert status == 0, out + err
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["demo"]
