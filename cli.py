@@ -56,12 +56,16 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
 
 
 def load(folder: Path) -> Config | None:
-    """The configuration of the run in `folder`, if there is one. Raises ValueError when its files are damaged."""
-    path = folder / "config.json"
+    """The configuration of the run in `folder`, if there is one. Raises ValueError when its files are damaged.
+
+    It is read from the checkpoint where config.json is missing, or empty, as a crash of the machine may leave it.
+    """
+    path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
-        if path.is_file():
-            return Config(**json.loads(path.read_text(encoding="utf-8")))
-        path = folder / "checkpoint.pth.tar"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if path.is_file() and (text.strip("\0 \r\n") or not checkpoint.is_file()):
+            return Config(**json.loads(text))
+        path = checkpoint
         return Config(**load_tensors(path, "pix2pix checkpoint")["config"]) if path.is_file() else None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} holds no settings of this program: {error}") from error

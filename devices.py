@@ -88,7 +88,9 @@ def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from `seed` inside, and goes on as if nothing had been drawn after."""
+    """Draws from `seed` inside, and goes on as if nothing had been drawn after. Raises ValueError on a huge seed."""
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"seed must be from -2**63 to 2**64 - 1; it is {seed}")
     before = rng_state(device)
     torch.manual_seed(seed)
     try:

@@ -81,6 +81,15 @@ def test_seeded_draws_are_repeatable_and_invisible_outside():
         assert torch.equal(torch.rand(3), first)
 
 
+@pytest.mark.parametrize("seed", [2**64, 2**70, -(2**63) - 1])
+def test_a_seed_that_torch_cannot_take_is_refused(seed):
+    with pytest.raises(UserError, match=f"seed must .* it is {seed}"), devices.seeded(seed, torch.device("cpu")):
+        pass
+    for possible in (2**64 - 1, -(2**63)):
+        with devices.seeded(possible, torch.device("cpu")):
+            torch.rand(1)
+
+
 def test_devices_and_precisions_that_are_not_there_are_refused():
     cpu = torch.device("cpu")
     assert devices.choose_device("cpu") == cpu

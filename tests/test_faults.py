@@ -28,7 +28,7 @@ SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "
 
 
 def launch(*args, **options):
-    return subprocess.Popen([sys.executable, "train.py", *map(str, args)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, ROOT / "train.py", *map(str, args)], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **options)
 
 
