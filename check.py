@@ -11,7 +11,7 @@ from config import Config
 from dataset import PairedImages
 from images import levels
 from pairs import Pair, check_headers, dark_sides, find_pairs, obtain, read_pair
-from utils import DataError, UserError, name_of, save_grid
+from utils import DataError, UserError, name_of, save_grid, say
 
 
 def check(cfg: Config) -> int:
@@ -21,7 +21,7 @@ def check(cfg: Config) -> int:
     problems = [f"no partner for {name_of(path)}" for path in found.orphans]
     used = [np.zeros(256, bool), np.zeros(256, bool)]
     for note in found.notes:
-        print(note)
+        say(note)
 
     def try_pair(pair: Pair) -> str:
         try:
@@ -39,18 +39,18 @@ def check(cfg: Config) -> int:
             kinds = list(tqdm(pool.map(try_pair, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
         good[split] = [pair for pair, kind in zip(pairs, kinds, strict=True) if kind != "unusable"]
         counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(kinds).most_common(8))
-        print(f"{split}, pairs: {len(pairs)} ({counts})")
+        say(f"{split}, pairs: {len(pairs)} ({counts})")
         if good[split]:
             try:
                 check_headers(good[split], at_most=len(pairs))
             except UserError as error:
                 problems.append(str(error))
     for sentence in dark_sides(used):
-        print(sentence)
+        say(sentence)
     for problem in problems[:50]:
-        print(f"problem: {problem}")
+        say(f"problem: {problem}")
     if len(problems) > 50:
-        print(f"… and {len(problems) - 50} more")
+        say(f"… and {len(problems) - 50} more")
     if good.get("train"):
         data = PairedImages(good["train"], cfg, train=True)
         rows = [list(data[int(i)]) for i in np.linspace(0, len(data) - 1, min(6, len(data)))]
@@ -58,9 +58,9 @@ def check(cfg: Config) -> int:
         try:
             save_grid(preview, rows, [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})"],
                       f"{cfg.data_root.resolve().name}, {cfg.direction}, jittered")
-            print(f"preview of jittered pairs: {preview}")
+            say(f"preview of jittered pairs: {preview}")
         except OSError as error:
             problems.append(f"the preview {preview} cannot be written here: {error.strerror}")
-            print(f"problem: {problems[-1]}")
-    print(f"problems: {len(problems)}")
+            say(f"problem: {problems[-1]}")
+    say(f"problems: {len(problems)}")
     return 2 if problems else 0

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from background import Background
 from config import Config
 from distributed import Ranks
-from utils import UserError, name_of, save_atomically, say
+from utils import UserError, name_of, remove_leftovers, save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
@@ -84,8 +84,7 @@ class Run:
             saved = self._read(cfg)
             (folder / "examples").mkdir(exist_ok=True)
             for place in (folder, folder / "examples"):
-                for path in place.glob(".*.tmp"):
-                    path.unlink()
+                remove_leftovers(place)
             path = folder / "config.json"
             self.before = path.read_bytes() if path.exists() else b""
             text = json.dumps({**cfg.plain(), "defaults": Config().plain()}, indent=2)

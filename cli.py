@@ -70,14 +70,16 @@ def which_run(argv: list[str]) -> dict:
 def load(folder: Path) -> Config | None:
     """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
 
-    The data stays the run's, whatever was edited. Raises UserError when its files are damaged.
+    The data stays the run's, whatever was edited. They are read from the checkpoint where config.json is missing, or
+    empty, as a crash of the machine may leave it. Raises UserError when its files are damaged.
     """
-    path = folder / "config.json"
+    path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
-        if path.is_file():
-            settings = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if path.is_file() and (text.strip("\0 \r\n") or not checkpoint.is_file()):
+            settings = json.loads(text)
             defaults = settings.pop("defaults", {})
-        elif (path := folder / "checkpoint.pth.tar").is_file():
+        elif (path := checkpoint).is_file():
             saved = load_tensors(path, "pix2pix checkpoint")
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
@@ -85,5 +87,5 @@ def load(folder: Path) -> Config | None:
         edited = {name: value for name, value in Config().plain().items()
                   if value != defaults.get(name, value) and name not in ("data_root", "name", "out_dir", "resume")}
         return Config(**{**settings, **edited})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} holds no settings of this program: {error}") from error

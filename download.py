@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import UserError, complete_folder
+from utils import UserError, complete_folder, say
 
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{name}.tar.gz"
 
@@ -33,7 +33,7 @@ def fetch(name: str, root: Path, url: str = URL, timeout: float = 30.0) -> None:
     Raises OSError, saying what to put where, when the network, the archive or the image counts fail.
     """
     url = url.format(name=name)
-    print(f"downloading {url} to {root}", flush=True)
+    say(f"downloading {url} to {root}")
     try:
         with complete_folder(root) as folder:
             archive = folder.parent / "archive.tar.gz"
@@ -54,7 +54,7 @@ def fetch(name: str, root: Path, url: str = URL, timeout: float = 30.0) -> None:
 def _download(url: str, path: Path, timeout: float) -> None:
     with urllib.request.urlopen(url, timeout=timeout) as response, path.open("wb") as file:
         size = int(response.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.parent.name, disable=None) as bar:
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc="downloading", disable=None) as bar:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))

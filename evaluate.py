@@ -93,7 +93,7 @@ class Perceptual:
             try:
                 self.metrics[name] = make().to(device)
             except Exception as error:  # a missing package, no network, a broken download
-                print(f"no {name}: its network cannot be had here ({str(error).strip().splitlines()[0]})")
+                say(f"no {name}: its network cannot be had here ({str(error).strip().splitlines()[0]})")
 
     def update(self, y_fake: Tensor, y: Tensor) -> None:
         for name, metric in self.metrics.items():

@@ -9,7 +9,7 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
-from utils import UserError, save_atomically
+from utils import UserError, save_atomically, say
 
 
 def export(gen: Generator, path: Path, norm: str = "image") -> None:
@@ -40,4 +40,4 @@ def export(gen: Generator, path: Path, norm: str = "image") -> None:
         else:
             onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
             save_atomically(path, lambda file: file.write(onnx.model_proto.SerializeToString()))
-    print(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")
+    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")

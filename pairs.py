@@ -47,19 +47,26 @@ class Found:
 
 
 def obtain(root: Path) -> None:
-    """Draws or downloads the data set whose name `root` ends in, when the folder is absent and the name is known.
+    """Draws or downloads data/NAME, below the folder that the program was started in, when absent and NAME is known.
 
     Of several processes on a machine, one does so and the others wait.
+    Raises FileNotFoundError when an absent folder of a known name lies elsewhere: its path may be mistyped, or the data
+    of a resumed run may have moved.
     """
-    if root.exists() or root.name not in ("demo", *download.DATASETS):
+    name = root.name
+    if root.exists() or name not in ("demo", *download.DATASETS):
         return
-    if started()[2] > 0:
+    if root.absolute() != Path("data", name).absolute():
+        raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; {name} is made as data/{name} only: take "
+                                f"--data-root data/{name}, or the folder that holds your own data")
+    _, world, local_rank = started()
+    if world > 1 and local_rank > 0:
         wait_for(root)
-    elif root.name == "demo":
+    elif name == "demo":
         say(f"drawing the demo pairs into {root}")
         demo.draw(root)
     else:
-        download.fetch(root.name, root)
+        download.fetch(name, root)
 
 
 def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None) -> Found:

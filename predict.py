@@ -35,7 +35,7 @@ from images import SUFFIXES, as_array, read_array, write_array
 from pairs import list_images
 from published import from_published, is_published
 from speed import cast_weights, choose_levers, prepare
-from utils import DataError, UserError, name_of, run_main, say
+from utils import DataError, UserError, name_of, printable, run_main, say
 
 PIXELS = 2048 * 2048  # that go through the network at once
 
@@ -402,7 +402,7 @@ def main() -> int:
     if lossy and lossy.exists() and not opts.compare and looks_like_labels(read_array(lossy)):
         say(f"{name_of(lossy)} looks like a label map, whose colours {lossy.suffix} blurs: --ending .png keeps them")
     for failure in failures:
-        print(f"not translated: {failure}", file=sys.stderr)
+        print(printable(f"not translated: {failure}", sys.stderr), file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -19,7 +19,7 @@ from checkpoint import START, Run, resume_point
 from cli import parse
 from config import Config
 from dataset import load_data
-from devices import choose_device, choose_precision, rng_state, seed_everything, set_rng_state
+from devices import choose_device, choose_precision, memory_advice, rng_state, seed_everything, set_rng_state
 from distributed import processes
 from loading import loaders, on_device
 from logger import Logger, Meter, what_next
@@ -161,6 +161,7 @@ def train(cfg: Config) -> int:
     return 0
 
 
+@memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")
 def main() -> int:
     return train(parse(description=__doc__))
 

@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import os
+import re
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -27,11 +29,24 @@ def init_weights(module: nn.Module) -> None:
 # Files
 
 
+def temporary_name() -> str:
+    """A name that nobody can foresee, short enough wherever names may be long, and told from every user's own."""
+    return f".pix2pix-{secrets.token_hex(8)}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of processes that were killed in the middle of `save_atomically`."""
+    for path in folder.glob(".pix2pix-*.tmp"):
+        if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name) and path.is_file():
+            path.unlink()
+
+
 def save_atomically(path: Path, write: Callable) -> None:
     """Calls write(file) on a temporary file that takes the place of `path` once it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, made = path.with_name(temporary_name()), False
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # never one that is there already, nor through a link
+            made = True
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +55,8 @@ def save_atomically(path: Path, write: Callable) -> None:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if made:
+            temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the new name itself must reach the disk
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -51,13 +67,21 @@ def save_atomically(path: Path, write: Callable) -> None:
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Where another process has made a folder of that name meanwhile, that one stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary = path.with_name(temporary_name())
+    temporary.mkdir(0o700)
     try:
         (temporary / path.name).mkdir()
         yield temporary / path.name
-        (temporary / path.name).rename(path)
+        try:
+            (temporary / path.name).rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,44 +107,53 @@ def name_of(source: Path | np.ndarray) -> str:
     return str(source) if str(source).isprintable() else repr(str(source))
 
 
+def printable(text: str, stream: TextIO) -> str:
+    """The text with escapes for what `stream` cannot encode, and for control characters: names of files hold any."""
+    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def say(text: str) -> None:
     """Prints a line; where nobody listens any more (a closed pipe or terminal), goes on in silence.
 
     Of several processes, only the main one prints.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         return
+    heard(printable(text, sys.stdout) + "\n")
+
+
+def heard(text: str = "") -> bool:
+    """Prints `text` and what is still held back; False where nobody listens: nothing goes out from then on."""
     try:
-        print(text, flush=True)
+        print(text, end="", flush=True)
+        return True
     except OSError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
 
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Runs a script: a UserError or OSError becomes one sentence and exit status 2, Ctrl-C exit status 130.
 
-    Every other exception is a bug, perhaps in a change of the reader's, and keeps its traceback.
+    A reader of the output who leaves (`--help | head`) ends it in silence. Every other exception is a bug, perhaps in
+    a change of the reader's, and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # the help texts, for terminals that cannot show all of their characters
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and not heard("\n"):  # it was the output's
+            sys.exit(141)  # 128 + SIGPIPE
+        print("error: " + printable(str(error), sys.stderr).replace("\n", "\\n"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        print("error: out of memory: take a smaller --batch-size, --crop-size or --ngf, or another --device; the last "
-              "checkpoint is untouched", file=sys.stderr)
-        sys.exit(2)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine, had no memory left: each of torch's allocators says so in its own words."""
-    text = str(error).lower()
-    return (isinstance(error, torch.OutOfMemoryError | MemoryError)
-            or "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text)
+    finally:
+        heard()
 
 
 # Pictures

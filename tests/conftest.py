@@ -28,6 +28,12 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    """No test minds where the suite is started, nor finds there what a run left."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("started"))
+
+
 @pytest.fixture
 def data(tmp_path):
     """A folder with six training and two validation pairs."""

@@ -8,6 +8,7 @@ import cli
 from cli import PAPER, RECIPES, load, parse, recipe
 from config import Config
 from train import train
+from utils import UserError
 
 
 def test_the_recipes_are_those_of_the_paper():
@@ -74,7 +75,20 @@ def test_settings_come_from_the_checkpoint_where_config_json_is_gone(small):
     assert cfg == replace(small(), n_epochs=3, resume=True)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"no_such_field": 1}', '{"lr": "fast"}'])
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"\n"])
+def test_an_empty_config_file_beside_a_good_checkpoint_blocks_nothing(small, content):
+    """As a crash of the machine may leave it. One with anything in it may be a user's edit: it is not passed over."""
+    train(small(n_epochs=1))
+    path = small().out_dir / "config.json"
+    path.write_bytes(content)
+    assert load(small().out_dir) == small(n_epochs=1)
+    path.write_text("{")
+    with pytest.raises(UserError, match="config.json holds no settings"):
+        load(small().out_dir)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"no_such_field": 1}', '{"lr": "fast"}', "[" * 100_000,
+                                  '{"a":' * 100_000])
 def test_a_damaged_config_file_gets_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json holds no settings"):

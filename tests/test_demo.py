@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -23,10 +25,10 @@ def test_it_is_a_data_set_of_side_by_side_pairs(tmp_path):
     assert Image.open(found.splits["train"][0][0]).size == (512, 256)
 
 
-def test_it_is_drawn_when_it_is_absent(tmp_path, monkeypatch):
+def test_it_is_drawn_when_it_is_absent(monkeypatch):
     monkeypatch.setattr(demo, "draw", lambda root, draw=demo.draw: draw(root, n_train=2, n_val=1))
-    obtain(tmp_path / "demo")
-    assert len(find_pairs(tmp_path / "demo").splits["train"]) == 2
+    obtain(Path("data/demo"))
+    assert len(find_pairs(Path("data/demo")).splits["train"]) == 2
 
 
 def test_labels_are_flat_and_photos_are_not():

@@ -1,7 +1,72 @@
+import sys
+
 import pytest
 import torch
 
 import devices
+import evaluate
+import predict
+import train
+from utils import UserError
+
+
+class Reached(Exception):
+    pass
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes a machine with n GPUs: replaces what needs a driver, and lets all of torch's own Python run."""
+
+    def make(n):
+        calls, allocate = [0], torch.zeros
+
+        def set_device(index):
+            if not 0 <= index < n:
+                raise RuntimeError("CUDA error: invalid device ordinal")
+            calls.append(index)
+
+        def zeros(*shape, device=None):
+            cuda = torch.device(device).type == "cuda"
+            assert not cuda or torch.device(device).index == calls[-1]  # else a context on another's device
+            return allocate(*shape, device="cpu" if cuda else device)
+
+        monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        for name, act in (("DeviceCount", lambda: n), ("Device", lambda: calls[-1])):
+            monkeypatch.setattr(torch._C, f"_cuda_get{name}", act, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_setDevice", set_device, raising=False)
+        monkeypatch.setattr(torch, "zeros", zeros)
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_every_program_gets_past_its_choice_of_a_cuda_device(small, monkeypatch, machine, name, index):
+    """A device without an index is refused by torch.cuda.set_device, and is not equal to its tensors' own."""
+    machine(2)
+
+    def chosen(wanted, choose=devices.choose_device):
+        raise Reached(choose(wanted))
+
+    for module, start in ((train, lambda: train.train(small(device=name))), (predict, predict.main),
+                          (evaluate, evaluate.main)):
+        monkeypatch.setattr(module, "choose_device", chosen)
+        monkeypatch.setattr(sys, "argv", ["program", "--checkpoint", "gen.pth.tar", "--device", name,
+                                          *(["--data-root", "data"] if module is evaluate else [])])
+        with pytest.raises(Reached) as reached:
+            start()
+        assert reached.value.args[0] == torch.device("cuda", index)
+
+
+def test_each_process_gets_the_device_of_its_number_and_a_missing_one_is_named(monkeypatch, machine):
+    machine(2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert devices.choose_device("auto") == torch.device("cuda", rank)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="'cuda:2' cannot be used: CUDA error: invalid device ordinal"):
+        devices.choose_device("auto")
 
 
 def test_seeded_draws_are_repeatable_and_invisible_outside():
@@ -14,6 +79,14 @@ def test_seeded_draws_are_repeatable_and_invisible_outside():
     assert torch.equal(torch.rand(3), wanted)
     with devices.seeded(7, cpu):
         assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**70, -1])
+def test_a_seed_that_torch_cannot_take_is_refused(seed):
+    with pytest.raises(UserError, match=f"seed must .* it is {seed}"), devices.seeded(seed, torch.device("cpu")):
+        pass
+    with devices.seeded(2**32 - 1, torch.device("cpu")):
+        torch.rand(1)
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused():

@@ -132,13 +132,14 @@ def test_each_process_takes_a_device_of_its_own(monkeypatch):
             choose_device("cuda")
 
 
-def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(tmp_path, monkeypatch):
+def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     waited = []
     monkeypatch.setattr("pairs.wait_for", waited.append)
-    obtain(tmp_path / "demo")
-    obtain(tmp_path / "mine")
-    assert waited == [tmp_path / "demo"] and not (tmp_path / "demo").exists()
+    obtain(Path("data/demo"))
+    obtain(Path("data/mine"))
+    assert waited == [Path("data/demo")] and not list(Path().iterdir())
 
 
 STEPS = """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 import train as train_module
 from checkpoint import load_tensors
 from train import train
-from utils import DataError
+from utils import DataError, temporary_name
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
@@ -27,7 +28,7 @@ SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "
 
 
 def launch(*args, **options):
-    return subprocess.Popen([sys.executable, "train.py", *map(str, args)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, ROOT / "train.py", *map(str, args)], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **options)
 
 
@@ -46,18 +47,24 @@ def state_of(run):
 def test_thirty_kills_cost_nothing(small, end_of, same):
     """SIGKILL at random moments, many of them in the middle of writing a checkpoint, which every epoch ends with.
 
-    What is on disk always loads, --resume always continues, and the end is that of a run that nobody disturbed.
+    What is on disk always loads, --resume continues at once, though loader processes outlive their parent, and the end
+    is that of a run that nobody disturbed.
     """
     settings = dict(n_epochs=80, ngf=16, ndf=16)
     assert train(small("straight", **settings)) == 0
     run, draw, kills, cut, loads = small("killed").out_dir, random.Random(0), 0, 0, 0
     for _ in range(30):  # forked, because importing torch anew would take most of the time
-        cfg = small("killed", **settings, resume=(run / "config.json").exists())
+        cfg = small("killed", **settings, num_workers=1, resume=(run / "config.json").exists())
         process = multiprocessing.get_context("fork").Process(target=train, args=(cfg,))
+        begun = [path.stat().st_mtime_ns for path in run.glob("checkpoint.pth.tar")]
         process.start()
-        time.sleep(0.3 + 0.6 * draw.random())
+        patience = time.monotonic() + (0.3 if draw.random() < 0.2 else 20)  # or else until an epoch is saved
+        while time.monotonic() < patience and process.exitcode is None and begun == [
+                path.stat().st_mtime_ns for path in run.glob("checkpoint.pth.tar")]:
+            time.sleep(0.01)
+        time.sleep(0.4 * draw.random())
         process.kill()
-        process.join(60)
+        process.join()  # with a limit of time it would wait for the loader processes too
         kills += process.exitcode == -signal.SIGKILL
         cut += any(run.glob(".*.tmp"))
         for name in ("checkpoint.pth.tar", "gen.pth.tar"):
@@ -97,13 +104,12 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
 def test_what_a_killed_process_left_half_written_is_removed(small):
     folder = small().out_dir
     (folder / "examples").mkdir(parents=True)
-    left = [folder / ".checkpoint.pth.tar.tmp", folder / "examples" / ".epoch_0001.png.tmp"]
-    for path in left:
+    left = [folder / temporary_name(), folder / "examples" / temporary_name()]
+    mine = [folder / name for name in ("notes.tmp", ".notes.tmp", "examples/.epoch_0001.png.tmp")]
+    for path in left + mine:
         path.write_bytes(b"half")
-    mine = folder / "notes.tmp"
-    mine.write_text("mine")
     train(small(n_epochs=1))
-    assert not any(path.exists() for path in left) and mine.exists()
+    assert not any(path.exists() for path in left) and all(path.exists() for path in mine)
 
 
 @pytest.mark.slow
@@ -139,6 +145,19 @@ def test_a_second_run_on_the_same_folder_is_refused(data, tmp_path):
         first.communicate()
     status, out, err = ended(launch("--resume", "--out-dir", run, "--n-epochs", 1))  # the lock died with its process
     assert "another process" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is inherited without fork")
+def test_the_lock_dies_with_the_training_process_though_its_loaders_live_on(small, at_step):
+    """Forked loader processes inherit every open file, and notice the death of their parent seconds later."""
+    alive = os.getpid()
+    at_step(8, lambda losses: losses if os.getpid() == alive else os.kill(os.getpid(), signal.SIGKILL))
+    cfg = small(num_workers=1)
+    process = multiprocessing.get_context("fork").Process(target=train, args=(cfg,))
+    process.start()
+    process.join()  # with a limit of time it would wait for the loader processes too
+    assert process.exitcode == -signal.SIGKILL
+    assert train(replace(cfg, resume=True)) == 0
 
 
 def workers_of(pid):
@@ -336,3 +355,38 @@ def test_the_death_of_a_loader_process_never_cuts_a_step_in_two(small, end_of, s
         train(small("killed", num_workers=1))
     assert train(small("killed", num_workers=1, resume=True)) == 0
     assert same(end_of(small("straight")), end_of(small("killed")))
+
+
+@pytest.mark.slow
+@posix
+@pytest.mark.parametrize("encoding", ["ascii", "cp1251"])
+def test_every_program_prints_where_the_output_takes_few_characters(data, tmp_path, encoding):
+    """As in a Windows console in Russian with redirected output; the folder's name has what none of them can take."""
+    moved, run = tmp_path / "猫 × \x1b[2J", tmp_path / "run"
+    data.rename(moved)
+    (moved / "val" / "broken.png").write_bytes(b"x")
+    checkpoint = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
+    for status, *command in ((0, "train.py", "--data-root", moved, "--out-dir", run, *SMALL, "--n-epochs", 1,
+                              "--skip-unreadable"),
+                             (2, "dataset.py", moved), (2, "dataset.py", tmp_path / "no ×"),
+                             (1, "predict.py", *checkpoint, "--input", moved / "val", "--output", tmp_path / "out"),
+                             (0, "evaluate.py", *checkpoint, "--data-root", moved, "--split", "train")):
+        done = subprocess.run([sys.executable, *map(str, [ROOT / command[0], *command[1:]])], cwd=tmp_path,
+                              capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        out, err = (text.decode(encoding) for text in (done.stdout, done.stderr))
+        assert done.returncode == status and "Traceback" not in err and "\x1b" not in out + err, out + err
+        assert out or status == 2
+    assert "ssim" in out and (b"\xb1" in done.stdout) == (encoding == "cp1251")  # the table, with its ±
+
+
+@pytest.mark.slow
+@posix
+def test_two_first_starts_at_once_both_train(tmp_path):
+    """Both draw the demo: the second to finish finds the folder made."""
+    both = [subprocess.Popen([sys.executable, ROOT / "train.py", *SMALL, "--n-epochs", "1", "--num-workers", "0",
+                              "--out-dir", str(i)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for i in range(2)]
+    for process in both:
+        status, out, err = ended(process, timeout=300)
+        assert status == 0, out + err
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["demo"]
