@@ -1,5 +1,9 @@
-"""Checks a folder of pairs without training on it, for `python dataset.py DIR`."""
+"""Checks a folder of pairs without training on it: counts, sizes, unusable files, and a preview of jittered pairs.
 
+    python check.py DIR [flags of train.py]
+"""
+
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from config import Config
-from dataset import PairedImages
-from images import levels
-from pairs import Pair, check_headers, dark_sides, find_pairs, obtain, read_pair
-from utils import DataError, UserError, name_of, save_grid, say
+from dataset import PairedImages, read_pair
+from pairs.find import Pair, check_headers, dark_sides, find_pairs, obtain
+from pairs.images import levels
+from runtime.cli import parse
+from utils import DataError, UserError, name_of, run_main, save_grid, say
 
 
 def check(cfg: Config) -> int:
@@ -64,3 +69,14 @@ def check(cfg: Config) -> int:
             say(f"problem: {problems[-1]}")
     say(f"problems: {len(problems)}")
     return 2 if problems else 0
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = ["--data-root", argv[0]]
+    return check(parse(argv, __doc__))
+
+
+if __name__ == "__main__":
+    run_main(main)

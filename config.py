@@ -1,7 +1,7 @@
 """Every setting of a run. Edit the defaults here, or override them by flags of the same names."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -116,3 +116,27 @@ class Config:
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
     if not ok:
         raise ValueError(f"{name} {rule}; it is {getattr(cfg, name)!r}")
+
+
+# Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
+PAPER = dict(in_channels=3, out_channels=3, load_size=286, crop_size=256, flip=True, label_side="none",
+             color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5,
+             n_epochs=200, n_epochs_decay=0, batch_size=1)
+EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
+RECIPES = {
+    "facades": dict(PAPER, direction="BtoA"),  # labels → photo
+    "maps": dict(PAPER, direction="AtoB"),  # aerial → map
+    "maps_to_aerial": dict(PAPER, direction="BtoA", data_root=Path("data/maps")),
+    "cityscapes": dict(PAPER, direction="BtoA"),  # labels → photo
+    "cityscapes_to_labels": dict(PAPER, direction="AtoB", data_root=Path("data/cityscapes")),
+    "edges2shoes": EDGES,
+    "edges2handbags": EDGES,
+    "night2day": dict(PAPER, direction="AtoB", n_epochs=17, batch_size=4),
+}
+
+
+def recipe(name: str) -> Config:
+    """The paper's settings for a data set. Raises ValueError when there is no recipe of that name."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    return replace(Config(), **{"data_root": Path("data") / name, "name": name, **RECIPES[name]})

@@ -16,25 +16,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 import tyro
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages
-from devices import choose_device, choose_precision, memory_advice, seeded
 from generator import Generator
-from loading import Pixels, on_device, open_loader
-from pairs import check_headers, evenly, usable_pairs
-from palettes import LabelScores, load_palette
-from predict import load_generator
+from inference.load import load_generator
+from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
+from pairs.find import check_headers, evenly, usable_pairs
+from pairs.loading import Pixels, on_device, open_loader
+from runtime.devices import choose_device, choose_precision, memory_advice, seeded
 from utils import UserError, name_of, run_main, save_atomically, save_grid, say
 
 
@@ -55,58 +49,6 @@ class Evaluate:
     num_workers: int = 2  # processes that load images
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # of the network; metrics are fp32
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
-
-
-def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
-    """Scores of one pair of images (C, H, W) in [-1, 1].
-
-    l1: mean absolute difference, in those units. psnr in dB, ssim, ms_ssim: of the images in [0, 1]; ms_ssim needs
-    more than 160 pixels a side and is nan below.
-    """
-    a, b = y_fake.float()[None] / 2 + 0.5, y.float()[None] / 2 + 0.5
-    large = min(y.shape[-2:]) > 160
-    ms_ssim = multiscale_structural_similarity_index_measure(a, b, data_range=1.0).item() if large else math.nan
-    return {"l1": F.l1_loss(y_fake.float(), y.float()).item(),
-            "psnr": peak_signal_noise_ratio(a, b, data_range=1.0).item(),
-            "ssim": structural_similarity_index_measure(a, b, data_range=1.0).item(), "ms_ssim": ms_ssim}
-
-
-def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over images of each score that is a number."""
-    values = {name: torch.tensor([row[name] for row in scores], dtype=torch.float64) for name in scores[0]}
-    return {name: {"mean": v.mean().item(), "std": v.std(correction=0).item()} for name, v in values.items()
-            if not v.isnan().any()}
-
-
-class Perceptual:
-    """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had."""
-
-    def __init__(self, n: int, device: torch.device):
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.image.kid import KernelInceptionDistance
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        self.metrics = {}
-        for name, make in (("lpips", lambda: LearnedPerceptualImagePatchSimilarity(net_type="alex")),
-                           ("fid", lambda: FrechetInceptionDistance(normalize=True)),
-                           ("kid", lambda: KernelInceptionDistance(subset_size=min(50, n), normalize=True))):
-            try:
-                self.metrics[name] = make().to(device)
-            except Exception as error:  # a missing package, no network, a broken download
-                say(f"no {name}: its network cannot be had here ({str(error).strip().splitlines()[0]})")
-
-    def update(self, y_fake: Tensor, y: Tensor) -> None:
-        for name, metric in self.metrics.items():
-            fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) for image in (y_fake, y))
-            if name == "lpips":
-                metric.update(fake, real)
-            else:
-                metric.update(fake / 2 + 0.5, real=False)
-                metric.update(real / 2 + 0.5, real=True)
-
-    def compute(self) -> dict[str, float]:
-        return {name: (metric.compute()[0] if name == "kid" else metric.compute()).item()
-                for name, metric in self.metrics.items()}
 
 
 def outputs(gen: Generator, loader: DataLoader, opts: Evaluate, dtype: torch.dtype) -> Iterator[tuple]:

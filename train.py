@@ -7,33 +7,97 @@
     python train.py --help                                   every setting
 """
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from checkpoint import START, Run, resume_point
-from cli import parse
 from config import Config
 from dataset import load_data
-from devices import choose_device, choose_precision, memory_advice, rng_state, seed_everything, set_rng_state
-from distributed import processes
-from loading import loaders, on_device
-from logger import Logger, Meter, what_next
-from signals import Stop
-from speed import GraphedStep, choose_levers
-from state import State, make_state
+from discriminator import Discriminator
+from generator import Generator
+from inference.metrics import image_scores
+from pairs.loading import loaders, on_device
+from runtime.checkpoint import START, Run, resume_point
+from runtime.cli import parse
+from runtime.devices import (
+    choose_device,
+    choose_precision,
+    memory_advice,
+    rng_state,
+    seed_everything,
+    seeded,
+    set_rng_state,
+)
+from runtime.distributed import ALONE, Ranks, processes
+from runtime.logger import Logger, Meter, what_next
+from runtime.signals import Stop
+from runtime.speed import GraphedStep, choose_levers, prepare
 from utils import DataError, run_main, say
-from validation import validate
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
     """Binary cross-entropy of every patch against one label: 1 for real, 0 for generated. In fp32."""
     logits = logits.float()
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+@dataclass
+class State:
+    """Everything that a training step changes."""
+
+    gen: Generator
+    disc: Discriminator
+    opt_g: torch.optim.Adam
+    opt_d: torch.optim.Adam
+    scaler: torch.amp.GradScaler  # passes everything through unless the precision is fp16
+
+    def state_dict(self) -> dict:
+        return {f.name: getattr(self, f.name).state_dict() for f in fields(self)}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Takes weights, moments and scale from `saved`; the optimisers' settings stay those of the configuration."""
+        for f in fields(self):
+            own, new = getattr(self, f.name), saved[f.name]
+            if isinstance(own, torch.optim.Optimizer):
+                new = {**new, "param_groups": own.state_dict()["param_groups"]}
+            if new:  # a scaler that was switched off saves nothing
+                own.load_state_dict(new)
+        for optimiser in (self.opt_g, self.opt_d):  # fused Adam wants moments laid out in memory like their parameters
+            for parameter, moments in optimiser.state.items():
+                for name in ("exp_avg", "exp_avg_sq"):
+                    moments[name] = torch.empty_like(parameter).copy_(moments[name])
+
+    def updates(self) -> int:
+        """The updates of G so far; a step that the scaler skips, because gradients overflowed in fp16, is none."""
+        steps = [moments["step"] for moments in self.opt_g.state.values()]
+        return int(steps[0]) if steps else 0
+
+    def set_rate(self, lr: float) -> None:
+        for group in self.opt_g.param_groups + self.opt_d.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)  # in place, where a CUDA graph reads it
+            else:
+                group["lr"] = lr
+
+
+def make_state(cfg: Config, device: torch.device, dtype: torch.dtype) -> State:
+    levers = choose_levers(cfg, device, dtype)
+    gen = Generator(cfg.in_channels, cfg.out_channels, cfg.ngf, cfg.crop_size, cfg.dropout).to(device)
+    disc = Discriminator(cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers).to(device)
+    for net in (gen, disc):
+        prepare(net, levers)
+    # The rate as a tensor, because a CUDA graph would keep a number for ever
+    lr = partial(torch.tensor, device=device) if levers.cuda_graph else float
+    adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam or None,
+                   capturable=levers.cuda_graph)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    return State(gen, disc, adam(gen.parameters(), lr(cfg.lr)), adam(disc.parameters(), lr(cfg.lr)), scaler)
 
 
 def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
@@ -71,6 +135,42 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
     """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
+
+
+@torch.no_grad()
+def validate(gen: Generator, loader: DataLoader, device: torch.device, autocast: Callable, stop: Stop, seed: int,
+             n_examples: int, score: Callable | None = None, problems: set[str] | None = None,
+             ranks: Ranks = ALONE) -> tuple[dict[str, float], list[list[Tensor]]] | None:
+    """The mean val_l1 over the pairs of `loader`, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
+
+    With `score`, also the means of what score(y_fake, y) returns for each pair, as val_….
+    Runs as the paper tests; dropout is the same for all images and in all epochs, so that batches and processes do not
+    matter, and draws nothing from the training's random numbers. `problems` takes up what `on_device` skips.
+    Returns None when a signal comes.
+    """
+    n, index = len(loader.dataset), ranks.rank
+    wanted = {round(i * (n - 1) / max(1, n_examples - 1)) for i in range(n_examples)}
+    l1, rows, sums = torch.zeros((), device=device), {}, Counter()
+    with gen.test_time():
+        for x, y in ranks.in_step(on_device(loader, device, set() if problems is None else problems), stop):
+            with seeded(seed, device), autocast():
+                y_fake = gen(x).float()
+            l1 += F.l1_loss(y_fake, y) * len(x)
+            for row in zip(x, y_fake, y, strict=True):
+                if index in wanted:
+                    rows[index] = [image.cpu() for image in row]
+                if score:
+                    for name, value in score(*row[1:]).items():
+                        sums[name] += value
+                index += ranks.world
+    if stop.agreed:
+        return None
+    sums["l1"] = l1.item()
+    parts = ranks.gather(dict(sums))
+    names = dict.fromkeys(name for part in parts for name in part)
+    means = {f"val_{name}": sum(part.get(name, 0.0) for part in parts) / n for name in names}
+    rows = {index: row for part in ranks.gather(rows) for index, row in part.items()}
+    return means, [rows[index] for index in sorted(rows)]
 
 
 def train(cfg: Config) -> int:
@@ -122,7 +222,7 @@ def train(cfg: Config) -> int:
                         meter.update(step(x, y), len(x))
                     progress = meter.finish()
                     if cfg.eval_every and epoch % cfg.eval_every == 0:
-                        from evaluate import image_scores as score
+                        score = image_scores
                     if not stop.agreed:
                         validation = validate(state.gen, val_loader, device, autocast, stop, cfg.seed,
                                               cfg.n_examples, score, problems, ranks)

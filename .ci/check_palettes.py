@@ -7,8 +7,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from pairs import list_images, read_pair
-from palettes import load_palette
+from dataset import read_pair
+from inference.metrics import load_palette
+from pairs.find import list_images
 
 for name in ("cityscapes", "facades"):
     colours = np.array(list(load_palette(name).values()), np.float32)

@@ -24,12 +24,12 @@ import tyro
 from bench_train import hardware
 from PIL import Image
 
-import demo
 from config import Config
-from dataset import PairedImages, normalise
-from devices import usable_cores
-from loading import loaders
-from pairs import check_headers, read_pair, usable_pairs
+from dataset import PairedImages, normalise, read_pair
+from pairs import demo
+from pairs.find import check_headers, usable_pairs
+from pairs.loading import loaders
+from runtime.devices import usable_cores
 
 
 @dataclass(frozen=True)

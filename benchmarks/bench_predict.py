@@ -25,12 +25,13 @@ import tyro
 from bench_train import hardware
 from PIL import Image
 
-import demo
 from config import Config
-from devices import choose_device, choose_precision
 from generator import Generator
-from predict import Predict, find_jobs, load_generator, predict
-from speed import choose_levers, prepare
+from inference.load import load_generator
+from pairs import demo
+from predict import Predict, find_jobs, predict
+from runtime.devices import choose_device, choose_precision
+from runtime.speed import choose_levers, prepare
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import torch
 import tyro
 
 from config import Config
-from devices import choose_device, choose_precision
-from speed import GraphedStep, choose_levers
+from runtime.devices import choose_device, choose_precision
+from runtime.speed import GraphedStep, choose_levers
 from train import make_state, train_step
 
 # What the well-known implementations run. On CUDA torch's default lets fp32 convolutions use TF32, so that is "plain".

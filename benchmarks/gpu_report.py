@@ -31,7 +31,7 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import Config
-from devices import choose_device, choose_precision
+from runtime.devices import choose_device, choose_precision
 from train import make_state, train_step
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import train as train_module
-from checkpoint import load_tensors
 from config import Config
+from runtime.checkpoint import load_tensors
 
 
 def write_pair(path, width=96, height=48, seed=0, left=None, right=None):

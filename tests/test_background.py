@@ -4,8 +4,7 @@ import time
 import pytest
 import torch
 
-from background import Background
-from checkpoint import snapshot
+from runtime.checkpoint import Background, snapshot
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-from checkpoint import load_tensors
-from cli import parse
 from config import Config
-from distributed import Ranks
 from generator import Generator
+from runtime import checkpoint
+from runtime.checkpoint import load_tensors
+from runtime.cli import parse
+from runtime.distributed import Ranks
 from train import State, make_state, train
 
 

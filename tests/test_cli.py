@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import cli
-from cli import PAPER, RECIPES, load, parse, recipe
-from config import Config
+import config
+from config import PAPER, RECIPES, Config, recipe
+from runtime.cli import load, parse
 from train import train
 from utils import UserError
 
@@ -62,8 +62,8 @@ def test_editing_the_defaults_changes_neither_the_recipes_nor_breaks_the_command
     """As a user does in config.py: larger networks, another batch."""
     before = recipe("edges2shoes")
     edited = replace(Config(), load_size=572, crop_size=512, batch_size=8, n_epochs_decay=100, label_side="A")
-    monkeypatch.setattr(cli, "Config", lambda: edited)
-    assert cli.recipe("edges2shoes") == before
+    monkeypatch.setattr(config, "Config", lambda: edited)
+    assert recipe("edges2shoes") == before
     monkeypatch.undo()
     assert {*PAPER, "direction"} >= {"load_size", "crop_size", "batch_size", "n_epochs_decay", "lr", "ngf", "ndf"}
 

@@ -26,6 +26,8 @@ def test_a_bad_value_is_refused_with_its_field_and_value(change):
 
 
 def test_every_field_is_read_by_some_script():
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].glob("*.py")
-                      if path.name != "config.py")
+    root = Path(__file__).parents[1]
+    places = [root, *(root / name for name in ("pairs", "runtime", "inference"))]
+    sources = "".join(path.read_text(encoding="utf-8") for place in places for path in place.glob("*.py")
+                      if path != root / "config.py")
     assert [f.name for f in fields(Config) if not re.search(rf"cfg\.{f.name}\b", sources)] == []

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 import dataset
 from check import check
 from config import Config
-from dataset import PairedImages, load_data, resize
-from loading import EpochSampler, init_worker, loaders, on_device
-from pairs import check_headers, read_pair
+from dataset import PairedImages, load_data, read_pair, resize
+from pairs.find import check_headers
+from pairs.loading import EpochSampler, init_worker, loaders, on_device
 from utils import DataError
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import demo
-from pairs import find_pairs, obtain
+from pairs import demo
+from pairs.find import find_pairs, obtain
 
 
 def test_the_same_seed_draws_the_same_pairs(tmp_path):

@@ -3,10 +3,10 @@ import sys
 import pytest
 import torch
 
-import devices
 import evaluate
 import predict
 import train
+from runtime import devices
 from utils import UserError
 
 

@@ -17,14 +17,14 @@ from conftest import write_pair
 from torch import nn
 
 import train as train_module
-from checkpoint import START, load_tensors
-from devices import choose_device
-from distributed import Ranks, SyncedBatchNorm
 from generator import BatchNorm, Generator
-from loading import EpochSampler
-from logger import Meter
-from pairs import obtain
-from signals import Stop
+from pairs.find import obtain
+from pairs.loading import EpochSampler
+from runtime.checkpoint import START, load_tensors
+from runtime.devices import choose_device
+from runtime.distributed import Ranks, SyncedBatchNorm
+from runtime.logger import Meter
+from runtime.signals import Stop
 from train import bce, make_state, train
 from utils import DataError
 
@@ -136,7 +136,7 @@ def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     waited = []
-    monkeypatch.setattr("pairs.wait_for", waited.append)
+    monkeypatch.setattr("pairs.find.wait_for", waited.append)
     obtain(Path("data/demo"))
     obtain(Path("data/mine"))
     assert waited == [Path("data/demo")] and not list(Path().iterdir())
@@ -150,7 +150,7 @@ import torch.distributed as dist
 sys.path.insert(0, {root!r})
 from dataclasses import replace
 from config import Config
-from distributed import processes
+from runtime.distributed import processes
 from train import make_state, train_step
 
 fp32 = partial(torch.autocast, "cpu", enabled=False)
@@ -377,9 +377,9 @@ def test_another_process_s_failure_is_a_failure_here(monkeypatch):
 
 def test_a_frozen_network_is_not_replicated(monkeypatch):
     """G's update reads D without averaging gradients that D does not have."""
-    from distributed import Replica
+    from runtime.distributed import Replica
 
-    monkeypatch.setattr("distributed.DistributedDataParallel", lambda net, **options: copy.deepcopy(net))
+    monkeypatch.setattr("runtime.distributed.DistributedDataParallel", lambda net, **options: copy.deepcopy(net))
     net = nn.Linear(1, 1)
     replica = Replica(net, None)
     with torch.no_grad():

@@ -14,10 +14,10 @@ from conftest import write_pair
 
 import evaluate as evaluate_module
 from dataset import PairedImages, load_data
-from evaluate import Evaluate, baseline, image_scores, load_pairs, summary, table
+from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
-from palettes import CITYSCAPES, FACADES, LabelScores, load_palette
-from predict import load_generator
+from inference.load import load_generator
+from inference.metrics import CITYSCAPES, FACADES, LabelScores, image_scores, load_palette, summary
 from train import train
 from utils import DataError, run_main
 

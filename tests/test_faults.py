@@ -17,7 +17,7 @@ from conftest import write_pair
 from PIL import Image
 
 import train as train_module
-from checkpoint import load_tensors
+from runtime.checkpoint import load_tensors
 from train import train
 from utils import DataError, temporary_name
 
@@ -368,7 +368,7 @@ def test_every_program_prints_where_the_output_takes_few_characters(data, tmp_pa
     checkpoint = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
     for status, *command in ((0, "train.py", "--data-root", moved, "--out-dir", run, *SMALL, "--n-epochs", 1,
                               "--skip-unreadable"),
-                             (2, "dataset.py", moved), (2, "dataset.py", tmp_path / "no ×"),
+                             (2, "check.py", moved), (2, "check.py", tmp_path / "no ×"),
                              (1, "predict.py", *checkpoint, "--input", moved / "val", "--output", tmp_path / "out"),
                              (0, "evaluate.py", *checkpoint, "--data-root", moved, "--split", "train")):
         done = subprocess.run([sys.executable, *map(str, [ROOT / command[0], *command[1:]])], cwd=tmp_path,

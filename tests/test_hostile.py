@@ -23,17 +23,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import download
-import pairs as pairs_module
-from cli import load
 from config import Config
-from dataset import PairedImages
-from download import unpack
+from dataset import PairedImages, read_pair
 from generator import Generator
-from images import read_array, read_image, read_size
-from pairs import find_pairs, read_pair
-from predict import load_generator
-from published import is_published
+from inference.load import is_published, load_generator
+from pairs import download
+from pairs.download import unpack
+from pairs.find import find_pairs
+from pairs.images import read_array, read_image, read_size
+from runtime.cli import load
 from train import train
 from utils import DataError
 
@@ -265,7 +263,7 @@ def test_an_npz_with_objects_or_a_bomb_is_refused_without_filling_memory(tmp_pat
     with pytest.raises(DataError, match="train.npz"):
         find_pairs(tmp_path)
     assert not canary.exists()
-    monkeypatch.setattr(pairs_module, "NPZ_BYTES", 10**6)
+    monkeypatch.setattr("pairs.find.NPZ_BYTES", 10**6)
     size = npz(tmp_path / "train.npz", a=np.zeros((20, 256, 256), np.uint8), b=np.zeros((20, 256, 256), np.uint8))
     assert len(size) < 10**5
     with pytest.raises(DataError, match="unpacks to 2,6.* bytes, more than 1,000,000"):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from images import read_image, read_size, to_array
+from pairs.images import read_image, read_size, to_array
 from utils import DataError
 
 

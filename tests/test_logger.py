@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from distributed import Ranks
-from logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, verdict
+from runtime.distributed import Ranks
+from runtime.logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, verdict
 
 START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
 
@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_step():
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr("logger.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: next(clock))
     meter = Meter(1, 2, 6, START)
     for batch in meter.watch(range(3)):
         meter.update(torch.full((4,), float(batch)), 2)
@@ -99,7 +99,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
 
 def test_the_time_left_counts_the_epochs_to_come(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("logger.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: now[0])
     meter = Meter(2, 3, 10, {**START, "images": 5})
     now[0] = 100.0  # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
     meter.update(torch.ones(4), 5)
@@ -108,7 +108,7 @@ def test_the_time_left_counts_the_epochs_to_come(capsys, monkeypatch):
 
 def test_the_waiting_share_is_the_time_spent_on_the_loader(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("logger.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: now[0])
 
     def slow_loader():
         now[0] += 75

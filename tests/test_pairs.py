@@ -8,7 +8,7 @@ import torch
 from conftest import write_pair
 from PIL import Image
 
-from pairs import find_pairs, list_images, obtain, usable_pairs
+from pairs.find import find_pairs, list_images, obtain, usable_pairs
 from utils import DataError, save_grid
 
 
@@ -342,7 +342,7 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["facades", "demo"])
 def test_a_mistyped_folder_is_neither_downloaded_nor_drawn_into(tmp_path, monkeypatch, name):
     """Also the folder of a run that is resumed after its data has moved."""
-    for module, act in (("download", "fetch"), ("demo", "draw")):
+    for module, act in (("pairs.download", "fetch"), ("pairs.demo", "draw")):
         monkeypatch.setattr(f"{module}.{act}", lambda *args: pytest.fail(f"made {args}"))
     for root in (tmp_path / name, tmp_path / "no" / name, tmp_path / "data" / name, Path(name), Path("../data") / name):
         with pytest.raises(FileNotFoundError, match=f"is no folder; {name} is made as data/{name} only.*--data-root"):
@@ -353,7 +353,7 @@ def test_a_mistyped_folder_is_neither_downloaded_nor_drawn_into(tmp_path, monkey
 @pytest.mark.parametrize("form", [Path, Path.absolute])
 def test_a_known_data_set_is_fetched_where_it_was_meant_to_be(monkeypatch, form):
     fetched = []
-    monkeypatch.setattr("download.fetch", lambda name, root: fetched.append((name, root)))
+    monkeypatch.setattr("pairs.download.fetch", lambda name, root: fetched.append((name, root)))
     root = form(Path("data/facades"))
     obtain(root)
     assert fetched == [("facades", root)]
@@ -363,7 +363,7 @@ def test_a_rank_left_in_the_environment_waits_for_nobody(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "1")
     drawn = []
-    monkeypatch.setattr("demo.draw", drawn.append)
-    monkeypatch.setattr("pairs.wait_for", lambda root: pytest.fail("waits"))
+    monkeypatch.setattr("pairs.demo.draw", drawn.append)
+    monkeypatch.setattr("pairs.find.wait_for", lambda root: pytest.fail("waits"))
     obtain(Path("data/demo"))
     assert drawn == [Path("data/demo")]

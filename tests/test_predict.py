@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-import images
 import predict as predict_module
-from checkpoint import GENERATOR
 from generator import Generator
-from images import read_array
-from predict import Predict, find_jobs, load_generator, predict, translate, translate_tensors
+from inference import translate as translate_module
+from inference.load import load_generator
+from inference.translate import translate, translate_tensors
+from pairs import images
+from pairs.images import read_array
+from predict import Predict, find_jobs, predict
+from runtime.checkpoint import GENERATOR
 from utils import UserError, run_main
 
 RANDOM = np.random.default_rng(0)
@@ -72,7 +75,7 @@ def test_without_padding_it_is_the_network_itself(gen):
 def test_padding_mirrors_the_image_and_is_cropped_off_again():
     for width, height in ((1, 1), (5, 70), (64, 64), (65, 100)):
         x, seen = torch.rand(1, 3, height, width), []
-        assert torch.equal(predict_module._padded(lambda padded: seen.append(padded) or padded, x, 64), x)  # noqa: B023
+        assert torch.equal(translate_module._padded(lambda padded: seen.append(padded) or padded, x, 64), x)  # noqa: B023
         assert seen[0].shape[-2] % 64 == 0 == seen[0].shape[-1] % 64
         assert set(seen[0].unique().tolist()) == set(x.unique().tolist())  # nothing but pixels of the image
     left = (128 - 65) // 2
@@ -175,7 +178,7 @@ def test_tiles_agree_with_the_whole_image(gen):
 def test_tiles_that_disagree_fade_into_one_another_without_a_seam(tile):
     """The worst case, one tile black and the next one white: no step between neighbouring pixels stands out."""
     calls = []
-    tiled = predict_module._in_tiles(lambda part: calls.append(1) or torch.full_like(part, len(calls) % 2),
+    tiled = translate_module._in_tiles(lambda part: calls.append(1) or torch.full_like(part, len(calls) % 2),
                                      torch.zeros(1, 3, 64, 704), tile, 64, 3)
     steps = (tiled[..., 1:] - tiled[..., :-1]).abs()
     assert tiled.min() == 0 and tiled.max() == 1 and steps.max() < 2.5 / (tile / 4)
@@ -185,7 +188,7 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one():
     for width, height in ((192, 128), (128, 512), (960, 704), (320, 64)):
         for tile in (64, 128, 256):
             x, seen = torch.rand(1, 3, height, width), []
-            tiled = predict_module._in_tiles(lambda part: seen.append(part) or part, x, tile, 64, 3)  # noqa: B023
+            tiled = translate_module._in_tiles(lambda part: seen.append(part) or part, x, tile, 64, 3)  # noqa: B023
             torch.testing.assert_close(tiled, x)
             assert all(part.shape[-1] <= tile and part.shape[-2] <= tile for part in seen)
 
@@ -264,7 +267,7 @@ def test_16_bit_files_stay_16_bit(run, tmp_path):
 
 
 def test_red_stays_red_through_16_bit_files(tmp_path):
-    from images import write_array
+    from pairs.images import write_array
     red = np.zeros((4, 4, 3), np.uint16)
     red[..., 0] = 60_000
     write_array(tmp_path / "a.png", red)
@@ -485,7 +488,7 @@ def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
 
 
 def test_label_maps_are_told_from_photos():
-    import demo
+    from pairs import demo
     labels, photo = demo.facade(np.random.default_rng(0))
     assert predict_module.looks_like_labels(labels) and not predict_module.looks_like_labels(photo)
 
@@ -501,7 +504,7 @@ def test_a_training_checkpoint_loads_too(small):
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.parametrize("norm", ["image", "running"])
 def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm):
-    from export import export
+    from inference.export import export
     if suffix == "onnx":
         pytest.importorskip("onnxscript")
         runtime = pytest.importorskip("onnxruntime")
@@ -518,7 +521,7 @@ def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm
 
 
 def test_an_export_that_fails_leaves_the_old_file_and_no_debris(gen, tmp_path, monkeypatch):
-    from export import export
+    from inference.export import export
 
     def fail(program, file):
         if isinstance(file, Path):

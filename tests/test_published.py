@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from predict import load_generator
-from published import from_published, published_keys
+from inference.load import from_published, load_generator, published_keys
 
 
 class Block(nn.Module):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import signals
+from runtime import signals
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")

@@ -7,7 +7,7 @@ from torch import nn
 
 from discriminator import Discriminator
 from generator import Generator
-from speed import (
+from runtime.speed import (
     WARM_UP,
     GraphedStep,
     Levers,

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-import checkpoint
 import train as train_module
-from checkpoint import load_tensors
 from dataset import load_data
-from loading import collate
+from pairs.loading import collate
+from runtime import checkpoint
+from runtime.checkpoint import load_tensors
 from train import State, bce, learning_rate, make_state, train, train_step
 from utils import DataError
 

@@ -1,6 +1,6 @@
 """Draws the embedded data set: label maps of façades (A, left) and a rendered photo of each (B, right).
 
-The same seed draws the same pixels, so that a run on it can be compared with another. `python demo.py` draws it.
+The same seed draws the same pixels, so that a run on it can be compared with another. `python -m pairs.demo` draws it.
 """
 
 from pathlib import Path

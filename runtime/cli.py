@@ -8,32 +8,9 @@ from pathlib import Path
 
 import tyro
 
-from checkpoint import load_tensors, newest_run, run_name
-from config import Config
+from config import RECIPES, Config, recipe
+from runtime.checkpoint import load_tensors, newest_run, run_name
 from utils import UserError
-
-# Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
-PAPER = dict(in_channels=3, out_channels=3, load_size=286, crop_size=256, flip=True, label_side="none",
-             color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5,
-             n_epochs=200, n_epochs_decay=0, batch_size=1)
-EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
-RECIPES = {
-    "facades": dict(PAPER, direction="BtoA"),  # labels → photo
-    "maps": dict(PAPER, direction="AtoB"),  # aerial → map
-    "maps_to_aerial": dict(PAPER, direction="BtoA", data_root=Path("data/maps")),
-    "cityscapes": dict(PAPER, direction="BtoA"),  # labels → photo
-    "cityscapes_to_labels": dict(PAPER, direction="AtoB", data_root=Path("data/cityscapes")),
-    "edges2shoes": EDGES,
-    "edges2handbags": EDGES,
-    "night2day": dict(PAPER, direction="AtoB", n_epochs=17, batch_size=4),
-}
-
-
-def recipe(name: str) -> Config:
-    """The paper's settings for a data set. Raises ValueError when there is no recipe of that name."""
-    if name not in RECIPES:
-        raise UserError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    return replace(Config(), **{"data_root": Path("data") / name, "name": name, **RECIPES[name]})
 
 
 def parse(argv: list[str] | None = None, description: str = "") -> Config:

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from generator import BatchNorm
-from signals import Stop
+from runtime.signals import Stop
 from utils import DataError, UserError
 
 PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once

@@ -1,16 +1,50 @@
-"""Weights of the authors' PyTorch release (`*_net_G.pth`): their keys, and how they map to ours.
+"""A generator from a file: of a run, or of the authors' PyTorch release (`*_net_G.pth`).
 
-Their U-Net nests each block in the one above it: `model.model.1.model.3.…`. Inside a block, the layers stand in the
-order LeakyReLU, convolution, norm, the next block, ReLU, transposed convolution, norm; the outermost block has no
+The authors' U-Net nests each block in the one above it: `model.model.1.model.3.…`. Inside a block, the layers stand in
+the order LeakyReLU, convolution, norm, the next block, ReLU, transposed convolution, norm; the outermost block has no
 activation and no norm in front, the innermost no norm behind its convolution, which shifts their numbers.
 """
 
+from pathlib import Path
+
+import torch
 from torch import Tensor
 
 from generator import Generator
+from runtime.checkpoint import GENERATOR, load_tensors
 from utils import UserError
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
+    """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch release.
+
+    Its attribute `trained` holds the settings that the file tells: direction, load_size, label_side.
+    Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
+    """
+    path = Path(path)
+    saved = load_tensors(path)
+    try:
+        if is_published(saved):
+            gen = from_published(saved)
+        else:
+            weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
+            if not isinstance(weights, dict) or "config" not in saved:
+                raise UserError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
+            gen = Generator(*(saved["config"][name] for name in GENERATOR))
+            gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
+        gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
+        if "held_out" in saved:
+            gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} holds no generator that this program knows: {error}") from error
+    if {gen.encoder[0].in_channels, gen.output[1].out_channels} - {1, 3}:
+        raise UserError(f"{path} translates {gen.encoder[0].in_channels} channels to {gen.output[1].out_channels}; "
+                         "images have 1 or 3")
+    if not all(value.isfinite().all() for value in gen.state_dict().values()):
+        raise UserError(f"{path} holds weights that are not finite")
+    return gen.to(device).eval()
 
 
 def published_keys(depth: int) -> dict[str, str]:

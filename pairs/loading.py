@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from config import Config
 from dataset import PairedImages, normalise
-from devices import usable_cores
-from signals import SIGNALS, leave_children
+from runtime.devices import usable_cores
+from runtime.signals import SIGNALS, leave_children
 from utils import DataError
 
 

@@ -7,21 +7,67 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
-from background import Background
 from config import Config
-from distributed import Ranks
+from runtime.distributed import Ranks
 from utils import UserError, name_of, remove_leftovers, save_atomically, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
 # Where a run stands: epochs completed, then steps, images, sums of the losses and seconds of the next epoch.
 START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
+
+
+class Background:
+    """Runs one piece of work after the other, in a thread of its own; all of it is done when the block ends.
+
+    What goes wrong there is raised by the next `check`, or at the end of the block. Work that reads tensors which
+    training changes must be given copies. On CUDA it runs on a stream of its own, behind all that was submitted before.
+    """
+
+    def __init__(self, device: torch.device):
+        self.pool, self.jobs, self.device = ThreadPoolExecutor(1), [], device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def submit(self, act: Callable, *args) -> Future:
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        job = self.pool.submit(self._run, act, *args)
+        job.act = act
+        self.jobs.append(job)
+        return job
+
+    def busy(self, act: Callable) -> bool:
+        """Whether an earlier call of `act` is still waiting or at work."""
+        return any(job.act == act and not job.done() for job in self.jobs)
+
+    def _run(self, act: Callable, *args) -> None:
+        if self.stream:
+            with torch.cuda.stream(self.stream):
+                act(*args)
+        else:
+            act(*args)
+
+    def check(self, wait: bool = False) -> None:
+        """Raises what went wrong in the work that is done; with `wait`, in all of it."""
+        done = [job for job in self.jobs if wait or job.done()]
+        self.jobs = [job for job in self.jobs if job not in done]
+        for job in done:
+            job.result()
+
+    def __enter__(self) -> "Background":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.pool.shutdown()
+        if kind is None:
+            self.check(wait=True)
 
 
 class Run:

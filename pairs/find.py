@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-import demo
-import download
-from distributed import started, wait_for
-from images import OTHER_SUFFIXES, SUFFIXES, drawn_here, has_frames, levels, read_image, read_size, to_array
+from pairs import demo, download
+from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, has_frames, read_size
+from runtime.distributed import started, wait_for
 from utils import DataError, UserError, name_of, say
 
 SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
@@ -336,25 +335,6 @@ def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
                         f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
 
 
-def read_pair(pair: Pair, channels_a: int, channels_b: int, side: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A and B as `to_array` returns them; A is the left half of a file. Raises DataError.
-
-    Both are of one height and width, but for the JPEGs that, with `side`, are decoded at 1/2, 1/4 or 1/8 of their
-    size where that leaves both axes at least `side` pixels: several times faster than reducing them afterwards.
-    """
-    sizes = [read_size(source) for source in pair]
-    check_sizes(pair, sizes)
-    width, height = sizes[0][0] * len(pair) // 2, sizes[0][1]  # of a half, when one file holds both
-    reduce = next((f for f in (8, 4, 2) if side and min(width, height) >= f * side and width % f == height % f == 0), 1)
-    images = [read_image(source, reduce) for source in pair]
-    if len(images) == 1 and isinstance(images[0], np.ndarray):
-        images = np.hsplit(images[0], 2)
-    elif len(images) == 1:
-        width, height = images[0].size
-        images = [images[0].crop((0, 0, width // 2, height)), images[0].crop((width // 2, 0, width, height))]
-    return to_array(images[0], channels_a, name_of(pair[0])), to_array(images[1], channels_b, name_of(pair[-1]))
-
-
 def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> str:
     """Reads the headers of up to `at_most` pairs, evenly spaced, and returns their sizes for a message.
 
@@ -410,15 +390,3 @@ def dark_sides(used: Sequence[np.ndarray]) -> list[str]:
             sentences.append(f"side {side} uses less than a tenth of its range, {values[0] / 255:.0%} to "
                              f"{values[-1] / 255:.0%}: class indices or depth train better spread over all of it")
     return sentences
-
-
-def check_ranges(pairs: list[Pair], at_most: int = 20) -> None:
-    """Says which sides of up to `at_most` pairs, evenly spaced, use less than a tenth of their range."""
-    used = [np.zeros(256, bool), np.zeros(256, bool)]
-    for pair in evenly(pairs, at_most):
-        try:
-            used = [before | levels(image) for before, image in zip(used, read_pair(pair, 3, 3), strict=True)]
-        except DataError:  # told by whoever needs the pair
-            continue
-    for sentence in dark_sides(used):
-        say(sentence)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages
-from distributed import ALONE, Ranks
+from runtime.distributed import ALONE, Ranks
 from utils import DRAWN, UserError, save_atomically, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
@@ -145,7 +145,7 @@ def what_next(cfg: Config, val_data: PairedImages) -> str:
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
     def command(script: str, *words) -> str:
-        return shlex.join([python, short(Path(__file__).with_name(script)), *map(str, words)])
+        return shlex.join([python, short(Path(__file__).parents[1] / script), *map(str, words)])
 
     here = Path(sys.executable)
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)

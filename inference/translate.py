@@ -1,0 +1,139 @@
+"""The translation of images and tensors of any size: padding, tiles, 16 bits, transparency."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from generator import Generator
+from pairs.images import as_array
+from runtime.devices import seeded
+from utils import UserError
+
+PIXELS = 2048 * 2048  # that go through the network at once
+
+
+def translate(gen: Generator, image: Image.Image | np.ndarray, **options) -> Image.Image | np.ndarray:
+    """The translation of a PIL image or a uint8 or uint16 array, (H, W) or (H, W, C): the same kind, the same size.
+
+    Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one, (H, W, 3)
+    for three. Transparency is laid over white for the network and carried through as a fourth. Pillow has no 16-bit
+    colour: of an I;16 image, a colour network gives 8 bits. EXIF orientation is left alone; files are turned upright.
+    The options are those of `translate_tensors`. Raises ValueError on other images.
+    """
+    if isinstance(image, Image.Image):
+        y_fake = translate(gen, as_array(image), **options)
+        deep_colour = y_fake.ndim == 3 and y_fake.dtype == np.uint16
+        return Image.fromarray((y_fake >> 8).astype(np.uint8) if deep_colour else y_fake)
+    x, alpha = to_network(image, gen.encoder[0].in_channels)
+    y_fake = translate_tensors(gen, x[None], **options)[0]
+    return from_network(y_fake, image.dtype.newbyteorder("="), alpha)
+
+
+def to_network(array: np.ndarray, channels: int) -> tuple[Tensor, np.ndarray | None]:
+    """x, float (channels, H, W) in [-1, 1], and the transparency that was laid over white, if there is one.
+
+    Raises ValueError on anything but uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
+    """
+    usable = isinstance(array, np.ndarray) and array.dtype.newbyteorder("=") in (np.uint8, np.uint16) and array.size
+    if not usable or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
+        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise UserError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
+    values = np.atleast_3d(array).astype(np.float32) / np.iinfo(array.dtype).max
+    alpha = None
+    if values.shape[2] in (2, 4):
+        alpha, cover = array[..., -1], values[..., -1:]
+        values = values[..., :-1] * cover + (1 - cover)
+    if values.shape[2] == 1:
+        values = np.repeat(values, channels, axis=2)
+    elif channels == 1:
+        values = values @ np.array([[0.299], [0.587], [0.114]], np.float32)  # luminance
+    return torch.from_numpy(values.transpose(2, 0, 1) * 2 - 1), alpha
+
+
+def from_network(y_fake: Tensor, dtype: np.dtype, alpha: np.ndarray | None = None) -> np.ndarray:
+    """(C, H, W) in [-1, 1] → uint8 or uint16, (H, W) for one channel, else (H, W, C), alpha as the last of them."""
+    top = np.iinfo(dtype).max
+    array = ((y_fake.float().cpu() + 1) * (top / 2)).round_().clamp_(0, top).permute(1, 2, 0).numpy().astype(dtype)
+    if alpha is not None:
+        array = np.concatenate([np.repeat(array, 3 // array.shape[2], axis=2), alpha[..., None]], axis=2)
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+@torch.inference_mode()
+def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: int = 0, norm: str = "image",
+                      dropout: bool | str = "on", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W), computed in `dtype`.
+
+    The image is padded by reflection to the next multiple of crop_size, or with `resize` scaled to crop_size, and the
+    result cropped or scaled back. Tiles of `tile` pixels, or where the padded image has more than PIXELS, overlap by a
+    quarter and fade into one another; with norm "image", each tile is normalised by its own statistics.
+    `norm` and `dropout` take the words of the command line; dropout may be a bool too. No image's result depends on
+    the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
+    """
+    if not isinstance(resize, bool):
+        raise UserError(f"resize must be True or False; it is {resize!r}")
+    size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
+    if tile < 0 or tile % size or tile and resize:
+        raise UserError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
+    if not tile and (height + -height % size) * (width + -width % size) > PIXELS:
+        tile = size * max(1, 1024 // size)
+
+    def network(x: Tensor) -> Tensor:
+        """As many images at a time as PIXELS allows."""
+        parts = []
+        for part in x.split(max(1, PIXELS // (x.shape[-2] * x.shape[-1]))):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), seeded(seed, device):
+                parts.append(gen(part.to(device)).float().cpu())
+        return torch.cat(parts)
+
+    with gen.test_time(norm, dropout):
+        if resize:
+            small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            return F.interpolate(network(small), (height, width), mode="bilinear", antialias=True)
+        if tile:
+            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.output[1].out_channels), x, size)
+        return _padded(network, x, size)
+
+
+def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+    """network(x) for any size: both sides padded by reflection to a multiple, and cropped again."""
+    if not any(length % multiple for length in x.shape[-2:]):
+        return network(x)
+    index, crop = [], []
+    for length in x.shape[-2:]:
+        missing = -length % multiple
+        index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
+        crop.append(slice(missing // 2, missing // 2 + length))
+    return network(x[..., index[0][:, None], index[1]])[..., crop[0], crop[1]]
+
+
+def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int, out_channels: int) -> Tensor:
+    """network(x) tile by tile; neighbours overlap by a quarter of a tile or more, where one fades into the other.
+
+    x's height and width are multiples of `size`, and so, where tile > size, are the places of the tiles: every layer
+    of the network then samples them as it would sample the whole image.
+    """
+    step = max(tile * 3 // 4 // size * size, size * 3 // 4)
+    result = torch.zeros(len(x), out_channels, *x.shape[-2:])
+    total = torch.zeros(x.shape[-2:])
+
+    def spans(length: int) -> list[tuple[int, int]]:
+        side = min(tile, length)
+        return [(start, side) for start in [*range(0, length - side, step), length - side]]
+
+    def weight(side: int) -> Tensor:
+        ramp = (torch.arange(side) + 0.5) / (tile - step)
+        return torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
+
+    for top, h in spans(x.shape[-2]):
+        for left, w in spans(x.shape[-1]):
+            place = (..., slice(top, top + h), slice(left, left + w))
+            fade = weight(h)[:, None] * weight(w)
+            result[place] += network(x[place]) * fade
+            total[place] += fade
+    return result.div_(total)
