@@ -17,7 +17,11 @@ PALETTE = {  # colour of each class in the label maps
     "sky": (0, 0, 170), "wall": (0, 85, 255), "roof": (170, 0, 0), "window": (0, 255, 255), "sill": (85, 255, 170),
     "balcony": (170, 255, 85), "door": (255, 170, 0), "shop": (255, 85, 0), "street": (60, 60, 60),
 }
-WALLS = [(0.74, 0.42, 0.33), (0.80, 0.62, 0.42), (0.72, 0.66, 0.58), (0.83, 0.74, 0.56)]  # brick, ochre, stone, cream
+# Masonry: red, green, blue; height and width of a brick (the first wall), block, tile or slab in pixels of the photo.
+WALLS = [(0.74, 0.42, 0.33, 8, 20), (0.80, 0.62, 0.42, 24, 52), (0.72, 0.66, 0.58, 24, 52), (0.83, 0.74, 0.56, 24, 52)]
+ROOFS, STREETS = [(0.56, 0.29, 0.22, 10, 12), (0.38, 0.39, 0.44, 10, 12)], [(0.50, 0.49, 0.48, 6, 24)]
+PAINTS = np.array([(0.75, 0.16, 0.14), (0.13, 0.38, 0.26), (0.16, 0.26, 0.52)])  # of doors, shops and awnings
+BLACK, IRON, GLASS, SHEEN = (0.0, 0.0, 0.0), (0.12, 0.12, 0.14), (0.12, 0.15, 0.20), (0.50, 0.62, 0.72)
 
 
 def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None:
@@ -34,50 +38,34 @@ def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None
 def facade(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One façade: its label map and its photo, each uint8 (256, 256, 3)."""
     scene = Scene(rng)
-    sky = int(rng.integers(14, 40))
-    roof = sky + int(rng.integers(22, 40))
-    street = SIZE - int(rng.integers(12, 20))
-    ground = street - int(rng.integers(56, 68))
-    left, right = (int(rng.integers(0, 14)) for _ in range(2))
+    left, right = rng.integers(14), SIZE - rng.integers(14)
+    eaves, street = rng.integers(46, 70), SIZE - rng.integers(12, 20)
+    ground = street - rng.integers(56, 68)  # the top of the ground floor
+    columns, floors = rng.integers(3, 6), rng.integers(2, 4)
+    wide, high = (right - left) / columns, (ground - eaves - 12) / floors
+    half_x, half_y = int(wide * rng.uniform(0.20, 0.29)), int(high * rng.uniform(0.26, 0.33))  # of every window
+    door, balconies = rng.integers(columns), rng.integers(floors + 1)  # its column; their floor, perhaps none
 
-    scene.sky()
-    scene.street(street)
-    wall = (left, roof, SIZE - right, street)
-    scene.wall(wall)
-    scene.roof((max(left - 4, 0), sky, SIZE - max(right - 4, 0), roof))
-    scene.band((left, roof, SIZE - right, roof + 5))
-    scene.band((left, ground - 5, SIZE - right, ground))
-
-    # Upper floors: one grid of windows, all of a kind.
-    columns, floors = int(rng.integers(3, 6)), int(rng.integers(2, 4))
-    step_x, step_y = (SIZE - left - right) / columns, (ground - 8 - roof - 4) / floors
-    width, height = step_x * rng.uniform(0.40, 0.58), step_y * rng.uniform(0.52, 0.66)
-    balcony_floor = int(rng.integers(0, floors + 1))  # `floors` means none
-    for floor in range(floors):
-        for column in range(columns):
-            x = left + step_x * (column + 0.5) - width / 2
-            y = roof + 6 + step_y * (floor + 0.5) - height / 2
-            box = tuple(round(v) for v in (x, y, x + width, y + height))
-            scene.window(box)
-            if floor == balcony_floor or rng.random() < 0.08:
-                scene.balcony((box[0] - 5, box[3] - round(height * 0.36), box[2] + 5, box[3] + 3))
-            else:
-                scene.sill((box[0] - 3, box[3], box[2] + 3, box[3] + 4))
-
-    # Ground floor: one door among shops and windows.
-    door = int(rng.integers(columns))
+    sky = scene.paint((0, 0, SIZE, SIZE), (0.42, 0.62, 0.86), (0.82, 0.90, 0.96), "sky")
+    sky += 0.22 / (1 + np.exp(1 - 3 * scene.noise(sky, 52, 0.7) - 3 * scene.noise(sky, 18, 0.3)))  # clouds
+    scene.masonry((0, street, SIZE, SIZE), "street", STREETS)
+    scene.masonry((left, eaves, right, street), "wall", WALLS)
+    scene.masonry((left - 4, eaves - rng.integers(22, 40), right + 4, eaves), "roof", ROOFS)
+    scene.ledge(left, eaves, right)
+    scene.ledge(left, ground - 5, right)
     for column in range(columns):
-        x, middle = left + step_x * column, left + step_x * (column + 0.5)
+        x = int(left + wide * (column + 0.5))
+        for floor in range(floors):
+            y = int(eaves + 6 + high * (floor + 0.5))
+            scene.window((x - half_x, y - half_y, x + half_x, y + half_y), floor == balconies or rng.random() < 0.08)
         if column == door:
-            half = min(step_x * 0.3, 15)
-            scene.door(tuple(round(v) for v in (middle - half, ground + 12, middle + half, street)))
+            scene.door((x - 14, ground + 12, x + 14, street))
         elif rng.random() < 0.7:
-            scene.shop(tuple(round(v) for v in (x + 5, ground + 8, x + step_x - 5, street - 5)))
+            scene.shop((x - int(wide / 2) + 5, ground + 8, x + int(wide / 2) - 5, street - 5))
         else:
-            box = tuple(round(v) for v in (middle - width / 2, ground + 12, middle + width / 2, street - 16))
-            scene.window(box)
-            scene.sill((box[0] - 3, box[3], box[2] + 3, box[3] + 4))
-    return scene.finish()
+            scene.window((x - half_x, ground + 12, x + half_x, street - 16), balcony=False)
+    photo = scene.photo.reshape(SIZE, SCALE, SIZE, SCALE, 3).mean(axis=(1, 3)) * rng.uniform(0.94, 1.06)  # exposure
+    return scene.labels, (np.clip(photo, 0, 1) * 255).round().astype(np.uint8)
 
 
 class Scene:
@@ -87,173 +75,85 @@ class Scene:
         self.rng = rng
         self.labels = np.zeros((SIZE, SIZE, 3), np.uint8)
         self.photo = np.zeros((SIZE * SCALE, SIZE * SCALE, 3), np.float32)
-        self.paint_colour = np.array([0.93, 0.91, 0.86]) * rng.uniform(0.85, 1.05)  # frames, sills and bands
-        self.wood = np.array([[0.36, 0.20, 0.12], [0.18, 0.30, 0.24], [0.20, 0.24, 0.36]])[rng.integers(3)]
-        self.curtains = rng.random() < 0.6
+        self.trim = np.array([0.93, 0.91, 0.86]) * rng.uniform(0.85, 1.05)  # colour of frames and ledges
 
-    def label(self, name: str, box: tuple) -> None:
-        left, top, right, bottom = np.clip(box, 0, SIZE)
-        self.labels[top:bottom, left:right] = PALETTE[name]
+    def paint(self, box: tuple, upper, lower=None, label: str | None = None, cover: float = 1.0) -> np.ndarray:
+        """Lays a colour, or two that blend downwards, over `box`, and labels it. Returns that part of the photo."""
+        left, top, right, bottom = (min(max(v, 0), SIZE) for v in box)
+        if label:
+            self.labels[top:bottom, left:right] = PALETTE[label]
+        area = self.photo[round(top * SCALE) : round(bottom * SCALE), round(left * SCALE) : round(right * SCALE)]
+        area *= 1 - cover
+        area += cover * np.linspace(upper, upper if lower is None else lower, len(area))[:, None]
+        return area
 
-    def view(self, box: tuple) -> np.ndarray:
-        """The part of the photo inside `box`, to be painted on; parts of a label pixel are allowed."""
-        left, top, right, bottom = (round(float(np.clip(v, 0, SIZE)) * SCALE) for v in box)
-        return self.photo[top:bottom, left:right]
+    def noise(self, area: np.ndarray, cell: float, amount: float) -> np.ndarray:
+        """Smooth noise (h, w, 1) around 0 for a part of the photo, with features of about `cell` of its pixels."""
+        h, w = area.shape[:2]
+        coarse = self.rng.normal(0, amount, (int(h / cell) + 2, int(w / cell) + 2)).astype(np.float32)
+        return np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC))[..., None]
 
-    def noise(self, shape: tuple[int, int], cell: float, amount: float) -> np.ndarray:
-        """Smooth noise (h, w, 1) around 0 with features of about `cell` pixels."""
-        h, w = (max(2, round(n / cell / SCALE) + 1) for n in shape)
-        coarse = Image.fromarray(self.rng.normal(0, amount, (h, w)).astype(np.float32))
-        return np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC))[..., None]
+    def masonry(self, box: tuple, label: str, kinds: list) -> None:
+        """Rows of bricks, blocks, tiles or slabs of one of `kinds`, every other row shifted by half of one."""
+        *colour, high, wide = kinds[self.rng.integers(len(kinds))]
+        colour = np.array(colour) * self.rng.uniform(0.9, 1.08) + self.rng.normal(0, 0.015, 3)
+        area = self.paint(box, colour * 1.06, colour * 0.90, label)
+        row, y = np.divmod(np.arange(area.shape[0])[:, None], high)
+        column, x = np.divmod(np.arange(area.shape[1]) + row % 2 * wide // 2, wide)
+        tone = self.rng.normal(1, 0.36 / high, (row.max() + 1, column.max() + 1))[row, column]
+        if label == "roof":
+            tone += 0.35 * y / high - 0.2  # each row of tiles is lit at its lower edge
+        tone[(y == 0) | (x == 0)] *= 0.85  # joints
+        area *= tone[..., None] + self.noise(area, 60, 0.05) + self.noise(area, 2, 0.02)  # weather, grain
 
-    def shadow(self, box: tuple, strength: float) -> None:
-        self.view(box)[...] *= 1 - strength
+    def ledge(self, left: int, top: int, right: int) -> None:
+        """A moulding or a sill, which casts a shadow on the wall below it."""
+        self.paint((left, top, right, top + 4), self.trim * 1.1, self.trim * 0.72, "sill")
+        self.paint((left + 2, top + 4, right, top + 7), BLACK, cover=0.35)
 
-    def sky(self) -> None:
-        self.label("sky", (0, 0, SIZE, SIZE))
-        fall = np.clip(np.linspace(0, 3, len(self.photo)), 0, 1)[:, None, None]  # paler down to the horizon
-        self.photo[...] = (1 - fall) * [0.42, 0.62, 0.86] + fall * [0.80, 0.88, 0.95]
-        clouds = self.noise(self.photo.shape[:2], 26, 0.7) + self.noise(self.photo.shape[:2], 9, 0.3)
-        self.photo += 0.22 / (1 + np.exp(-3 * clouds + 1))
-
-    def street(self, top: int) -> None:
-        box = (0, top, SIZE, SIZE)
-        self.label("street", box)
-        area = self.view(box)
-        area[...] = np.array([0.50, 0.49, 0.48]) * np.linspace(1.12, 0.8, len(area))[:, None, None]
-        area += self.noise(area.shape[:2], 1.0, 0.03)
-        self.view((0, top, SIZE, top + 2))[...] *= 1.25  # kerb
-
-    def wall(self, box: tuple) -> None:
-        self.label("wall", box)
-        area = self.view(box)
-        kind = self.rng.integers(len(WALLS))
-        area[...] = np.array(WALLS[kind]) * self.rng.uniform(0.9, 1.08) + self.rng.normal(0, 0.015, 3)
-        rows, columns = np.mgrid[: area.shape[0], : area.shape[1]]
-        high, wide = (4 * SCALE, 10 * SCALE) if kind == 0 else (12 * SCALE, 26 * SCALE)  # bricks, or blocks of stone
-        course = rows // high
-        shifted = columns + (course % 2) * wide // 2
-        tone = self.rng.normal(0, 0.045 if kind == 0 else 0.018, (course.max() + 1, shifted.max() // wide + 1))
-        area *= 1 + tone[course, shifted // wide][..., None]
-        joint = (rows % high < 1) | (shifted % wide < 1)
-        area[joint] = area[joint] * 0.75 + (0.14 if kind == 0 else 0.08)
-        area *= 1 + self.noise(area.shape[:2], 30, 0.05) + self.noise(area.shape[:2], 1.2, 0.02)  # weather, grain
-        area *= np.linspace(1.06, 0.90, len(area))[:, None, None]
-
-    def roof(self, box: tuple) -> None:
-        self.label("roof", box)
-        area = self.view(box)
-        colour = np.array([[0.48, 0.25, 0.19], [0.33, 0.34, 0.38]])[self.rng.integers(2)]
-        rows, columns = np.mgrid[: area.shape[0], : area.shape[1]]
-        high, wide = 5 * SCALE, 6 * SCALE
-        bulge = 0.80 + 0.35 * (rows % high) / high  # each row of tiles is lit at its lower edge
-        round_ = 0.92 + 0.08 * np.sin(2 * np.pi * (columns + (rows // high % 2) * wide / 2) / wide)
-        area[...] = colour * (bulge * round_)[..., None] * np.linspace(0.9, 1.2, len(area))[:, None, None]
-        area *= 1 + self.noise(area.shape[:2], 2.5, 0.05)
-
-    def band(self, box: tuple) -> None:
-        """A moulding across the façade, which casts a shadow on the wall below it."""
-        self.label("sill", box)
+    def frame(self, box: tuple, upright: int, level: int, width: float, colour: np.ndarray) -> None:
+        """Evenly spread bars around and across a box that lies deep in the wall; the light is up left."""
         left, top, right, bottom = box
-        area = self.view(box)
-        area[...] = self.paint_colour * np.linspace(1.1, 0.72, len(area))[:, None, None]
-        self.shadow((left, bottom, right, bottom + 4), 0.30)
+        for x in np.linspace(left, right - width, upright):
+            self.paint((x, top, x + width, bottom), colour)
+        for y in np.linspace(top, bottom - width, level):
+            self.paint((left, y, right, y + width), colour)
+        self.paint((left, top, right, top + 3), BLACK, cover=0.45)
+        self.paint((left, top, left + 2, bottom), BLACK, cover=0.35)
 
-    def sill(self, box: tuple) -> None:
-        self.label("sill", box)
+    def window(self, box: tuple, balcony: bool) -> None:
         left, top, right, bottom = box
-        self.view(box)[...] = self.paint_colour
-        self.shadow((left, bottom - 1.5, right, bottom), 0.25)
-        self.shadow((left + 2, bottom, right + 2, bottom + 3), 0.35)
-
-    def glass(self, box: tuple) -> None:
-        """Panes that reflect the sky, darker towards the bottom, with one bright slanting streak."""
-        area = self.view(box)
-        fall = np.linspace(0, 1, len(area))[:, None, None]
-        area[...] = (1 - fall) * [0.50, 0.62, 0.72] + fall * [0.12, 0.15, 0.20]
-        rows, columns = np.mgrid[: area.shape[0], : area.shape[1]]
-        streak = np.abs(columns + 0.6 * rows - 0.75 * area.shape[1]) < 0.13 * area.shape[1]
-        area[streak] += 0.12
-        area *= self.rng.uniform(0.85, 1.1)
-
-    def frame(self, box: tuple, bars_x: int, bars_y: int, colour: np.ndarray, width: float = 1.5) -> None:
-        """A frame around `box`, with bars that cut it into bars_x + 1 by bars_y + 1 panes."""
-        left, top, right, bottom = box
-        for i in range(bars_x + 2):
-            x = left + (right - left - width) * i / (bars_x + 1)
-            self.view((x, top, x + width, bottom))[...] = colour
-        for i in range(bars_y + 2):
-            y = top + (bottom - top - width) * i / (bars_y + 1)
-            self.view((left, y, right, y + width))[...] = colour
-
-    def window(self, box: tuple) -> None:
-        self.label("window", box)
-        left, top, right, bottom = box
-        self.glass(box)
-        if self.curtains and self.rng.random() < 0.7:
-            reach = (right - left) * self.rng.uniform(0.15, 0.3)
-            for side in ((left, top, left + reach, bottom), (right - reach, top, right, bottom)):
-                area = self.view(side)
-                folds = 0.72 + 0.10 * np.sin(np.arange(area.shape[1]) * 1.5)
-                area[...] = area * 0.3 + 0.7 * folds[None, :, None] * [1.0, 0.97, 0.90]
-        self.frame(box, 1, 1 if bottom - top < 34 else 2, self.paint_colour)
-        self.shadow((left, top, right, top + 3), 0.45)  # the window lies deep in the wall; the light is up left
-        self.shadow((left, top, left + 2, bottom), 0.35)
-
-    def balcony(self, box: tuple) -> None:
-        """A railing before the lower part of a window, on a slab that shades the wall."""
-        self.label("balcony", box)
-        left, top, right, bottom = box
-        self.shadow(box, 0.35)
-        iron = np.array([0.10, 0.10, 0.12])
-        for x in np.arange(left, right - 0.9, 3):
-            self.view((x, top, x + 1, bottom - 3))[...] = iron
-        self.view((left, top, right, top + 1.5))[...] = iron * 1.6
-        self.view((left, bottom - 3, right, bottom))[...] = self.paint_colour * 0.85
-        self.shadow((left + 3, bottom, right + 3, bottom + 6), 0.40)
+        area = self.paint(box, SHEEN, GLASS, "window")
+        rows, columns = np.ogrid[: area.shape[0], : area.shape[1]]
+        area[np.abs((columns + 0.6 * rows) / area.shape[1] - 0.75) < 0.13] += 0.12  # a slanting reflection
+        if self.rng.random() < 0.4:
+            for x in (left, (left + 3 * right) / 4):
+                curtain = self.paint((x, top, x + (right - left) / 4, bottom), (0.76, 0.74, 0.68), cover=0.7)
+                curtain[:, ::4] *= 0.85  # folds
+        self.frame(box, 3, 3 if bottom - top < 34 else 4, 1.5, self.trim)
+        self.ledge(left - 4, bottom, right + 4)
+        if balcony:
+            railing = (left - 4, bottom - (bottom - top) // 3, right + 4, bottom + 1)
+            self.paint(railing, BLACK, label="balcony", cover=0.35)
+            self.frame(railing, (right - left + 8) // 3, 2, 1, IRON)
 
     def door(self, box: tuple) -> None:
-        self.label("door", box)
         left, top, right, bottom = box
-        area = self.view(box)
-        grain = 1 + 0.5 * self.noise((1, area.shape[1]), 1.5, 0.12)
-        area[...] = self.wood * grain
-        light = (left + 2, top + 2, right - 2, top + 11)
-        self.glass(light)
-        middle = (left + right) / 2
-        for x0, x1 in ((left + 3, middle - 2), (middle + 2, right - 3)):
-            for y0, y1 in ((top + 15, (top + bottom) / 2 + 3), ((top + bottom) / 2 + 7, bottom - 4)):
-                self.view((x0, y0, x1, y1))[...] *= 0.72
-                self.view((x0 + 1, y0 + 1, x1, y1))[...] *= 1.55
-        self.shadow((middle - 0.5, top + 12, middle + 0.5, bottom), 0.6)
-        handle = (middle + 1.5, (top + bottom) / 2 + 3, middle + 3.5, (top + bottom) / 2 + 5.5)
-        self.view(handle)[...] = [0.9, 0.75, 0.35]
-        self.shadow((left, top, right, top + 3), 0.45)
-        self.shadow((left, top, left + 2, bottom), 0.35)
+        wood = self.rng.choice(PAINTS) * 0.7
+        self.paint(box, wood * 0.8, wood * 0.7, "door")
+        self.frame(box, 3, 3, 4, wood)
+        self.paint((left + 3, top + 3, right - 3, top + 11), SHEEN, GLASS)
+        self.paint((right - 12, bottom - 22, right - 10, bottom - 19), (0.9, 0.75, 0.35))  # handle
 
     def shop(self, box: tuple) -> None:
         """A lit shop window below a striped awning."""
-        self.label("shop", box)
         left, top, right, bottom = box
-        area = self.view(box)
-        fall = np.linspace(0, 1, len(area))[:, None, None]
-        area[...] = (1 - fall) * [0.38, 0.33, 0.28] + fall * [0.86, 0.70, 0.46]
-        area *= 1 + self.noise(area.shape[:2], 5, 0.18)  # what is on show
-        self.frame((left, top, right, bottom), 2 if right - left > 44 else 1, 0, self.wood * 0.8, 2)
-        awning = self.view((left, top, right, top + 11))
-        colour = np.array([[0.75, 0.16, 0.14], [0.13, 0.38, 0.26], [0.16, 0.26, 0.52]])[self.rng.integers(3)]
-        stripes = np.arange(awning.shape[1]) // (5 * SCALE) % 2 == 0
-        awning[...] = np.where(stripes[None, :, None], colour, [0.93, 0.91, 0.86])
-        awning *= np.linspace(1.08, 0.82, len(awning))[:, None, None]
-        self.shadow((left, top + 11, right, top + 16), 0.45)
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """The label map and the photo, with a lens's fall-off and a sensor's noise."""
-        pixels = self.photo.reshape(SIZE, SCALE, SIZE, SCALE, 3).mean(axis=(1, 3))
-        rows, columns = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
-        pixels *= (1.03 - 0.10 * (rows**2 + columns**2))[..., None] * self.rng.uniform(0.94, 1.06)
-        pixels += self.rng.normal(0, 0.008, pixels.shape)
-        return self.labels, (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+        area = self.paint(box, (0.38, 0.33, 0.28), (0.86, 0.70, 0.46), "shop")
+        area *= 1 + self.noise(area, 10, 0.18)  # what is on show
+        colour = self.rng.choice(PAINTS)
+        self.frame((left, top + 11, right, bottom), 4 if right - left > 44 else 3, 2, 2, colour * 0.5)
+        awning = self.paint((left, top, right, top + 11), (1.0, 0.98, 0.93), (0.76, 0.75, 0.71))
+        awning[:, np.arange(awning.shape[1]) // 10 % 2 == 0] *= colour
 
 
 if __name__ == "__main__":
