@@ -29,7 +29,7 @@ from inference.metrics import LabelScores, Perceptual, image_scores, load_palett
 from pairs.find import check_headers, evenly, usable_pairs
 from pairs.loading import Pixels, on_device, open_loader
 from runtime.devices import choose_device, choose_precision, memory_advice, seeded
-from utils import UserError, name_of, run_main, save_atomically, save_grid, say
+from utils import UserError, atomic, name_of, run_main, save_grid, say
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,8 @@ def main() -> int:
         settings = {key: str(value) for key, value in vars(opts).items()}
         report = finite({"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found})
         text = json.dumps(report, indent=2, allow_nan=False)
-        save_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
+        with atomic(folder / "metrics.json") as file:
+            file.write(text.encode())
         l1 = found["l1_of_each"]
         order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]

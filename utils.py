@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
 import torch
@@ -35,19 +35,20 @@ def temporary_name() -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of processes that were killed in the middle of `save_atomically`."""
+    """Removes the temporary files of processes that were killed in the middle of `atomic`."""
     for path in folder.glob(".pix2pix-*.tmp"):
         if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name) and path.is_file():
             path.unlink()
 
 
-def save_atomically(path: Path, write: Callable) -> None:
-    """Calls write(file) on a temporary file that takes the place of `path` once it is complete and on disk."""
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete and on disk. Raises OSError, naming it."""
     temporary, made = path.with_name(temporary_name()), False
     try:
         with temporary.open("xb") as file:  # never one that is there already, nor through a link
             made = True
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -177,4 +178,5 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
         draw.text((6 + column * step, header - 20), title, fill="black", font=font)
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", DRAWN["Software"])
-    save_atomically(path, lambda file: sheet.save(file, "PNG", pnginfo=mark))
+    with atomic(path) as file:
+        sheet.save(file, "PNG", pnginfo=mark)

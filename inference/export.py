@@ -9,7 +9,7 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
-from utils import UserError, save_atomically, say
+from utils import UserError, atomic, say
 
 
 def export(gen: Generator, path: Path, norm: str = "image") -> None:
@@ -36,8 +36,10 @@ def export(gen: Generator, path: Path, norm: str = "image") -> None:
     with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
         program = torch.export.export(gen, (x,), dynamic_shapes=shapes)
         if path.suffix.lower() == ".pt2":
-            save_atomically(path, lambda file: torch.export.save(program, file))
+            with atomic(path) as file:
+                torch.export.save(program, file)
         else:
             onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
-            save_atomically(path, lambda file: file.write(onnx.model_proto.SerializeToString()))
+            with atomic(path) as file:
+                file.write(onnx.model_proto.SerializeToString())
     say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")

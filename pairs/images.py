@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from utils import DRAWN, DataError, name_of, save_atomically
+from utils import DRAWN, DataError, atomic, name_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 
@@ -168,13 +168,15 @@ def write_array(path: Path, array: np.ndarray) -> None:
         if array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff"):
             codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
             _, encoded = cv2.imencode(suffix, array if array.ndim == 2 else cv2.cvtColor(array, codes[array.shape[2]]))
-            save_atomically(path, lambda file: file.write(encoded.tobytes()))
+            with atomic(path) as file:
+                file.write(encoded.tobytes())
             return
         image = Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
         if image.mode == "RGBA" and suffix in (".jpg", ".jpeg", ".bmp"):
             image = over_white(image).convert("RGB")
         kind = Image.registered_extensions()[suffix]
         quality = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
-        save_atomically(path, lambda file: image.save(file, kind, **quality))
+        with atomic(path) as file:
+            image.save(file, kind, **quality)
     except (OSError, ValueError, cv2.error) as error:
         raise DataError(f"{name_of(path)} cannot be written: {error}") from error

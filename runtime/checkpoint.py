@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from config import Config
 from runtime.distributed import Ranks
-from utils import UserError, name_of, remove_leftovers, save_atomically, say
+from utils import UserError, atomic, name_of, remove_leftovers, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
@@ -134,7 +134,8 @@ class Run:
             path = folder / "config.json"
             self.before = path.read_bytes() if path.exists() else b""
             text = json.dumps({**cfg.plain(), "defaults": Config().plain()}, indent=2)
-            save_atomically(path, lambda file: file.write(text.encode()))
+            with atomic(path) as file:
+                file.write(text.encode())
             self.settings = path
         except OSError as error:
             raise OSError(f"cannot write to out_dir {str(folder)!r}: {error.strerror or error}") from error
@@ -280,7 +281,8 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
                                  f"{progress['epoch']}. Try a lower lr, or --precision fp32")
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(), **progress,
                   "state": state, "history": history, "rng": rng, **record}
-    save_atomically(cfg.out_dir / "checkpoint.pth.tar", lambda file: torch.save(checkpoint, file))
+    with atomic(cfg.out_dir / "checkpoint.pth.tar") as file:
+        torch.save(checkpoint, file)
     save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar", record)
 
 
@@ -289,7 +291,8 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
     settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "held_out": record["held_out"],
                  "state_dict": on_cpu(weights)}
-    save_atomically(path, lambda file: torch.save(generator, file))
+    with atomic(path) as file:
+        torch.save(generator, file)
 
 
 def on_cpu(value):

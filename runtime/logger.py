@@ -18,7 +18,7 @@ from tqdm import tqdm
 from config import Config
 from dataset import PairedImages
 from runtime.distributed import ALONE, Ranks
-from utils import DRAWN, UserError, save_atomically, save_grid, say
+from utils import DRAWN, UserError, atomic, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
@@ -83,7 +83,8 @@ class Logger:
         writer.writeheader()
         for row in history:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-        save_atomically(self.folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
+        with atomic(self.folder / "log.csv") as file:
+            file.write(text.getvalue().encode())
 
     def _write_plot(self, history: list[dict]) -> None:
         from matplotlib.figure import Figure  # the object interface needs no display
@@ -102,8 +103,8 @@ class Logger:
         for axes in (top, bottom):
             axes.legend()
             axes.grid(alpha=0.3)
-        save_atomically(self.folder / "losses.png",
-                        lambda file: figure.savefig(file, format="png", dpi=100, metadata=DRAWN))
+        with atomic(self.folder / "losses.png") as file:
+            figure.savefig(file, format="png", dpi=100, metadata=DRAWN)
         self.plotted, self.plot_time = len(history), time.monotonic()
 
     def _write_examples(self, row: dict, examples: list[list[Tensor]]) -> None:

@@ -246,10 +246,10 @@ def test_want_of_memory_is_a_sentence(call, monkeypatch, error):
 
 
 def test_scores_are_printed_even_where_they_cannot_be_written(call, monkeypatch, tmp_path):
-    def full(path, write):
+    def full(path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(evaluate_module, "save_atomically", full)
+    monkeypatch.setattr(evaluate_module, "atomic", full)
     status, said, _ = call()
     assert status == 2 and "psnr" in said and "No space left on device" in said
 

@@ -18,14 +18,12 @@ ROOT = Path(utils.__file__).parent
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
     path = tmp_path / "a.bin"
-    utils.save_atomically(path, lambda file: file.write(b"old"))
+    with utils.atomic(path) as file:
+        file.write(b"old")
 
-    def fail(file):
+    with pytest.raises(OSError, match="disk full"), utils.atomic(path) as file:
         file.write(b"half")
         raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        utils.save_atomically(path, fail)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
@@ -130,11 +128,8 @@ def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_keeps_its_reason_and_is_named_once(tmp_path):
-    def full(file):
+    with pytest.raises(OSError, match="No space left on device: '.*a.bin'") as caught, utils.atomic(tmp_path / "a.bin"):
         raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left on device: '.*a.bin'") as caught:
-        utils.save_atomically(tmp_path / "a.bin", full)
     assert caught.value.errno == errno.ENOSPC and caught.value.strerror == "No space left on device"
     assert not list(tmp_path.iterdir())
 
@@ -146,12 +141,13 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
     victim.write_text("precious")
     for name in (".a.bin.tmp", ".a.bin", "a.bin.tmp"):
         (tmp_path / name).symlink_to(victim)
-    utils.save_atomically(tmp_path / "a.bin", lambda file: file.write(b"new"))
+    with utils.atomic(tmp_path / "a.bin") as file:
+        file.write(b"new")
     assert victim.read_text() == "precious" and (tmp_path / "a.bin").read_bytes() == b"new"
     monkeypatch.setattr(utils, "temporary_name", lambda: ".known")
     (tmp_path / ".known").symlink_to(victim)
-    with pytest.raises(FileExistsError):
-        utils.save_atomically(tmp_path / "b.bin", lambda file: file.write(b"new"))
+    with pytest.raises(FileExistsError), utils.atomic(tmp_path / "b.bin") as file:
+        file.write(b"new")
     assert victim.read_text() == "precious" and (tmp_path / ".known").is_symlink()
 
 
@@ -159,7 +155,8 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
 def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
     before = os.umask(0o027)
     try:
-        utils.save_atomically(tmp_path / "a.bin", lambda file: file.write(b"new"))
+        with utils.atomic(tmp_path / "a.bin") as file:
+            file.write(b"new")
         with utils.complete_folder(tmp_path / "data"):
             pass
     finally:
@@ -170,7 +167,8 @@ def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
 
 def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     for length in (250, 251, 255):
-        utils.save_atomically(tmp_path / ("a" * (length - 4) + ".bin"), lambda file: file.write(b"new"))
+        with utils.atomic(tmp_path / ("a" * (length - 4) + ".bin")) as file:
+            file.write(b"new")
         with utils.complete_folder(tmp_path / ("b" * length)) as folder:
             (folder / "c").touch()
     assert {len(path.name) for path in tmp_path.iterdir()} == {250, 251, 255}
@@ -178,7 +176,7 @@ def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
 
 def test_only_our_own_leftovers_are_removed(tmp_path):
     """A killed process leaves its temporary file; a user's own may end in .tmp too, and folders may be called so."""
-    code = "import os, utils; utils.save_atomically(utils.Path('a.bin'), lambda file: os._exit(9))"
+    code = "import os, utils; utils.atomic(utils.Path('a.bin')).__enter__(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     left, = tmp_path.iterdir()
     kept = [tmp_path / name for name in (".notes.tmp", ".a.bin.tmp", "x.tmp", ".pix2pix-notes.tmp", f"{left.name}.tmp")]
