@@ -176,7 +176,7 @@ def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
 
 def test_only_our_own_leftovers_are_removed(tmp_path):
     """A killed process leaves its temporary file; a user's own may end in .tmp too, and folders may be called so."""
-    code = "import os, utils; utils.atomic(utils.Path('a.bin')).__enter__(); os._exit(9)"
+    code = "import os, utils; kept = utils.atomic(utils.Path('a.bin')); kept.__enter__(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     left, = tmp_path.iterdir()
     kept = [tmp_path / name for name in (".notes.tmp", ".a.bin.tmp", "x.tmp", ".pix2pix-notes.tmp", f"{left.name}.tmp")]
