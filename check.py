@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import Config
-from dataset import PairedImages, read_pair
+from dataset import Jitter, PairedImages, read_pair
 from pairs.find import Pair, check_headers, dark_sides, find_pairs, obtain
 from pairs.images import levels
 from runtime.cli import parse
@@ -57,7 +57,8 @@ def check(cfg: Config) -> int:
     if len(problems) > 50:
         say(f"… and {len(problems) - 50} more")
     if good.get("train"):
-        data = PairedImages(good["train"], cfg, train=True)
+        data = PairedImages(good["train"], cfg.direction, cfg.in_channels, cfg.out_channels, cfg.load_size,
+                            cfg.label_side, Jitter(cfg))
         rows = [list(data[int(i)]) for i in np.linspace(0, len(data) - 1, min(6, len(data)))]
         preview = Path(f"preview_{cfg.data_root.resolve().name}.png")
         try:

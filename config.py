@@ -43,7 +43,6 @@ class Config:
     eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
-    sync_batchnorm: bool = False  # with several processes: BatchNorm over the images of all; CUDA only
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
     cache: Literal["none", "ram"] = "none"  # ram reads every pair once, into memory: load_size^2 * 6 bytes a pair
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu

@@ -1,7 +1,9 @@
 """Pairs of images as tensors: cut, resized and jittered together (appendix 6.2)."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
 from pairs.find import Pair, check_headers, check_sizes, dark_sides, evenly, name_hash, usable_pairs  # noqa: E402
-from pairs.images import levels, read_image, read_size, to_array  # noqa: E402
+from pairs.images import levels, read_image, read_size, to_array, to_batch  # noqa: E402
 from runtime.devices import usable_cores  # noqa: E402
 from utils import DataError, UserError, name_of, say  # noqa: E402
 
@@ -49,88 +51,106 @@ def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
     return image.reshape(size, size, channels)
 
 
-def to_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, C), uint8 or float32 in [0, 1] → (C, H, W), uint8 as it is or float in [-1, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    return tensor if image.dtype == np.uint8 else tensor * 2 - 1
+class Jitter:
+    """Crops, mirrors and, on request, recolours a pair, by draws that depend on (seed, epoch, index) alone."""
 
+    def __init__(self, cfg: Config):
+        self.seed, strength = cfg.seed, cfg.color_jitter
+        self.recolours_x = cfg.color_jitter_side == cfg.direction[0]
+        around = (1 - strength, 1 + strength)
+        self.color = [A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)] if strength else []
+        self.place = A.Compose([A.RandomCrop(cfg.crop_size, cfg.crop_size), A.HorizontalFlip(p=0.5 if cfg.flip else 0)])
 
-def normalise(images: Tensor) -> Tensor:
-    """What `to_tensor` returns, as float in [-1, 1]."""
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+    def __call__(self, pair: np.ndarray, in_channels: int, epoch: int, index: int) -> np.ndarray:
+        """(H, W, C) → (crop_size, crop_size, C); in_channels of C are x, the others y."""
+        for number, transform in enumerate([*self.place, *self.color], 1):  # apart: Compose would seed all the same
+            seed = np.random.SeedSequence((self.seed, epoch, index, number)).generate_state(4)
+            transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
+        for transform in self.color:
+            sides = np.split(pair, [in_channels], axis=2)
+            side = 0 if self.recolours_x else 1
+            sides[side] = transform(image=np.ascontiguousarray(sides[side]))["image"]
+            pair = np.concatenate(sides, axis=2)
+        return self.place(image=pair)["image"]
 
 
 class PairedImages(Dataset):
-    """Pairs (x, y), each a float (C, crop_size, crop_size) tensor in [-1, 1].
+    """Pairs (x, y), each a float (C, size, size) tensor in [-1, 1]; with jitter, (C, crop_size, crop_size).
 
-    Training pairs are jittered (appendix 6.2): resized to load_size, cropped and mirrored together, by draws that
-    depend on (seed, epoch, index) alone, each transform its own. Validation pairs are only resized to crop_size.
-    An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used.
+    An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used; with `skip`, says
+    so, and the next pair that can be read takes its place.
     """
 
-    cache: list[dict | DataError] | None = None
+    split = ""  # where the pairs come from: train, val or test
     record: dict | None = None  # what a checkpoint keeps of the data: held_out and trained_on
+    cache: list[np.ndarray | DataError] | None = None
 
-    def __init__(self, pairs: list[Pair], cfg: Config, train: bool):
-        self.pairs, self.cfg, self.train = pairs, cfg, train
-        self.channels = {"A": cfg.in_channels, "B": cfg.out_channels}
-        if cfg.direction == "BtoA":
-            self.channels = {"A": cfg.out_channels, "B": cfg.in_channels}
-        jitter = [A.RandomCrop(cfg.crop_size, cfg.crop_size), A.HorizontalFlip(p=0.5 if cfg.flip else 0)]
-        self.jitter = A.Compose(jitter, additional_targets={"b": "image"})
-        strength = cfg.color_jitter
-        self.color = A.Compose([A.ColorJitter((1 - strength, 1 + strength), (1 - strength, 1 + strength),
-                                              (1 - strength, 1 + strength), (-strength / 2, strength / 2), p=1)])
-        self.transforms = [*self.jitter, *(self.color if strength else [])]
+    def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", in_channels: int = 3, out_channels: int = 3,
+                 size: int = 256, label_side: str = "none", jitter: Jitter | None = None, skip: bool = False):
+        self.pairs, self.direction, self.size, self.label_side = pairs, direction, size, label_side
+        self.in_channels, self.out_channels, self.jitter, self.skip = in_channels, out_channels, jitter, skip
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        x, y = self.pixels(key)
-        return normalise(x), normalise(y)
+        pixels, _ = self.pixels([key if isinstance(key, tuple) else (0, key)])
+        x, y = to_batch(pixels, self.in_channels)
+        return x[0], y[0]
+
+    def pixels(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, int]:
+        """What loaders hand on, at a quarter of the bytes: pixels for `to_batch`, and how many pairs were skipped."""
+        pairs, skipped = [], 0
+        for epoch, index in keys:
+            pair, index, missed = self._usable(index)
+            pairs.append(self.jitter(pair, self.in_channels, epoch, index) if self.jitter else pair)
+            skipped += missed
+        if len({pair.dtype for pair in pairs}) > 1:  # 8 bits beside 16
+            pairs = [pair if pair.dtype == np.float32 else pair / np.float32(255) for pair in pairs]
+        return torch.from_numpy(np.stack(pairs)), skipped
+
+    def _usable(self, index: int) -> tuple[np.ndarray, int, bool]:
+        """The pair, or with `skip` the next that can be read, its index, and whether it is another."""
+        for other in range(index, index + len(self)):
+            try:
+                return self._cached(other % len(self)), other % len(self), other != index
+            except DataError as error:
+                if not self.skip:
+                    raise
+                if other == index:
+                    say(f"skipped: {error}")
+                problem = error
+        raise DataError(f"none of the {len(self)} pairs could be read: {problem}")
+
+    def _cached(self, index: int) -> np.ndarray:
+        pair = self.cache[index] if self.cache else self.read(index)
+        if isinstance(pair, DataError):
+            raise pair
+        return pair
+
+    def read(self, index: int) -> np.ndarray:
+        """x and y side by side as channels, resized: (size, size, C), uint8, or float32 in [0, 1] from 16 bits."""
+        a_is_x = self.direction == "AtoB"
+        channels = (self.in_channels, self.out_channels) if a_is_x else (self.out_channels, self.in_channels)
+        enough = self.size if self.jitter and self.label_side == "none" else 0  # targets that are scored stay exact
+        sides = [resize(image, self.size, nearest=self.label_side in (name, "both"))
+                 for name, image in zip("AB", read_pair(self.pairs[index], *channels, enough), strict=True)]
+        if sides[0].dtype != sides[1].dtype:
+            sides = [side if side.dtype == np.float32 else side / np.float32(255) for side in sides]
+        return np.concatenate(sides if a_is_x else sides[::-1], axis=2)
 
     def fill_cache(self) -> None:
         """Reads every pair into memory, resized but not jittered yet."""
-        def read(index: int) -> dict | DataError:
+        def read(index: int) -> np.ndarray | DataError:
             try:
-                return self._read(index)
+                return self.read(index)
             except DataError as error:
-                if not self.cfg.skip_unreadable:
+                if not self.skip:
                     raise
                 return error
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             self.cache = list(pool.map(read, range(len(self))))
-
-    def _read(self, index: int) -> dict[str, np.ndarray]:
-        """The sides A and B, (H, W, C) each, resized."""
-        cfg = self.cfg
-        size = cfg.load_size if self.train else cfg.crop_size
-        enough = size if self.train and cfg.label_side == "none" else 0  # targets that are scored stay exact
-        arrays = read_pair(self.pairs[index], self.channels["A"], self.channels["B"], enough)
-        sides = dict(zip("AB", arrays, strict=True))
-        for side in "AB":
-            sides[side] = resize(sides[side], size, nearest=cfg.label_side in (side, "both"))
-        return sides
-
-    def pixels(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The item before `normalise`: a quarter of the bytes to hand from process to process and to a GPU."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        cfg, sides = self.cfg, self.cache[index] if self.cache else self._read(index)
-        if isinstance(sides, DataError):
-            raise sides
-        sides = dict(sides)
-        if self.train:
-            for number, transform in enumerate(self.transforms, 1):  # apart: what Compose seeds would draw the same
-                seed = np.random.SeedSequence((cfg.seed, epoch, index, number)).generate_state(4)
-                transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
-            if cfg.color_jitter:
-                sides[cfg.color_jitter_side] = self.color(image=sides[cfg.color_jitter_side])["image"]
-            jittered = self.jitter(image=sides["A"], b=sides["B"])
-            sides = {"A": jittered["image"], "B": jittered["b"]}
-        x, y = sides[cfg.direction[0]], sides[cfg.direction[-1]]
-        return to_tensor(x), to_tensor(y)
 
 
 def check_ranges(pairs: list[Pair], at_most: int = 20) -> None:
@@ -161,13 +181,15 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
-    both = PairedImages(train_pairs, cfg, train=True), PairedImages(scored, cfg, train=False)
-    both[1].split = "val" if found.splits.get("val") else "test"
-    both[0].record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
+    make = partial(PairedImages, direction=cfg.direction, in_channels=cfg.in_channels, out_channels=cfg.out_channels,
+                   label_side=cfg.label_side, skip=cfg.skip_unreadable)
+    train_data = make(train_pairs, size=cfg.load_size, jitter=Jitter(cfg))
+    val_data = make(scored, size=cfg.crop_size)
+    train_data.record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
+    val_data.split = "val" if found.splits.get("val") else "test"
     if cfg.cache == "ram":
-        for data in both:
+        for data in (train_data, val_data):
             data.fill_cache()
-        size = sum(image.nbytes for data in both for sides in data.cache if isinstance(sides, dict)
-                   for image in sides.values())
-        say(f"cache: {len(both[0]) + len(both[1])} pairs in memory, {size / 1e9:.2f} GB")
-    return both
+        held = [pair for data in (train_data, val_data) for pair in data.cache if isinstance(pair, np.ndarray)]
+        say(f"cache: {len(held)} pairs in memory, {sum(pair.nbytes for pair in held) / 1e9:.2f} GB")
+    return train_data, val_data

@@ -6,28 +6,27 @@
 """
 
 import contextlib
+import copy
 import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from config import Config
 from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
 from pairs.find import check_headers, evenly, usable_pairs
-from pairs.loading import Pixels, on_device, open_loader
+from pairs.loading import open_batches
 from runtime.devices import choose_device, choose_precision, memory_advice, seeded
 from utils import UserError, atomic, name_of, run_main, save_grid, say
 
@@ -51,14 +50,16 @@ class Evaluate:
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
 
 
-def outputs(gen: Generator, loader: DataLoader, opts: Evaluate, dtype: torch.dtype) -> Iterator[tuple]:
+def predictions(gen: Generator, data: PairedImages, workers: int, opts: Evaluate,
+                dtype: torch.dtype) -> Iterator[tuple]:
     """(x, y_fake, y) of every pair, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
-    device = next(gen.parameters()).device
-    for x, y in tqdm(on_device(loader, device, set()), "scoring", len(loader), leave=False, disable=None):
-        with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
-                torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            y_fake = gen(x).float()
-        yield x[0], y_fake[0], y[0]
+    device, order = next(gen.parameters()).device, [(0, i) for i in range(len(data))]
+    with open_batches(data, order, 1, workers, device) as batches:
+        for x, y in tqdm(batches, "scoring", len(data), leave=False, disable=None):
+            with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
+                    torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                y_fake = gen(x).float()
+            yield x[0], y_fake[0], y[0]
 
 
 def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
@@ -77,9 +78,6 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     labels = gen.trained.get("label_side", "none")
     if opts.palette and labels != direction[-1]:  # averaging label maps would invent colours between two classes
         labels = direction[-1] if labels == "none" else "both"
-    cfg = replace(Config(), crop_size=gen.crop_size, load_size=gen.crop_size, in_channels=gen.encoder[0].in_channels,
-                  out_channels=gen.output[1].out_channels, label_side=labels, direction=direction,
-                  n_layers=0, color_jitter=0.0)
     found = usable_pairs(opts.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out"))
     if found.held_out and "held_out" not in gen.trained:
         say("the checkpoint does not tell which pairs were held out: it may have been trained on those that are scored")
@@ -88,7 +86,8 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
         raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
     check_headers(pairs, skip=True)
-    return PairedImages(pairs, cfg, train=False), PairedImages(splits.get("train", pairs), cfg, train=False)
+    return tuple(PairedImages(each, direction, gen.encoder[0].in_channels, gen.output[1].out_channels, gen.crop_size,
+                              labels) for each in (pairs, splits.get("train", pairs)))
 
 
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
@@ -103,20 +102,19 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     rows, l1 = {who: [] for who in translators}, []
     labels = {who: LabelScores(load_palette(opts.palette)) for who in translators} if opts.palette else {}
     deep = {who: Perceptual(len(data), device) for who in translators} if opts.perceptual else {}
-    with open_loader(Pixels(data, skip=False), opts.num_workers, device) as loader:
-        for x, y_fake, y in outputs(gen, loader, opts, dtype):
-            if not y_fake.isfinite().all():
-                l1.append(math.nan)
-                continue
-            for who, translator in translators.items():
-                made = translator(x) if translator else y_fake
-                if made.shape != y.shape:
-                    raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
-                rows[who].append(image_scores(made, y))
-                for scores in (labels, deep):
-                    if scores:
-                        scores[who].update(made, y)
-            l1.append(rows["output"][-1]["l1"])
+    for x, y_fake, y in predictions(gen, data, opts.num_workers, opts, dtype):
+        if not y_fake.isfinite().all():
+            l1.append(math.nan)
+            continue
+        for who, translator in translators.items():
+            made = translator(x) if translator else y_fake
+            if made.shape != y.shape:
+                raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
+            rows[who].append(image_scores(made, y))
+            for scores in (labels, deep):
+                if scores:
+                    scores[who].update(made, y)
+        l1.append(rows["output"][-1]["l1"])
     bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
         raise UserError(f"none of the {len(l1)} outputs is finite: --precision fp32 may help")
@@ -193,7 +191,7 @@ def main() -> int:
     start = time.perf_counter()
     with result_folder(opts) as folder:
         found = evaluate(gen, data, train, opts, dtype)
-        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.cfg.direction}: N = {len(data)} images of "
+        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.direction}: N = {len(data)} images of "
             f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation "
             f"over images; {time.perf_counter() - start:.0f} s on {device}")
         say(table(found["scores"]))
@@ -201,16 +199,16 @@ def main() -> int:
             say("no ms_ssim: it needs more than 160 pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}
-        report = finite({"n": len(data), "settings": {**settings, "direction": data.cfg.direction}, **found})
+        report = finite({"n": len(data), "settings": {**settings, "direction": data.direction}, **found})
         text = json.dumps(report, indent=2, allow_nan=False)
         with atomic(folder / "metrics.json") as file:
             file.write(text.encode())
         l1 = found["l1_of_each"]
         order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]
-        picked = PairedImages([data.pairs[i] for i in chosen], data.cfg, train=False)
-        with open_loader(Pixels(picked, skip=False), 0, device) as loader:
-            rows = [list(row) for row in outputs(gen, loader, opts, dtype)]
+        picked = copy.copy(data)
+        picked.pairs = [data.pairs[i] for i in chosen]
+        rows = [list(row) for row in predictions(gen, picked, 0, opts, dtype)]
         save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
                   "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")

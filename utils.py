@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,6 +102,14 @@ class DataError(UserError):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
 
 
+class Stopped(Exception):
+    """A signal ended the run early, in all of its processes, after what was learnt had been saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
 def name_of(source: Path | np.ndarray) -> str:
     """A source for a message; a path with characters that do not print comes in quotes."""
     if isinstance(source, np.ndarray):
@@ -136,7 +145,7 @@ def heard(text: str = "") -> bool:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Runs a script: a UserError or OSError becomes one sentence and exit status 2, Ctrl-C exit status 130.
+    """Runs a script: a UserError or OSError becomes one sentence and exit status 2, a signal exit status 128 + n.
 
     A reader of the output who leaves (`--help | head`) ends it in silence. Every other exception is a bug, perhaps in
     a change of the reader's, and keeps its traceback.
@@ -151,8 +160,8 @@ def run_main(main: Callable[[], int | None]) -> None:
             sys.exit(141)  # 128 + SIGPIPE
         print("error: " + printable(str(error), sys.stderr).replace("\n", "\\n"), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, Stopped) as error:
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
     finally:
         heard()
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from utils import DRAWN, DataError, atomic, name_of
 
@@ -180,3 +182,15 @@ def write_array(path: Path, array: np.ndarray) -> None:
             image.save(file, kind, **quality)
     except (OSError, ValueError, cv2.error) as error:
         raise DataError(f"{name_of(path)} cannot be written: {error}") from error
+
+
+def to_batch(pixels: Tensor, in_channels: int, channels_last: bool = False) -> tuple[Tensor, Tensor]:
+    """x and y, float (N, C, H, W) in [-1, 1]; pixels: (N, H, W, C), uint8 or float32 in [0, 1], x's channels first."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    sides = pixels.permute(0, 3, 1, 2).tensor_split([in_channels], dim=1)
+    return tuple(normalise(side.contiguous(memory_format=layout)) for side in sides)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8, or float32 in [0, 1], as float in [-1, 1]."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images * 2 - 1

@@ -3,19 +3,24 @@
 import contextlib
 import math
 import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from config import Config
-from dataset import PairedImages, normalise
+from pairs.images import to_batch
 from runtime.devices import usable_cores
+from runtime.distributed import Ranks
 from runtime.signals import SIGNALS, leave_children
 from utils import DataError
+
+MESSAGE = 16  # pairs that a loader process hands over at once, where they are small
+AHEAD = 3  # steps that wait on the device; more would only delay Ctrl-C and hold memory
 
 
 class EpochSampler(Sampler):
@@ -47,98 +52,102 @@ def init_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-class Pixels(Dataset):
-    """(x, y, problem) for loaders: a PairedImages' items before `normalise`, and "".
+class Messages(Dataset):
+    """What loader processes hand over: the `pixels` of several pairs at once, collated already."""
 
-    With `skip`, the next pair that can be read takes the place of one that cannot, which `problem` then names.
+    def __init__(self, data: Dataset):
+        self.data = data
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, int]:
+        return self.data.pixels(keys)
+
+
+def as_it_is(message: tuple[Tensor, int]) -> tuple[Tensor, int]:
+    return message
+
+
+class Batches:
+    """Batches (x, y), each float (N, C, H, W) in [-1, 1], on the device; `skipped` counts the pairs left out.
+
+    On CUDA they travel while the steps before are computed, and the host runs at most AHEAD steps ahead of the device.
+    Iterating raises DataError when a pair cannot be read, or when a process that loads images dies.
     """
 
-    def __init__(self, data: PairedImages, skip: bool):
-        self.data, self.skip = data, skip
+    def __init__(self, data: Dataset, loader: DataLoader, batch_size: int, device: torch.device, channels_last: bool):
+        self.data, self.loader, self.batch_size, self.device = data, loader, batch_size, device
+        self.channels_last, self.skipped = channels_last, 0
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __len__(self) -> int:
-        return len(self.data)
+    def of(self, epoch: int, start: int = 0) -> "Batches":
+        """The same, in the order of `epoch` from position `start` on."""
+        self.loader.batch_sampler.sampler.epoch, self.loader.batch_sampler.sampler.start = epoch, start
+        return self
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor, str]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        problem = ""
-        for i in range(len(self)):
-            try:
-                return *self.data.pixels((epoch, (index + i) % len(self))), problem
-            except DataError as error:
-                if not self.skip:
-                    raise
-                problem = problem or str(error)
-        raise DataError(f"none of the {len(self)} pairs could be read: {problem}")
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.skipped, steps = 0, deque()
+        for pixels, skipped in self._messages():
+            self.skipped += skipped
+            with torch.cuda.stream(self.stream):  # None: does nothing
+                pixels = pixels.to(self.device, non_blocking=self.stream is not None)
+            for part in pixels.split(self.batch_size):
+                with torch.cuda.stream(self.stream):
+                    x, y = to_batch(part, self.data.in_channels, self.channels_last)
+                if self.stream:
+                    now = torch.cuda.current_stream(self.device)
+                    now.wait_stream(self.stream)
+                    for images in (pixels, x, y):
+                        images.record_stream(now)
+                yield x, y
+                if self.stream:
+                    steps.append(torch.cuda.current_stream(self.device).record_event())
+                    if len(steps) > AHEAD:
+                        steps.popleft().synchronize()
 
-
-def collate(items: list[tuple[Tensor, Tensor, str]]) -> tuple[Tensor, Tensor, list[str]]:
-    """Batches of x and of y, normalised here only where 8-bit and 16-bit images meet, and the problems."""
-    *sides, problems = zip(*items, strict=True)
-    batches = []
-    for images in sides:
-        mixed = len({image.dtype for image in images}) > 1
-        batches.append(torch.stack([normalise(image) for image in images] if mixed else images))
-    return *batches, [problem for problem in problems if problem]
+    def _messages(self) -> Iterator[tuple[Tensor, int]]:
+        try:
+            messages = iter(self.loader)
+            leave_children()  # torch would raise an error at the death of a process, in the middle of a step
+            yield from messages
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while handing over a batch
+            words = ("DataLoader worker", "Pin memory thread")
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in words):
+                raise
+            raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
+                            "smaller --num-workers") from error
 
 
 @contextlib.contextmanager
-def open_loader(data: Dataset, workers: int, device: torch.device, **options) -> Iterator[DataLoader]:
-    """A loader of `data` in at most `workers` processes: batches for `on_device`.
+def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int, device: torch.device,
+                 channels_last: bool = False) -> Iterator[Batches]:
+    """The batches of `data` in the order of `sampler`'s (epoch, index), loaded in at most `workers` processes.
 
-    Its processes end with the block, even when an exception would keep the loader alive.
+    A process hands over several small batches at once: each message costs as much as a small pair. They end with the
+    block, even when an exception would keep the loader alive.
     """
     workers = min(workers, usable_cores())
-    # A generator of its own for the seeds it draws: the networks' dropout must not notice the loader.
-    loader = DataLoader(data, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=init_worker,
-                        pin_memory=device.type == "cuda", generator=torch.Generator(), collate_fn=collate, **options)
+    pairs = min(MESSAGE, 2**24 // (data.size**2 * (data.in_channels + data.out_channels))) if workers else 1
+    messages = BatchSampler(sampler, batch_size * max(1, pairs // batch_size), drop_last=False)
+    # A generator of its own for the seeds it draws: nothing else must notice the loader.
+    loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=workers > 0,
+                        worker_init_fn=init_worker, pin_memory=device.type == "cuda", generator=torch.Generator(),
+                        collate_fn=as_it_is)
     try:
-        yield loader
+        yield Batches(data, loader, batch_size, device, channels_last)
     finally:
         if loader._iterator is not None:
             loader._iterator._shutdown_workers()
 
 
 @contextlib.contextmanager
-def loaders(train_data: PairedImages, val_data: PairedImages, cfg: Config, device: torch.device, rank: int = 0,
-            world: int = 1) -> Iterator[tuple]:
-    """The training loader, the sampler that orders it, and the validation loader, as `open_loader` makes them.
+def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, ranks: Ranks,
+            channels_last: bool = False) -> Iterator[tuple[Batches, Batches]]:
+    """The training batches, and those of validation, of which each process takes every world-th pair.
 
-    Of `world` processes, each validates on every world-th pair. Pairs that are in memory already need no processes:
-    what is left to do takes less time than handing them over.
+    Pairs that are in memory already need no processes: what is left to do takes less time than handing them over.
     """
     workers = 0 if train_data.cache else cfg.num_workers
-    sampler = EpochSampler(len(train_data), cfg.seed, rank, world)
-    train, val = (Pixels(data, cfg.skip_unreadable) for data in (train_data, val_data))
-    with open_loader(train, workers, device, batch_size=cfg.batch_size, sampler=sampler) as train_loader, \
-            open_loader(val, workers, device, batch_size=8, sampler=range(rank, len(val_data), world)) as val_loader:
-        yield train_loader, sampler, val_loader
-
-
-def on_device(loader: DataLoader, device: torch.device, problems: set[str]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches, normalised, on the device; on CUDA they travel while the steps before are computed.
-
-    Adds the problems of pairs that were skipped to `problems`. Raises DataError when a pair cannot be read, or when a
-    process that loads images dies.
-    """
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    batches = iter(loader)
-    leave_children()  # torch would raise an error at the death of a loader process, in the middle of a training step
-    while True:
-        try:
-            *batch, skipped = next(batches, (None, []))
-        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while handing over a batch
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
-                            "smaller --num-workers") from error
-        if batch == [None]:
-            return
-        problems.update(skipped)
-        with torch.cuda.stream(stream):  # None: does nothing
-            x, y = (normalise(images.to(device, non_blocking=True)) for images in batch)
-        if stream:
-            torch.cuda.current_stream(device).wait_stream(stream)
-            for images in (x, y):
-                images.record_stream(torch.cuda.current_stream(device))
-        yield x, y
+    train_order = EpochSampler(len(train_data), cfg.seed, ranks.rank, ranks.world)
+    val_order = [(0, index) for index in range(ranks.rank, len(val_data), ranks.world)]
+    with open_batches(train_data, train_order, cfg.batch_size, workers, ranks.device, channels_last) as train_batches, \
+            open_batches(val_data, val_order, 8, workers, ranks.device, channels_last) as val_batches:
+        yield train_batches, val_batches

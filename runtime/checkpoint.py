@@ -8,8 +8,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,15 +21,24 @@ from utils import UserError, atomic, name_of, remove_leftovers, say
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
-# Where a run stands: epochs completed, then steps, images, sums of the losses and seconds of the next epoch.
-START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
 
 
-class Background:
-    """Runs one piece of work after the other, in a thread of its own; all of it is done when the block ends.
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: epochs completed, then steps, images, sums of the losses and seconds of the next epoch."""
 
-    What goes wrong there is raised by the next `check`, or at the end of the block. Work that reads tensors which
-    training changes must be given copies. On CUDA it runs on a stream of its own, behind all that was submitted before.
+    epoch: int = 0
+    step: int = 0
+    images: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    seconds: float = 0.0
+
+
+class Writer:
+    """Runs one piece of work after the other, in a thread of its own.
+
+    Work that reads tensors which training changes must be given copies. On CUDA it runs on a stream of its own, behind
+    all that was submitted before.
     """
 
     def __init__(self, device: torch.device):
@@ -48,10 +58,7 @@ class Background:
         return any(job.act == act and not job.done() for job in self.jobs)
 
     def _run(self, act: Callable, *args) -> None:
-        if self.stream:
-            with torch.cuda.stream(self.stream):
-                act(*args)
-        else:
+        with torch.cuda.stream(self.stream):  # None: does nothing
             act(*args)
 
     def check(self, wait: bool = False) -> None:
@@ -61,30 +68,21 @@ class Background:
         for job in done:
             job.result()
 
-    def __enter__(self) -> "Background":
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        self.pool.shutdown()
-        if kind is None:
-            self.check(wait=True)
-
 
 class Run:
     """A run's folder, locked for the block; its checkpoints are written while training goes on.
 
     Entering makes the folder, locks it, and only then reads it. From then on `cfg` is what is trained, in all processes
-    the main one's settings, with its out_dir, and `saved` the checkpoint to go on from, or None. Leaving waits for the
-    writer, then unlocks. Settings with which nothing was learnt are not kept. Of several processes, only the main one
-    touches the folder.
+    the main one's settings, with its out_dir, and `history` the epochs so far. Leaving waits for the writer, then
+    unlocks. Settings with which nothing was learnt are not kept. Of several processes, only the main one touches the
+    folder; the others wait for it.
     Raises OSError, naming out_dir, where nothing can be written, and UserError where another process trains, or where
     the folder holds a run that must not be overwritten, or none that cfg could continue.
     """
 
-    def __init__(self, cfg: Config, ranks: Ranks, device: torch.device):
-        self.cfg, self.ranks, self.saved = cfg, ranks, None
-        self.record = {"held_out": None}  # of the data: what is held out, and what is trained on
-        self.background = Background(device)
+    def __init__(self, cfg: Config, ranks: Ranks):
+        self.cfg, self.ranks, self.writer = cfg, ranks, Writer(ranks.device)
+        self.saved, self.record = None, {"held_out": None}  # the checkpoint, until it is restored; of the data
         self.lock, self.made, self.settings, self.before, self.learnt = None, False, None, b"", False
 
     def __enter__(self) -> "Run":
@@ -93,16 +91,46 @@ class Run:
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
+        self.history = self.saved["history"] if self.saved else []
         return self
 
     def __exit__(self, kind, *_) -> None:
         try:
-            self.background.__exit__(kind)
+            self.writer.pool.shutdown()
+            if kind is None:
+                self.writer.check(wait=True)
         finally:
             if self.lock:
                 if not self.learnt:
                     self._clear()
                 self.lock.release()
+
+    @property
+    def held_out(self) -> list[str] | None:
+        """The names of the pairs that the run so far has held out of training; None where the data has a split."""
+        return self.saved and self.saved.get("held_out")
+
+    def restore(self, state: Any, record: dict) -> Progress:
+        """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
+
+        `record` tells of the data, and will be part of the checkpoints. An epoch that was cut begins anew when its
+        order no longer stands: to go on would leave out some pairs and repeat others, and to refuse would end a run of
+        which one file was lost.
+        """
+        self.record, saved, self.saved = record, self.saved, None
+        if not saved:
+            return Progress()
+        state.load_state_dict(saved["state"])
+        progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
+        now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
+        added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
+        if added or gone:
+            say(f"the data is no longer what the run was trained on: {added} training pairs added, {gone} gone")
+        if progress.images and (not torch.equal(now, then) or self.cfg.seed != saved["config"]["seed"]):
+            say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
+            progress = Progress(progress.epoch)
+        say(f"resuming after epoch {progress.epoch}, step {progress.step}")
+        return progress
 
     def _clear(self) -> None:
         """Takes back what this start has put into the folder, and the folder itself if it made it."""
@@ -201,33 +229,36 @@ class Run:
             say(f"changed since the run began: {name} from {old} to {new[name]}")
         return saved
 
-    def save(self, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
-        """Writes the checkpoint of this moment, after all that is being written; the other processes wait for it."""
+    def save(self, state: Any, progress: Progress, history: list[dict]) -> None:
+        """Writes the checkpoint of this moment, if anything was learnt, after all that is being written."""
         if self.ranks.main:
-            self.background.check(wait=True)
-            self._write(state, progress, history, rng)
+            self.writer.check(wait=True)
+            if progress.epoch or progress.step:
+                self._write(state.state_dict(), progress, history)
+                if progress.epoch < self.cfg.total_epochs:
+                    say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
         self.ranks.barrier()
 
-    def save_in_background(self, state, progress: dict, history: list[dict], rng: list[dict]) -> None:
+    def save_in_background(self, state: Any, progress: Progress, history: list[dict]) -> None:
         """Writes, while training goes on, the checkpoint of an epoch that is due for one, and best.pth.tar.
 
         While an earlier checkpoint is still being written, the next one is left out. The last one is for `save`.
         """
-        epoch, cfg = progress["epoch"], self.cfg
+        cfg, epoch = self.cfg, progress.epoch
         if self.ranks.main:
-            self.background.check()
+            self.writer.check()
             scored = [row["val_l1"] for row in history if "val_ssim" in row]
             if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
-                if self.background.busy(save_generator):
-                    self.background.check(wait=True)
+                if self.writer.busy(save_generator):
+                    self.writer.check(wait=True)
                 weights = snapshot(state.gen.state_dict())
-                self.background.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
-            if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.background.busy(self._write):
-                self.background.submit(self._write, snapshot(state.state_dict()), progress, list(history), rng)
+                self.writer.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
+            if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.writer.busy(self._write):
+                self.writer.submit(self._write, snapshot(state.state_dict()), progress, list(history))
         self.ranks.barrier()
 
-    def _write(self, state: dict, progress: dict, history: list[dict], rng: list[dict]) -> None:
-        save_run(self.cfg, state, progress, history, rng, self.record)
+    def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
+        save_run(self.cfg, state, progress, history, self.record)
         self.learnt = True
 
 
@@ -251,24 +282,7 @@ def newest_run(name: str) -> Path | None:
     return next((folder for folder in reversed(folders) if held(folder) or (folder / "config.json").exists()), None)
 
 
-def resume_point(cfg: Config, saved: dict, record: dict) -> dict:
-    """The progress that a run goes on from; says what has changed since in the data, of which `record` tells.
-
-    An epoch that was cut begins anew when its order no longer stands: to go on would leave out some pairs and repeat
-    others, and to refuse would end a run of which one file was lost.
-    """
-    progress = {name: saved[name] for name in START}
-    now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
-    added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
-    if added or gone:
-        say(f"the data is no longer what the run was trained on: {added} training pairs added, {gone} gone")
-    if progress["images"] and (not torch.equal(now, then) or cfg.seed != saved["config"]["seed"]):
-        say(f"epoch {progress['epoch'] + 1} begins anew, because the order of its pairs has changed")
-        progress = {**START, "epoch": progress["epoch"]}
-    return progress
-
-
-def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng: list[dict], record: dict) -> None:
+def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
     Raises ValueError, and leaves the files as they are, when a weight is not finite.
@@ -277,13 +291,13 @@ def save_run(cfg: Config, state: dict, progress: dict, history: list[dict], rng:
     for net in ("gen", "disc"):
         for name, value in state[net].items():
             if not value.isfinite().all():
-                raise UserError(f"{net}.{name} is no longer finite, {progress['step']} steps after epoch "
-                                 f"{progress['epoch']}. Try a lower lr, or --precision fp32")
-    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(), **progress,
-                  "state": state, "history": history, "rng": rng, **record}
+                raise UserError(f"{net}.{name} is no longer finite, {progress.step} steps after epoch "
+                                f"{progress.epoch}. Try a lower lr, or --precision fp32")
+    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(),
+                  **asdict(progress), "state": state, "history": history, **record}
     with atomic(cfg.out_dir / "checkpoint.pth.tar") as file:
         torch.save(checkpoint, file)
-    save_generator(cfg, state["gen"], progress["epoch"], cfg.out_dir / "gen.pth.tar", record)
+    save_generator(cfg, state["gen"], progress.epoch, cfg.out_dir / "gen.pth.tar", record)
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:

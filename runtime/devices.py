@@ -84,6 +84,11 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
+def seed_step(seed: int, rank: int, epoch: int, step: int) -> None:
+    """Seeds dropout by its position in the run: what resumes there draws the same, and nothing need be kept."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, rank, epoch, step)).generate_state(1)[0]))
+
+
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """torch's random state on the CPU and on `device`."""
     states = {"cpu": torch.get_rng_state()}

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,18 +16,17 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from generator import BatchNorm
-from runtime.signals import Stop
-from utils import DataError, UserError
+from runtime.devices import choose_device
+from utils import UserError
 
 PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
-FAILED = 10_000  # told to the others like a signal's number
 
 
 @dataclass(frozen=True)
 class Ranks:
     """This process among all. With one process, every method is the identity."""
 
+    device: torch.device = torch.device("cpu")
     rank: int = 0
     world: int = 1
     group: Any = None  # for words from CPU to CPU
@@ -40,28 +38,25 @@ class Ranks:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether torchrun was killed."""
+        return self.world > 1 and os.getppid() != self.parent
+
     def barrier(self) -> None:
         """Waits for all processes, however long their disks take; the death of one is noticed at once."""
         if self.world > 1:
             dist.barrier(self.patient)
 
-    def sum(self, values: list[float]) -> list[float]:
-        """The sums over all processes."""
+    def all_reduce(self, values: list[float], op: str = "sum") -> list[float]:
+        """The sums, or with "max" the largest, over all processes, one by one."""
         if self.world == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=self.group)
+        dist.all_reduce(total, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=self.group)
         return total.tolist()
 
-    def max(self, *values: int) -> list[int]:
-        """The largest over all processes, one by one."""
-        if self.world == 1:
-            return list(values)
-        largest = torch.tensor(values)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
-        return largest.tolist()
-
-    def gather(self, value) -> list:
+    def all_gather(self, value) -> list:
         """What every process gave, in the order of their ranks."""
         if self.world == 1:
             return [value]
@@ -85,54 +80,12 @@ class Ranks:
             sys.exit(2)
         return value
 
-    def in_step(self, batches: Iterable, stop: Stop) -> Iterator:
-        """The batches of this process, until no process has one left, or until one is told to stop.
-
-        stop.agreed is then the signal, in all of them. Raises DataError in all of them when one raises it.
-        """
-        batches, failure = iter(batches), None
-        while True:
-            try:
-                batch = next(batches, None)
-            except DataError as error:
-                batch, failure = None, error
-            orphaned = self.world > 1 and os.getppid() != self.parent  # torchrun was killed
-            code = FAILED if failure else stop.signal or orphaned and signal.SIGTERM
-            code, more = self.max(int(code), batch is not None)
-            if failure:
-                raise failure
-            if code == FAILED:
-                raise DataError("another process could not read its data")
-            stop.agreed = code
-            if code or not more:
-                return
-            if batch is not None:
-                yield batch
-
-    def replicate(self, net: nn.Module, sync_batchnorm: bool) -> Any:
-        """The network with its gradients averaged over the processes; itself when there is one.
-
-        Raises ValueError for sync_batchnorm anywhere but on CUDA.
-        """
+    def replicate(self, state: Any) -> Any:
+        """The state with networks whose gradients are averaged over the processes; itself when there is one."""
         if self.world == 1:
-            return net
-        device = next(net.parameters()).device
-        if sync_batchnorm:
-            if device.type != "cuda":
-                raise UserError(f"sync_batchnorm needs CUDA; this is {device.type}")
-            for module in net.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.__class__ = SyncedBatchNorm
-        return Replica(net, [device] if device.type == "cuda" else None)
-
-
-ALONE = Ranks()
-
-
-class SyncedBatchNorm(BatchNorm, nn.SyncBatchNorm):
-    """BatchNorm over the images of all processes in training, and of one image at test time."""
-
-    process_group = None
+            return state
+        devices = [self.device] if self.device.type == "cuda" else None
+        return replace(state, gen=Replica(state.gen, devices), disc=Replica(state.disc, devices))
 
 
 class Replica:
@@ -154,16 +107,21 @@ class Replica:
 
 def started() -> tuple[int, int, int]:
     """Rank, number of processes and rank on this machine, as torchrun tells them."""
-    return tuple(int(os.environ.get(name, default)) for name, default in
-                 (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a RANK that was left in the environment means nothing
+        return 0, 1, 0
+    return tuple(int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
 
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started. Raises ConnectionError when one of them dies on the way."""
+def processes(device: str) -> Iterator[Ranks]:
+    """Joins the processes that torchrun started, each on a device of its own.
+
+    Raises ConnectionError when one of them dies on the way, and UserError on a device that cannot be used.
+    """
+    device = choose_device(device)
     rank, world, _ = started()
     if world == 1:
-        yield Ranks()
+        yield Ranks(device)
         return
     if device.type == "mps":
         raise UserError("several processes need CUDA or the CPU, not MPS")
@@ -175,7 +133,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
         group = dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        yield Ranks(rank, world, group, patient, os.getppid())
+        yield Ranks(device, rank, world, group, patient, os.getppid())
     except RuntimeError as error:
         words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo")
         if any(word in str(error).lower() for word in words):

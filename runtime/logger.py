@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import Config
-from dataset import PairedImages
-from runtime.distributed import ALONE, Ranks
+from runtime.checkpoint import Progress, Run
+from runtime.distributed import Ranks
 from utils import DRAWN, UserError, atomic, save_grid, say
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
+EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
 PLOT_SECONDS = 20  # between two drawings of the curves, which keep Python busy
 PATIENCE = 5  # epochs in a row before a winner is named
 
@@ -30,34 +31,41 @@ class Logger:
     """Keeps the history of a run, one dict of COLUMNS an epoch, and shows it in files of the run's folder.
 
     The history is part of the checkpoint, so the files are written anew from it and never disagree with a resumed run.
-    `submit`, if given, runs the writing in the background. No failure in here ends a training run.
+    They are written in the background, the curves once more when the block ends. No failure in here ends a training
+    run. In the processes that are not the main one, all of it is silent.
     """
 
-    def __init__(self, cfg: Config, history: list[dict], submit: Callable | None = None):
-        self.cfg, self.folder, self.history = cfg, cfg.out_dir, history
-        self.submit = submit or (lambda act, *args: act(*args))
-        self.plotted, self.plot_time = len(history), -math.inf
+    def __init__(self, run: Run):
+        self.run, self.cfg, self.folder, self.silent = run, run.cfg, run.cfg.out_dir, not run.ranks.main
+        self.history = run.history
+        self.plotted, self.plot_time = len(self.history), -math.inf
         self.tensorboard = None
+        if self.silent:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=len(history) + 1)
+            self.tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=len(self.history) + 1)
         except Exception as error:
             say(f"no TensorBoard events: {error}")
 
-    def add(self, row: dict, examples: list[list[Tensor]]) -> None:
+    def epoch(self, row: dict, examples: list[list[Tensor]]) -> None:
         """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes all files."""
+        if self.silent:
+            return
         self.history.append(row)
         losses = " ".join(f"{name} {row[name]:.3f}" for name in LOSSES)
-        extra = "".join(f" {name} {row[name]:g}" for name in ("skipped", "scale", "skipped_steps") if row.get(name))
+        extra = "".join(f" {name} {row[name]:g}" for name in EXTRAS if row.get(name))
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
-        self.submit(self._write, list(self.history), examples)
+        self.run.writer.submit(self._write, list(self.history), examples)
         if sentence := verdict(self.history):
             say(sentence)
 
-    def close(self) -> None:
-        """Draws the curves if an epoch is missing in them. Call it when what was submitted is done."""
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, *exc) -> None:
         if self.plotted < len(self.history):
             self._try(self._write_plot, self.history)
         if self.tensorboard:
@@ -139,8 +147,8 @@ def verdict(history: list[dict]) -> str:
     return ""
 
 
-def what_next(cfg: Config, val_data: PairedImages) -> str:
-    """Where the last grid of a finished run is, and the commands that translate an image with it and score it."""
+def what_next(cfg: Config, pair: tuple, split: str) -> str:
+    """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all."""
 
     def short(path: Path) -> str:
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
@@ -150,43 +158,46 @@ def what_next(cfg: Config, val_data: PairedImages) -> str:
 
     here = Path(sys.executable)
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
-    gen, source = cfg.out_dir / "gen.pth.tar", val_data.pairs[0]
-    x = source[0 if cfg.direction == "AtoB" else -1]
+    gen = cfg.out_dir / "gen.pth.tar"
+    x = pair[0 if cfg.direction == "AtoB" else -1]
     x = short(x) if isinstance(x, Path) else "FILE"
-    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(source) == 1 else []
+    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
     return "\n".join([
         f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
                                 cfg.out_dir / "translated.png"),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
-                            *(["--split", "test"] if val_data.split == "test" else []))])
+                            *(["--split", "test"] if split == "test" else []))])
 
 
 class Meter:
-    """Averages the losses of one epoch, times it, and shows it: a bar on a terminal, else a line every 30 seconds.
+    """Averages the losses of each epoch, times it, and shows it: a bar on a terminal, else a line every 30 seconds.
 
     Losses stay on the device until a second has passed: reading them earlier would stall it at every step.
-    `progress` carries on an epoch that a checkpoint cut in two: the steps, images, sums and seconds of its first part.
-    Of several processes, each counts the images of all and averages its own losses; `finish` averages all.
+    `progress` carries on an epoch that a checkpoint cut in two.
+    Of several processes, each counts the images of all and averages its own losses; `end` averages all.
     """
 
-    def __init__(self, epoch: int, total_epochs: int, n_images: int, progress: dict, ranks: Ranks = ALONE):
-        self.epoch, self.total_epochs, self.n_images, self.ranks = epoch, total_epochs, n_images, ranks
-        self.step, self.done, self.sums, self.seconds = (progress[k] for k in ("step", "images", "sums", "seconds"))
-        self.weight = self.done  # images in the sums
-        if not ranks.main:
-            self.sums, self.weight = [0.0] * len(LOSSES), 0
-        self.steps_here, self.result = 0, None
-        self.here, self.waited = 0, 0.0  # images seen and seconds waited for data in this session
-        self.pending: list[tuple[Tensor, int]] = []
-        self.start = self.synchronised = self.printed = time.perf_counter()
-        self.bar = tqdm(total=n_images, initial=self.done, leave=False,
-                        disable=not ranks.main or not sys.stderr.isatty(),
-                        dynamic_ncols=True, bar_format="{percentage:3.0f}% {desc} {bar}")
+    def __init__(self, state, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks):
+        self.state, self.n_images, self.total_epochs, self.ranks = state, n_images, total_epochs, ranks
+        self._begin(progress)
 
-    def watch(self, loader: Iterable) -> Iterator:
-        """The batches of `loader`; the time spent waiting for them counts."""
-        batches = iter(loader)
+    def _begin(self, progress: Progress) -> None:
+        self.epoch, self.step, self.done, self.before = progress.epoch + 1, progress.step, progress.images, progress
+        self.sums, self.weight = (progress.sums, self.done) if self.ranks.main else ([0.0] * len(LOSSES), 0)
+        self.here, self.steps_here, self.waited = 0, 0, 0.0  # of this session: images, steps, seconds waited for data
+        self.pending: list[tuple[Tensor, int]] = []
+        self.seconds = None  # of this session's part of the epoch, once that has ended
+        self.start = self.synchronised = self.printed = time.perf_counter()
+        silent = not self.ranks.main or not sys.stderr.isatty() or self.epoch > self.total_epochs
+        self.bar = tqdm(total=self.n_images, initial=self.done, leave=False, dynamic_ncols=True, disable=silent,
+                        bar_format="{percentage:3.0f}% {desc} {bar}")
+
+    def watch(self, batches: Iterable) -> Iterator:
+        """The batches of an epoch, which begins here; the time spent waiting for them counts."""
+        self.batches, self.updates = batches, self.state.updates() if self.state.scaler.is_enabled() else 0
+        self.start = self.synchronised = self.printed = time.perf_counter()
+        batches = iter(batches)
         while True:
             begin = time.perf_counter()
             batch = next(batches, None)
@@ -195,7 +206,7 @@ class Meter:
                 return
             yield batch
 
-    def update(self, losses: Tensor, n: int) -> None:
+    def add(self, losses: Tensor, n: int) -> None:
         """Takes in one step: its losses, still on the device, and its number of images in this process."""
         self.pending.append((losses, n))
         self.here, self.done = self.here + n * self.ranks.world, self.done + n * self.ranks.world
@@ -238,14 +249,27 @@ class Meter:
     def means(self) -> dict[str, float]:
         return {name: total / max(1, self.weight) for name, total in zip(LOSSES, self.sums, strict=True)}
 
-    def finish(self) -> dict:
-        """Reads what is left, takes the bar away, and returns the progress to carry this epoch on with."""
-        if self.result:
-            return self.result
-        self.synchronise()
-        self.bar.close()
-        *self.sums, self.weight = self.ranks.sum([*self.sums, self.weight])
-        seconds = self.seconds + time.perf_counter() - self.start
-        self.result = {"epoch": self.epoch - 1, "step": self.step, "images": self.done, "sums": self.sums,
-                       "seconds": seconds}
-        return self.result
+    def end(self) -> dict[str, float]:
+        """Ends the epoch: its losses, over all processes, and its speed, for the log."""
+        progress = self.progress()
+        row = {**self.means(), "seconds": progress.seconds, "images_per_s": self.n_images / progress.seconds}
+        if skipped := self.ranks.all_reduce([self.batches.skipped])[0]:
+            row["skipped"] = int(skipped)
+        if self.state.scaler.is_enabled():
+            row |= {"scale": self.state.scaler.get_scale(),
+                    "skipped_steps": self.steps_here - (self.state.updates() - self.updates)}
+        return row
+
+    def progress(self) -> Progress:
+        """Where the epoch stands, with the losses of all processes: from there, it can be carried on."""
+        if self.seconds is None:
+            self.synchronise()
+            self.bar.close()
+            *self.sums, self.weight = self.ranks.all_reduce([*self.sums, self.weight])
+            self.seconds = self.before.seconds + time.perf_counter() - self.start
+        return Progress(self.epoch - 1, self.step, self.done, self.sums, self.seconds)
+
+    def next_epoch(self) -> Progress:
+        """Where the run stands once the epoch is complete."""
+        self._begin(Progress(self.epoch))
+        return self.before

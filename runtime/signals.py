@@ -4,8 +4,13 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
+
+from runtime.distributed import Ranks
+from utils import DataError, Stopped
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+FAILED = 10_000  # told to the other processes like a signal's number
 
 
 def leave_children() -> None:
@@ -15,14 +20,38 @@ def leave_children() -> None:
 
 
 class Stop:
-    """Inside the block, signals only set `signal`, for the loop to see; after one, Ctrl-C leaves at once.
+    """Inside the block, a signal waits until the training loop asks; after one, Ctrl-C leaves at once.
 
     A second SIGTERM does not: schedulers and torchrun may each send one, while the checkpoint is being written.
     """
 
-    def __init__(self):
-        self.signal = 0  # received by this process
-        self.agreed = 0  # known to all processes of the run
+    def __init__(self, ranks: Ranks):
+        self.ranks, self.signal = ranks, 0
+
+    def between(self, batches: Iterable) -> Iterator:
+        """The batches of this process, until no process has one left; before each, all agree on whether to go on.
+
+        Raises Stopped, in all of them, when one has received a signal, and DataError when one cannot read its data.
+        """
+        batches, failure = iter(batches), None
+        while True:
+            batch = None
+            try:
+                batch = next(batches, None)
+            except DataError as error:
+                failure = error
+            number = FAILED if failure else self.signal or signal.SIGTERM * self.ranks.orphaned
+            number, more = self.ranks.all_reduce([int(number), batch is not None], "max")
+            if failure:
+                raise failure
+            if number == FAILED:
+                raise DataError("another process could not read its data")
+            if number:
+                raise Stopped(int(number))
+            if not more:
+                return
+            if batch is not None:
+                yield batch
 
     def _receive(self, number, frame):
         if self.signal:

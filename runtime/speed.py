@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,11 +23,10 @@ class Levers:
     cuda_graph: bool  # a whole training step as one launch
 
 
-def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype) -> Levers:
+def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype, world: int = 1) -> Levers:
     """The levers of a run; auto is what pays on the device. Raises ValueError for a graph where there can be none."""
     cuda = device.type == "cuda"
-    alone = not dist.is_available() or not dist.is_initialized()
-    graphs = cuda and alone and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
+    graphs = cuda and world == 1 and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
     if cfg.cuda_graph == "on" and not graphs:
         raise UserError("cuda_graph on needs CUDA, one process, and a precision other than fp16; this is "
                          f"{device.type} and {str(dtype).removeprefix('torch.')}")
@@ -101,6 +99,10 @@ def small_matmul(net: nn.Module) -> None:
 # CUDA graphs
 
 WARM_UP = 3  # steps, in which cuDNN chooses its algorithms and Adam makes its state
+
+
+def graphed(step: Callable[[Tensor, Tensor], Tensor], levers: Levers) -> Callable[[Tensor, Tensor], Tensor]:
+    return GraphedStep(step) if levers.cuda_graph else step
 
 
 class GraphedStep:

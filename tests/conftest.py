@@ -13,7 +13,9 @@ from PIL import Image
 
 import train as train_module
 from config import Config
+from dataset import Jitter, PairedImages
 from runtime.checkpoint import load_tensors
+from runtime.speed import choose_levers
 
 
 def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
@@ -32,6 +34,18 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
 def elsewhere(tmp_path_factory, monkeypatch):
     """No test minds where the suite is started, nor finds there what a run left."""
     monkeypatch.chdir(tmp_path_factory.mktemp("started"))
+
+
+def paired(pairs, cfg, train=True):
+    """The pairs as the settings would train on them, or validate."""
+    return PairedImages(pairs, cfg.direction, cfg.in_channels, cfg.out_channels,
+                        cfg.load_size if train else cfg.crop_size, cfg.label_side, Jitter(cfg) if train else None)
+
+
+def fresh_state(cfg, dtype=torch.float32):
+    """Networks and optimisers as a run on the CPU begins with them."""
+    cpu = torch.device("cpu")
+    return train_module.make_state(cfg, cpu, dtype, choose_levers(cfg, cpu, dtype))
 
 
 @pytest.fixture
@@ -90,8 +104,8 @@ def at_step(monkeypatch):
     def install(n, act):
         step, count = train_module.train_step, iter(range(1, 10**6))
 
-        def counted(*args):
-            losses = step(*args)
+        def counted(*args, **options):
+            losses = step(*args, **options)
             return act(losses) if next(count) == n else losses
 
         monkeypatch.setattr(train_module, "train_step", counted)

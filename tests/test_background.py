@@ -4,13 +4,14 @@ import time
 import pytest
 import torch
 
-from runtime.checkpoint import Background, snapshot
+from runtime.checkpoint import Run, Writer, snapshot
+from runtime.distributed import Ranks
 
 CPU = torch.device("cpu")
 
 
-def test_work_is_done_in_order_one_after_the_other_and_before_the_block_ends():
-    seen, running = [], threading.Lock()
+def test_work_is_done_in_order_one_after_the_other():
+    seen, running, writer = [], threading.Lock(), Writer(CPU)
 
     def work(i):
         assert running.acquire(blocking=False)
@@ -18,34 +19,32 @@ def test_work_is_done_in_order_one_after_the_other_and_before_the_block_ends():
         seen.append(i)
         running.release()
 
-    with Background(CPU) as background:
-        for i in range(5):
-            background.submit(work, i)
-        assert len(seen) < 5  # nobody waited
+    for i in range(5):
+        writer.submit(work, i)
+    assert len(seen) < 5  # nobody waited
+    writer.check(wait=True)
     assert seen == list(range(5))
 
 
+def fail():
+    raise OSError("no space left")
+
+
 def test_an_error_is_raised_by_the_next_check():
-    def fail():
-        raise OSError("no space left")
-
-    with Background(CPU) as background:
-        job = background.submit(fail)
-        while not job.done():
-            time.sleep(0.001)
-        with pytest.raises(OSError, match="no space left"):
-            background.check()
-        background.check()  # once is enough
-    with pytest.raises(OSError, match="no space left"), Background(CPU) as background:
-        background.submit(fail)
+    writer = Writer(CPU)
+    job = writer.submit(fail)
+    while not job.done():
+        time.sleep(0.001)
+    with pytest.raises(OSError, match="no space left"):
+        writer.check()
+    writer.check()  # once is enough
 
 
-def test_the_first_error_is_the_one_that_is_told():
-    def fail():
-        raise OSError("no space left")
-
-    with pytest.raises(ValueError, match="the loss"), Background(CPU) as background:
-        background.submit(fail)
+def test_an_error_is_raised_at_the_end_unless_another_is_on_its_way(small):
+    with pytest.raises(OSError, match="no space left"), Run(small("a"), Ranks()) as run:
+        run.writer.submit(fail)
+    with pytest.raises(ValueError, match="the loss"), Run(small("b"), Ranks()) as run:
+        run.writer.submit(fail)
         raise ValueError("the loss")
 
 

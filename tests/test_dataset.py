@@ -1,4 +1,3 @@
-import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,16 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_pair
+from conftest import paired, write_pair
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import dataset
 from check import check
 from config import Config
-from dataset import PairedImages, load_data, read_pair, resize
+from dataset import load_data, read_pair, resize
 from pairs.find import check_headers
-from pairs.loading import EpochSampler, init_worker, loaders, on_device
+from pairs.loading import EpochSampler, loaders
+from runtime.distributed import Ranks
 from utils import DataError
 
 
@@ -42,7 +41,7 @@ JITTER = replace(Config(), load_size=80, crop_size=64)
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_crop_and_mirror_are_shared_by_input_and_target(located, direction):
-    data = PairedImages(located, replace(JITTER, direction=direction), train=True)
+    data = paired(located, replace(JITTER, direction=direction), train=True)
     corners, mirrored = set(), 0
     for epoch in range(60):
         x, y = data[epoch, 0]
@@ -55,23 +54,23 @@ def test_crop_and_mirror_are_shared_by_input_and_target(located, direction):
 
 
 def test_flip_can_be_turned_off_as_for_edges(located):
-    data = PairedImages(located, replace(JITTER, flip=False), train=True)
+    data = paired(located, replace(JITTER, flip=False), train=True)
     assert not any(data[epoch, 0][0][0, 0, 0] > data[epoch, 0][0][0, 0, -1] for epoch in range(20))
 
 
 def test_validation_pairs_are_only_resized(located):
-    data = PairedImages(located, JITTER, train=False)
+    data = paired(located, JITTER, train=False)
     for key in (0, (1, 0), (7, 0)):
         x, y = data[key]
         assert torch.equal(to_bytes(x).permute(1, 2, 0), torch.from_numpy(coordinates())) and torch.equal(x, y)
 
 
 def test_jitter_is_a_function_of_seed_epoch_and_index(located):
-    data = PairedImages(located * 2, JITTER, train=True)
+    data = paired(located * 2, JITTER, train=True)
     first = data[3, 1][0]
     data[1, 0], data[2, 1]  # other draws in between change nothing
     assert torch.equal(first, data[3, 1][0])
-    others = [data[3, 0][0], data[4, 1][0], PairedImages(located * 2, replace(JITTER, seed=1), train=True)[3, 1][0]]
+    others = [data[3, 0][0], data[4, 1][0], paired(located * 2, replace(JITTER, seed=1), train=True)[3, 1][0]]
     assert not any(torch.equal(first, other) for other in others)
 
 
@@ -81,13 +80,12 @@ def test_no_two_draws_of_the_jitter_are_one():
     cfg = replace(JITTER, color_jitter=0.5, color_jitter_side="B")
 
     def drawn(seed, first=0, epoch=1):
-        data = PairedImages([pair] * (n + 1), replace(cfg, seed=seed), train=True)
-        data.cache = [data._read(0)] * (n + 1)
+        data = paired([pair] * (n + 1), replace(cfg, seed=seed), train=True)
+        data.cache = [data.read(0)] * (n + 1)
         draws = []
         for index in range(first, first + n):
-            x, y = data.pixels((epoch, index))
-            columns = x[0, 0, [0, -1]].tolist()
-            draws.append([int(x[1, 0, 0]) // 3, min(columns) // 3, columns[0] > columns[1], int(y[0, 0, 0])])
+            left, right = data.pixels([(epoch, index)])[0][0, 0, [0, -1]].tolist()
+            draws.append([left[1] // 3, min(left[0], right[0]) // 3, left[0] > right[0], left[3]])
         return np.array(draws, float).T
 
     draws = drawn(0)
@@ -117,7 +115,7 @@ def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
 def test_direction_says_which_half_is_the_input(tmp_path, direction, wanted):
     black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
     pair = (write_pair(tmp_path / "a.png", left=black, right=white),)
-    x, y = PairedImages([pair], replace(JITTER, direction=direction), train=True)[0]
+    x, y = paired([pair], replace(JITTER, direction=direction), train=True)[0]
     assert (x.mean().item(), y.mean().item()) == wanted
 
 
@@ -155,18 +153,18 @@ def test_label_maps_keep_their_colours_where_asked(tmp_path, label_side, blurred
     labels[:, 25:] = 255
     pair = (write_pair(tmp_path / "a.png", left=labels, right=labels),)
     for train in (True, False):
-        x, y = PairedImages([pair], replace(JITTER, label_side=label_side), train)[0]
+        x, y = paired([pair], replace(JITTER, label_side=label_side), train)[0]
         for side, image in (("A", x), ("B", y)):
             assert (len(image.unique()) > 2) == (side in blurred)
 
 
 def test_color_jitter_changes_the_photo_side_only(tmp_path):
     pairs = [(write_pair(tmp_path / "a.png", width=128, height=64),)]
-    plain = PairedImages(pairs, JITTER, train=True)[0]
+    plain = paired(pairs, JITTER, train=True)[0]
     for side, changed in (("A", 0), ("B", 1)):
         for channels in (3, 1):
             cfg = replace(JITTER, color_jitter=0.5, color_jitter_side=side, in_channels=channels, out_channels=channels)
-            jittered, plain = (PairedImages(pairs, c, train=True)[0] for c in (cfg, replace(cfg, color_jitter=0.0)))
+            jittered, plain = (paired(pairs, c, train=True)[0] for c in (cfg, replace(cfg, color_jitter=0.0)))
             assert not torch.equal(jittered[changed], plain[changed])
             assert torch.equal(jittered[1 - changed], plain[1 - changed])
 
@@ -177,7 +175,7 @@ def test_16_bit_and_gray_pairs_reach_the_network_in_range(tmp_path):
         (tmp_path / side).mkdir()
         Image.fromarray(ramp).save(tmp_path / side / "1.png")
     cfg = replace(JITTER, in_channels=1, color_jitter=0.1)
-    x, y = PairedImages([(tmp_path / "A" / "1.png", tmp_path / "B" / "1.png")], cfg, train=True)[0]
+    x, y = paired([(tmp_path / "A" / "1.png", tmp_path / "B" / "1.png")], cfg, train=True)[0]
     assert x.shape == (1, 64, 64) and y.shape == (3, 64, 64) and x.dtype == y.dtype == torch.float32
     assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and -1 <= y.min() < -0.5 and 0.5 < y.max() <= 1
 
@@ -188,14 +186,14 @@ def test_16_bit_colour_reaches_the_network_with_all_its_bits(tmp_path, layout):
     pair = (tmp_path / "1.png",) if layout == "side by side" else (tmp_path / "1.png", tmp_path / "2.png")
     for path in pair:
         cv2.imwrite(str(path), np.hstack([values, values]) if len(pair) == 1 else values)
-    for y in PairedImages([pair], replace(JITTER, load_size=64, flip=False), train=True)[0]:
+    for y in paired([pair], replace(JITTER, load_size=64, flip=False), train=True)[0]:
         assert len(y.unique()) == 64 * 64
         np.testing.assert_allclose(y[0].numpy(), values[..., 0] / 32767.5 - 1, atol=1e-6)
 
 
 def test_npz_pairs_are_items_like_any_other():
     a, b = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
-    x, y = PairedImages([(a, b)], replace(JITTER, out_channels=1), train=True)[0]
+    x, y = paired([(a, b)], replace(JITTER, out_channels=1), train=True)[0]
     assert x.mean() == -1 and y.mean() == 1 and y.shape == (1, 64, 64)
 
 
@@ -210,30 +208,12 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
     assert [index for _, index in sampler] == orders[0][4:] and len(sampler) == 6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
-def test_workers_change_nothing_and_follow_the_epoch(data, method):
-    cfg = replace(JITTER, data_root=data)
-    pairs = load_data(cfg)[0]
-    seen = []
-    for workers in (0, 2):
-        sampler = EpochSampler(len(pairs), seed=0)
-        loader = DataLoader(pairs, 2, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-                            worker_init_fn=init_worker, multiprocessing_context=method if workers else None)
-        batches = []
-        for sampler.epoch in (1, 2):
-            batches += [torch.cat(batch) for batch in loader]
-        seen.append(torch.stack(batches))
-    assert torch.equal(*seen)
-    assert not torch.equal(seen[0][:3], seen[0][3:])
-
-
 def test_a_broken_file_is_named_through_a_worker(data):
     (data / "train" / "3.png").write_bytes(b"broken")
-    pairs = PairedImages([(path,) for path in sorted((data / "train").iterdir())], JITTER, train=True)
-    with loaders(pairs, pairs, replace(JITTER, num_workers=1), torch.device("cpu")) as (loader, _, _), \
+    pairs = paired([(path,) for path in sorted((data / "train").iterdir())], JITTER, train=True)
+    with loaders(pairs, pairs, replace(JITTER, num_workers=1), Ranks()) as (batches, _), \
             pytest.raises(DataError) as error:
-        list(loader)
+        list(batches)
     assert str(error.value) == f"{data / 'train' / '3.png'} is no PNG, JPEG, WebP, BMP or TIFF image"
 
 
@@ -398,11 +378,11 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
         assert difference.mean() < 1 and np.percentile(difference, 99) <= 4
     cfg = replace(Config(), load_size=286)
     sizes = []
-    for data in (PairedImages([(path,)], cfg, True), PairedImages([(path,)], cfg, False),
-                 PairedImages([(path,)], replace(cfg, label_side="B"), True)):
+    for data in (paired([(path,)], cfg, True), paired([(path,)], cfg, False),
+                 paired([(path,)], replace(cfg, label_side="B"), True)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dataset.read_pair", lambda *args: sizes.append(args[3]) or read_pair(*args))
-            data.pixels((1, 0))
+            data[1, 0]
     assert sizes == [286, 0, 0]  # what is scored, and label maps, are decoded whole
 
 
@@ -426,8 +406,8 @@ def test_pairs_in_memory_are_the_pairs_on_disk_and_need_no_worker(data, workers)
     for epoch in (1, 2):
         for i in range(len(read)):
             assert all(map(torch.equal, read[epoch, i], kept[epoch, i]))
-    with loaders(kept, kept, cfg, torch.device("cpu")) as (loader, _, _):
-        assert loader.num_workers == 0
+    with loaders(kept, kept, cfg, Ranks()) as (batches, _):
+        assert batches.loader.num_workers == 0
     for path in (data / "train").iterdir():
         path.unlink()
     assert kept[1, 0][0].shape == (3, 64, 64)
@@ -436,10 +416,9 @@ def test_pairs_in_memory_are_the_pairs_on_disk_and_need_no_worker(data, workers)
 def test_bytes_travel_and_become_what_the_items_are(data):
     cfg = replace(JITTER, data_root=data, batch_size=3, num_workers=0)
     pairs = load_data(cfg)[0]
-    with loaders(pairs, pairs, cfg, torch.device("cpu")) as (loader, sampler, _):
-        batches = list(loader)
-        moved = list(on_device(batches, torch.device("cpu"), set()))
-    assert all(images.dtype == torch.uint8 for batch in batches for images in batch[:2])
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        messages, moved = list(batches.loader), list(batches)
+    assert all(pixels.dtype == torch.uint8 for pixels, _ in messages)
     order = list(EpochSampler(len(pairs), cfg.seed))
     for k, (x, y) in enumerate(moved):
         for i in range(3):
@@ -453,7 +432,7 @@ def test_a_batch_may_mix_8_and_16_bits(tmp_path):
             Image.fromarray(array).save(tmp_path / side / f"{name}.png")
     pairs = [(tmp_path / "A" / f"{name}.png", tmp_path / "B" / f"{name}.png") for name in "ab"]
     cfg = replace(JITTER, batch_size=2, num_workers=0)
-    mixed = PairedImages(pairs, cfg, True)
-    with loaders(mixed, mixed, cfg, torch.device("cpu")) as (loader, _, _):
-        (x, y), = on_device(loader, torch.device("cpu"), set())
+    mixed = paired(pairs, cfg)
+    with loaders(mixed, mixed, cfg, Ranks()) as (batches, _):
+        (x, y), = batches
     torch.testing.assert_close(x, torch.full((2, 3, 64, 64), 51 / 127.5 - 1), rtol=0, atol=1e-4)

@@ -6,7 +6,7 @@ import torch
 import evaluate
 import predict
 import train
-from runtime import devices
+from runtime import devices, distributed
 from utils import UserError
 
 
@@ -48,7 +48,7 @@ def test_every_program_gets_past_its_choice_of_a_cuda_device(small, monkeypatch,
     def chosen(wanted, choose=devices.choose_device):
         raise Reached(choose(wanted))
 
-    for module, start in ((train, lambda: train.train(small(device=name))), (predict, predict.main),
+    for module, start in ((distributed, lambda: train.train(small(device=name))), (predict, predict.main),
                           (evaluate, evaluate.main)):
         monkeypatch.setattr(module, "choose_device", chosen)
         monkeypatch.setattr(sys, "argv", ["program", "--checkpoint", "gen.pth.tar", "--device", name,

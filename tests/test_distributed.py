@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import write_pair
+from conftest import fresh_state, write_pair
 from torch import nn
 
 import train as train_module
-from generator import BatchNorm, Generator
+from generator import Generator
 from pairs.find import obtain
 from pairs.loading import EpochSampler
-from runtime.checkpoint import START, load_tensors
+from runtime.checkpoint import Progress, load_tensors
 from runtime.devices import choose_device
-from runtime.distributed import Ranks, SyncedBatchNorm
+from runtime.distributed import Ranks
 from runtime.logger import Meter
 from runtime.signals import Stop
-from train import bce, make_state, train
-from utils import DataError
+from train import bce, train
+from utils import DataError, Stopped
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "--num-workers", "0", "--precision",
@@ -87,38 +87,20 @@ def test_every_process_takes_its_own_pairs_and_only_the_padding_comes_twice(leng
 
 
 def test_one_process_needs_no_other():
-    ranks, stop = Ranks(), Stop()
-    assert ranks.sum([1.5]) == [1.5] and ranks.max(3) == [3] and ranks.gather("a") == ["a"]
-    net = nn.Linear(1, 1)
-    assert ranks.replicate(net, True) is net and ranks.broadcast(lambda: 5) == 5
-    assert list(ranks.in_step([1, 2], stop)) == [1, 2]
-    stop.signal = 15
-    assert list(ranks.in_step([1, 2], stop)) == [] and stop.agreed == 15
+    ranks, state = Ranks(), object()
+    assert ranks.all_reduce([1.5]) == [1.5] and ranks.all_reduce([3], "max") == [3] and ranks.all_gather("a") == ["a"]
+    assert ranks.replicate(state) is state and ranks.broadcast(lambda: 5) == 5
+    ranks.barrier()
 
 
 def test_a_signal_between_two_batches_ends_the_epoch_before_the_next():
-    stop, seen = Stop(), []
-    for batch in Ranks().in_step([1, 2, 3], stop):
-        seen.append(batch)
-        stop.signal = 2 if batch == 2 else 0
-    assert seen == [1, 2] and stop.agreed == 2
-
-
-def test_synced_batchnorm_is_torch_s_in_training_and_each_image_s_at_test_time(monkeypatch):
-    """SyncBatchNorm itself runs on CUDA only; here, that it is the one that is called."""
-    called = []
-    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, x: called.append(self.training) or x)
-    gen = Generator(ngf=4, crop_size=64)
-    keys = list(gen.state_dict())
-    for module in gen.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SyncedBatchNorm
-    gen(torch.zeros(2, 3, 64, 64))
-    assert called and all(called) and list(gen.state_dict()) == keys
-    called.clear()
-    with gen.test_time():
-        gen(torch.zeros(2, 3, 64, 64))
-    assert not called and issubclass(SyncedBatchNorm, BatchNorm)
+    stop, seen = Stop(Ranks()), []
+    assert list(stop.between([1, 2])) == [1, 2]
+    with pytest.raises(Stopped) as stopped:
+        for batch in stop.between([1, 2, 3]):
+            seen.append(batch)
+            stop.signal = 2 if batch == 2 else 0
+    assert seen == [1, 2] and stopped.value.number == 2
 
 
 def test_each_process_takes_a_device_of_its_own(monkeypatch):
@@ -144,36 +126,28 @@ def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch
 
 STEPS = """
 import sys, torch
-from functools import partial
-from pathlib import Path
-import torch.distributed as dist
+from contextlib import nullcontext
 sys.path.insert(0, {root!r})
-from dataclasses import replace
+sys.path.insert(0, {root!r} + "/tests")
 from config import Config
+from conftest import fresh_state
 from runtime.distributed import processes
-from train import make_state, train_step
+from train import train_step
 
-fp32 = partial(torch.autocast, "cpu", enabled=False)
 cfg = Config(**{settings!r})
-with processes(torch.device("cpu")) as ranks:
+with processes("cpu") as ranks:
     torch.manual_seed(0 if ranks.main else 5)  # another start would be noticed
-    state = make_state(cfg, torch.device("cpu"), torch.float32)
-    replicas = replace(state, gen=ranks.replicate(state.gen, False), disc=ranks.replicate(state.disc, False))
-    first = {{name: value.clone() for name, value in state.state_dict()["gen"].items()}}
+    state = fresh_state(cfg)
+    replicas = ranks.replicate(state)
     samples = torch.load({samples!r}, weights_only=True)
     kept = []
     for pair in samples:
         x, y = pair[ranks.rank]
-        train_step(replicas, x[None], y[None], 100.0, fp32)
+        train_step(replicas, x[None], y[None], 100.0, nullcontext)
         mine = [p.detach().clone() for net in (state.gen, state.disc) for p in net.parameters()]
-        for other in ranks.gather(mine):
+        for other in ranks.all_gather(mine):
             assert all(map(torch.equal, mine, other)), "replicas differ"
         kept.append([p.grad.clone() for p in state.gen.parameters()])
-    try:
-        ranks.replicate(state.gen, True)
-        raise SystemExit("sync_batchnorm was accepted on the CPU")
-    except ValueError:
-        pass
     if ranks.main:
         torch.save({{"weights": mine, "gradients": kept}}, {out!r})
 """
@@ -194,7 +168,7 @@ def test_replicas_stay_equal_and_average_the_gradients(small, tmp_path):
     found = torch.load(tmp_path / "out.pt", weights_only=True)
 
     torch.manual_seed(0)
-    state = make_state(cfg, torch.device("cpu"), torch.float32)
+    state = fresh_state(cfg)
     gen, disc = state.gen, state.disc
     for i, pair in enumerate(samples):
         fakes = [gen(x[None]) for x, _ in pair]
@@ -359,7 +333,8 @@ SLOW_DISK = """
 import sys, time
 sys.path.insert(0, {root!r})
 from datetime import timedelta
-import checkpoint, distributed, train
+import train
+from runtime import checkpoint, distributed
 
 distributed.PATIENCE = timedelta(seconds=2)
 save, best = checkpoint.save_run, checkpoint.save_generator
@@ -370,9 +345,9 @@ train.run_main(train.main)
 
 
 def test_another_process_s_failure_is_a_failure_here(monkeypatch):
-    monkeypatch.setattr(Ranks, "max", lambda self, *values: [10_000, 1])
+    monkeypatch.setattr(Ranks, "all_reduce", lambda self, values, op: [10_000, 1])
     with pytest.raises(DataError, match="another process"):
-        list(Ranks().in_step([1], Stop()))
+        list(Stop(Ranks()).between([1]))
 
 
 def test_a_frozen_network_is_not_replicated(monkeypatch):
@@ -390,30 +365,37 @@ def test_a_frozen_network_is_not_replicated(monkeypatch):
     assert torch.equal(replica(x), net(x))
 
 
-def test_each_process_draws_dropout_of_its_own(small, monkeypatch):
+def test_dropout_is_drawn_by_the_position_in_the_run_and_apart_in_each_process(small, monkeypatch):
+    """What is drawn at a step depends on (seed, process, epoch, step) alone: nothing need be kept to resume exactly."""
     seeds, step = {}, train_module.train_step
 
-    def spy(*args):
-        seeds.setdefault(rank, torch.initial_seed())
-        return step(*args)
+    def spy(*args, **options):
+        seeds.setdefault(rank, []).append(torch.initial_seed())
+        return step(*args, **options)
 
     monkeypatch.setattr(train_module, "train_step", spy)
     for rank in (0, 1):
-        monkeypatch.setattr(train_module, "processes", lambda device, rank=rank: nullcontext(Ranks(rank, 1)))
-        train(small(f"run{rank}", n_epochs=1))
-    assert seeds[0] != seeds[1]
+        monkeypatch.setattr(train_module, "processes", lambda device, rank=rank: nullcontext(Ranks(rank=rank)))
+        train(small(f"run{rank}"))
+    assert len({*seeds[0], *seeds[1]}) == len(seeds[0]) + len(seeds[1]) > 20
+    rank = "again"
+    monkeypatch.setattr(train_module, "processes", lambda device: nullcontext(Ranks()))
+    train(small("one", n_epochs=1))
+    torch.manual_seed(99)
+    train(small("one", n_epochs=2, resume=True))
+    assert seeds["again"] == seeds[0]
 
 
-def test_the_log_averages_the_losses_of_all_processes():
+def test_the_log_averages_the_losses_of_all_processes(small):
     class Two(Ranks):
-        def sum(self, values):
+        def all_reduce(self, values, op="sum"):
             return [a + b for a, b in zip(values, [6.0] * 4 + [2], strict=True)]  # the other one: two images of loss 3
 
-    meter = Meter(1, 1, 4, START, Two(0, 2))
+    meter = Meter(fresh_state(small()), Progress(), 4, 1, Two(world=2))
     for _ in range(2):
-        meter.update(torch.ones(4), 1)
-    progress = meter.finish()
-    assert progress["images"] == 4 and progress["sums"] == [8.0] * 4
+        meter.add(torch.ones(4), 1)
+    progress = meter.progress()
+    assert progress.images == 4 and progress.sums == [8.0] * 4
     assert list(meter.means().values()) == [2.0] * 4
 
 

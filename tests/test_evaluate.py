@@ -301,8 +301,8 @@ def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeyp
     opts = options(trained, num_workers=2)
     gen = load_generator(opts.checkpoint)
     read = PairedImages.pixels
-    monkeypatch.setattr(PairedImages, "pixels", lambda self, key: (
-        os.kill(os.getpid(), signal.SIGKILL) if key in (4, (0, 4)) else read(self, key)))
+    monkeypatch.setattr(PairedImages, "pixels", lambda self, keys: (
+        os.kill(os.getpid(), signal.SIGKILL) if (0, 4) in keys else read(self, keys)))
     with pytest.raises(DataError, match="process that loads images was killed.*--num-workers"):
         evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
 

@@ -19,12 +19,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from conftest import paired
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from config import Config
-from dataset import PairedImages, read_pair
+from dataset import read_pair
 from generator import Generator
 from inference.load import is_published, load_generator
 from pairs import download
@@ -120,7 +121,7 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
     cfg = Config(crop_size=64, load_size=72, n_layers=0)
     for size in ((1, 1), (2, 1), (1, 100_000), (2, 100_000), (100_000, 1)):
         Image.new("RGB", size, "red").save(tmp_path / "a.png")
-        data = PairedImages([(tmp_path / "a.png",)], cfg, train=True)
+        data = paired([(tmp_path / "a.png",)], cfg)
         if size[0] % 2:
             with pytest.raises(DataError, match="odd width"):
                 data[0]

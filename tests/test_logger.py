@@ -1,13 +1,31 @@
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from runtime.checkpoint import Progress
 from runtime.distributed import Ranks
 from runtime.logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, verdict
 
-START = {"epoch": 0, "step": 0, "images": 0, "sums": [0.0] * 4, "seconds": 0.0}
+STATE = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", enabled=False))
+
+
+def meter_of(epoch=1, total=2, n_images=6, ranks=Ranks(), **progress):  # noqa: B008
+    return Meter(STATE, Progress(epoch - 1, **progress), n_images, total, ranks)
+
+
+@pytest.fixture
+def logger_of(small):
+    """Makes loggers of one run, which write at once, or by `submit`."""
+
+    def make(*history, submit=lambda act, *args: act(*args)):
+        small().out_dir.mkdir(exist_ok=True)
+        return Logger(SimpleNamespace(cfg=small(), ranks=Ranks(), history=[*history],
+                                      writer=SimpleNamespace(submit=submit)))
+
+    return make
 
 
 def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
@@ -32,33 +50,30 @@ def test_a_winner_is_named_once_and_only_after_several_epochs():
     assert not verdict([row(**d_wins)] * (PATIENCE - 1))
 
 
-def test_the_csv_can_be_read_back_and_is_rewritten_on_resume(small):
-    small().out_dir.mkdir()
-    logger = Logger(small(), [])
-    logger.add(row(1), EXAMPLES)
-    logger.add(row(2), EXAMPLES)
-    Logger(small(), [row(1)]).add(row(2, d_real=0.125), EXAMPLES)
+def test_the_csv_can_be_read_back_and_is_rewritten_on_resume(small, logger_of):
+    logger = logger_of()
+    logger.epoch(row(1), EXAMPLES)
+    logger.epoch(row(2), EXAMPLES)
+    logger_of(row(1)).epoch(row(2, d_real=0.125), EXAMPLES)
     rows = list(csv.DictReader((small().out_dir / "log.csv").open()))
     assert list(rows[0]) == COLUMNS and [r["epoch"] for r in rows] == ["1", "2"] and float(rows[1]["d_real"]) == 0.125
 
 
 @pytest.mark.parametrize("method", ["_write_csv", "_write_plot", "_write_events", "_write_examples"])
-def test_a_logger_that_fails_does_not_end_the_run(small, monkeypatch, capsys, method):
+def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys, method):
     def fail(*args):
         raise OSError("no space left")
 
-    small().out_dir.mkdir()
     monkeypatch.setattr(Logger, method, fail)
-    Logger(small(), []).add(row(), EXAMPLES)
+    logger_of().epoch(row(), EXAMPLES)
     assert "no space left" in capsys.readouterr().out
 
 
-def test_tensorboard_gets_every_column(small):
+def test_tensorboard_gets_every_column(small, logger_of):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    small().out_dir.mkdir()
-    logger = Logger(small(), [])
-    logger.add(row(1), EXAMPLES)
-    logger.close()
+    logger = logger_of()
+    logger.epoch(row(1), EXAMPLES)
+    logger.__exit__()
     events = event_accumulator.EventAccumulator(str(small().out_dir / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(COLUMNS[1:])
@@ -66,32 +81,32 @@ def test_tensorboard_gets_every_column(small):
 
 
 def test_means_weigh_batches_by_their_images_and_go_on_after_a_cut():
-    whole, cut = Meter(1, 2, 6, START), Meter(1, 2, 6, START)
+    whole, cut = meter_of(), meter_of()
     for n, value in ((4, 1.0), (2, 4.0)):
-        whole.update(torch.full((4,), value), n)
-    cut.update(torch.full((4,), 1.0), 4)
-    rest = Meter(1, 2, 6, cut.finish())
-    rest.update(torch.full((4,), 4.0), 2)
-    assert whole.finish()["sums"] == rest.finish()["sums"]
-    assert rest.means() == dict.fromkeys(LOSSES, 2.0) and rest.finish()["step"] == 2
+        whole.add(torch.full((4,), value), n)
+    cut.add(torch.full((4,), 1.0), 4)
+    rest = Meter(STATE, cut.progress(), 6, 2, Ranks())
+    rest.add(torch.full((4,), 4.0), 2)
+    assert whole.progress().sums == rest.progress().sums
+    assert rest.means() == dict.fromkeys(LOSSES, 2.0) and rest.progress().step == 2
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_its_step():
-    meter = Meter(3, 5, 10, {**START, "step": 4, "images": 4})
-    meter.update(torch.ones(4), 1)
-    meter.update(torch.tensor([1.0, 1.0, math.inf, 1.0]), 1)
-    meter.update(torch.full((4,), math.nan), 1)
+    meter = meter_of(3, 5, 10, step=4, images=4)
+    meter.add(torch.ones(4), 1)
+    meter.add(torch.tensor([1.0, 1.0, math.inf, 1.0]), 1)
+    meter.add(torch.full((4,), math.nan), 1)
     with pytest.raises(ValueError, match="epoch 3, step 6: .*g_gan inf"):
-        meter.finish()
+        meter.progress()
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))
     monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: next(clock))
-    meter = Meter(1, 2, 6, START)
+    meter = meter_of()
     for batch in meter.watch(range(3)):
-        meter.update(torch.full((4,), float(batch)), 2)
-    meter.finish()
+        meter.add(torch.full((4,), float(batch)), 2)
+    meter.progress()
     out, err = capsys.readouterr()
     assert " 33% epoch 1/2 0:" in out and " left 0." in out and " img/s data " in out and out.count("\n") == 3
     assert "\r" not in out + err
@@ -100,9 +115,9 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
 def test_the_time_left_counts_the_epochs_to_come(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: now[0])
-    meter = Meter(2, 3, 10, {**START, "images": 5})
+    meter = meter_of(2, 3, 10, images=5)
     now[0] = 100.0  # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
-    meter.update(torch.ones(4), 5)
+    meter.add(torch.ones(4), 5)
     assert "0:03:20 left" in capsys.readouterr().out
 
 
@@ -114,46 +129,43 @@ def test_the_waiting_share_is_the_time_spent_on_the_loader(capsys, monkeypatch):
         now[0] += 75
         yield 1
 
-    meter = Meter(1, 1, 10, START)
+    meter = meter_of(1, 1, 10)
     for _ in meter.watch(slow_loader()):
         now[0] += 25
-        meter.update(torch.ones(4), 1)
+        meter.add(torch.ones(4), 1)
     assert "data 75%" in capsys.readouterr().out
 
 
-def test_the_curves_have_log_2_as_their_reference(small, monkeypatch):
+def test_the_curves_have_log_2_as_their_reference(small, logger_of, monkeypatch):
     from matplotlib.figure import Figure
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
-    small().out_dir.mkdir()
-    Logger(small(), []).add(row(), EXAMPLES)
+    logger_of().epoch(row(), EXAMPLES)
     heights = [line.get_ydata()[0] for line in drawn[0].axes[0].lines]
     assert heights == pytest.approx([0.6, 0.6, 0.9, math.log(2)])
 
 
-def test_the_curves_are_drawn_now_and_then_and_at_the_end(small, monkeypatch):
+def test_the_curves_are_drawn_now_and_then_and_at_the_end(small, logger_of, monkeypatch):
     """Drawing takes Python's attention from a training whose epochs take a second."""
-    small().out_dir.mkdir()
     drawn = []
-    logger = Logger(small(), [])
+    logger = logger_of()
     plot = logger._write_plot
     monkeypatch.setattr(logger, "_write_plot", lambda history: drawn.append(len(history)) or plot(history))
     for epoch in (1, 2, 3):
-        logger.add(row(epoch), EXAMPLES)
+        logger.epoch(row(epoch), EXAMPLES)
     assert drawn == [1]
-    logger.close()
+    logger.__exit__()
     assert drawn == [1, 3]
-    logger.close()
+    logger.__exit__()
     assert drawn == [1, 3]
 
 
-def test_writing_can_be_handed_to_another_thread(small):
-    small().out_dir.mkdir()
+def test_writing_can_be_handed_to_another_thread(small, logger_of):
     jobs = []
-    logger = Logger(small(), [], lambda act, *args: jobs.append((act, args)))
-    logger.add(row(1), EXAMPLES)
-    logger.add(row(2), EXAMPLES)
+    logger = logger_of(submit=lambda act, *args: jobs.append((act, args)))
+    logger.epoch(row(1), EXAMPLES)
+    logger.epoch(row(2), EXAMPLES)
     assert not (small().out_dir / "log.csv").exists()
     act, args = jobs[0]
     act(*args)
@@ -163,9 +175,9 @@ def test_writing_can_be_handed_to_another_thread(small):
 def test_an_epoch_is_finished_once():
     """Asked again, after an error in validation, the processes must not be added up twice."""
     class Counting(Ranks):
-        def sum(self, values):
+        def all_reduce(self, values, op="sum"):
             return [2 * value for value in values]
 
-    meter = Meter(1, 1, 2, START, Counting(0, 2))
-    meter.update(torch.ones(4), 1)
-    assert meter.finish() == meter.finish() and meter.means() == dict.fromkeys(LOSSES, 1.0)
+    meter = meter_of(1, 1, 2, Counting(world=2))
+    meter.add(torch.ones(4), 1)
+    assert meter.progress() == meter.progress() and meter.means() == dict.fromkeys(LOSSES, 1.0)

@@ -2,20 +2,22 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from runtime import signals
+from runtime.distributed import Ranks
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
 def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with signals.Stop():
+        with signals.Stop(Ranks()):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with signals.Stop() as stop:
+        with signals.Stop(Ranks()) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.signal == signal.SIGHUP
     finally:
@@ -23,12 +25,14 @@ def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
 
 
 def test_the_first_signal_asks_and_the_second_leaves_at_once():
-    code = ("import os, signal, signals\n"
-            "with signals.Stop() as stop:\n"
+    code = ("import os, signal\n"
+            "from runtime import signals\n"
+            "from runtime.distributed import Ranks\n"
+            "with signals.Stop(Ranks()) as stop:\n"
             "    os.kill(os.getpid(), signal.SIGINT)\n"
             "    print(stop.signal, flush=True)\n"
             "    os.kill(os.getpid(), signal.SIGINT)\n"
             "    print('still here')\n")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                         cwd=os.path.dirname(signals.__file__))  # noqa: PTH120
+                         cwd=Path(signals.__file__).parents[1])
     assert run.returncode == 128 + signal.SIGINT and run.stdout == "2\n"

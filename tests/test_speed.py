@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import fresh_state
 from torch import nn
 
 from discriminator import Discriminator
@@ -74,7 +75,7 @@ def losses_of(small, n=20, **changes):
     """The losses of n steps from one seed, without dropout."""
     cfg = small(dropout=0.0, ngf=8, ndf=8, **changes)
     torch.manual_seed(0)
-    state = make_state(cfg, CPU, torch.float32)
+    state = fresh_state(cfg)
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     return torch.stack([train_step(state, x, y, 100.0, fp32) for _ in range(n)])
 
@@ -132,7 +133,7 @@ class Recorder:
 
 def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
     """The first steps are real ones, batches of another shape run eagerly, replays read the newest batch and rate."""
-    plain, graphed = (make_state(small(dropout=0.0), CPU, torch.float32) for _ in range(2))
+    plain, graphed = (fresh_state(small(dropout=0.0)) for _ in range(2))
     graphed.load_state_dict(copy.deepcopy(plain.state_dict()))
     recorder = Recorder()
     step = GraphedStep(lambda x, y: train_step(graphed, x, y, 100.0, fp32), recorder)
@@ -171,13 +172,14 @@ def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
 
     monkeypatch.setattr(nn.Module, "compile", compile)
     cfg = small(n_epochs=1, compile="on")
-    assert train(cfg) == 0 and compiled == [Generator, Discriminator]
+    train(cfg)
+    assert compiled == [Generator, Discriminator]
     saved = torch.load(cfg.out_dir / "gen.pth.tar", weights_only=True)
     assert saved["state_dict"].keys() == Generator(3, 3, 4, 64).state_dict().keys()
 
 
 def test_the_rate_is_changed_in_place_where_it_is_a_tensor(small):
-    state = make_state(small(), CPU, torch.float32)
+    state = fresh_state(small())
     rate = state.opt_g.param_groups[0]["lr"] = torch.tensor(1.0)
     state.set_rate(0.25)
     assert rate.item() == 0.25 and state.opt_d.param_groups[0]["lr"] == 0.25
@@ -259,7 +261,7 @@ def test_weights_cast_once_give_what_autocast_gives():
 
 def test_moments_follow_the_layout_of_their_parameters(small):
     """Fused Adam goes through memory without looking at strides: a run resumed with another layout would go wrong."""
-    first, second = (make_state(small(channels_last=name, dropout=0.0), CPU, torch.float32) for name in ("off", "on"))
+    first, second = (fresh_state(small(channels_last=name, dropout=0.0)) for name in ("off", "on"))
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     for _ in range(3):
         train_step(first, x, y, 100.0, fp32)

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_pair
+from conftest import fresh_state, write_pair
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
 
 import train as train_module
 from dataset import load_data
-from pairs.loading import collate
 from runtime import checkpoint
 from runtime.checkpoint import load_tensors
-from train import State, bce, learning_rate, make_state, train, train_step
-from utils import DataError
+from runtime.distributed import Ranks
+from runtime.signals import Stop
+from train import State, bce, learning_rate, train, train_step
+from utils import DataError, Stopped
 
 
 class Constant(nn.Module):
@@ -118,7 +118,7 @@ def test_a_scaler_changes_no_update_and_is_updated():
 
 
 def test_the_forward_passes_run_in_the_precision_and_the_losses_in_fp32(small):
-    state, seen = make_state(small(), torch.device("cpu"), torch.bfloat16), []
+    state, seen = fresh_state(small(), torch.bfloat16), []
     for net in (state.gen, state.disc):
         net.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     x = torch.zeros(1, 3, 64, 64)
@@ -140,22 +140,28 @@ def test_a_run_trains_in_the_precision_of_its_settings(small, monkeypatch, preci
     assert seen == {dtype}
 
 
+class Given(list):
+    """Batches of five pairs."""
+
+    data, skipped = range(5), 0
+
+
 def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(small):
     """Dropout on and BatchNorm with the image's statistics (mistake 12: eval() swaps them)."""
-    state, seen = make_state(small(), torch.device("cpu"), torch.float32), []
+    state, seen = fresh_state(small()), []
     first = next(module for module in state.gen.modules() if isinstance(module, nn.BatchNorm2d))
     drop = next(module for module in state.gen.modules() if isinstance(module, nn.Dropout))
     first.register_forward_hook(lambda module, args, out: seen.append(out.mean(dim=(0, 2, 3)).abs().max() < 1e-4))
     drop.register_forward_hook(lambda module, args, out: seen.append((out == 0).float().mean() > 0.2))
     first.running_mean.fill_(5)
     pairs = [(torch.full((3, 64, 64), i / 10), torch.full((3, 64, 64), -i / 10)) for i in range(5)]
-    pairs = DataLoader([(x, y, "") for x, y in pairs], batch_size=2, collate_fn=collate)
-    val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 2)
+    batches = Given([tuple(map(torch.stack, zip(*pairs[i : i + 2], strict=True))) for i in (0, 2, 4)])
+    val_l1, rows = train_module.validate(state.gen, batches, 1, Stop(Ranks()), fp32, small(n_examples=2), Ranks())
     assert len(seen) == 6 and all(seen) and first.running_mean.unique().item() == 5
     assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.4])
     assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.4])
     state.gen.forward = lambda x: torch.full_like(x, 0.5)
-    val_l1, rows = train_module.validate(state.gen, pairs, torch.device("cpu"), fp32, train_module.Stop(), 0, 5)
+    val_l1, rows = train_module.validate(state.gen, batches, 1, Stop(Ranks()), fp32, small(n_examples=5), Ranks())
     assert val_l1["val_l1"] == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
 
 
@@ -167,21 +173,21 @@ def test_lambda_weighs_l1():
 
 def test_d_learns_to_tell_real_from_generated(small):
     torch.manual_seed(0)
-    state = make_state(small(), torch.device("cpu"), torch.float32)
+    state = fresh_state(small())
     x, y = torch.rand(2, 3, 64, 64) * 2 - 1, torch.ones(2, 3, 64, 64)
     first, *_, last = [train_step(state, x, y, 0.0, fp32) for _ in range(30)]
     assert first[0] == pytest.approx(math.log(2), abs=0.15) and last[0] < 0.5 and last[1] < 0.5
 
 
 def test_batchnorm_of_d_sees_real_and_generated_each_by_itself(small):
-    state, sizes = make_state(small(), torch.device("cpu"), torch.float32), []
+    state, sizes = fresh_state(small()), []
     state.disc.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
     train_step(state, torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64), 100.0, fp32)
     assert sizes == [2, 2, 2]
 
 
 def test_adam_is_the_paper_s(small):
-    state = make_state(small(), torch.device("cpu"), torch.float32)
+    state = fresh_state(small())
     for optimiser, net in ((state.opt_g, state.gen), (state.opt_d, state.disc)):
         assert optimiser.defaults["lr"] == 2e-4 and optimiser.defaults["betas"] == (0.5, 0.999)
         assert optimiser.defaults["weight_decay"] == 0
@@ -205,7 +211,7 @@ def test_the_rate_reaches_both_optimisers_and_the_log(small, end_of):
 
 def test_a_run_leaves_every_file_it_promises(small, end_of):
     cfg = small(n_epochs=3, save_every=5)
-    assert train(cfg) == 0
+    train(cfg)
     held = {path.relative_to(cfg.out_dir).as_posix() for path in cfg.out_dir.rglob("*") if path.is_file()}
     events = {name for name in held if name.startswith("tensorboard/events")}
     assert len(events) == 1
@@ -219,7 +225,12 @@ def test_a_run_leaves_every_file_it_promises(small, end_of):
 
 def test_the_log_holds_the_means_of_the_steps(small, monkeypatch, end_of):
     seen, step = [], train_module.train_step
-    monkeypatch.setattr(train_module, "train_step", lambda *args: seen.append(step(*args)) or seen[-1])
+
+    def spy(*args, **options):
+        seen.append(step(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(train_module, "train_step", spy)
     train(small(n_epochs=1, batch_size=4))  # 6 pairs: a batch of 4 and one of 2
     wanted = (seen[0] * 4 + seen[1] * 2) / 6
     row = end_of(small())["history"][0]
@@ -262,7 +273,9 @@ def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same,
             return validate(*args)
 
         monkeypatch.setattr(train_module, "validate", interrupted)
-    assert train(cfg) == status
+    with pytest.raises(Stopped) as stopped:
+        train(cfg)
+    assert 128 + stopped.value.number == status
     monkeypatch.undo()
     cut = end_of(cfg)
     assert (cut["epoch"], cut["step"]) == ((1, 3) if when == "in an epoch" else (0, 6))
@@ -315,7 +328,8 @@ def test_a_run_inside_its_own_data_never_trains_on_its_own_pictures(flat, capsys
 def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, monkeypatch, capsys, change):
     with monkeypatch.context():
         at_step(5, lambda losses: os.kill(os.getpid(), signal.SIGTERM) or losses)
-        assert train(flat) == 128 + signal.SIGTERM
+        with pytest.raises(Stopped):
+            train(flat)
     monkeypatch.undo()
     done = load_tensors(flat.out_dir / "checkpoint.pth.tar")["images"]
     cfg = replace(flat, resume=True, seed=3 if change == "another seed" else 0)
@@ -326,8 +340,8 @@ def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, 
     capsys.readouterr()
     seen = []
     step = train_module.train_step
-    monkeypatch.setattr(train_module, "train_step", lambda *args: seen.append(args) or step(*args))
-    assert train(cfg) == 0
+    monkeypatch.setattr(train_module, "train_step", lambda *args, **kw: seen.append(args) or step(*args, **kw))
+    train(cfg)
     shown = capsys.readouterr().out
     n = len(load_tensors(flat.out_dir / "checkpoint.pth.tar")["trained_on"])
     assert (len(seen) == n) == (change != "none") and len(seen) in (n, n - done)
@@ -345,8 +359,8 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(smal
 def test_non_finite_weights_are_never_saved(small, end_of, monkeypatch):
     cfg, step = small(), train_module.train_step
 
-    def poison(state, *args):
-        losses = step(state, *args)
+    def poison(state, *args, **options):
+        losses = step(state, *args, **options)
         if state.opt_d.state[state.disc.layers[0].weight]["step"] == 12:  # the last step of the run
             state.disc.layers[0].weight.data[0, 0, 0, 0] = math.inf
         return losses
@@ -468,14 +482,14 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
     """A slow disk: training does not wait, an epoch's checkpoint may be left out, the last one never is."""
     save, writing, written, steps = checkpoint.save_run, threading.Lock(), [], []
     step = train_module.train_step
-    monkeypatch.setattr(train_module, "train_step", lambda *args: steps.append(written[:]) or step(*args))
+    monkeypatch.setattr(train_module, "train_step", lambda *args, **kw: steps.append(written[:]) or step(*args, **kw))
 
     def slow(cfg, state, progress, *rest):
         assert writing.acquire(blocking=False)
-        while progress["epoch"] == 1 and len(steps) <= 3 * 6:  # until epoch 4 has begun
+        while progress.epoch == 1 and len(steps) <= 3 * 6:  # until epoch 4 has begun
             time.sleep(0.01)
         save(cfg, state, progress, *rest)
-        written.append(progress["epoch"])
+        written.append(progress.epoch)
         writing.release()
 
     monkeypatch.setattr(checkpoint, "save_run", slow)
@@ -490,7 +504,7 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
     save = checkpoint.save_run
 
     def late(cfg, state, progress, *rest):
-        if progress["epoch"] == 1:
+        if progress.epoch == 1:
             time.sleep(1)
             save(cfg, state, progress, *rest)
 

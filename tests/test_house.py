@@ -1,0 +1,28 @@
+"""The arrows between modules run down, as the README draws them, and nobody imports a command."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [{"check", "predict", "evaluate", "export", "draw"}, {"train"}, {"inference"},
+          {"dataset", "discriminator", "generator"}, {"pairs"}, {"runtime"}, {"utils", "config"}]
+OURS = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def imports(path):
+    """(module, whether at the top) of everything of ours that the file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else [
+            alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from ((name.split(".")[0], node.col_offset == 0) for name in names if name.split(".")[0] in OURS)
+
+
+def test_imports_run_down_the_house_and_stand_at_the_top():
+    for path in [path for folder in (".", "pairs", "runtime", "inference") for path in (ROOT / folder).glob("*.py")]:
+        own = path.relative_to(ROOT).with_suffix("").parts[0]
+        for name, at_the_top in imports(path):
+            lower = OURS[name] > OURS[own] or name == own != path.stem or {name, own} == {"utils", "config"}
+            assert lower and at_the_top, f"{path.relative_to(ROOT)} imports {name}"
+        if own in ("generator", "discriminator"):
+            assert {name for name, _ in imports(path)} <= {"utils"}
+    assert len(list(ROOT.glob("*.py"))) <= 11
