@@ -72,36 +72,20 @@ class Config:
             else:
                 _require(self, f.name, type(value) is f.type, f"must be of type {f.type.__name__}")
 
-        def check(name, ok, rule):
-            _require(self, name, ok, rule)
-
-        check("crop_size", self.crop_size in (64, 128, 256, 512, 1024), "must be 64, 128, 256, 512 or 1024")
-        check("load_size", self.crop_size <= self.load_size <= 8192,
-              f"must be at least crop_size ({self.crop_size}) and at most 8192")
-        check("color_jitter", 0 <= self.color_jitter <= 1, "must be from 0 to 1")
-        check("color_jitter_side", not self.color_jitter or self.label_side not in ("both", self.color_jitter_side),
-              f"must not be the label side when color_jitter is on (label_side is {self.label_side})")
-        check("ngf", 1 <= self.ngf <= 1024, "must be from 1 to 1024")
-        check("ndf", 1 <= self.ndf <= 1024, "must be from 1 to 1024")
-        check("n_layers", 0 <= self.n_layers <= 5 and self.crop_size >= 3 * 2**self.n_layers,
-              f"must be from 0 to 5, with 3 * 2**n_layers <= crop_size ({self.crop_size})")
-        check("dropout", 0 <= self.dropout < 1, "must be at least 0 and below 1")
-        check("lambda_l1", 0 <= self.lambda_l1 < math.inf, "must be a finite number, at least 0")
-        check("lr", 0 < self.lr <= 1, "must be above 0 and at most 1")
-        check("beta1", 0 <= self.beta1 < 1, "must be at least 0 and below 1")
-        check("n_epochs", self.n_epochs >= 0 and self.total_epochs >= 1,
-              "must be at least 0, and at least 1 together with n_epochs_decay")
-        check("n_epochs_decay", self.n_epochs_decay >= 0, "must be at least 0")
-        check("batch_size", self.batch_size >= 1, "must be at least 1")
-        check("name", self.name not in (".", "..") and not set(self.name) & set("/\\\0"), "must be a folder's name")
-        check("save_every", self.save_every >= 1, "must be at least 1")
-        check("eval_every", self.eval_every >= 0, "must be at least 0")
-        check("n_val", self.n_val >= 0, "must be at least 0")
-        check("n_examples", 1 <= self.n_examples <= 64, "must be from 1 to 64")
-        check("num_workers", 0 <= self.num_workers <= 256, "must be from 0 to 256")
-        check("device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
-              "must be auto, cuda, cuda:N, mps or cpu")
-        check("seed", 0 <= self.seed < 2**32, "must be from 0 to 4294967295")
+        for name, (low, high) in BOUNDS.items():
+            rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
+            _require(self, name, low <= getattr(self, name) <= high and getattr(self, name) < math.inf, rule)
+        _require(self, "crop_size", self.crop_size in (64, 128, 256, 512, 1024), "must be 64, 128, 256, 512 or 1024")
+        _require(self, "load_size", self.crop_size <= self.load_size <= 8192,
+                 f"must be at least crop_size ({self.crop_size}) and at most 8192")
+        _require(self, "color_jitter_side", not self.color_jitter or self.label_side not in (
+            "both", self.color_jitter_side), f"must not be the label side ({self.label_side}) with color_jitter")
+        _require(self, "n_layers", self.crop_size >= 3 * 2**self.n_layers,
+                 f"must be so small that 3 * 2**n_layers <= crop_size ({self.crop_size})")
+        _require(self, "n_epochs", self.total_epochs >= 1, "must be at least 1 together with n_epochs_decay")
+        _require(self, "name", self.name not in (".", "..") and not {*self.name} & {*"/\\\0"}, "must name a folder")
+        _require(self, "device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
+                 "must be auto, cuda, cuda:N, mps or cpu")
 
     @property
     def total_epochs(self) -> int:
@@ -110,6 +94,12 @@ class Config:
     def plain(self) -> dict:
         """The settings as strings, numbers and booleans, which `Config(**plain)` takes back."""
         return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+
+
+BOUNDS = dict(color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5), dropout=(0, 0.999),
+              lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf),
+              n_epochs_decay=(0, math.inf), batch_size=(1, math.inf), save_every=(1, math.inf), eval_every=(0, math.inf),
+              n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256), seed=(0, 2**32 - 1))
 
 
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:

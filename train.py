@@ -10,7 +10,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -29,7 +29,7 @@ from runtime.devices import choose_precision, memory_advice, seed_everything, se
 from runtime.distributed import Ranks, processes
 from runtime.logger import Logger, Meter, what_next
 from runtime.signals import Stop
-from runtime.speed import Levers, choose_levers, graphed, prepare
+from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
 from utils import DataError, Stopped, run_main, say
 
 
@@ -48,34 +48,6 @@ class State:
     opt_g: torch.optim.Adam
     opt_d: torch.optim.Adam
     scaler: torch.amp.GradScaler  # passes everything through unless the precision is fp16
-
-    def state_dict(self) -> dict:
-        return {f.name: getattr(self, f.name).state_dict() for f in fields(self)}
-
-    def load_state_dict(self, saved: dict) -> None:
-        """Takes weights, moments and scale from `saved`; the optimisers' settings stay those of the configuration."""
-        for f in fields(self):
-            own, new = getattr(self, f.name), saved[f.name]
-            if isinstance(own, torch.optim.Optimizer):
-                new = {**new, "param_groups": own.state_dict()["param_groups"]}
-            if new:  # a scaler that was switched off saves nothing
-                own.load_state_dict(new)
-        for optimiser in (self.opt_g, self.opt_d):  # fused Adam wants moments laid out in memory like their parameters
-            for parameter, moments in optimiser.state.items():
-                for name in ("exp_avg", "exp_avg_sq"):
-                    moments[name] = torch.empty_like(parameter).copy_(moments[name])
-
-    def updates(self) -> int:
-        """The updates of G so far; a step that the scaler skips, because gradients overflowed in fp16, is none."""
-        steps = [moments["step"] for moments in self.opt_g.state.values()]
-        return int(steps[0]) if steps else 0
-
-    def set_rate(self, lr: float) -> None:
-        for group in self.opt_g.param_groups + self.opt_d.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)  # in place, where a CUDA graph reads it
-            else:
-                group["lr"] = lr
 
 
 def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
@@ -194,7 +166,7 @@ def train(cfg: Config) -> None:
             try:
                 for epoch in range(progress.epoch + 1, cfg.total_epochs + 1):
                     lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
-                    state.set_rate(lr)
+                    set_rate(state, lr)
                     for x, y in stop.between(meter.watch(train_batches.of(epoch, start=meter.done))):
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # for dropout
                         meter.add(step(x, y), len(x))

@@ -120,7 +120,7 @@ class Run:
         self.record, saved, self.saved = record, self.saved, None
         if not saved:
             return Progress()
-        state.load_state_dict(saved["state"])
+        load_state(state, saved["state"])
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
         now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
         added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
@@ -234,7 +234,7 @@ class Run:
         if self.ranks.main:
             self.writer.check(wait=True)
             if progress.epoch or progress.step:
-                self._write(state.state_dict(), progress, history)
+                self._write(state_dict(state), progress, history)
                 if progress.epoch < self.cfg.total_epochs:
                     say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
         self.ranks.barrier()
@@ -254,7 +254,7 @@ class Run:
                 weights = snapshot(state.gen.state_dict())
                 self.writer.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
             if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.writer.busy(self._write):
-                self.writer.submit(self._write, snapshot(state.state_dict()), progress, list(history))
+                self.writer.submit(self._write, snapshot(state_dict(state)), progress, list(history))
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
@@ -307,6 +307,25 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
                  "state_dict": on_cpu(weights)}
     with atomic(path) as file:
         torch.save(generator, file)
+
+
+def state_dict(state: Any) -> dict[str, dict]:
+    """The state dict of each network, optimiser and scaler."""
+    return {f.name: getattr(state, f.name).state_dict() for f in fields(state)}
+
+
+def load_state(state: Any, saved: dict[str, dict]) -> None:
+    """Puts weights, moments and scale into `state`; the optimisers' settings stay those of the configuration."""
+    for name, own in ((f.name, getattr(state, f.name)) for f in fields(state)):
+        new = saved[name]
+        if isinstance(own, torch.optim.Optimizer):
+            new = {**new, "param_groups": own.state_dict()["param_groups"]}
+        if new:  # a scaler that was switched off saves nothing
+            own.load_state_dict(new)
+    for optimiser in (state.opt_g, state.opt_d):  # fused Adam wants moments laid out in memory like their parameters
+        for parameter, moments in optimiser.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
 def on_cpu(value):

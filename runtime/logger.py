@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,7 +179,7 @@ class Meter:
     Of several processes, each counts the images of all and averages its own losses; `end` averages all.
     """
 
-    def __init__(self, state, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks):
+    def __init__(self, state: Any, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks):
         self.state, self.n_images, self.total_epochs, self.ranks = state, n_images, total_epochs, ranks
         self._begin(progress)
 
@@ -195,7 +196,7 @@ class Meter:
 
     def watch(self, batches: Iterable) -> Iterator:
         """The batches of an epoch, which begins here; the time spent waiting for them counts."""
-        self.batches, self.updates = batches, self.state.updates() if self.state.scaler.is_enabled() else 0
+        self.batches, self.updates = batches, updates(self.state)
         self.start = self.synchronised = self.printed = time.perf_counter()
         batches = iter(batches)
         while True:
@@ -257,7 +258,7 @@ class Meter:
             row["skipped"] = int(skipped)
         if self.state.scaler.is_enabled():
             row |= {"scale": self.state.scaler.get_scale(),
-                    "skipped_steps": self.steps_here - (self.state.updates() - self.updates)}
+                    "skipped_steps": self.steps_here - (updates(self.state) - self.updates)}
         return row
 
     def progress(self) -> Progress:
@@ -273,3 +274,9 @@ class Meter:
         """Where the run stands once the epoch is complete."""
         self._begin(Progress(self.epoch))
         return self.before
+
+
+def updates(state: Any) -> int:
+    """The updates of G so far; a step that the scaler skips, because gradients overflowed in fp16, is none."""
+    steps = [moments["step"] for moments in state.opt_g.state.values()] if state.scaler.is_enabled() else []
+    return int(steps[0]) if steps else 0

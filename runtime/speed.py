@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,15 @@ WARM_UP = 3  # steps, in which cuDNN chooses its algorithms and Adam makes its s
 
 def graphed(step: Callable[[Tensor, Tensor], Tensor], levers: Levers) -> Callable[[Tensor, Tensor], Tensor]:
     return GraphedStep(step) if levers.cuda_graph else step
+
+
+def set_rate(state: Any, lr: float) -> None:
+    """The learning rate of both optimisers."""
+    for group in state.opt_g.param_groups + state.opt_d.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)  # in place, where a CUDA graph reads it
+        else:
+            group["lr"] = lr
 
 
 class GraphedStep:

@@ -10,7 +10,7 @@ from conftest import fresh_state
 from config import Config
 from generator import Generator
 from runtime import checkpoint
-from runtime.checkpoint import load_tensors
+from runtime.checkpoint import load_state, load_tensors, state_dict
 from runtime.cli import parse
 from runtime.distributed import Ranks
 from train import State, train
@@ -49,8 +49,8 @@ def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small):
     state.scaler.scale(torch.ones(()))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 1024.0})
     other = fresh()
-    other.load_state_dict(state.state_dict())
-    assert set(state.state_dict()) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
+    load_state(other, state_dict(state))
+    assert set(state_dict(state)) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
     assert other.scaler.state_dict() == state.scaler.state_dict() and other.scaler.state_dict()["scale"] == 1024
     for name in ("opt_g", "opt_d"):
         before, after = getattr(state, name).state_dict()["state"], getattr(other, name).state_dict()["state"]
@@ -210,11 +210,11 @@ def test_a_changed_setting_takes_effect_on_resume(run, end_of, capsys):
 
 def test_a_run_without_a_scaler_can_go_on_with_one(small):
     """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
-    saved = fresh_state(small()).state_dict()
+    saved = state_dict(fresh_state(small()))
     state = fresh_state(small())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     assert saved["scaler"] == {}
-    state.load_state_dict(saved)
+    load_state(state, saved)
     assert state.scaler.get_scale() == 8
 
 

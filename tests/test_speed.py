@@ -8,6 +8,7 @@ from torch import nn
 
 from discriminator import Discriminator
 from generator import Generator
+from runtime.checkpoint import load_state, state_dict
 from runtime.speed import (
     WARM_UP,
     GraphedStep,
@@ -17,6 +18,7 @@ from runtime.speed import (
     cast_weights,
     choose_levers,
     prepare,
+    set_rate,
 )
 from train import make_state, train, train_step
 
@@ -134,7 +136,7 @@ class Recorder:
 def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
     """The first steps are real ones, batches of another shape run eagerly, replays read the newest batch and rate."""
     plain, graphed = (fresh_state(small(dropout=0.0)) for _ in range(2))
-    graphed.load_state_dict(copy.deepcopy(plain.state_dict()))
+    load_state(graphed, copy.deepcopy(state_dict(plain)))
     recorder = Recorder()
     step = GraphedStep(lambda x, y: train_step(graphed, x, y, 100.0, fp32), recorder)
     kept = []
@@ -142,7 +144,7 @@ def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
         torch.manual_seed(i)
         x, y = torch.rand(2, 1 if i == 7 else 2, 3, 64, 64) * 2 - 1
         for state in (plain, graphed):
-            state.set_rate(2e-4 / (1 + i))
+            set_rate(state, 2e-4 / (1 + i))
         kept.append((step(x, y), train_step(plain, x, y, 100.0, fp32)))
     assert recorder.recorded == 1 and recorder.replayed == 12 - WARM_UP - 1
     torch.testing.assert_close(*map(torch.stack, zip(*kept, strict=True)))  # losses do not change under the hands
@@ -181,7 +183,7 @@ def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
 def test_the_rate_is_changed_in_place_where_it_is_a_tensor(small):
     state = fresh_state(small())
     rate = state.opt_g.param_groups[0]["lr"] = torch.tensor(1.0)
-    state.set_rate(0.25)
+    set_rate(state, 0.25)
     assert rate.item() == 0.25 and state.opt_d.param_groups[0]["lr"] == 0.25
 
 
@@ -200,7 +202,7 @@ def cuda_run(small, n=20, rates=None, dropout=0.0, **changes):
     losses = []
     for i in range(n):
         x, y = (torch.rand(2, 3, 64, 64) * 2 - 1).to(device), (torch.rand(2, 3, 64, 64) * 2 - 1).to(device)
-        state.set_rate((rates or [2e-4] * n)[i])
+        set_rate(state, (rates or [2e-4] * n)[i])
         losses.append(step(x, y))
     return torch.stack(losses).cpu(), state
 
@@ -265,7 +267,7 @@ def test_moments_follow_the_layout_of_their_parameters(small):
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     for _ in range(3):
         train_step(first, x, y, 100.0, fp32)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    load_state(second, copy.deepcopy(state_dict(first)))
     for state in (first, second):
         train_step(state, x, y, 100.0, fp32)
     for a, b in zip(first.gen.parameters(), second.gen.parameters(), strict=True):
