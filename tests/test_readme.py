@@ -15,6 +15,7 @@ import tyro
 from conftest import write_pair
 from torch.distributed.run import get_args_parser as torchrun
 
+from config import RECIPES
 from train import train
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,10 @@ def test_training_prints_the_lines_that_are_shown(demo):
     """Numbers, and what dots stand for, apart."""
     for line in blocks("text")[0].splitlines():
         assert re.search(".*".join(map(re.escape, re.split(r"VAL_\w+|…|\d[\d.,]*", line))), demo), (line, demo)
+
+
+def test_every_recipe_is_named():
+    assert {*RECIPES} <= {*re.findall(r"\w+", README)}
 
 
 def test_the_set_up_is_near_the_top():
