@@ -1,5 +1,6 @@
-"""Checks the palettes against real label maps: the flat parts of published files have the palette's colours."""
+"""Checks the palettes against real label maps in $PIX2PIX_DATA: their flat parts have the palette's colours."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pairs.find import list_images
 for name in ("cityscapes", "facades"):
     colours = np.array(list(load_palette(name).values()), np.float32)
     near = total = 0
-    for path in list_images(Path("../shared/data") / name / "train")[:100]:
+    for path in list_images(Path(os.environ["PIX2PIX_DATA"], name, "train"))[:100]:
         labels = read_pair((path,), 3, 3)[1].astype(np.float32)
         steps = [np.abs(labels - np.roll(labels, 1, axis)).max(-1) for axis in (0, 1)]
         flat = labels[np.maximum(*steps) <= 1][::7]  # away from the edges, which JPEG disturbs

@@ -1,22 +1,150 @@
+"""README.md, docs/training.md and docs/inference.md are true as printed: every command, every snippet, every name.
+
+Only .ci/run runs the two set-up commands; those of torchrun are parsed here, and run in test_distributed.py.
+"""
+
+import importlib
 import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
+import pytest
+import tyro
 from conftest import write_pair
-from PIL import Image
+from torch.distributed.run import get_args_parser as torchrun
 
+from config import RECIPES
 from train import train
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "inference.md"))]
+TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu"]
 
 
-def test_the_inference_snippet_is_true_as_printed(small, tmp_path, monkeypatch):
+def blocks(language):
+    return [block for text in GUIDES for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+
+
+def commands():
+    """The lines of the sh blocks, in their order, each as the words of one of our programs, or of torchrun."""
+    for line in "".join(blocks("sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if "venv" in words:  # the set-up, then a program or the tests
+            words = shlex.split(line.split("&&")[-1])
+            assert words[0] == ".venv/bin/python", line
+            if words[1:] == ["-m", "pytest"]:
+                continue
+        if words:
+            yield words
+
+
+COMMANDS = [*commands()]
+PROGRAMS = [words[1:] for words in COMMANDS if words[0] != "torchrun"]
+
+
+class Parsed(BaseException):
+    """Raised in a program's place once it has understood its command line."""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_is_understood(words, monkeypatch):
+    """A flag that went, or a recipe that got another name, and a command that tells people to use it."""
+    program, *flags = words
+    assert program in ("python", "torchrun", ".venv/bin/python")
+    if program == "torchrun":
+        started = torchrun().parse_args(flags)
+        flags = [started.training_script, *started.training_script_args]
+    assert (ROOT / flags[0]).is_file()
+    understand = tyro.cli
+
+    def only_understand(*args, **kwargs):
+        raise Parsed(understand(*args, **kwargs))
+
+    monkeypatch.setattr(tyro, "cli", only_understand)
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(Parsed):
+        importlib.import_module(Path(flags[0]).stem).main()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to be in, with the data and the images that the guides name."""
     monkeypatch.chdir(tmp_path)
-    write_pair(tmp_path / "data" / "demo" / "val" / "001.png", width=512, height=256)
-    train(small(n_epochs=1, out_dir=Path("runs/demo")))
-    exec(re.search(r"```python\n(.*?)```", README, re.DOTALL)[1], {})
-    assert Image.open("output.png").size == (64, 64)
+    for name in ("demo", "mine", "facades", "maps", "cityscapes", "edges2shoes", "night2day"):
+        for i in range(1, 5):
+            write_pair(Path("data", name, "train", f"{i:03d}.png"), seed=i)
+        write_pair(Path("data", name, "val", "001.png"), width=512, height=256)
+    write_pair(Path("labels.png"))
+    write_pair(Path("labels", "1.png"))
+    return tmp_path
+
+
+@pytest.fixture
+def demo(place, small, capsys):
+    """The run that the set-up command leaves, but smaller, beside the data that the guides name; what it printed."""
+    train(small(data_root=Path("data/demo"), out_dir=Path("runs/demo"), n_epochs=1, precision="bf16"))
+    return capsys.readouterr().out
+
+
+def test_every_snippet_runs(demo):
+    for snippet in blocks("python"):
+        names = {}
+        exec(snippet, names)
+        assert "photo" not in names or names["photo"].shape == (256, 256, 3)
+    assert Path("photo.png").exists() and Path("output.png").exists()
+
+
+@pytest.mark.slow
+def test_every_command_runs(demo, monkeypatch):
+    """In the order of the guides, in one folder; trainings with small networks, each an epoch longer than the last."""
+    for name in ("facades", "cityscapes_to_labels"):
+        Path("runs", name).mkdir()
+        shutil.copy("runs/demo/gen.pth.tar", Path("runs", name))
+    for number, (script, *flags) in enumerate(PROGRAMS, 2):
+        if script == "train.py":
+            flags += [*TINY, f"--n-epochs={number}"]
+        monkeypatch.setattr(sys, "argv", [script, *flags])
+        assert importlib.import_module(Path(script).stem).main() in (None, 0), (script, flags)
+    for name in ("photo.png", "photos/1.png", "photos/001.png", "sheets/001.png", "preview_mine.png", "gen.onnx",
+                 "runs/facades/evaluation_val/metrics.json", "runs/cityscapes_to_labels/evaluation_val/sheet.png"):
+        assert Path(name).exists(), name
+
+
+def test_training_prints_the_lines_that_are_shown(demo):
+    """Numbers, and what dots stand for, apart."""
+    for line in blocks("text")[0].splitlines():
+        assert re.search(".*".join(map(re.escape, re.split(r"VAL_\w+|…|\d[\d.,]*", line))), demo), (line, demo)
+
+
+def test_every_recipe_is_named():
+    assert {*RECIPES} <= {*re.findall(r"\w+", README)}
+
+
+def test_the_set_up_is_near_the_top():
+    assert sum("-m venv" in line for line in README.splitlines()[:20]) == 2
 
 
 def test_every_file_named_is_there():
-    for name in re.findall(r"\]\(([\w./]+)\)", README):
-        assert (Path(__file__).parents[1] / name).exists(), name
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"\]\(([\w./]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / name).exists(), (path.name, name)
+
+
+def test_the_file_tree_is_complete():
+    listed = re.findall(r"^(\w+(?:\.py|/)) ", README[README.index("## Read the code") :], re.MULTILINE)
+    modules = [path.name for path in ROOT.glob("*.py")]
+    folders = [path.parent.name + "/" for path in ROOT.glob("*/__init__.py")]
+    assert {*listed} == {*modules, *folders, "tests/", "benchmarks/"}
+
+
+def test_every_test_that_holds_a_promise_is_there():
+    """`test_x.py::test_name`, with … for the rest of a name, or for the file that was named last."""
+    text, file = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"), ""
+    for new_file, name, more in re.findall(r"`(?:(test_\w+\.py)|…)?(?:::)?(test_\w+(?!\.py))?(…)?`", text):
+        file = new_file or file
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        if name:
+            assert re.search(rf"^def {name}{'' if more else '[(]'}", source, re.MULTILINE), (file, name)
