@@ -158,8 +158,8 @@ def train(cfg: Config) -> None:
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(partial(train_step, ranks.replicate(state), lambda_l1=cfg.lambda_l1, autocast=autocast), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
-        say(f"{device.type}, {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size} × {ranks.world}, "
-            f"{count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")
+        say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
+            f"{ranks.world}, {count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")
 
         with Logger(run) as log, loaders(train_data, val_data, cfg, ranks, levers.channels_last) as (
                 train_batches, val_batches):

@@ -199,7 +199,7 @@ def test_runs_of_one_and_of_two_processes_continue_each_other(data, tmp_path):
     before = {path.name for path in run.iterdir()}
     status, out, err = finish(torchrun("train.py", "--resume", "--out-dir", run, "--n-epochs", 2))
     assert status == 0, err
-    assert "batch 1 × 2 processes" in out and out.count("epoch 2/2") == 1  # one process prints
+    assert "batch 1, processes 2" in out and out.count("epoch 2/2") == 1  # one process prints
     subprocess.run(list(map(str, [*alone, "--resume", "--out-dir", run, "--n-epochs", 3])), cwd=ROOT, check=True,
                    capture_output=True)
     assert {path.name for path in run.iterdir()} == before
@@ -238,7 +238,7 @@ def test_two_nodes_train_together(data, tmp_path):
              for i in range(2)]
     ends = [finish(node) for node in nodes]
     assert [status for status, _, _ in ends] == [0, 0], ends
-    assert "× 2 processes" in ends[0][1] and ends[1][1] == ""
+    assert "processes 2" in ends[0][1] and ends[1][1] == ""
     assert weights(tmp_path / "run").keys() == {"gen", "disc", "opt_g", "opt_d", "scaler"}
 
 
