@@ -99,7 +99,8 @@ class Config:
 BOUNDS = dict(color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5), dropout=(0, 0.999),
               lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf),
               n_epochs_decay=(0, math.inf), batch_size=(1, math.inf), save_every=(1, math.inf),
-              eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256), seed=(0, 2**32 - 1))
+              eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256),
+              seed=(0, 2**32 - 1))
 
 
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
