@@ -166,7 +166,7 @@ class Run:
                 file.write(text.encode())
             self.settings = path
         except OSError as error:
-            raise OSError(f"cannot write to out_dir {str(folder)!r}: {error.strerror or error}") from error
+            raise OSError(f"cannot write to out_dir {str(folder or Path('runs'))!r}: {error.strerror or error}") from error
         return cfg, saved
 
     def _lock(self, folder: Path) -> None:
@@ -194,7 +194,7 @@ class Run:
                     break
                 self.lock.release()
         if folder.name != name:
-            say(f"runs/{name} is taken: this run goes to {folder}; --resume would go on with the last one")
+            say(f"runs/{name} is taken: this run goes to {folder}")
         return folder
 
     def _read(self, cfg: Config) -> dict | None:

@@ -61,6 +61,7 @@ def load(folder: Path) -> Config | None:
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
             return None
+        settings.pop("sync_batchnorm", None)  # of earlier versions
         edited = {name: value for name, value in Config().plain().items()
                   if value != defaults.get(name, value) and name not in ("data_root", "name", "out_dir", "resume")}
         return Config(**{**settings, **edited})

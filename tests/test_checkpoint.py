@@ -1,3 +1,4 @@
+import json
 import pickle
 import time
 from dataclasses import fields, replace
@@ -183,6 +184,20 @@ def test_a_run_whose_data_moved_says_what_to_do_and_downloads_nothing(run, data,
         train(replace(run, resume=True, n_epochs=2, data_root=tmp_path / "elsewhere" / "facades"))
     assert not data.exists() and not (tmp_path / "elsewhere").exists()
     train(replace(run, resume=True, n_epochs=2, data_root=tmp_path / "demo"))
+
+
+def test_runs_of_earlier_versions_still_resume(run, end_of):
+    """They kept random states and a setting that is gone, and neither the defaults nor the names of their pairs."""
+    settings = json.loads((run.out_dir / "config.json").read_text())
+    old = {**settings, "sync_batchnorm": False}
+    del old["defaults"], old["name"]
+    (run.out_dir / "config.json").write_text(json.dumps(old))
+    saved = load_tensors(run.out_dir / "checkpoint.pth.tar")
+    for name in ("defaults", "held_out", "trained_on"):
+        del saved[name]
+    torch.save({**saved, "config": old, "rng": [{"cpu": torch.get_rng_state()}]}, run.out_dir / "checkpoint.pth.tar")
+    train(parse(["--resume", "--out-dir", str(run.out_dir), "--n-epochs", "2"]))
+    assert end_of(run)["epoch"] == 2
 
 
 def test_torchrun_starting_again_without_resume_is_refused(small, monkeypatch):
