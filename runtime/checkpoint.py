@@ -166,7 +166,7 @@ class Run:
                 file.write(text.encode())
             self.settings = path
         except OSError as error:
-            raise OSError(f"cannot write to out_dir {str(folder or "runs")!r}: {error.strerror or error}") from error
+            raise OSError(f"cannot write to out_dir '{folder or Path()}': {error.strerror or error}") from error
         return cfg, saved
 
     def _lock(self, folder: Path) -> None:
