@@ -13,15 +13,17 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages, read_pair
-from pairs.find import Pair, check_headers, dark_sides, find_pairs, obtain
+from pairs.download import ensure_dataset
+from pairs.find import Pair, find_pairs
 from pairs.images import levels
+from pairs.plausible import check_headers, dark_sides
 from runtime.cli import parse
 from utils import DataError, UserError, name_of, run_main, save_grid, say
 
 
 def check(cfg: Config) -> int:
     """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong."""
-    obtain(cfg.data_root)
+    ensure_dataset(cfg.data_root)
     found = find_pairs(cfg.data_root, cfg.seed)
     problems = [f"no partner for {name_of(path)}" for path in found.orphans]
     used = [np.zeros(256, bool), np.zeros(256, bool)]

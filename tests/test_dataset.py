@@ -16,8 +16,8 @@ import dataset
 from check import check
 from config import Config
 from dataset import PairedImages, load_data, read_pair, resize
-from pairs.find import check_headers
 from pairs.loading import EpochSampler, init_worker, loaders, on_device
+from pairs.plausible import check_headers
 from utils import DataError
 
 

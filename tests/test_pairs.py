@@ -8,7 +8,8 @@ import torch
 from conftest import write_pair
 from PIL import Image
 
-from pairs.find import find_pairs, list_images, obtain, usable_pairs
+from pairs.download import ensure_dataset
+from pairs.find import find_pairs, list_images, usable_pairs
 from utils import DataError, save_grid
 
 
@@ -31,7 +32,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     for name in ("b", "a", "10", "9", "c"):
         image(tmp_path / f"{name}.png")
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda top: ((p, d, sorted(f, reverse=True)) for p, d, f in walk(top)))
+    monkeypatch.setattr(os, "walk", lambda top, **kw: ((p, d, sorted(f, reverse=True)) for p, d, f in walk(top, **kw)))
     assert [path.stem for path in list_images(tmp_path)] == ["10", "9", "a", "b", "c"]
 
 
@@ -353,10 +354,10 @@ def test_a_mistyped_folder_is_neither_downloaded_nor_drawn_into(tmp_path, monkey
 @pytest.mark.parametrize("form", [Path, Path.absolute])
 def test_a_known_data_set_is_fetched_where_it_was_meant_to_be(monkeypatch, form):
     fetched = []
-    monkeypatch.setattr("pairs.download.fetch", lambda name, root: fetched.append((name, root)))
+    monkeypatch.setattr("pairs.download.fetch", fetched.append)
     root = form(Path("data/facades"))
-    obtain(root)
-    assert fetched == [("facades", root)]
+    ensure_dataset(root)
+    assert fetched == [root]
 
 
 def test_a_rank_left_in_the_environment_waits_for_nobody(monkeypatch):
@@ -364,6 +365,6 @@ def test_a_rank_left_in_the_environment_waits_for_nobody(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     drawn = []
     monkeypatch.setattr("pairs.demo.draw", drawn.append)
-    monkeypatch.setattr("pairs.find.wait_for", lambda root: pytest.fail("waits"))
-    obtain(Path("data/demo"))
+    monkeypatch.setattr("pairs.download.wait_for", lambda root: pytest.fail("waits"))
+    ensure_dataset(Path("data/demo"))
     assert drawn == [Path("data/demo")]
