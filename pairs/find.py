@@ -171,8 +171,8 @@ def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterat
 
 
 def _ending(name: str) -> str:
-    """In lower case; none for hidden files."""
-    return "" if name.startswith(".") else os.path.splitext(name)[1].lower()  # noqa: PTH122
+    """In lower case."""
+    return "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
 def _name(path: str) -> str:
