@@ -15,8 +15,9 @@ import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
-from pairs.find import Pair, check_headers, check_sizes, dark_sides, evenly, name_hash, usable_pairs  # noqa: E402
+from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
 from pairs.images import levels, read_image, read_size, to_array, to_batch  # noqa: E402
+from pairs.plausible import check_headers, check_sizes, dark_sides  # noqa: E402
 from runtime.devices import usable_cores  # noqa: E402
 from utils import DataError, UserError, name_of, say  # noqa: E402
 

@@ -25,8 +25,9 @@ from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
-from pairs.find import check_headers, evenly, usable_pairs
+from pairs.find import evenly, usable_pairs
 from pairs.loading import open_batches
+from pairs.plausible import check_headers
 from runtime.devices import choose_device, choose_precision, memory_advice, seeded
 from utils import UserError, atomic, name_of, run_main, save_grid, say
 

@@ -27,8 +27,9 @@ from PIL import Image
 from config import Config
 from dataset import PairedImages, normalise, read_pair
 from pairs import demo
-from pairs.find import check_headers, usable_pairs
+from pairs.find import usable_pairs
 from pairs.loading import loaders
+from pairs.plausible import check_headers
 from runtime.devices import usable_cores
 
 

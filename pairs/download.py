@@ -1,4 +1,4 @@
-"""Fetches the data sets that the paper's authors publish."""
+"""Makes the data sets of known names: draws the demo, downloads those that the paper's authors publish."""
 
 import http.client
 import os
@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import UserError, complete_folder, say
+from pairs import demo
+from runtime.distributed import started, wait_for
+from utils import UserError, complete_folder, name_of, say
 
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{name}.tar.gz"
 
@@ -27,45 +29,60 @@ DATASETS = {
 }
 
 
-def fetch(name: str, root: Path, url: str = URL, timeout: float = 30.0) -> None:
-    """Downloads and unpacks the data set `name` as the folder `root`, which appears only when it is complete.
+def ensure_dataset(root: Path) -> None:
+    """Draws or downloads data/NAME, below the folder that the program was started in, when absent and NAME is known.
+
+    Of several processes on a machine, one does so and the others wait.
+    Raises FileNotFoundError when an absent folder of a known name lies elsewhere: its path may be mistyped, or the data
+    of a resumed run may have moved.
+    """
+    name = root.name
+    if root.exists() or name not in ("demo", *DATASETS):
+        return
+    if root.absolute() != Path("data", name).absolute():
+        raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; {name} is made as data/{name} only: take "
+                                f"--data-root data/{name}, or the folder that holds your own data")
+    _, world, local_rank = started()
+    if world > 1 and local_rank > 0:
+        wait_for(root)
+    elif name == "demo":
+        say(f"drawing the demo pairs into {root}")
+        demo.draw(root)
+    else:
+        fetch(root)
+
+
+def fetch(root: Path, url: str = URL, timeout: float = 30.0) -> None:
+    """Downloads and unpacks the data set `root.name` as the folder `root`, which appears only when it is complete.
 
     Raises OSError, saying what to put where, when the network, the archive or the image counts fail.
     """
+    name = root.name
     url = url.format(name=name)
     say(f"downloading {url} to {root}")
     try:
         with complete_folder(root) as folder:
-            archive = folder.parent / "archive.tar.gz"
-            _download(url, archive, timeout)
-            unpack(archive, folder.parent / "unpacked")
-            source = folder.parent / "unpacked" / name
+            archive = folder.with_name("archive.tar.gz")
+            with urllib.request.urlopen(url, timeout=timeout) as response, archive.open("wb") as file:
+                size = int(response.headers.get("Content-Length") or 0)
+                with tqdm.wrapattr(response, "read", size or None, desc="downloading", disable=None) as source:
+                    shutil.copyfileobj(source, file, 2**20)
+                if size and file.tell() != size:
+                    raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
+            unpack(archive, folder.parent)
             for split, wanted in DATASETS[name].items():
-                held = sum(path.suffix.lower() in (".jpg", ".png") for path in (source / split).glob("*"))
+                held = sum(path.suffix.lower() in (".jpg", ".png") for path in (folder / split).glob("*"))
                 if held < wanted:
                     raise OSError(f"the archive holds {held} images in {name}/{split} instead of {wanted}")
-            folder.rmdir()
-            source.rename(folder)
     except (OSError, EOFError, ValueError, tarfile.TarError, http.client.HTTPException) as error:
         raise OSError(f"could not fetch {name}: {error}. To go on without the network, download {url} elsewhere and "
                       f"unpack it so that {root / 'train'} holds the training images") from error
 
 
-def _download(url: str, path: Path, timeout: float) -> None:
-    with urllib.request.urlopen(url, timeout=timeout) as response, path.open("wb") as file:
-        size = int(response.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, unit="B", unit_scale=True, desc="downloading", disable=None) as bar:
-            while chunk := response.read(1 << 20):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if size and file.tell() != size:
-            raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
-
-
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks the files and folders of a tar archive, and refuses it whole when it holds anything else.
+    """Unpacks the files of a tar archive, and refuses it when it holds anything else but folders.
 
-    Raises ValueError on links, devices, paths that lead out of `folder`, and more than UNPACKED bytes.
+    Raises UserError on links, devices, paths that lead out of `folder`, and more than UNPACKED bytes.
     """
     size = 0
     with tarfile.open(archive) as tar:
@@ -76,9 +93,7 @@ def unpack(archive: Path, folder: Path) -> None:
             target = Path(os.path.normpath(folder / member.name))
             if not (member.isreg() or member.isdir()) or not target.is_relative_to(folder):
                 raise UserError(f"the archive holds {member.name!r}, which is no plain file inside it")
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
+            if member.isreg():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with tar.extractfile(member) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)

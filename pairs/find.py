@@ -1,25 +1,29 @@
-"""Finds the pairs in a folder, whichever way it is laid out, and reads them."""
+"""Finds the pairs in a folder, whichever way it is laid out."""
 
 import hashlib
 import os
 import re
 import unicodedata
 import zipfile
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from pairs import demo, download
-from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, has_frames, read_size
-from runtime.distributed import started, wait_for
+from pairs.download import DATASETS, ensure_dataset
+from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here
 from utils import DataError, UserError, name_of, say
 
 SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
-KNOWN = {name + side for name in ["", *sum(SPLITS.values(), [])] for side in ("", "a", "b", "_a", "_b")} - {""}
+# Where A and B of a split may lie, as seen from the data's folder, in lower case; "" is that folder itself
+LAYOUTS = {name: [(f"{name}/a", f"{name}/b"), (f"{name}_a", f"{name}_b"), (f"{name}a", f"{name}b"),
+                  (f"a/{name}", f"b/{name}")] for name in chain(*SPLITS.values())} | {"": [("a", "b")]}
+PLACES = {*LAYOUTS, *chain(*chain(*LAYOUTS.values()))}
+KNOWN = {part for place in PLACES for part in place.split("/")} - {""}
 # How A and B are called at the end of file names and inside an .npz
 SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
          ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
@@ -45,27 +49,19 @@ class Found:
     held_out: list[str] | None = None
 
 
-def obtain(root: Path) -> None:
-    """Draws or downloads data/NAME, below the folder that the program was started in, when absent and NAME is known.
+def usable_pairs(root: Path, seed: int, held_out: Sequence[str] | None = None) -> Found:
+    """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
-    Of several processes on a machine, one does so and the others wait.
-    Raises FileNotFoundError when an absent folder of a known name lies elsewhere: its path may be mistyped, or the data
-    of a resumed run may have moved.
+    Raises what `find_pairs` raises, and ValueError when an image has no partner.
     """
-    name = root.name
-    if root.exists() or name not in ("demo", *download.DATASETS):
-        return
-    if root.absolute() != Path("data", name).absolute():
-        raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; {name} is made as data/{name} only: take "
-                                f"--data-root data/{name}, or the folder that holds your own data")
-    _, world, local_rank = started()
-    if world > 1 and local_rank > 0:
-        wait_for(root)
-    elif name == "demo":
-        say(f"drawing the demo pairs into {root}")
-        demo.draw(root)
-    else:
-        download.fetch(name, root)
+    ensure_dataset(root)
+    found = find_pairs(root, seed, held_out)
+    for note in found.notes:
+        say(note)
+    if found.orphans:
+        raise UserError(f"images without a partner of the same name on the other side: {len(found.orphans)}: "
+                        f"{_some(found.orphans)}")
+    return found
 
 
 def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None) -> Found:
@@ -83,119 +79,158 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; known names, which are downloaded when "
-                                f"absent, are data/NAME with NAME one of {', '.join(download.DATASETS)}")
-    found = Found()
+                                f"absent, are data/NAME with NAME one of {', '.join(DATASETS)}")
+    found, index = Found(), _Index(root)
     for split, names in SPLITS.items():
-        found.splits[split] = next((pairs for name in names if (pairs := _find_split(root, name, found))), [])
+        found.splits[split] = next((pairs for name in names if (pairs := _find_split(name, index, found))), [])
     if not any(found.splits.values()) and not found.orphans:
-        a, b = _inside(root, "A"), _inside(root, "B")
-        found.splits["train"] = _pair_folders(a, b, found) if a or b else _one_folder(root, root, found)
+        found.splits["train"] = _find_split("", index, found)
     if not found.splits["train"] and not found.orphans:
-        raise FileNotFoundError(_nothing_in(root))
-    _note_left_out(root, found)
-    found.names = [_name_in(root, pair, i) for i, pair in enumerate(found.splits["train"])]
+        raise FileNotFoundError(index.nothing(hint=not any(found.splits.values())))
+    found.notes += index.left_out()
+    found.names = [str(i) if isinstance(pair[0], np.ndarray) else _name("/".join(pair[0].parts[len(root.parts) :]))
+                   for i, pair in enumerate(found.splits["train"])]
     if not found.splits["val"] and not found.splits["test"] and not found.orphans:
         _hold_out(found, seed, root, held_out or [])
     found.splits = {split: pairs for split, pairs in found.splits.items() if pairs}
     return found
 
 
-def usable_pairs(root: Path, seed: int, held_out: Sequence[str] | None = None) -> Found:
-    """What `find_pairs` returns, drawn or downloaded first where `obtain` can; prints the notes.
+class _Index:
+    """What one walk over `root` finds. Nothing is opened but what this program may have drawn, by its name.
 
-    Raises what `find_pairs` raises, and ValueError when an image has no partner.
+    images: by place (PLACES), the (name, path) of the images in it and in folders of other names below it, in the
+    order of their paths; names are as seen from the place. What becomes a pair, or lacks a partner, is taken out.
     """
-    obtain(root)
-    found = find_pairs(root, seed, held_out)
-    for note in found.notes:
-        say(note)
-    if found.orphans:
-        named = ", ".join(map(name_of, found.orphans[:5])) + (", …" if len(found.orphans) > 5 else "")
-        raise UserError(f"images without a partner of the same name on the other side: {len(found.orphans)}: {named}")
-    return found
+
+    def __init__(self, root: Path):
+        self.root, self.images, self.npz = root, defaultdict(list), {}
+        self.drawn, self.links, self.endings = [], [], Counter()
+        tops = [root]  # and linked folders in known places
+        for folder, folders, files in chain.from_iterable(_walk(top, self._unreadable) for top in tops):
+            for path in (folder / name for name in folders):
+                if path.is_symlink():
+                    (tops if self._place(path) in PLACES else self.links).append(path)
+            home = next(home for home in (folder, *folder.parents) if self._place(home) in PLACES)
+            images, below = self.images[self._place(home)], folder.parts[len(home.parts) :]
+            for file in files:
+                path, ending = folder / file, _ending(file)
+                self.endings[ending] += 1
+                if ending in SUFFIXES and drawn_here(path):
+                    self.drawn.append(path)
+                elif ending in SUFFIXES:
+                    images.append((_name("/".join((*below, file))), path))
+                elif ending == ".npz" and folder == root:
+                    self.npz[file.lower()] = path
+        for images in self.images.values():
+            images.sort(key=itemgetter(1))
+
+    def _place(self, folder: Path) -> str:
+        return "/".join(folder.parts[len(self.root.parts) :]).lower()
+
+    def _unreadable(self, error: OSError) -> None:
+        if self._place(Path(error.filename)) in PLACES:
+            raise error
+
+    def unused(self) -> list[Path]:
+        return [path for images in self.images.values() for _, path in images]
+
+    def left_out(self) -> list[str]:
+        """A note on each kind of image that is no part of a pair, and on links that are not followed."""
+        notes, unused = [], self.unused()
+        if unused:
+            notes.append(f"{len(unused)} image{'s' * (len(unused) > 1)} in {_places(unused, self.root.parent)}; "
+                         "known names are train, val and test, and A and B")
+        if self.links:
+            notes.append(f"folders that are links inside the data, which are not followed: {_some(self.links)}")
+        if others := Counter({ending: n for ending, n in self.endings.items() if ending in OTHER_SUFFIXES}):
+            notes.append(f"{_counts(others)}; formats that are read: {', '.join(sorted(SUFFIXES))}")
+        if self.drawn:
+            notes.append(f"{len(self.drawn)} picture{'s' * (len(self.drawn) > 1)} that this program drew, such as "
+                         f"{name_of(self.drawn[0])}")
+        return [f"not used: {note}" for note in notes]
+
+    def nothing(self, hint: bool) -> str:
+        """The message when there is nothing to train on."""
+        images = self.unused()
+        return (f"0 training images in {name_of(self.root)}, which holds {_counts(self.endings, 5) or 'nothing'}"
+                + (f" (images in {_places(images, self.root)})" if images else "")
+                + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
+                + (_hint(images, self.root) if hint else ""))
 
 
-def evenly(items: Sequence, at_most: int) -> list:
-    """Up to `at_most` of the items, evenly spaced, in their order; 0 takes all."""
-    n = min(at_most or len(items), len(items))
-    return [items[i * len(items) // n] for i in range(n)]
+def list_images(folder: Path) -> list[Path]:
+    """The image files in `folder` and below it, hidden ones not, in the order of their paths."""
+    return sorted(place / name for place, _, names in _walk(folder) for name in names if _ending(name) in SUFFIXES)
 
 
-def _inside(folder: Path | None, name: str) -> Path | None:
-    """The file or folder called `name`, in upper or lower case, inside `folder`."""
-    if folder is None or not folder.is_dir():
-        return None
-    return min((path for path in folder.iterdir() if path.name.lower() == name.lower()), default=None)
+def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    for place, folders, names in os.walk(top, onerror=onerror):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        yield Path(place), folders, names
 
 
-def _find_split(root: Path, split: str, found: Found) -> list[Pair]:
-    folder = _inside(root, split)
-    if npz := _inside(root, f"{split}.npz"):
+def _ending(name: str) -> str:
+    """In lower case."""
+    return "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower()  # noqa: PTH122
+
+
+def _name(path: str) -> str:
+    """What a file is called on every system, without its ending."""
+    return unicodedata.normalize("NFC", os.path.splitext(path)[0])  # noqa: PTH122
+
+
+def _find_split(split: str, index: _Index, found: Found) -> list[Pair]:
+    if npz := index.npz.get(f"{split}.npz"):
         return _load_npz(npz)
-    for a, b in ((_inside(folder, "A"), _inside(folder, "B")),
-                 (_inside(root, f"{split}_A"), _inside(root, f"{split}_B")),
-                 (_inside(root, f"{split}A"), _inside(root, f"{split}B")),
-                 (_inside(_inside(root, "A"), split), _inside(_inside(root, "B"), split))):
+    for places in LAYOUTS[split]:
+        a, b = (index.images.pop(place, []) for place in places)
         if a or b:
-            return _pair_folders(a, b, found)
-    return _one_folder(folder, root, found) if folder else []
+            return _pair(a, b, found)
+    return _one_folder(index.images.pop(split, []), split, index, found)
 
 
-def _one_folder(folder: Path, root: Path, found: Found) -> list[Pair]:
-    """The files directly in `folder`, paired by the ends of their names, or else side-by-side files.
+def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, found: Found) -> list[Pair]:
+    """The files directly in a folder, paired by the ends of their names, or else side-by-side files.
 
     Images in sub-folders of unknown names are refused: one side, or both?
     """
-    paths = [path for path in list_images(folder, sub_folders=False) if not drawn_here(path)]
-    if not paths and (elsewhere := [path for path in list_images(folder) if not drawn_here(path)]):
-        raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(elsewhere, folder)}; known "
-                        f"names are train, val and test, and A and B{_hint(elsewhere, root) if folder == root else ''}")
-    by_end = {}
-    for path in paths:
-        if match := re.fullmatch(r"(.+)[-_]([A-Za-z]+)", path.stem):
-            by_end.setdefault(match[2].lower(), []).append((match[1], path))
+    here = [(name, path) for name, path in images if "/" not in name]
+    if images and not here:
+        folder = images[0][1].parents[images[0][0].count("/")]
+        below = [path for _, path in images]
+        raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
+                        f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
+    index.images[split] = [image for image in images if "/" in image[0]]
+    by_end = defaultdict(list)
+    for name, path in here:
+        match = re.fullmatch(r"(.+)[-_]([A-Za-z]+)", name)
+        by_end[match[2].lower() if match else ""].append((match[1] if match else name, path))
 
     def partners(ends: tuple[str, str]) -> int:
-        return len(set.intersection(*({name for name, _ in by_end.get(end, [])} for end in ends)))
+        a, b = ({name for name, _ in by_end.get(end, [])} for end in ends)
+        return len(a & b)
 
     ends = max(SIDES, key=partners)
     if partners(ends):
-        sides = [by_end[end] for end in ends]
-        n, named = sum(map(len, sides)), " and ".join(f"_{end}" for end in ends)
-        if 4 * n >= 3 * len(paths):
-            found.notes.append(f"{name_of(folder)}: files paired by the ends of their names, {named}")
-            return _pair(*sides, found)
-        found.notes.append(f"{name_of(folder)}: only {n} of the {len(paths)} names end in {named}, so that all are "
-                           "taken for side-by-side files")
-    return [(path,) for path in paths]
-
-
-def list_images(folder: Path, sub_folders: bool = True) -> list[Path]:
-    """The image files in `folder`, hidden ones not, in the order of their paths."""
-    paths = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if sub_folders and not name.startswith((".", "__MACOSX"))]
-        paths += [Path(place, name) for name in names
-                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
-    return sorted(paths)
-
-
-def _pair_folders(a: Path | None, b: Path | None, found: Found) -> list[Pair]:
-    """Files of the same name, endings apart, in `a` and `b`; what has no partner is added to `found`."""
-    return _pair(*([(str(path.relative_to(folder).with_suffix("")), path) for path in list_images(folder)
-                    if not drawn_here(path)] if folder else [] for folder in (a, b)), found)
+        a, b = (by_end.pop(end) for end in ends)
+        n, place, named = len(a) + len(b), name_of(here[0][1].parent), " and ".join(f"_{end}" for end in ends)
+        if 4 * n >= 3 * len(here):
+            found.notes.append(f"{place}: files paired by the ends of their names, {named}")
+            index.images[split] += chain(*by_end.values())
+            return _pair(a, b, found)
+        found.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
+                           "side-by-side files")
+    return [(path,) for _, path in here]
 
 
 def _pair(a: list[tuple[str, Path]], b: list[tuple[str, Path]], found: Found) -> list[Pair]:
-    """Pairs those (name, path) of `a` and `b` whose names are equal, however their accents are written."""
-    sides = []
-    for named in (a, b):
-        by_name = {}
+    """Pairs those (name, path) of `a` and `b` whose names are equal; what has no partner is added to `found`."""
+    sides = {}, {}
+    for by_name, named in zip(sides, (a, b), strict=True):
         for name, path in named:
-            other = by_name.setdefault(unicodedata.normalize("NFC", name), path)
-            if other is not path:
+            if (other := by_name.setdefault(name, path)) is not path:
                 raise UserError(f"{name_of(other)} and {name_of(path)} have the same name: which one is meant?")
-        sides.append(by_name)
     for side, other in (sides, sides[::-1]):
         found.orphans += [path for name, path in side.items() if name not in other]
     return [(path, sides[1][name]) for name, path in sides[0].items() if name in sides[1]]
@@ -222,171 +257,56 @@ def _load_npz(path: Path) -> list[Pair]:
     return list(zip(*arrays, strict=True))
 
 
-def _name_in(root: Path, pair: Pair, index: int) -> str:
-    """What a pair is called whatever the system, the folder's place and the format: its path in `root`, or index."""
-    if isinstance(pair[0], np.ndarray):
-        return str(index)
-    path = "/".join(pair[0].parts[len(root.parts) :])
-    return unicodedata.normalize("NFC", os.path.splitext(path)[0])  # noqa: PTH122
-
-
 def name_hash(name: str) -> int:
     """A number below 2**63 that depends on the name alone, on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "little") >> 1
 
 
 def _hold_out(found: Found, seed: int, root: Path, before: Sequence[str]) -> None:
+    """Moves training pairs to val: those named in `before`, or about a tenth when none of these is there."""
     pairs, names = found.splits["train"], found.names
     if len(pairs) < 2:
         raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
-    chosen = set(before) & set(names)
+    chosen, what = set(before) & set(names), "no val or test split"
     if chosen:
-        found.notes.append(f"no val or test split: {len(chosen)} of the {len(pairs)} pairs were held out for "
-                           "validation before, and are again" + (
-                               f"; {len(before) - len(chosen)} that were held out are gone" if len(chosen) < len(before)
-                               else ""))
+        how, gone = "were held out for validation before, and are again", len(before) - len(chosen)
+        how += f"; {gone} that were held out are gone" if gone else ""
     else:
         ranked = sorted((name_hash(f"{seed}/{name}"), name) for name in set(names))
         chosen = {name for place, name in ranked if place < 2**63 // 10} or {ranked[0][1]}
-        found.notes.append(
-            ("none of the pairs that were held out before is here: " if before else "no val or test split: ")
-            + f"{len(chosen)} of the {len(pairs)} pairs are held out for validation (seed {seed})")
+        what, how = ("none of the pairs that were held out before is here" if before else what,
+                     f"are held out for validation (seed {seed})")
     if len(chosen) == len(set(names)):
         raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
+    found.notes.append(f"{what}: {len(chosen)} of the {len(pairs)} pairs {how}")
     found.held_out = sorted(chosen | set(before))
     found.splits["val"] = [pair for pair, name in zip(pairs, names, strict=True) if name in chosen]
     found.splits["train"] = [pair for pair, name in zip(pairs, names, strict=True) if name not in chosen]
     found.names = [name for name in names if name not in chosen]
 
 
-def _nothing_in(root: Path) -> str:
-    endings = Counter(path.suffix.lower() or "no ending" for path in root.rglob("*") if path.is_file())
-    held = ", ".join(f"{n} × {ending}" for ending, n in endings.most_common(5)) or "nothing"
-    images = list_images(root)
-    return (f"0 training images in {name_of(root)}, which holds {held}"
-            + (f" (images in {_places(images, root)})" if images else "")
-            + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
-            + _hint(images, root))
+def _some(names: Sequence[Path | str]) -> str:
+    return ", ".join(map(name_of, names[:5])) + (", …" if len(names) > 5 else "")
+
+
+def _counts(endings: Counter, at_most: int | None = None) -> str:
+    return ", ".join(f"{n} × {ending or 'no ending'}" for ending, n in endings.most_common(at_most))
 
 
 def _places(paths: list[Path], root: Path) -> str:
     """The folders that hold `paths`, as seen from `root`, for a message."""
-    places = sorted({path.parent.relative_to(root).as_posix() for path in paths})
-    return name_of(Path(", ".join(places[:5]))) + (", …" if len(places) > 5 else "")
+    return _some(sorted(folder.relative_to(root).as_posix() for folder in {path.parent for path in paths}))
 
 
 def _hint(images: list[Path], root: Path) -> str:
     """The end of a sentence that names the one folder below `root` that looks like a data set of its own."""
-    homes = set()
-    for path in images:
-        parts = path.relative_to(root).parts[:-1]
-        homes.add(parts[: next((i for i, part in enumerate(parts) if part.lower() in KNOWN), len(parts))])
+    homes = {tuple(takewhile(lambda part: part.lower() not in KNOWN, folder.relative_to(root).parts))
+             for folder in {path.parent for path in images}}
     home = homes.pop() if len(homes) == 1 else ()
     return f". Did you mean --data-root {name_of(root.joinpath(*home))}?" if home else ""
 
 
-def _note_left_out(root: Path, found: Found) -> None:
-    """Adds a note on each kind of image in `root` that is no part of a pair, and on links that are not followed."""
-    used = {}  # folder → names
-    for path in chain(found.orphans, *(pair for pairs in found.splits.values() for pair in pairs)):
-        if isinstance(path, Path):
-            place, name = os.path.split(path)
-            used.setdefault(place or ".", set()).add(name)
-    unused, drawn, links, endings = [], [], [], Counter()
-
-    def look(top: Path) -> None:
-        for place, folders, names in os.walk(top):
-            folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-            for path in (Path(place, name) for name in folders):
-                if path.is_symlink() and any(f"{inner}{os.sep}".startswith(f"{path}{os.sep}") for inner in used):
-                    look(path)
-                elif path.is_symlink():
-                    links.append(path)
-            here = used.get(str(Path(place)), ())
-            for name in names:
-                ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
-                if ending in OTHER_SUFFIXES and not name.startswith("."):
-                    endings[ending] += 1
-                elif ending in SUFFIXES and not name.startswith(".") and name not in here:
-                    path = Path(place, name)
-                    (drawn if drawn_here(path) else unused).append(path)
-
-    look(root)
-    if unused:
-        found.notes.append(f"not used: {len(unused)} image{'s' * (len(unused) > 1)} in {_places(unused, root.parent)}; "
-                           "known names are train, val and test, and A and B")
-    if links:
-        named = ", ".join(map(name_of, links[:5])) + (", …" if len(links) > 5 else "")
-        found.notes.append(f"not used: folders that are links inside the data, which are not followed: {named}")
-    if endings:
-        found.notes.append("not used: " + ", ".join(f"{n} × {ending}" for ending, n in endings.most_common())
-                           + f"; formats that are read: {', '.join(sorted(SUFFIXES))}")
-    if drawn:
-        found.notes.append(f"not used: {len(drawn)} picture{'s' * (len(drawn) > 1)} that this program drew, such as "
-                           f"{name_of(drawn[0])}")
-
-
-def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
-    """Raises DataError when a side-by-side file has an odd width, or when A and B differ in size."""
-    if len(pair) == 1 and sizes[0][0] % 2:
-        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
-    if sizes[0] != sizes[-1]:
-        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}, but {name_of(pair[1])} is "
-                        f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
-
-
-def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> str:
-    """Reads the headers of up to `at_most` pairs, evenly spaced, and returns their sizes for a message.
-
-    Says which are unlikely to be pairs. Raises DataError for the first pair that cannot be used; with `skip`, only when
-    none can be; ValueError when most side-by-side files are not wider than high.
-    """
-    sizes, narrow, moving = Counter(), [], []
-    for i in np.unique(np.linspace(0, len(pairs) - 1, min(at_most, len(pairs))).astype(int)):
-        try:
-            found = [read_size(source) for source in pairs[i]]
-            check_sizes(pairs[i], found)
-            sizes[found[0]] += 1
-            narrow += [f"{name_of(pairs[i][0])} ({found[0][0]}×{found[0][1]})"] if _is_narrow(pairs[i], found) else []
-            moving += [name_of(source) for source in pairs[i] if has_frames(source)]
-        except DataError as error:
-            if not skip:
-                raise
-            problem = error
-    if not sizes:
-        raise DataError(f"none of the pairs can be read: {problem}")
-    n = sum(sizes.values())
-    if narrow:
-        sentence = (f"{len(narrow)} of {n} files are not wider than high, such as {narrow[0]}: they do not look like "
-                    "two images side by side")
-        if 2 * len(narrow) > n:
-            raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each file "
-                            "does hold both, let the names end in _AB")
-        say(sentence)
-    if moving:
-        say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
-            f"{moving[0]}")
-    (width, height), _ = sizes.most_common(1)[0]
-    layout = "side by side" if len(pairs[0]) == 1 else "each side"
-    return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
-
-
-def _is_narrow(pair: Pair, sizes: list[tuple[int, int]]) -> bool:
-    """Whether a side-by-side file is not wider than high; a name that ends in _AB vouches for it."""
-    return len(pair) == 1 and sizes[0][0] <= sizes[0][1] and not pair[0].stem.lower().endswith(("_ab", "-ab"))
-
-
-def dark_sides(used: Sequence[np.ndarray]) -> list[str]:
-    """A sentence for each side, A and B, that uses less than a tenth of its range; used: the `levels` of each.
-
-    White beside other values is left out of account: label maps often mark by it what belongs to no class.
-    """
-    sentences = []
-    for side, each in zip("AB", used, strict=True):
-        values = np.flatnonzero(each)
-        if len(values) > 2 and values[-1] == 255:
-            values = values[:-1]
-        if len(values) and values[-1] - values[0] < 25:
-            sentences.append(f"side {side} uses less than a tenth of its range, {values[0] / 255:.0%} to "
-                             f"{values[-1] / 255:.0%}: class indices or depth train better spread over all of it")
-    return sentences
+def evenly(items: Sequence, at_most: int) -> list:
+    """Up to `at_most` of the items, evenly spaced, in their order; 0 takes all."""
+    n = min(at_most or len(items), len(items))
+    return [items[i * len(items) // n] for i in range(n)]

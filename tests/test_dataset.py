@@ -14,8 +14,8 @@ import dataset
 from check import check
 from config import Config
 from dataset import load_data, read_pair, resize
-from pairs.find import check_headers
 from pairs.loading import EpochSampler, loaders
+from pairs.plausible import check_headers
 from runtime.distributed import Ranks
 from utils import DataError
 

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from pairs import demo
-from pairs.find import find_pairs, obtain
+from pairs.download import ensure_dataset
+from pairs.find import find_pairs
 
 
 def test_the_same_seed_draws_the_same_pairs(tmp_path):
@@ -27,7 +28,7 @@ def test_it_is_a_data_set_of_side_by_side_pairs(tmp_path):
 
 def test_it_is_drawn_when_it_is_absent(monkeypatch):
     monkeypatch.setattr(demo, "draw", lambda root, draw=demo.draw: draw(root, n_train=2, n_val=1))
-    obtain(Path("data/demo"))
+    ensure_dataset(Path("data/demo"))
     assert len(find_pairs(Path("data/demo")).splits["train"]) == 2
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import train as train_module
 from generator import Generator
-from pairs.find import obtain
+from pairs.download import ensure_dataset
 from pairs.loading import EpochSampler
 from runtime.checkpoint import Progress, load_tensors
 from runtime.devices import choose_device
@@ -118,9 +118,9 @@ def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     waited = []
-    monkeypatch.setattr("pairs.find.wait_for", waited.append)
-    obtain(Path("data/demo"))
-    obtain(Path("data/mine"))
+    monkeypatch.setattr("pairs.download.wait_for", waited.append)
+    ensure_dataset(Path("data/demo"))
+    ensure_dataset(Path("data/mine"))
     assert waited == [Path("data/demo")] and not list(Path().iterdir())
 
 

@@ -44,14 +44,14 @@ def server(tmp_path):
 def test_a_whole_archive_becomes_the_folder(server, tmp_path):
     folder, url = server
     archive(folder / "facades.tar.gz", facades())
-    download.fetch("facades", tmp_path / "data" / "facades", url)
+    download.fetch(tmp_path / "data" / "facades", url)
     assert len(list((tmp_path / "data" / "facades" / "train").iterdir())) == 400
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["facades"]  # no archive, no leftovers
 
 
 def refused(server, tmp_path, message):
     with pytest.raises(OSError, match=message) as error:
-        download.fetch("facades", tmp_path / "data" / "facades", server[1], timeout=5)
+        download.fetch(tmp_path / "data" / "facades", server[1], timeout=5)
     assert "facades/train" in str(error.value)  # says what to put where
     assert not list((tmp_path / "data").iterdir())
 
@@ -77,7 +77,7 @@ def test_a_connection_that_ends_early_leaves_nothing(server, tmp_path, monkeypat
 def test_a_file_that_is_not_there_or_no_network_says_what_to_put_where(server, tmp_path):
     refused(server, tmp_path, "404")
     with pytest.raises(OSError, match="To go on without the network, download http://127.0.0.1:9/facades.tar.gz"):
-        download.fetch("facades", tmp_path / "data" / "facades", "http://127.0.0.1:9/{name}.tar.gz", timeout=5)
+        download.fetch(tmp_path / "data" / "facades", "http://127.0.0.1:9/{name}.tar.gz", timeout=5)
 
 
 def link(name, target, kind):

@@ -1,0 +1,73 @@
+"""Tells what is unlikely to be a pair, from the headers of files and the values in use."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from pairs.find import Pair, evenly
+from pairs.images import has_frames, read_size
+from utils import DataError, UserError, name_of, say
+
+
+def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
+    """Raises DataError when a side-by-side file has an odd width, or when A and B differ in size."""
+    if len(pair) == 1 and sizes[0][0] % 2:
+        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
+    if sizes[0] != sizes[-1]:
+        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}, but {name_of(pair[1])} is "
+                        f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
+
+
+def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> str:
+    """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and returns their sizes for a message.
+
+    Says which are unlikely to be pairs. Raises DataError for the first pair that cannot be used; with `skip`, only when
+    none can be; ValueError when most side-by-side files are not wider than high, but for names that end in _AB.
+    """
+    sizes, narrow, moving = Counter(), [], []
+    for pair in evenly(pairs, at_most):
+        try:
+            found = [read_size(source) for source in pair]
+            check_sizes(pair, found)
+            width, height = found[0]
+            sizes[width, height] += 1
+            if len(pair) == 1 and width <= height and not pair[0].stem.lower().endswith(("_ab", "-ab")):
+                narrow.append(f"{name_of(pair[0])} ({width}×{height})")
+            moving += [name_of(source) for source in pair if has_frames(source)]
+        except DataError as error:
+            if not skip:
+                raise
+            problem = error
+    if not sizes:
+        raise DataError(f"none of the pairs can be read: {problem}")
+    n = sum(sizes.values())
+    if narrow:
+        sentence = (f"{len(narrow)} of {n} files are not wider than high, such as {narrow[0]}: they do not look like "
+                    "two images side by side")
+        if 2 * len(narrow) > n:
+            raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each file "
+                            "does hold both, let the names end in _AB")
+        say(sentence)
+    if moving:
+        say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
+            f"{moving[0]}")
+    (width, height), _ = sizes.most_common(1)[0]
+    layout = "side by side" if len(pairs[0]) == 1 else "each side"
+    return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
+
+
+def dark_sides(used: Sequence[np.ndarray]) -> list[str]:
+    """A sentence for each side, A and B, that uses less than a tenth of its range; used: the `levels` of each.
+
+    White beside other values is left out of account: label maps often mark by it what belongs to no class.
+    """
+    sentences = []
+    for side, each in zip("AB", used, strict=True):
+        values = np.flatnonzero(each)
+        if len(values) > 2 and values[-1] == 255:
+            values = values[:-1]
+        if len(values) and values[-1] - values[0] < 25:
+            sentences.append(f"side {side} uses less than a tenth of its range, {values[0] / 255:.0%} to "
+                             f"{values[-1] / 255:.0%}: class indices or depth train better spread over all of it")
+    return sentences
