@@ -6,13 +6,12 @@
 """
 
 import contextlib
-import copy
 import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,12 +50,12 @@ class Evaluate:
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
 
 
-def predictions(gen: Generator, data: PairedImages, workers: int, opts: Evaluate,
+def predictions(gen: Generator, data: PairedImages, order: Sequence[int], workers: int, opts: Evaluate,
                 dtype: torch.dtype) -> Iterator[tuple]:
-    """(x, y_fake, y) of every pair, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
-    device, order = next(gen.parameters()).device, [(0, i) for i in range(len(data))]
-    with open_batches(data, order, 1, workers, device) as batches:
-        for x, y in tqdm(batches, "scoring", len(data), leave=False, disable=None):
+    """(x, y_fake, y) of the pairs, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
+    device = next(gen.parameters()).device
+    with open_batches(data, [(0, index) for index in order], 1, workers, device) as batches:
+        for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
             with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
                     torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 y_fake = gen(x).float()
@@ -74,7 +73,7 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
 def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
     """The pairs to score and the training pairs, both resized only. Raises ValueError or FileNotFoundError."""
     direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
-    if direction is None:
+    if direction not in ("AtoB", "BtoA"):
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
     labels = gen.trained.get("label_side", "none")
     if opts.palette and labels != direction[-1]:  # averaging label maps would invent colours between two classes
@@ -87,7 +86,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
         raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
     check_headers(pairs, skip=True)
-    return tuple(PairedImages(each, direction, gen.encoder[0].in_channels, gen.output[1].out_channels, gen.crop_size,
+    return tuple(PairedImages(each, direction, gen.in_channels, gen.out_channels, gen.crop_size,
                               labels) for each in (pairs, splits.get("train", pairs)))
 
 
@@ -101,9 +100,13 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     if opts.baseline != "none":
         translators[opts.baseline] = baseline(opts.baseline, train)
     rows, l1 = {who: [] for who in translators}, []
-    labels = {who: LabelScores(load_palette(opts.palette)) for who in translators} if opts.palette else {}
-    deep = {who: Perceptual(len(data), device) for who in translators} if opts.perceptual else {}
-    for x, y_fake, y in predictions(gen, data, opts.num_workers, opts, dtype):
+    metrics = {who: [] for who in translators}  # of all images together
+    for who in translators:
+        if opts.palette:
+            metrics[who].append(LabelScores(load_palette(opts.palette)))
+        if opts.perceptual:
+            metrics[who].append(Perceptual(device))
+    for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
         if not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
@@ -112,9 +115,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             if made.shape != y.shape:
                 raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
             rows[who].append(image_scores(made, y))
-            for scores in (labels, deep):
-                if scores:
-                    scores[who].update(made, y)
+            for metric in metrics[who]:
+                metric.update(made, y)
         l1.append(rows["output"][-1]["l1"])
     bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
@@ -122,13 +124,11 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     if bad:
         say(f"{len(bad)} of {len(l1)} outputs {'is' if len(bad) == 1 else 'are'} not finite, and left out of all "
             "scores: " + ", ".join(map(name_of, bad[:5])) + (", …" if len(bad) > 5 else ""))
-    result = {}
+    scores = {who: summary(rows[who]) for who in translators}
     for who in translators:
-        result[who] = summary(rows[who])
-        for scores in (labels, deep):
-            if scores:
-                result[who] |= scores[who].compute()
-    return {"scores": result, "l1_of_each": l1}
+        for metric in metrics[who]:
+            scores[who] |= metric.compute()
+    return {"scores": scores, "l1_of_each": l1}
 
 
 def table(scores: dict[str, dict]) -> str:
@@ -143,12 +143,12 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def finite(value):
+def nan_to_null(value):
     """The same, with None, JSON's null, for numbers that are not finite: the PSNR of equal images, say."""
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: nan_to_null(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
+        return [nan_to_null(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -186,13 +186,14 @@ def main() -> int:
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
-    if opts.palette and load_palette(opts.palette) and gen.output[1].out_channels != 3:
+    if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")
     data, train = load_pairs(opts, gen)
+    opts = replace(opts, direction=data.cfg.direction)
     start = time.perf_counter()
     with result_folder(opts) as folder:
         found = evaluate(gen, data, train, opts, dtype)
-        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {data.direction}: N = {len(data)} images of "
+        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {opts.direction}: N = {len(data)} images of "
             f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation "
             f"over images; {time.perf_counter() - start:.0f} s on {device}")
         say(table(found["scores"]))
@@ -200,16 +201,13 @@ def main() -> int:
             say("no ms_ssim: it needs more than 160 pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}
-        report = finite({"n": len(data), "settings": {**settings, "direction": data.direction}, **found})
-        text = json.dumps(report, indent=2, allow_nan=False)
+        report = nan_to_null({"n": len(data), "settings": settings, **found})
         with atomic(folder / "metrics.json") as file:
-            file.write(text.encode())
+            file.write(json.dumps(report, indent=2, allow_nan=False).encode())
         l1 = found["l1_of_each"]
         order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]
-        picked = copy.copy(data)
-        picked.pairs = [data.pairs[i] for i in chosen]
-        rows = [list(row) for row in predictions(gen, picked, 0, opts, dtype)]
+        rows = [list(row) for row in predictions(gen, data, chosen, 0, opts, dtype)]
         save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
                   "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")

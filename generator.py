@@ -60,7 +60,7 @@ class Generator(nn.Module):
         depth = crop_size.bit_length() - 1
         if crop_size != 2**depth or depth < 4:
             raise ValueError(f"crop_size must be a power of two, at least 16; it is {crop_size}")
-        self.crop_size = crop_size
+        self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
         widths = [ngf * min(2**i, 8) for i in range(depth)]  # 64, 128, 256, 512, 512, … for ngf = 64
 
         self.encoder = nn.ModuleList([nn.Conv2d(in_channels, ngf, 4, stride=2, padding=1, bias=False)])

@@ -9,10 +9,12 @@
 import contextlib
 import copy
 import functools
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,9 +29,19 @@ from config import Config
 from generator import Generator
 from inference.export import export
 from inference.load import load_generator
-from inference.translate import from_network, to_network, translate, translate_tensors  # noqa: F401
+from inference.translate import translate_tensors
 from pairs.find import list_images
-from pairs.images import SUFFIXES, read_array, write_array
+from pairs.images import (
+    SUFFIXES,
+    from_network,
+    normalise,
+    read_image,
+    split,
+    to_array,
+    to_tensor,
+    transparency,
+    write_array,
+)
 from runtime.devices import choose_device, choose_precision, memory_advice
 from runtime.speed import cast_weights, choose_levers, prepare
 from utils import DataError, UserError, name_of, printable, run_main, say
@@ -60,39 +72,48 @@ class Item:
     """One file on its way: what the network takes, and what is needed to write the result."""
 
     output: Path
-    array: np.ndarray  # the input, as stored
-    target: np.ndarray | None  # the other half of a side-by-side file
-    x: Tensor
-    alpha: np.ndarray | None
+    x: Tensor  # (C, H, W), uint8, or float in [0, 1] from 16 bits
+    alpha: np.ndarray | None  # (H, W), the input's transparency
+    shown: list[np.ndarray]  # to write the result next to: the input, and of a side-by-side file the target, in RGB
 
 
-def read_item(source: Path, output: Path, channels: int, side_by_side: str) -> Item:
+def read_item(source: Path, output: Path, channels: int, side_by_side: str, compare: bool) -> Item:
     """Raises DataError when the file cannot be used."""
-    array, target = read_array(source), None
+    parts = [read_image(source)]
     if side_by_side != "no":
-        half, odd = divmod(array.shape[1], 2)
-        if odd:
-            raise DataError(f"{name_of(source)} is {array.shape[1]} pixels wide: an odd width has no middle")
-        left, right = array[:, :half], array[:, half:]
-        array, target = (left, right) if side_by_side == "left" else (right, left)
-    return Item(output, array, target, *to_network(array, channels))
+        parts = split(parts[0], name_of(source))[:: 1 if side_by_side == "left" else -1]
+    x = to_tensor(to_array(parts[0], channels, name_of(source)))
+    return Item(output, x, transparency(parts[0]), [to_array(part, 3) for part in parts] if compare else [])
 
 
-def write_item(item: Item, y_fake: Tensor, compare: bool) -> None:
+def write_item(item: Item, y_fake: Tensor) -> None:
     """Raises DataError when the output is not finite or cannot be written."""
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
                         "--precision fp32 may help")
-    result = from_network(y_fake, item.array.dtype, item.alpha)
-    if compare:
-        parts = [part for part in (item.array, result, item.target) if part is not None]
-        result = np.concatenate([from_network(to_network(part, 3)[0], part.dtype) for part in parts], axis=1)
+    deep = item.x.dtype != torch.uint8
+    result = from_network(y_fake, deep, item.alpha)
+    if item.shown:
+        sheet = np.concatenate([item.shown[0], to_array(read_image(result), 3), *item.shown[1:]], axis=1)
+        result = from_network(normalise(to_tensor(sheet)), deep)
     write_array(item.output, result)
 
 
-def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype: torch.dtype) -> list[str]:
-    """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
-    failures, waited = [], {"reading": 0.0, "network": 0.0, "writing": 0.0}
+def read_ahead(work: Callable, jobs: Iterable[tuple], pool: Executor, n: int, failures: list[str]) -> Iterator:
+    """work(*job) of each job, in order, while the pool works on the `n` behind it; leaves out and tells what fails."""
+    submitted = (pool.submit(work, *job) for job in jobs)
+    ahead = deque(itertools.islice(submitted, n))
+    while ahead:
+        future = ahead.popleft()
+        ahead.extend(itertools.islice(submitted, 1))
+        try:
+            yield future.result()
+        except (DataError, OSError) as error:
+            failures.append(str(error))
+
+
+def translate_items(gen: Generator, items: Iterable[Item], opts: Predict, dtype: torch.dtype) -> Iterator[tuple]:
+    """Each item with its y_fake; neighbours of one size and depth go through the network together."""
     options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout, seed=opts.seed)
     fast = gen if dtype == torch.float32 else cast_weights(copy.deepcopy(gen), dtype)
     if opts.compile:
@@ -101,58 +122,25 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
         inductor.fallback_random = True  # the same dropout as without compiling
         for net in {gen, fast}:
             net.compile()
-    start = time.perf_counter()
+    for (_, kind), alike in itertools.groupby(items, lambda item: (item.x.shape, item.x.dtype)):
+        while batch := list(itertools.islice(alike, opts.batch_size)):
+            x = normalise(torch.stack([item.x for item in batch]))
+            net, precision = (fast, dtype) if kind == torch.uint8 else (gen, torch.float32)  # bf16 has too few digits
+            yield from zip(batch, translate_tensors(net, x, **options, dtype=precision), strict=True)
 
-    def timed(what: str, act: Callable, *args, **kwargs):
-        begin = time.perf_counter()
-        try:
-            return act(*args, **kwargs)
-        except (DataError, OSError) as error:
-            failures.append(str(error))
-        finally:
-            waited[what] += time.perf_counter() - begin
 
-    def items(pool: ThreadPoolExecutor) -> Iterator[Item]:
-        """The files, read a few ahead."""
-        ahead = []
-        for job in [*jobs, *[None] * (opts.batch_size + 1)]:
-            if job:
-                ahead.append(pool.submit(read_item, *job, gen.encoder[0].in_channels, opts.side_by_side))
-            if ahead and (not job or len(ahead) > opts.batch_size + 1):
-                item = timed("reading", ahead.pop(0).result)
-                bar.update()
-                if item:
-                    yield item
-
-    def alike(items: Iterator[Item]) -> Iterator[list[Item]]:
-        """Neighbours of one size and depth, at most batch_size of them."""
-        group = []
-        for item in items:
-            if group and (len(group) == opts.batch_size or (item.x.shape, item.array.dtype) != (
-                    group[0].x.shape, group[0].array.dtype)):
-                yield group
-                group = []
-            group.append(item)
-        if group:
-            yield group
-
+def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype: torch.dtype) -> list[str]:
+    """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
+    failures, start = [], time.perf_counter()
+    read = functools.partial(read_item, channels=gen.in_channels, side_by_side=opts.side_by_side, compare=opts.compare)
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers, tqdm(
             total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
-        writing = []
-        for group in alike(items(readers)):
-            x = torch.stack([item.x for item in group])
-            deep = group[0].array.dtype == np.uint16  # bf16 has too few digits for these
-            how = (gen, torch.float32) if deep else (fast, dtype)
-            y_fake = timed("network", translate_tensors, how[0], x, **options, dtype=how[1])
-            for item, y in zip(group, y_fake, strict=True):
-                writing.append(writers.submit(write_item, item, y, opts.compare))
-            while len(writing) > 2 * opts.batch_size:
-                timed("writing", writing.pop(0).result)
-        for future in writing:
-            timed("writing", future.result)
+        items = read_ahead(read, jobs, readers, opts.batch_size + 1, failures)
+        translated = translate_items(gen, items, opts, dtype)
+        for _ in read_ahead(write_item, translated, writers, 2 * opts.batch_size, failures):
+            bar.update()
     seconds, n = time.perf_counter() - start, len(jobs) - len(failures)
-    shares = ", ".join(f"{what} {spent / seconds:.0%}" for what, spent in waited.items())
-    say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s ({shares})")
+    say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s")
     return failures
 
 
@@ -209,15 +197,8 @@ def check_jobs(jobs: list[tuple[Path, Path]], source: Path) -> None:
             raise UserError(f"{name_of(other)} and {name_of(path)} would both be written to {name_of(target)}")
 
 
-def looks_like_labels(array: np.ndarray) -> bool:
-    """Whether 16 of 8 × 8 × 8 shades make up nine tenths of an 8-bit image: flat colours, which JPEG would blur."""
-    shades = np.atleast_3d(array)[..., :3].astype(int) // 32
-    counts = np.bincount((shades @ np.array([1, 8, 64])[: shades.shape[2]]).ravel())
-    return array.dtype == np.uint8 and np.sort(counts)[-16:].sum() > 0.9 * counts.sum()
-
-
 @memory_advice("take a smaller --batch-size or --tile, or another --device")
-def main() -> int:
+def main() -> int | None:
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
         raise UserError(f"batch_size must be at least 1; it is {opts.batch_size}")
@@ -227,20 +208,17 @@ def main() -> int:
     if opts.tile % gen.crop_size or opts.tile < 0:
         raise UserError(f"tile must be a multiple of the network's crop_size, {gen.crop_size}; it is {opts.tile}")
     if opts.export:
-        if opts.export.exists() and opts.export.samefile(opts.checkpoint):
-            raise UserError(f"--export {name_of(opts.export)} is the checkpoint itself")
-        export(gen, opts.export, opts.norm)
-        return 0
+        return export(gen, opts.export, opts.norm, opts.checkpoint)
     if not opts.input or not opts.output:
         raise UserError("--input and --output are needed, or --export")
     prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
     if opts.tile and opts.resize:
         raise UserError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)
+    lossy = any(output.suffix.lower() in (".jpg", ".jpeg", ".webp") for _, output in jobs)
+    if lossy and gen.trained.get("label_side") in ("both", str(gen.trained.get("direction"))[-1]):
+        say("the outputs are label maps, whose colours JPEG and WebP blur: --ending .png keeps them")
     failures = predict(gen, jobs, opts, dtype)
-    lossy = next((target for _, target in jobs if target.suffix.lower() in (".jpg", ".jpeg", ".webp")), None)
-    if lossy and lossy.exists() and not opts.compare and looks_like_labels(read_array(lossy)):
-        say(f"{name_of(lossy)} looks like a label map, whose colours {lossy.suffix} blurs: --ending .png keeps them")
     for failure in failures:
         print(printable(f"not translated: {failure}", sys.stderr), file=sys.stderr)
     return 1 if failures else 0

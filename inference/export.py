@@ -9,23 +9,25 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
-from utils import UserError, atomic, say
+from utils import UserError, atomic, name_of, say
 
 
-def export(gen: Generator, path: Path, norm: str = "image") -> None:
+def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None) -> None:
     """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of crop_size.
 
     N is at most 1024, H and W are at most 64 · crop_size.
-    Raises ValueError on another ending, or when the packages that ONNX needs are not installed, and OSError, naming
-    `path`, when it cannot be written.
+    Raises ValueError on another ending, where `path` is the `checkpoint`, or when the packages that ONNX needs are not
+    installed, and OSError, naming `path`, when it cannot be written.
     """
     if path.suffix.lower() not in (".onnx", ".pt2"):
-        raise UserError(f"--export writes .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
+        raise UserError(f"an export ends in .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
+    if checkpoint and path.exists() and path.samefile(checkpoint):
+        raise UserError(f"the export {name_of(path)} would overwrite the checkpoint itself")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix.lower() == ".onnx" and missing:
         raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     size, device = gen.crop_size, next(gen.parameters()).device
-    x = torch.zeros(2, gen.encoder[0].in_channels, 2 * size, 3 * size, device=device)
+    x = torch.zeros(2, gen.in_channels, 2 * size, 3 * size, device=device)
     rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
     path.parent.mkdir(parents=True, exist_ok=True)

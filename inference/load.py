@@ -39,8 +39,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
             gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} holds no generator that this program knows: {error}") from error
-    if {gen.encoder[0].in_channels, gen.output[1].out_channels} - {1, 3}:
-        raise UserError(f"{path} translates {gen.encoder[0].in_channels} channels to {gen.output[1].out_channels}; "
+    if {gen.in_channels, gen.out_channels} - {1, 3}:
+        raise UserError(f"{path} translates {gen.in_channels} channels to {gen.out_channels}; "
                          "images have 1 or 3")
     if not all(value.isfinite().all() for value in gen.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
     peak_signal_noise_ratio,
@@ -41,30 +41,33 @@ def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 class Perceptual:
     """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had."""
 
-    def __init__(self, n: int, device: torch.device):
+    def __init__(self, device: torch.device):
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        self.metrics = {}
-        for name, make in (("lpips", lambda: LearnedPerceptualImagePatchSimilarity(net_type="alex")),
+        self.metrics, self.n = {}, 0
+        for name, make in (("lpips", lambda: LearnedPerceptualImagePatchSimilarity("alex", normalize=True)),
                            ("fid", lambda: FrechetInceptionDistance(normalize=True)),
-                           ("kid", lambda: KernelInceptionDistance(subset_size=min(50, n), normalize=True))):
+                           ("kid", lambda: KernelInceptionDistance(normalize=True))):
             try:
                 self.metrics[name] = make().to(device)
             except Exception as error:  # a missing package, no network, a broken download
                 say(f"no {name}: its network cannot be had here ({str(error).strip().splitlines()[0]})")
 
     def update(self, y_fake: Tensor, y: Tensor) -> None:
+        fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) / 2 + 0.5 for image in (y_fake, y))
+        self.n += 1
         for name, metric in self.metrics.items():
-            fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) for image in (y_fake, y))
             if name == "lpips":
                 metric.update(fake, real)
             else:
-                metric.update(fake / 2 + 0.5, real=False)
-                metric.update(real / 2 + 0.5, real=True)
+                metric.update(fake, real=False)
+                metric.update(real, real=True)
 
     def compute(self) -> dict[str, float]:
+        if "kid" in self.metrics:
+            self.metrics["kid"].subset_size = min(50, self.n)
         return {name: (metric.compute()[0] if name == "kid" else metric.compute()).item()
                 for name, metric in self.metrics.items()}
 
@@ -101,7 +104,7 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         palette = json.loads(Path(name).read_text(encoding="utf-8"))
         palette = {str(key): tuple(colour) for key, colour in palette.items()}
         good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"palette {name} is not cityscapes, facades or a JSON file of colours: {error}") from error
     if not good or sum(not key.startswith("void") for key in palette) < 2:
         raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
@@ -117,24 +120,23 @@ class LabelScores:
     """
 
     def __init__(self, palette: dict[str, tuple[int, int, int]]):
-        scored = [name for name in palette if not name.startswith("void")]
         void = [name for name in palette if name.startswith("void")]
-        self.names = scored
+        scored = [name for name in palette if name not in void]
         self.colours = torch.tensor([palette[name] for name in scored + void], dtype=torch.float32)
-        self.matrix = torch.zeros(len(scored) + 1, len(scored) + 1, dtype=torch.long)  # rows: target; last: void
+        self.void = len(scored)  # the class of all void colours
+        self.matrix = MulticlassConfusionMatrix(self.void + 1, ignore_index=self.void)  # rows: target
 
     def classes(self, image: Tensor) -> Tensor:
-        """(3, H, W) in [-1, 1] → (H·W,), the index of each pixel's class, len(names) for void."""
+        """(3, H, W) in [-1, 1] → (H·W,), the index of each pixel's class."""
         pixels = (image.float().cpu() + 1).flatten(1).T * 127.5
-        return torch.cdist(pixels, self.colours).argmin(1).clamp(max=len(self.names))
+        return torch.cdist(pixels, self.colours).argmin(1).clamp(max=self.void)
 
     def update(self, y_fake: Tensor, y: Tensor) -> None:
-        n = len(self.names)
-        self.matrix += multiclass_confusion_matrix(self.classes(y_fake), self.classes(y), n + 1, ignore_index=n)
+        self.matrix.update(self.classes(y_fake), self.classes(y))
 
     def compute(self) -> dict[str, float]:
         """Per-pixel accuracy, per-class accuracy and class IoU over all pixels so far, over classes that occur."""
-        matrix = self.matrix[:-1].double()
+        matrix = self.matrix.compute()[:-1].double()
         hits, target, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)[:-1]
         there, union = target > 0, target + predicted - hits
         return {"pixel_accuracy": (hits.sum() / target.sum()).item(),

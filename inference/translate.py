@@ -1,4 +1,4 @@
-"""The translation of images and tensors of any size: padding, tiles, 16 bits, transparency."""
+"""The translation of images and tensors of any size: padding and tiles."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from generator import Generator
-from pairs.images import as_array
+from pairs.images import from_network, normalise, read_image, to_array, to_tensor, transparency
 from runtime.devices import seeded
 from utils import UserError
 
@@ -25,43 +25,14 @@ def translate(gen: Generator, image: Image.Image | np.ndarray, **options) -> Ima
     colour: of an I;16 image, a colour network gives 8 bits. EXIF orientation is left alone; files are turned upright.
     The options are those of `translate_tensors`. Raises ValueError on other images.
     """
-    if isinstance(image, Image.Image):
-        y_fake = translate(gen, as_array(image), **options)
-        deep_colour = y_fake.ndim == 3 and y_fake.dtype == np.uint16
-        return Image.fromarray((y_fake >> 8).astype(np.uint8) if deep_colour else y_fake)
-    x, alpha = to_network(image, gen.encoder[0].in_channels)
-    y_fake = translate_tensors(gen, x[None], **options)[0]
-    return from_network(y_fake, image.dtype.newbyteorder("="), alpha)
-
-
-def to_network(array: np.ndarray, channels: int) -> tuple[Tensor, np.ndarray | None]:
-    """x, float (channels, H, W) in [-1, 1], and the transparency that was laid over white, if there is one.
-
-    Raises ValueError on anything but uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
-    """
-    usable = isinstance(array, np.ndarray) and array.dtype.newbyteorder("=") in (np.uint8, np.uint16) and array.size
-    if not usable or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
-        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise UserError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
-    values = np.atleast_3d(array).astype(np.float32) / np.iinfo(array.dtype).max
-    alpha = None
-    if values.shape[2] in (2, 4):
-        alpha, cover = array[..., -1], values[..., -1:]
-        values = values[..., :-1] * cover + (1 - cover)
-    if values.shape[2] == 1:
-        values = np.repeat(values, channels, axis=2)
-    elif channels == 1:
-        values = values @ np.array([[0.299], [0.587], [0.114]], np.float32)  # luminance
-    return torch.from_numpy(values.transpose(2, 0, 1) * 2 - 1), alpha
-
-
-def from_network(y_fake: Tensor, dtype: np.dtype, alpha: np.ndarray | None = None) -> np.ndarray:
-    """(C, H, W) in [-1, 1] → uint8 or uint16, (H, W) for one channel, else (H, W, C), alpha as the last of them."""
-    top = np.iinfo(dtype).max
-    array = ((y_fake.float().cpu() + 1) * (top / 2)).round_().clamp_(0, top).permute(1, 2, 0).numpy().astype(dtype)
-    if alpha is not None:
-        array = np.concatenate([np.repeat(array, 3 // array.shape[2], axis=2), alpha[..., None]], axis=2)
-    return array[..., 0] if array.shape[2] == 1 else array
+    picture = image if isinstance(image, Image.Image) else read_image(image)
+    x = to_tensor(to_array(picture, gen.in_channels))
+    y_fake = translate_tensors(gen, normalise(x)[None], **options)[0]
+    result = from_network(y_fake, x.dtype != torch.uint8, transparency(picture))
+    if isinstance(image, np.ndarray):
+        return result
+    deep_colour = result.ndim == 3 and result.dtype == np.uint16
+    return Image.fromarray((result >> 8).astype(np.uint8) if deep_colour else result)
 
 
 @torch.inference_mode()
@@ -96,7 +67,7 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
             small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
             return F.interpolate(network(small), (height, width), mode="bilinear", antialias=True)
         if tile:
-            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.output[1].out_channels), x, size)
+            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.out_channels), x, size)
         return _padded(network, x, size)
 
 

@@ -1,4 +1,4 @@
-"""Image files to arrays: decoding, orientation, transparency, 16 bits, and errors that name the file."""
+"""Image files to what the networks take, and back: decoding, orientation, transparency, 16 bits, errors with names."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from utils import DRAWN, DataError, atomic, name_of
+from utils import DRAWN, DataError, UserError, atomic, name_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 
@@ -22,6 +22,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".eps",
                   ".ico", ".tga", ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".raw", ".cr2",
                   ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng"}  # images that are not read
+TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
+          6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}  # by EXIF orientation
 
 
 @contextlib.contextmanager
@@ -42,12 +44,19 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
-    """The image, decoded and upright; an array is (H, W) or (H, W, C) of uint8. Raises DataError.
+    """The image, decoded and upright; an array is uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
 
-    16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA.
-    A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the decoder averages.
+    16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA; an array
+    of uint16 as it is. A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the
+    decoder averages. Raises DataError, and UserError on other arrays.
     """
-    if isinstance(source, np.ndarray):
+    if not isinstance(source, Path):
+        usable = isinstance(source, np.ndarray) and source.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+        if not usable or not source.size or source.ndim not in (2, 3) or np.atleast_3d(source).shape[2] > 4:
+            kind = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
+            raise UserError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
+        if source.dtype != np.uint8:
+            return source
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
     with _opened(source) as image:
         deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
@@ -65,6 +74,16 @@ def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.n
         array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
         return TURNED.get(orientation, np.asarray)(array)
     return image.convert("I;16") if image.mode == "I" and image.format == "PNG" else image  # Pillow before 11
+
+
+def split(image: Image.Image | np.ndarray, name: str = "the image") -> list[Image.Image | np.ndarray]:
+    """The left and the right half of what `read_image` returns. Raises DataError on an odd width."""
+    width = image.shape[1] if isinstance(image, np.ndarray) else image.width
+    if width % 2:
+        raise DataError(f"{name} is {width} pixels wide: an odd width has no middle")
+    if isinstance(image, np.ndarray):
+        return np.hsplit(image, 2)
+    return [image.crop((left, 0, left + width // 2, image.height)) for left in (0, width // 2)]
 
 
 def read_size(source: Path | np.ndarray) -> tuple[int, int]:
@@ -107,18 +126,19 @@ def levels(image: np.ndarray) -> np.ndarray:
 def to_array(image: Image.Image | np.ndarray, channels: int, name: str = "the image") -> np.ndarray:
     """(H, W, channels): uint8, or float32 in [0, 1] from a 16-bit image, whose whole range 0 to 65535 counts.
 
-    Transparency is laid over white, so that hidden colours do not come out; RGB becomes gray by luminance.
-    An array is one of 16-bit colour from `read_image`. Raises DataError on floating-point and 32-bit images.
+    Takes what `read_image` returns. Transparency is laid over white, so that hidden colours do not come out; RGB
+    becomes gray by luminance. Raises DataError on 32-bit and floating-point images, of which nobody knows what is
+    white.
     """
-    if isinstance(image, np.ndarray):
-        values = image / np.float32(65535)
-        if values.shape[2] == 4:
-            values = values[..., :3] * values[..., 3:] + (1 - values[..., 3:])
+    if isinstance(image, np.ndarray) or image.mode.startswith("I;16"):
+        values = np.atleast_3d(image) / np.float32(65535)
+        if values.shape[2] in (2, 4):
+            values = values[..., :-1] * values[..., -1:] + (1 - values[..., -1:])
+        if values.shape[2] == 1:
+            return np.repeat(values, channels, axis=2)
         return values if channels == 3 else values @ np.float32([[0.299], [0.587], [0.114]])  # luminance
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image) / np.float32(65535)
-        return np.repeat(values.astype(np.float32)[..., None], channels, axis=2)
-    check_range(image, name)
+    if image.mode in ("I", "F"):
+        raise DataError(f"{name} holds 32-bit values of unknown range: convert it to 8 or 16 bits")
     if image.has_transparency_data:
         image = over_white(image.convert("RGBA"))
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -130,30 +150,34 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def check_range(image: Image.Image, name: str) -> None:
-    """Raises DataError on 32-bit and floating-point images, of which nobody knows what is white."""
-    if image.mode in ("I", "F"):
-        raise DataError(f"{name} holds 32-bit values of unknown range: convert it to 8 or 16 bits")
+def transparency(image: Image.Image | np.ndarray) -> np.ndarray | None:
+    """What `to_array` lays over white, (H, W) of uint8 or uint16, or None."""
+    if isinstance(image, np.ndarray):
+        return image[..., -1] if image.shape[2:] in ((2,), (4,)) else None
+    there = image.has_transparency_data and not image.mode.startswith("I;16")
+    return np.asarray(image.convert("RGBA").getchannel("A")) if there else None
 
 
-def as_array(image: Image.Image, name: str = "the image") -> np.ndarray:
-    """The pixels of an image: uint8, or uint16 of mode I;16; (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA."""
-    check_range(image, name)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
-    if image.has_transparency_data:
-        return np.asarray(image.convert("RGBA"))
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+def to_tensor(array: np.ndarray) -> Tensor:
+    """(H, W, C) → (C, H, W), of the same type."""
+    return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
 
 
-TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
-          6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}  # by EXIF orientation
+def normalise(images: Tensor) -> Tensor:
+    """uint8, or float in [0, 1] → float in [-1, 1], as the networks take them."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images * 2 - 1
 
 
-def read_array(path: Path) -> np.ndarray:
-    """`as_array` of a file, upright, with all 16 bits of colour, of which Pillow keeps 8. Raises DataError."""
-    image = read_image(path)
-    return image if isinstance(image, np.ndarray) else as_array(image, name_of(path))
+def from_network(y_fake: Tensor, deep: bool, alpha: np.ndarray | None = None) -> np.ndarray:
+    """(C, H, W) in [-1, 1] → uint8, or with `deep` uint16, (H, W) for one channel, else (H, W, C).
+
+    A transparency `alpha` makes it (H, W, 4).
+    """
+    top, dtype = (65535, np.uint16) if deep else (255, np.uint8)
+    array = ((y_fake.float().cpu() + 1) * (top / 2)).round_().clamp_(0, top).permute(1, 2, 0).numpy().astype(dtype)
+    if alpha is not None:
+        array = np.concatenate([np.repeat(array, 3 // array.shape[2], axis=2), alpha[..., None]], axis=2)
+    return array[..., 0] if array.shape[2] == 1 else array
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -189,8 +213,3 @@ def to_batch(pixels: Tensor, in_channels: int, channels_last: bool = False) -> t
     layout = torch.channels_last if channels_last else torch.contiguous_format
     sides = pixels.permute(0, 3, 1, 2).tensor_split([in_channels], dim=1)
     return tuple(normalise(side.contiguous(memory_format=layout)) for side in sides)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8, or float32 in [0, 1], as float in [-1, 1]."""
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images * 2 - 1

@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
         if device.type == "cuda":  # with its index, as its tensors tell it; first, so that no other device is touched
             device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
             torch.cuda.set_device(device)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # the device meta has no values
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

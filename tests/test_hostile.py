@@ -31,7 +31,7 @@ from inference.load import is_published, load_generator
 from pairs import download
 from pairs.download import unpack
 from pairs.find import find_pairs
-from pairs.images import read_array, read_image, read_size
+from pairs.images import read_image, read_size, to_array
 from runtime.cli import load
 from train import train
 from utils import DataError
@@ -101,7 +101,7 @@ def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, d
     refused_or_read(lambda: read_size(path))
     refused_or_read(lambda: read_pair((path,), 3, 3))
     refused_or_read(lambda: read_pair((path,), 1, 3, side=2))
-    refused_or_read(lambda: read_array(path))
+    refused_or_read(lambda: to_array(read_image(path), 3))
 
 
 def png_header(width, height):
@@ -112,7 +112,7 @@ def png_header(width, height):
 def test_huge_declared_sizes_are_refused_unread(tmp_path):
     for size in ((100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)):
         (tmp_path / "a.png").write_bytes(png_header(*size) + b"rest")
-        for read in (read_image, read_size, read_array):
+        for read in (read_image, read_size):
             with pytest.raises(DataError, match="a.png"):
                 read(tmp_path / "a.png")
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+import export as export_module
 import predict as predict_module
 from generator import Generator
 from inference import translate as translate_module
+from inference.export import export
 from inference.load import load_generator
 from inference.translate import translate, translate_tensors
 from pairs import images
-from pairs.images import read_array
+from pairs.images import read_image, write_array
 from predict import Predict, find_jobs, predict
 from runtime.checkpoint import GENERATOR
 from utils import UserError, run_main
@@ -51,6 +53,19 @@ def image(width, height, channels=3, dtype=np.uint8, seed=0):
     coarse = np.random.default_rng(seed).integers(0, 255, (4, 4, channels), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
     return smooth.astype(dtype) * (257 if dtype == np.uint16 else 1)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command: its exit status, and what it printed to stdout and to stderr."""
+
+    def run(module, *flags):
+        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
+        with pytest.raises(SystemExit) as leaving:
+            run_main(module.main)
+        return leaving.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (63, 65), (64, 64), (128, 64), (65, 129), (255, 257), (333, 77),
@@ -262,16 +277,15 @@ def test_16_bit_files_stay_16_bit(run, tmp_path):
         cv2.imwrite(str(tmp_path / "in" / f"gray.{suffix}"), image(70, 50, 1, np.uint16))
     assert run(tmp_path / "in", tmp_path / "out") == []
     for path in (tmp_path / "out").iterdir():
-        result = read_array(path)
+        result = read_image(path)
         assert result.dtype == np.uint16 and result.shape == (50, 70, 3) and len(np.unique(result)) > 300
 
 
 def test_red_stays_red_through_16_bit_files(tmp_path):
-    from pairs.images import write_array
     red = np.zeros((4, 4, 3), np.uint16)
     red[..., 0] = 60_000
     write_array(tmp_path / "a.png", red)
-    assert (read_array(tmp_path / "a.png") == red).all()
+    assert (read_image(tmp_path / "a.png") == red).all()
     assert np.asarray(Image.open(tmp_path / "a.png"))[0, 0].tolist() == [234, 0, 0]
 
 
@@ -311,7 +325,7 @@ def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(picture).save(tmp_path / "8.png", exif=exif)
-    upright = read_array(tmp_path / "8.png")
+    upright = np.asarray(read_image(tmp_path / "8.png"))
     assert (images.TURNED.get(orientation, np.asarray)(picture) == upright).all()
 
 
@@ -387,16 +401,13 @@ def meet(kind, place):
     "the output folder holds the input folder", "a new file inside the input folder", "a way round", "a linked file",
     "a hard link", "a linked folder", "an input that is a link", "a file into a folder", "a file to a link of it",
     "two outputs in one file", "two outputs of one name"])
-def test_where_outputs_and_inputs_meet_nothing_is_written(checkpoint, tmp_path, monkeypatch, capsys, kind):
+def test_where_outputs_and_inputs_meet_nothing_is_written(checkpoint, tmp_path, call, kind):
     source, output, danger = meet(kind, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     flags = ["--ending", ".png"] if kind == "two outputs of one name" else []
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(checkpoint), "--device", "cpu", "--input",
-                                      str(source), "--output", str(output), *flags])
-    with pytest.raises(SystemExit) as leaving:
-        run_main(predict_module.main)
-    err = capsys.readouterr().err
-    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    status, _, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", source, "--output",
+                          output, *flags)
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()
 
@@ -437,8 +448,8 @@ def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path, name, content):
 @pytest.mark.parametrize("mistake", ["no checkpoint", "damaged", "no input", "no such input", "wrong ending", "tile",
                                      "nothing to do", "tile and resize", "batch size", "seed", "negative seed",
                                      "export into a folder", "export where nothing can be", "export over itself",
-                                     "export elsewhere", "onnx into a folder"])
-def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, monkeypatch, capsys, mistake):
+                                     "export elsewhere", "onnx into a folder", "a device without values"])
+def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mistake):
     source = save(tmp_path / "in" / "a.png", image(64, 64))
     if mistake == "damaged":
         checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
@@ -451,19 +462,19 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, monkeypatc
               "onnx into a folder": {"--export": tmp_path / "folder.onnx"},
               "export where nothing can be": {"--export": source / "gen.pt2"},
               "export over itself": {"--export": tmp_path / "itself.pt2"},
-              "export elsewhere": {"--export": tmp_path / "gen.tflite"}}.get(mistake, {})
+              "export elsewhere": {"--export": tmp_path / "gen.tflite"},
+              "a device without values": {"--device": "meta"}}.get(mistake, {})
     for name in ("folder.pt2", "folder.onnx"):
         (tmp_path / name).mkdir()
     if checkpoint.exists():
         (tmp_path / "itself.pt2").symlink_to(checkpoint)
     if mistake in ("no input", "nothing to do"):
         flags = {"--checkpoint": checkpoint, **({"--output": "x.png"} if mistake == "no input" else {})}
-    words = [str(word) for pair in flags.items() for word in pair if word != ""]
-    monkeypatch.setattr(sys, "argv", ["predict.py", *words])
-    with pytest.raises(SystemExit) as leaving:
-        run_main(predict_module.main)
-    err = capsys.readouterr().err
-    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    status, _, err = call(predict_module, *[word for pair in flags.items() for word in pair if word != ""])
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    if "--export" in flags:
+        flags = {"--checkpoint": checkpoint, "--output": flags["--export"]}
+        assert call(export_module, *[word for pair in flags.items() for word in pair])[::2] == (2, err)
 
 
 def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
@@ -487,10 +498,16 @@ def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
             load_generator(tmp_path / "odd.pth.tar")
 
 
-def test_label_maps_are_told_from_photos():
-    from pairs import demo
-    labels, photo = demo.facade(np.random.default_rng(0))
-    assert predict_module.looks_like_labels(labels) and not predict_module.looks_like_labels(photo)
+@pytest.mark.parametrize(("label_side", "ending", "said"), [("B", "jpg", True), ("both", "webp", True),
+                                                            ("A", "jpg", False), ("B", "png", False)])
+def test_label_maps_that_are_written_as_jpeg_are_warned_of(checkpoint, tmp_path, call, label_side, ending, said):
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["config"] |= dict(direction="AtoB", label_side=label_side)
+    torch.save(saved, checkpoint)
+    source = save(tmp_path / "in.png", image(64, 64))
+    status, out, _ = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", source,
+                          "--output", tmp_path / f"out.{ending}")
+    assert status == 0 and ("--ending .png keeps them" in out) == said
 
 
 def test_a_training_checkpoint_loads_too(small):
@@ -503,12 +520,13 @@ def test_a_training_checkpoint_loads_too(small):
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.parametrize("norm", ["image", "running"])
-def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm):
-    from inference.export import export
+def test_an_export_equals_the_network_at_other_sizes(gen, checkpoint, tmp_path, call, suffix, norm):
     if suffix == "onnx":
         pytest.importorskip("onnxscript")
         runtime = pytest.importorskip("onnxruntime")
-    export(gen, tmp_path / f"gen.{suffix}", norm)
+    status, out, err = call(export_module, "--checkpoint", checkpoint, "--output", tmp_path / f"gen.{suffix}",
+                            "--norm", norm)
+    assert status == 0 and f"gen.{suffix}" in out, err
     if suffix == "onnx":
         session = runtime.InferenceSession(tmp_path / "gen.onnx")
         exported = lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])  # noqa: E731
@@ -521,8 +539,6 @@ def test_an_export_equals_the_network_at_other_sizes(gen, tmp_path, suffix, norm
 
 
 def test_an_export_that_fails_leaves_the_old_file_and_no_debris(gen, tmp_path, monkeypatch):
-    from inference.export import export
-
     def fail(program, file):
         if isinstance(file, Path):
             file = file.open("wb")
@@ -541,15 +557,12 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_debris(gen, tmp_path, m
     lambda: cv2.resize(np.zeros((2, 2), np.uint8), (2**22, 2**22)),
     lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))],
     ids=["torch", "numpy", "opencv", "cuda"])
-def test_want_of_memory_is_a_sentence(checkpoint, tmp_path, monkeypatch, capsys, error):
+def test_want_of_memory_is_a_sentence(checkpoint, tmp_path, monkeypatch, call, error):
     source = save(tmp_path / "a.png", image(64, 64))
     monkeypatch.setattr(Generator, "forward", lambda self, x: error())
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(checkpoint), "--device", "cpu", "--input",
-                                      str(source), "--output", str(tmp_path / "b.png")])
-    with pytest.raises(SystemExit) as leaving:
-        run_main(predict_module.main)
-    err = capsys.readouterr().err
-    assert leaving.value.code == 2 and "too little memory" in err and err.count("\n") == 1, err
+    status, _, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", source, "--output",
+                          tmp_path / "b.png")
+    assert status == 2 and "too little memory" in err and err.count("\n") == 1, err
 
 
 def test_an_output_that_is_not_finite_is_a_failure_and_no_black_picture(run, tmp_path, monkeypatch):
