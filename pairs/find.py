@@ -86,7 +86,12 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
     if not any(found.splits.values()) and not found.orphans:
         found.splits["train"] = _find_split("", index, found)
     if not found.splits["train"] and not found.orphans:
-        raise FileNotFoundError(index.nothing(hint=not any(found.splits.values())))
+        images = index.unused()
+        raise FileNotFoundError(
+            f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
+            + (f" (images in {_places(images, root)})" if images else "")
+            + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
+            + ("" if any(found.splits.values()) else _hint(images, root)))
     found.notes += index.left_out()
     found.names = [str(i) if isinstance(pair[0], np.ndarray) else _name("/".join(pair[0].parts[len(root.parts) :]))
                    for i, pair in enumerate(found.splits["train"])]
@@ -150,14 +155,6 @@ class _Index:
                          f"{name_of(self.drawn[0])}")
         return [f"not used: {note}" for note in notes]
 
-    def nothing(self, hint: bool) -> str:
-        """The message when there is nothing to train on."""
-        images = self.unused()
-        return (f"0 training images in {name_of(self.root)}, which holds {_counts(self.endings, 5) or 'nothing'}"
-                + (f" (images in {_places(images, self.root)})" if images else "")
-                + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
-                + (_hint(images, self.root) if hint else ""))
-
 
 def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, hidden ones not, in the order of their paths."""
@@ -206,13 +203,9 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, found
     for name, path in here:
         match = re.fullmatch(r"(.+)[-_]([A-Za-z]+)", name)
         by_end[match[2].lower() if match else ""].append((match[1] if match else name, path))
-
-    def partners(ends: tuple[str, str]) -> int:
-        a, b = ({name for name, _ in by_end.get(end, [])} for end in ends)
-        return len(a & b)
-
-    ends = max(SIDES, key=partners)
-    if partners(ends):
+    stems = {end: {stem for stem, _ in by_end[end]} for end in chain(*SIDES)}
+    ends = max(SIDES, key=lambda ends: len(stems[ends[0]] & stems[ends[1]]))
+    if stems[ends[0]] & stems[ends[1]]:
         a, b = (by_end.pop(end) for end in ends)
         n, place, named = len(a) + len(b), name_of(here[0][1].parent), " and ".join(f"_{end}" for end in ends)
         if 4 * n >= 3 * len(here):
@@ -249,11 +242,9 @@ def _load_npz(path: Path) -> list[Pair]:
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
     usable = [a.dtype == np.uint8 and a.ndim in (3, 4) and a.shape[3:] in ((), (1,), (3,), (4,)) for a in arrays]
-    if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3]:
+    if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3] or not len(arrays[0]):
         raise DataError(f"{path} must hold two uint8 arrays, sources and targets, of one shape (N, H, W) or "
-                        f"(N, H, W, C); it holds {[(a.dtype.name, *a.shape) for a in arrays]}")
-    if not len(arrays[0]):
-        raise DataError(f"{path} holds no pairs")
+                        f"(N, H, W, C), N above 0; it holds {[(a.dtype.name, *a.shape) for a in arrays]}")
     return list(zip(*arrays, strict=True))
 
 
@@ -280,8 +271,8 @@ def _hold_out(found: Found, seed: int, root: Path, before: Sequence[str]) -> Non
         raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
     found.notes.append(f"{what}: {len(chosen)} of the {len(pairs)} pairs {how}")
     found.held_out = sorted(chosen | set(before))
-    found.splits["val"] = [pair for pair, name in zip(pairs, names, strict=True) if name in chosen]
-    found.splits["train"] = [pair for pair, name in zip(pairs, names, strict=True) if name not in chosen]
+    for split, held in (("train", False), ("val", True)):
+        found.splits[split] = [pair for pair, name in zip(pairs, names, strict=True) if (name in chosen) == held]
     found.names = [name for name in names if name not in chosen]
 
 
