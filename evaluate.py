@@ -189,7 +189,7 @@ def main() -> int:
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")
     data, train = load_pairs(opts, gen)
-    opts = replace(opts, direction=data.cfg.direction)
+    opts = replace(opts, direction=data.direction)
     start = time.perf_counter()
     with result_folder(opts) as folder:
         found = evaluate(gen, data, train, opts, dtype)
