@@ -18,7 +18,9 @@ from pairs.find import Pair, evenly, find_pairs
 from pairs.images import levels
 from pairs.plausible import check_headers, dark_sides
 from runtime.cli import parse
-from utils import DataError, UserError, name_of, run_main, save_grid, say
+from runtime.console import run_main, say
+from runtime.files import save_grid
+from utils import DataError, UserError, name_of
 
 
 def check(cfg: Config) -> int:

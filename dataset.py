@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -16,10 +15,10 @@ import cv2  # noqa: E402
 
 from config import Config  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
-from pairs.images import levels, read_image, read_size, to_array, to_batch  # noqa: E402
-from pairs.plausible import check_headers, check_sizes, dark_sides  # noqa: E402
-from runtime.devices import usable_cores  # noqa: E402
-from utils import DataError, UserError, name_of, say  # noqa: E402
+from pairs.images import read_image, read_size, split, to_array, to_batch  # noqa: E402
+from pairs.plausible import check_headers, check_ranges, check_sizes  # noqa: E402
+from runtime.console import say  # noqa: E402
+from utils import DataError, UserError, name_of  # noqa: E402
 
 
 def read_pair(pair: Pair, channels_a: int, channels_b: int, side: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,12 +32,8 @@ def read_pair(pair: Pair, channels_a: int, channels_b: int, side: int = 0) -> tu
     width, height = sizes[0][0] * len(pair) // 2, sizes[0][1]  # of a half, when one file holds both
     reduce = next((f for f in (8, 4, 2) if side and min(width, height) >= f * side and width % f == height % f == 0), 1)
     images = [read_image(source, reduce) for source in pair]
-    if len(images) == 1 and isinstance(images[0], np.ndarray):
-        images = np.hsplit(images[0], 2)
-    elif len(images) == 1:
-        width, height = images[0].size
-        images = [images[0].crop((0, 0, width // 2, height)), images[0].crop((width // 2, 0, width, height))]
-    return to_array(images[0], channels_a, name_of(pair[0])), to_array(images[1], channels_b, name_of(pair[-1]))
+    a, b = images if len(images) == 2 else split(images[0], name_of(pair[0]))
+    return to_array(a, channels_a, name_of(pair[0])), to_array(b, channels_b, name_of(pair[-1]))
 
 
 def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
@@ -84,7 +79,7 @@ class PairedImages(Dataset):
 
     split = ""  # where the pairs come from: train, val or test
     record: dict | None = None  # what a checkpoint keeps of the data: held_out and trained_on
-    cache: list[np.ndarray | DataError] | None = None
+    cache: dict[int, np.ndarray] | None = None  # what was read is kept in memory, resized but not jittered yet
 
     def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", in_channels: int = 3, out_channels: int = 3,
                  size: int = 256, label_side: str = "none", jitter: Jitter | None = None, skip: bool = False):
@@ -114,7 +109,7 @@ class PairedImages(Dataset):
         """The pair, or with `skip` the next that can be read, its index, and whether it is another."""
         for other in range(index, index + len(self)):
             try:
-                return self._cached(other % len(self)), other % len(self), other != index
+                return self._kept(other % len(self)), other % len(self), other != index
             except DataError as error:
                 if not self.skip:
                     raise
@@ -123,11 +118,12 @@ class PairedImages(Dataset):
                 problem = error
         raise DataError(f"none of the {len(self)} pairs could be read: {problem}")
 
-    def _cached(self, index: int) -> np.ndarray:
-        pair = self.cache[index] if self.cache else self.read(index)
-        if isinstance(pair, DataError):
-            raise pair
-        return pair
+    def _kept(self, index: int) -> np.ndarray:
+        if self.cache is None:
+            return self.read(index)
+        if index not in self.cache:
+            self.cache[index] = self.read(index)
+        return self.cache[index]
 
     def read(self, index: int) -> np.ndarray:
         """x and y side by side as channels, resized: (size, size, C), uint8, or float32 in [0, 1] from 16 bits."""
@@ -139,31 +135,6 @@ class PairedImages(Dataset):
         if sides[0].dtype != sides[1].dtype:
             sides = [side if side.dtype == np.float32 else side / np.float32(255) for side in sides]
         return np.concatenate(sides if a_is_x else sides[::-1], axis=2)
-
-    def fill_cache(self) -> None:
-        """Reads every pair into memory, resized but not jittered yet."""
-        def read(index: int) -> np.ndarray | DataError:
-            try:
-                return self.read(index)
-            except DataError as error:
-                if not self.skip:
-                    raise
-                return error
-
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            self.cache = list(pool.map(read, range(len(self))))
-
-
-def check_ranges(pairs: list[Pair], at_most: int = 20) -> None:
-    """Says which sides of up to `at_most` pairs, evenly spaced, use less than a tenth of their range."""
-    used = [np.zeros(256, bool), np.zeros(256, bool)]
-    for pair in evenly(pairs, at_most):
-        try:
-            used = [before | levels(image) for before, image in zip(used, read_pair(pair, 3, 3), strict=True)]
-        except DataError:  # told by whoever needs the pair
-            continue
-    for sentence in dark_sides(used):
-        say(sentence)
 
 
 def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) -> tuple[PairedImages, PairedImages]:
@@ -178,7 +149,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs, skip=cfg.skip_unreadable)
     check_headers(val_pairs, skip=cfg.skip_unreadable)
-    check_ranges(train_pairs)
+    check_ranges(train_pairs, partial(read_pair, channels_a=3, channels_b=3))
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
@@ -189,8 +160,5 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     train_data.record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
     if cfg.cache == "ram":
-        for data in (train_data, val_data):
-            data.fill_cache()
-        held = [pair for data in (train_data, val_data) for pair in data.cache if isinstance(pair, np.ndarray)]
-        say(f"cache: {len(held)} pairs in memory, {sum(pair.nbytes for pair in held) / 1e9:.2f} GB")
+        train_data.cache, val_data.cache = {}, {}
     return train_data, val_data

@@ -27,8 +27,10 @@ from inference.metrics import LabelScores, Perceptual, image_scores, load_palett
 from pairs.find import evenly, usable_pairs
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
+from runtime.console import run_main, say
 from runtime.devices import choose_device, choose_precision, memory_advice, seeded
-from utils import UserError, atomic, name_of, run_main, save_grid, say
+from runtime.files import atomic, save_grid
+from utils import UserError, name_of
 
 
 @dataclass(frozen=True)

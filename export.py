@@ -12,7 +12,7 @@ import tyro
 
 from inference.export import export
 from inference.load import load_generator
-from utils import run_main
+from runtime.console import run_main
 
 
 @dataclass(frozen=True)

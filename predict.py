@@ -42,9 +42,10 @@ from pairs.images import (
     transparency,
     write_array,
 )
+from runtime.console import printable, run_main, say
 from runtime.devices import choose_device, choose_precision, memory_advice
 from runtime.speed import cast_weights, choose_levers, prepare
-from utils import DataError, UserError, name_of, printable, run_main, say
+from utils import DataError, UserError, name_of
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ from inference.metrics import image_scores
 from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
 from runtime.cli import parse
+from runtime.console import run_main, say
 from runtime.devices import choose_precision, memory_advice, seed_everything, seed_step
 from runtime.distributed import Ranks, processes
 from runtime.logger import Logger, Meter, what_next
 from runtime.signals import Stop
 from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
-from utils import DataError, Stopped, run_main, say
+from utils import DataError, Stopped
 
 
 def bce(logits: Tensor, target: float) -> Tensor:

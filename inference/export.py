@@ -9,7 +9,9 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
-from utils import UserError, atomic, name_of, say
+from runtime.console import say
+from runtime.files import atomic
+from utils import UserError, name_of
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None) -> None:

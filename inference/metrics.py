@@ -14,7 +14,8 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from utils import UserError, say
+from runtime.console import say
+from utils import UserError
 
 
 def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils import complete_folder
+from runtime.files import complete_folder
 
 SIZE = 256  # pixels a side
 SCALE = 2  # photos are painted at twice the size and averaged down

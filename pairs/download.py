@@ -11,8 +11,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pairs import demo
+from runtime.console import say
 from runtime.distributed import started, wait_for
-from utils import UserError, complete_folder, name_of, say
+from runtime.files import complete_folder
+from utils import UserError, name_of
 
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{name}.tar.gz"
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from pairs.download import DATASETS, ensure_dataset
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here
-from utils import DataError, UserError, name_of, say
+from runtime.console import say
+from utils import DataError, UserError, name_of
 
 SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
 # Where A and B of a split may lie, as seen from the data's folder, in lower case; "" is that folder itself

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from utils import DRAWN, DataError, UserError, atomic, name_of
+from runtime.files import DRAWN, atomic
+from utils import DataError, UserError, name_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 

@@ -145,7 +145,7 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, ranks: Ranks,
 
     Pairs that are in memory already need no processes: what is left to do takes less time than handing them over.
     """
-    workers = 0 if train_data.cache else cfg.num_workers
+    workers = cfg.num_workers if train_data.cache is None else 0
     train_order = EpochSampler(len(train_data), cfg.seed, ranks.rank, ranks.world)
     val_order = [(0, index) for index in range(ranks.rank, len(val_data), ranks.world)]
     with open_batches(train_data, train_order, cfg.batch_size, workers, ranks.device, channels_last) as train_batches, \

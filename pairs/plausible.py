@@ -1,13 +1,15 @@
 """Tells what is unlikely to be a pair, from the headers of files and the values in use."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pairs.find import Pair, evenly
-from pairs.images import has_frames, read_size
-from utils import DataError, UserError, name_of, say
+from pairs.images import has_frames, levels, read_size
+from runtime.console import say
+from utils import DataError, UserError, name_of
 
 
 def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
@@ -71,3 +73,13 @@ def dark_sides(used: Sequence[np.ndarray]) -> list[str]:
             sentences.append(f"side {side} uses less than a tenth of its range, {values[0] / 255:.0%} to "
                              f"{values[-1] / 255:.0%}: class indices or depth train better spread over all of it")
     return sentences
+
+
+def check_ranges(pairs: Sequence[Pair], read: Callable, at_most: int = 20) -> None:
+    """Says which sides of up to `at_most` pairs, evenly spaced, use less than a tenth of their range."""
+    used = np.zeros((2, 256), bool)
+    for pair in evenly(pairs, at_most):
+        with contextlib.suppress(DataError):  # told by whoever needs the pair
+            used |= [levels(side) for side in read(pair)]
+    for sentence in dark_sides(used):
+        say(sentence)

@@ -16,8 +16,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from config import Config
+from runtime.console import say
 from runtime.distributed import Ranks
-from utils import UserError, atomic, name_of, remove_leftovers, say
+from runtime.files import atomic, remove_leftovers
+from utils import UserError, name_of
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
 FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life

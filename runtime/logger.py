@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from config import Config
 from runtime.checkpoint import Progress, Run
+from runtime.console import say
 from runtime.distributed import Ranks
-from utils import DRAWN, UserError, atomic, save_grid, say
+from runtime.files import DRAWN, atomic, save_grid
+from utils import UserError
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]

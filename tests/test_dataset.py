@@ -81,7 +81,7 @@ def test_no_two_draws_of_the_jitter_are_one():
 
     def drawn(seed, first=0, epoch=1):
         data = paired([pair] * (n + 1), replace(cfg, seed=seed), train=True)
-        data.cache = [data.read(0)] * (n + 1)
+        data.cache = dict.fromkeys(range(n + 1), data.read(0))
         draws = []
         for index in range(first, first + n):
             left, right = data.pixels([(epoch, index)])[0][0, 0, [0, -1]].tolist()
@@ -356,7 +356,7 @@ def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, f
 
 @pytest.mark.slow
 def test_the_command_checks_a_folder(data, tmp_path):
-    run = subprocess.run([sys.executable, Path(dataset.__file__), data, "--crop-size", "64", "--load-size", "72"],
+    run = subprocess.run([sys.executable, Path(dataset.__file__).with_name("check.py"), data, "--crop-size", "64", "--load-size", "72"],
                          cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0 and "problems: 0" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr
 

@@ -18,8 +18,9 @@ from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import CITYSCAPES, FACADES, LabelScores, image_scores, load_palette, summary
+from runtime.console import run_main
 from train import train
-from utils import DataError, run_main
+from utils import DataError
 
 
 def test_l1_and_psnr_are_what_they_are_by_hand():

@@ -18,8 +18,9 @@ from PIL import Image
 
 import train as train_module
 from runtime.checkpoint import load_tensors
+from runtime.files import temporary_name
 from train import train
-from utils import DataError, temporary_name
+from utils import DataError
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -331,7 +331,7 @@ def test_any_configuration_is_valid_or_refused_by_name(changes):
         assert any(f.name in str(error) for f in fields(Config)) or "Path" in str(error) or "path" in str(error)
         return
     for f in fields(Config):
-        if get_args(f.type):
+        if get_origin(f.type) is Literal:
             assert getattr(cfg, f.name) in get_args(f.type)
     assert Config(**json.loads(json.dumps(cfg.plain()))) == cfg
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from pairs.download import ensure_dataset
 from pairs.find import find_pairs, list_images, usable_pairs
-from utils import DataError, save_grid
+from runtime.files import save_grid
+from utils import DataError
 
 
 def images(folder, *names, size=(8, 8)):

@@ -21,7 +21,8 @@ from pairs import images
 from pairs.images import read_image, write_array
 from predict import Predict, find_jobs, predict
 from runtime.checkpoint import GENERATOR
-from utils import UserError, run_main
+from runtime.console import run_main
+from utils import UserError
 
 RANDOM = np.random.default_rng(0)
 

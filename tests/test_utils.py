@@ -12,34 +12,35 @@ import torch
 from PIL import Image
 
 import utils
+from runtime import console, files
 
 ROOT = Path(utils.__file__).parent
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
     path = tmp_path / "a.bin"
-    with utils.atomic(path) as file:
+    with files.atomic(path) as file:
         file.write(b"old")
 
-    with pytest.raises(OSError, match="disk full"), utils.atomic(path) as file:
+    with pytest.raises(OSError, match="disk full"), files.atomic(path) as file:
         file.write(b"half")
         raise OSError("disk full")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_a_folder_appears_only_when_it_is_complete(tmp_path):
-    with pytest.raises(KeyboardInterrupt), utils.complete_folder(tmp_path / "data") as folder:
+    with pytest.raises(KeyboardInterrupt), files.complete_folder(tmp_path / "data") as folder:
         (folder / "half").touch()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-    with utils.complete_folder(tmp_path / "data") as folder:
+    with files.complete_folder(tmp_path / "data") as folder:
         (folder / "whole").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
 
 
 @pytest.mark.slow
 def test_a_reader_who_leaves_does_not_end_the_run():
-    code = "import time, utils\nfor i in range(5):\n    utils.say('x' * 100_000)\nopen('reached', 'w').close()"
+    code = "import time, utils\nfor i in range(5):\n    console.say('x' * 100_000)\nopen('reached', 'w').close()"
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=folder,
                                    env={**os.environ, "PYTHONPATH": os.path.dirname(utils.__file__)})  # noqa: PTH120
@@ -52,7 +53,7 @@ def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(mon
     """Control characters clear the screen, forge lines or turn the text round; lone surrogates have no encoding."""
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
-    utils.say("512×256 ± 猫 \x1b[2J\r\x07\u202e\udcff\x9b1m\nnext")
+    console.say("512×256 ± 猫 \x1b[2J\r\x07\u202e\udcff\x9b1m\nnext")
     shown = written.getvalue().decode(encoding).replace(os.linesep, "\n")
     assert shown.endswith("\\x1b[2J\\r\\x07\\u202e\\udcff\\x9b1m\nnext\n")
     assert ("512×256 ± 猫" in shown) == (encoding == "utf-8")
@@ -65,7 +66,7 @@ def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, 
         raise error
 
     with pytest.raises(SystemExit) as leaving:
-        utils.run_main(main)
+        console.run_main(main)
     assert leaving.value.code == status
     assert capsys.readouterr().err == ("" if status == 130 else f"error: {error}\n")
 
@@ -75,14 +76,14 @@ def test_an_error_about_a_file_s_name_is_one_line_of_plain_characters(capsys):
         raise utils.UserError("there is no runs/\x1b[2J\nerror: none")
 
     with pytest.raises(SystemExit):
-        utils.run_main(main)
+        console.run_main(main)
     assert capsys.readouterr().err == "error: there is no runs/\\x1b[2J\\nerror: none\n"
 
 
 @pytest.mark.parametrize("letters", [10, 10**6])
 def test_output_that_nobody_reads_any_more_ends_without_a_word(letters):
     """`--help | head`: short enough to fail when Python closes its output only, or long enough to fail in print."""
-    code = f"import utils; utils.run_main(lambda: print('x' * {letters}))"
+    code = f"from runtime import console; console.run_main(lambda: print('x' * {letters}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(60) in (0, 141)
@@ -93,7 +94,7 @@ def test_another_broken_pipe_than_the_output_s_is_told(capsys):
         raise BrokenPipeError("a process that it talked to has left")
 
     with pytest.raises(SystemExit, match="2"):
-        utils.run_main(main)
+        console.run_main(main)
     assert "has left" in capsys.readouterr().err
 
 
@@ -105,19 +106,19 @@ def test_only_a_process_among_others_leaves_printing_to_the_first(monkeypatch, c
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if world:
         monkeypatch.setenv("WORLD_SIZE", world)
-    utils.say("here")
+    console.say("here")
     assert (capsys.readouterr().out == "here\n") == printed
 
 
 def test_a_bug_keeps_its_traceback():
     """numpy's and torch's ValueErrors too: this code is there to be edited."""
     with pytest.raises(ValueError, match="could not convert"):
-        utils.run_main(lambda: np.float64("x"))
+        console.run_main(lambda: np.float64("x"))
 
 
 def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
     red, gray = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 64, 64), torch.zeros(1, 64, 64)
-    utils.save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],
+    files.save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],
                     "a caption that is wider than both of the images together")
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))
     header = sheet.shape[0] - (2 * 64 + 3 * 4)
@@ -128,7 +129,7 @@ def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_keeps_its_reason_and_is_named_once(tmp_path):
-    with pytest.raises(OSError, match="No space left on device: '.*a.bin'") as caught, utils.atomic(tmp_path / "a.bin"):
+    with pytest.raises(OSError, match="No space left on device: '.*a.bin'") as caught, files.atomic(tmp_path / "a.bin"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC and caught.value.strerror == "No space left on device"
     assert not list(tmp_path.iterdir())
@@ -141,12 +142,12 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
     victim.write_text("precious")
     for name in (".a.bin.tmp", ".a.bin", "a.bin.tmp"):
         (tmp_path / name).symlink_to(victim)
-    with utils.atomic(tmp_path / "a.bin") as file:
+    with files.atomic(tmp_path / "a.bin") as file:
         file.write(b"new")
     assert victim.read_text() == "precious" and (tmp_path / "a.bin").read_bytes() == b"new"
-    monkeypatch.setattr(utils, "temporary_name", lambda: ".known")
+    monkeypatch.setattr(files, "temporary_name", lambda: ".known")
     (tmp_path / ".known").symlink_to(victim)
-    with pytest.raises(FileExistsError), utils.atomic(tmp_path / "b.bin") as file:
+    with pytest.raises(FileExistsError), files.atomic(tmp_path / "b.bin") as file:
         file.write(b"new")
     assert victim.read_text() == "precious" and (tmp_path / ".known").is_symlink()
 
@@ -155,9 +156,9 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
 def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
     before = os.umask(0o027)
     try:
-        with utils.atomic(tmp_path / "a.bin") as file:
+        with files.atomic(tmp_path / "a.bin") as file:
             file.write(b"new")
-        with utils.complete_folder(tmp_path / "data"):
+        with files.complete_folder(tmp_path / "data"):
             pass
     finally:
         os.umask(before)
@@ -167,35 +168,36 @@ def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
 
 def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     for length in (250, 251, 255):
-        with utils.atomic(tmp_path / ("a" * (length - 4) + ".bin")) as file:
+        with files.atomic(tmp_path / ("a" * (length - 4) + ".bin")) as file:
             file.write(b"new")
-        with utils.complete_folder(tmp_path / ("b" * length)) as folder:
+        with files.complete_folder(tmp_path / ("b" * length)) as folder:
             (folder / "c").touch()
     assert {len(path.name) for path in tmp_path.iterdir()} == {250, 251, 255}
 
 
 def test_only_our_own_leftovers_are_removed(tmp_path):
     """A killed process leaves its temporary file; a user's own may end in .tmp too, and folders may be called so."""
-    code = "import os, utils; kept = utils.atomic(utils.Path('a.bin')); kept.__enter__(); os._exit(9)"
+    code = ("import os; from pathlib import Path; from runtime.files import atomic\n"
+            "kept = atomic(Path('a.bin')); kept.__enter__(); os._exit(9)")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     left, = tmp_path.iterdir()
     kept = [tmp_path / name for name in (".notes.tmp", ".a.bin.tmp", "x.tmp", ".pix2pix-notes.tmp", f"{left.name}.tmp")]
     for path in kept:
         path.touch()
-    (tmp_path / utils.temporary_name()).mkdir()
-    utils.remove_leftovers(tmp_path)
+    (tmp_path / files.temporary_name()).mkdir()
+    files.remove_leftovers(tmp_path)
     assert not left.exists() and all(path.exists() for path in kept)
 
 
 def test_a_folder_that_another_process_completed_meanwhile_is_kept(tmp_path):
     for name in ("first", "second"):
-        with utils.complete_folder(tmp_path / "data") as folder:
+        with files.complete_folder(tmp_path / "data") as folder:
             (folder / name).touch()
             if name == "first":
-                with utils.complete_folder(tmp_path / "data") as other:
+                with files.complete_folder(tmp_path / "data") as other:
                     (other / "meanwhile").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "meanwhile"]
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError), utils.complete_folder(tmp_path / "file"):
+    with pytest.raises(OSError), files.complete_folder(tmp_path / "file"):
         pass
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
