@@ -357,7 +357,8 @@ def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, f
 @pytest.mark.slow
 def test_the_command_checks_a_folder(data, tmp_path):
     command = [sys.executable, Path(dataset.__file__).with_name("check.py"), data]
-    run = subprocess.run([*command, "--crop-size", "64", "--load-size", "72"], cwd=tmp_path, capture_output=True, text=True)
+    command += ["--crop-size", "64", "--load-size", "72"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0 and "problems: 0" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr
 
 
