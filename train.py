@@ -26,7 +26,7 @@ from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
 from runtime.cli import parse
 from runtime.console import run_main, say
-from runtime.devices import choose_precision, memory_advice, seed_everything, seed_step
+from runtime.devices import choose_precision, memory_advice, no_search, seed_everything, seed_step
 from runtime.distributed import Ranks, processes
 from runtime.logger import Logger, Meter, what_next
 from runtime.signals import Stop
@@ -119,7 +119,7 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
     wanted = {round(i * (n - 1) / max(1, cfg.n_examples - 1)) for i in range(cfg.n_examples)}
     scored = cfg.eval_every and epoch % cfg.eval_every == 0
     l1, rows, sums = torch.zeros((), device=ranks.device), {}, Counter()
-    with gen.test_time():
+    with gen.test_time(), no_search():
         for x, y in stop.between(batches):
             torch.manual_seed(cfg.seed)
             with autocast():

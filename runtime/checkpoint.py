@@ -44,7 +44,7 @@ class Writer:
     """
 
     def __init__(self, device: torch.device):
-        self.pool, self.jobs, self.device = ThreadPoolExecutor(1), [], device
+        self.pool, self.jobs, self.device = ThreadPoolExecutor(1, initializer=self._begin), [], device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def submit(self, act: Callable, *args) -> Future:
@@ -54,6 +54,10 @@ class Writer:
         job.act = act
         self.jobs.append(job)
         return job
+
+    def _begin(self) -> None:
+        if self.stream:
+            torch.cuda.set_device(self.device)  # a thread begins on the first one
 
     def busy(self, act: Callable) -> bool:
         """Whether an earlier call of `act` is still waiting or at work."""
@@ -337,7 +341,8 @@ def on_cpu(value):
 
 def snapshot(value):
     """Nested dicts and lists with a copy of every tensor, where it is, for writing while training goes on."""
-    return for_tensors(torch.clone, value)
+    # On MPS, copies to the CPU beside the training can crash (pytorch#197805): they are made here, not by the writer.
+    return for_tensors(lambda tensor: tensor.cpu() if tensor.device.type == "mps" else tensor.clone(), value)
 
 
 def for_tensors(act: Callable, value):

@@ -84,6 +84,16 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
+@contextlib.contextmanager
+def no_search() -> Iterator[None]:
+    """Inside the block, cuDNN does not time its algorithms: what runs there once an epoch would not earn that back."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def seed_step(seed: int, rank: int, epoch: int, step: int) -> None:
     """Seeds dropout by its position in the run: what resumes there draws the same, and nothing need be kept."""
     torch.manual_seed(int(np.random.SeedSequence((seed, rank, epoch, step)).generate_state(1)[0]))

@@ -139,7 +139,9 @@ def processes(device: str) -> Iterator[Ranks]:
         if any(word in str(error).lower() for word in words):
             raise ConnectionError(f"process {rank} of {world} lost the others: {str(error).splitlines()[0]}") from error
         raise
-    dist.destroy_process_group()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def wait_for(path: os.PathLike, again: float = 0.5) -> None:

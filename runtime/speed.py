@@ -1,6 +1,7 @@
 """How fast the networks run, never what they compute: the levers of config.py's group Speed."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
+from runtime.console import say
 from utils import UserError
 
 
@@ -22,6 +24,7 @@ class Levers:
     small_matmul: bool  # convolutions over few positions as matrix products
     compile: bool  # torch.compile of both networks
     cuda_graph: bool  # a whole training step as one launch
+    cuda_graph_needed: bool = False  # asked for by name: to go on without it would be wrong
 
 
 def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype, world: int = 1) -> Levers:
@@ -37,7 +40,7 @@ def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype, world: 
 
     return Levers(cfg.fused_adam, choose(cfg.channels_last, cuda and dtype != torch.float32),
                   choose(cfg.small_matmul, device.type == "cpu"), choose(cfg.compile, False),
-                  choose(cfg.cuda_graph, graphs))
+                  choose(cfg.cuda_graph, graphs), cfg.cuda_graph == "on")
 
 
 def prepare(net: nn.Module, levers: Levers) -> None:
@@ -103,7 +106,7 @@ WARM_UP = 3  # steps, in which cuDNN chooses its algorithms and Adam makes its s
 
 
 def graphed(step: Callable[[Tensor, Tensor], Tensor], levers: Levers) -> Callable[[Tensor, Tensor], Tensor]:
-    return GraphedStep(step) if levers.cuda_graph else step
+    return GraphedStep(step, needed=levers.cuda_graph_needed) if levers.cuda_graph else step
 
 
 def set_rate(state: Any, lr: float) -> None:
@@ -121,31 +124,56 @@ class GraphedStep:
     The first steps, and batches of another shape such as an epoch's last, are computed the plain way; no step is
     computed twice, and none is lost. What the step reads from outside must be tensors that stay in place: weights,
     capturable Adam's state, its learning rate. Dropout goes on drawing: replays advance the device's generator.
+    Where recording fails, the run goes on without a graph, and says so; with `needed`, the error is raised.
     """
 
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], record: Callable | None = None):
+    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], record: Callable | None = None, needed: bool = False):
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # in the warm-up
-        self.step, self.record = step, record or record_graph
-        self.replay, self.shape, self.warm = None, None, 0
+        self.step, self.needed, self.record = step, needed, record or record_graph
+        self.replay, self.given_up, self.calls = None, False, Counter()  # of each shape
+        self.stream = torch.cuda.Stream() if self.record is record_graph else None  # for warm-up, recording and replay
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.replay is None:
-            self.warm = self.warm + 1 if x.shape == self.shape else 1
-            self.shape = x.shape
-            if self.warm > WARM_UP:
-                self.x, self.y = x.clone(), y.clone()  # where every replay reads its batch
-                self.replay, self.losses = self.record(lambda: self.step(self.x, self.y))
-        if self.replay is None or x.shape != self.shape:
+        if self.stream is None:
+            return self._run(x, y)
+        now = torch.cuda.current_stream()
+        self.stream.wait_stream(now)
+        with torch.cuda.stream(self.stream):
+            losses = self._run(x, y)
+        now.wait_stream(self.stream)
+        return losses
+
+    def _run(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.replay is None and not self.given_up:
+            self.calls[x.shape] += 1
+            if self.calls[x.shape] > WARM_UP:
+                self._record(x, y)
+        if self.replay is None or x.shape != self.x.shape:
             return self.step(x, y)
         self.x.copy_(x)
         self.y.copy_(y)
         self.replay()
         return self.losses.clone()  # the next replay overwrites them
 
+    def _record(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x.clone(), y.clone()  # where every replay reads its batch
+        try:
+            self.replay, self.losses = self.record(lambda: self.step(self.x, self.y))
+        except RuntimeError as error:
+            if self.needed:
+                raise
+            self.given_up = True
+            say(f"no CUDA graph: {str(error).splitlines()[0]}")
+
 
 def record_graph(act: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """Records act() without running it; returns what runs it, and where its result will be."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # loaders may pin memory meanwhile
-        result = act()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # loaders may pin meanwhile
+            result = act()
+    except BaseException:
+        torch.cuda.set_stream(stream)  # a capture that failed leaves its own behind
+        torch.cuda.synchronize()
+        raise
     return graph.replay, result

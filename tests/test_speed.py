@@ -156,11 +156,37 @@ def test_a_graph_waits_for_a_shape_that_repeats():
     """Resumed at an epoch's last, smaller batch, the graph must not be of that shape."""
     recorder = Recorder()
     step = GraphedStep(lambda x, y: torch.zeros(4), recorder)
-    for n in (1, 4, 4, 1, 4, 4, 4):
+    for n in (1, 4, 4, 1, 4):  # three calls of a shape, whatever came between them
         step(torch.zeros(n, 1), torch.zeros(n, 1))
     assert recorder.recorded == 0
     step(torch.zeros(4, 1), torch.zeros(4, 1))
     assert recorder.recorded == 1 and len(step.x) == 4
+
+
+def test_where_recording_fails_the_run_goes_on_without_a_graph_unless_one_was_asked_for(small, capsys):
+    """Nothing is lost or trained on twice; D is not left frozen by the recording that broke off."""
+    def fails(act):
+        def refuse(*args):
+            raise RuntimeError("not permitted")
+
+        before = copy.deepcopy(state_dict(state))
+        try:
+            with state.opt_g.register_step_pre_hook(refuse):  # while D is frozen
+                return act()
+        finally:
+            load_state(state, before)  # CUDA records without computing
+
+    plain, state = (fresh_state(small(dropout=0.0)) for _ in range(2))
+    load_state(state, copy.deepcopy(state_dict(plain)))
+    step = GraphedStep(lambda x, y: train_step(state, x, y, 100.0, fp32), fails)
+    x, y = torch.rand(2, 1, 3, 64, 64) * 2 - 1
+    for _ in range(6):
+        assert torch.equal(step(x, y), train_step(plain, x, y, 100.0, fp32))
+    assert capsys.readouterr().out == "no CUDA graph: not permitted\n"
+    needed = GraphedStep(step.step, fails, needed=True)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        for _ in range(4):
+            needed(x, y)
 
 
 @pytest.mark.slow
