@@ -40,7 +40,8 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
 
 @pytest.mark.slow
 def test_a_reader_who_leaves_does_not_end_the_run():
-    code = "from runtime import console\nfor i in range(5):\n    console.say('x' * 100_000)\nopen('reached', 'w').close()"
+    code = ("from runtime import console\nfor i in range(5):\n    console.say('x' * 100_000)\n"
+            "open('reached', 'w').close()")
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=folder,
                                    env={**os.environ, "PYTHONPATH": os.path.dirname(utils.__file__)})  # noqa: PTH120
