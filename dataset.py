@@ -103,7 +103,7 @@ class PairedImages(Dataset):
             skipped += missed
         if len({pair.dtype for pair in pairs}) > 1:  # 8 bits beside 16
             pairs = [pair if pair.dtype == np.float32 else pair / np.float32(255) for pair in pairs]
-        return torch.from_numpy(np.stack(pairs)), skipped
+        return torch.from_numpy(np.stack(pairs) if len(pairs) > 1 else pairs[0][None]), skipped
 
     def _usable(self, index: int) -> tuple[np.ndarray, int, bool]:
         """The pair, or with `skip` the next that can be read, its index, and whether it is another."""

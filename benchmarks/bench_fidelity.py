@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import tyro
 from bench_train import PLAIN
 
-from runtime.cli import recipe
+from config import recipe
 from train import train
 
 

@@ -22,7 +22,7 @@ import tyro
 
 from config import Config
 from runtime.devices import choose_device, choose_precision
-from runtime.speed import GraphedStep, choose_levers
+from runtime.speed import choose_levers, graphed
 from train import make_state, train_step
 
 # What the well-known implementations run. On CUDA torch's default lets fp32 convolutions use TF32, so that is "plain".
@@ -69,10 +69,11 @@ def make_step(settings: dict, batch: int, crop_size: int, device: torch.device) 
     dtype = choose_precision(cfg.precision, device)
     tf32 = torch.backends.cudnn.allow_tf32
     torch.manual_seed(0)
-    state = make_state(cfg, device, dtype)
+    levers = choose_levers(cfg, device, dtype)
+    state = make_state(cfg, device, dtype, levers)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     step = lambda x, y: train_step(state, x, y, cfg.lambda_l1, autocast)  # noqa: E731
-    step = GraphedStep(step) if choose_levers(cfg, device, dtype).cuda_graph else step
+    step = graphed(step, levers)
     x, y = (torch.rand(batch, 3, crop_size, crop_size, device=device) * 2 - 1 for _ in range(2))
 
     def run() -> torch.Tensor:

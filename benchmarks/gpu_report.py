@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from config import Config
 from runtime.devices import choose_device, choose_precision
+from runtime.speed import choose_levers
 from train import make_state, train_step
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,8 @@ def ceilings(opts: Options, device: torch.device, report: Report) -> None:
 def flops(opts: Options, device: torch.device, report: Report) -> None:
     """Of one step at batch 1, counted on the real networks."""
     cfg = Config(ngf=8, ndf=8) if opts.quick else Config()
-    state = make_state(replace(cfg, cuda_graph="off"), device, torch.float32)
+    cfg = replace(cfg, cuda_graph="off")
+    state = make_state(cfg, device, torch.float32, choose_levers(cfg, device, torch.float32))
     x = torch.zeros(1, 3, cfg.crop_size, cfg.crop_size, device=device)
     with FlopCounterMode(display=False) as counter:
         train_step(state, x, x, 100.0, contextlib.nullcontext)

@@ -164,9 +164,11 @@ def to_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8, or float in [0, 1] → float in [-1, 1], as the networks take them."""
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images * 2 - 1
+def normalise(images: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+    """uint8, or float in [0, 1] → float in [-1, 1], as the networks take them, laid out in memory as they want it."""
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32, memory_format=layout).div_(127.5).sub_(1)
+    return images.clone(memory_format=layout).mul_(2).sub_(1)
 
 
 def from_network(y_fake: Tensor, deep: bool, alpha: np.ndarray | None = None) -> np.ndarray:
@@ -213,4 +215,4 @@ def to_batch(pixels: Tensor, in_channels: int, channels_last: bool = False) -> t
     """x and y, float (N, C, H, W) in [-1, 1]; pixels: (N, H, W, C), uint8 or float32 in [0, 1], x's channels first."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     sides = pixels.permute(0, 3, 1, 2).tensor_split([in_channels], dim=1)
-    return tuple(normalise(side.contiguous(memory_format=layout)) for side in sides)
+    return tuple(normalise(side, layout) for side in sides)

@@ -73,14 +73,15 @@ class Batches:
     Iterating raises DataError when a pair cannot be read, or when a process that loads images dies.
     """
 
-    def __init__(self, data: Dataset, loader: DataLoader, batch_size: int, device: torch.device, channels_last: bool):
-        self.data, self.loader, self.batch_size, self.device = data, loader, batch_size, device
+    def __init__(self, data: Dataset, order: BatchSampler, loader: DataLoader | None, batch_size: int,
+                 device: torch.device, channels_last: bool):
+        self.data, self.order, self.loader, self.batch_size, self.device = data, order, loader, batch_size, device
         self.channels_last, self.skipped = channels_last, 0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def of(self, epoch: int, start: int = 0) -> "Batches":
         """The same, in the order of `epoch` from position `start` on."""
-        self.loader.batch_sampler.sampler.epoch, self.loader.batch_sampler.sampler.start = epoch, start
+        self.order.sampler.epoch, self.order.sampler.start = epoch, start
         return self
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,6 +105,9 @@ class Batches:
                         steps.popleft().synchronize()
 
     def _messages(self) -> Iterator[tuple[Tensor, int]]:
+        if self.loader is None:
+            yield from map(self.data.pixels, self.order)
+            return
         try:
             messages = iter(self.loader)
             leave_children()  # torch would raise an error at the death of a process, in the middle of a step
@@ -128,13 +132,13 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     pairs = min(MESSAGE, 2**24 // (data.size**2 * (data.in_channels + data.out_channels))) if workers else 1
     messages = BatchSampler(sampler, batch_size * max(1, pairs // batch_size), drop_last=False)
     # A generator of its own for the seeds it draws: nothing else must notice the loader.
-    loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=workers > 0,
+    loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=True,
                         worker_init_fn=init_worker, pin_memory=device.type == "cuda", generator=torch.Generator(),
-                        collate_fn=as_it_is)
+                        collate_fn=as_it_is) if workers else None
     try:
-        yield Batches(data, loader, batch_size, device, channels_last)
+        yield Batches(data, messages, loader, batch_size, device, channels_last)
     finally:
-        if loader._iterator is not None:
+        if loader and loader._iterator is not None:
             loader._iterator._shutdown_workers()
 
 
