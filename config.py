@@ -31,7 +31,7 @@ class Config:
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
     lr: float = 2e-4  # Adam's learning rate, for both networks
     beta1: float = 0.5  # Adam's first momentum; the second is 0.999
-    n_epochs: int = 8  # epochs at the constant learning rate
+    n_epochs: int = 8  # epochs at the constant learning rate; enough for the demo, where the paper takes 200
     n_epochs_decay: int = 0  # further epochs, over which the learning rate falls linearly towards 0
     batch_size: int = 1  # pairs a step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 

@@ -147,7 +147,7 @@ def train(cfg: Config) -> None:
 
     Raises UserError or OSError with a readable message for everything that a user can mend.
     """
-    with processes(cfg.device) as ranks, Run(cfg, ranks) as run, Stop(ranks) as stop:
+    with processes(cfg.device) as ranks, Run(cfg, ranks) as run:
         cfg, device = run.cfg, ranks.device  # the main process's settings, in all of them
         dtype = choose_precision(cfg.precision, device)
         levers = choose_levers(cfg, device, dtype, ranks.world)
@@ -162,8 +162,8 @@ def train(cfg: Config) -> None:
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
             f"{ranks.world}, {count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")
 
-        with Logger(run) as log, loaders(train_data, val_data, cfg, ranks, levers.channels_last) as (
-                train_batches, val_batches):
+        with Logger(run) as log, Stop(ranks) as stop, loaders(
+                train_data, val_data, cfg, ranks, levers.channels_last) as (train_batches, val_batches):
             try:
                 for epoch in range(progress.epoch + 1, cfg.total_epochs + 1):
                     lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)

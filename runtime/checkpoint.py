@@ -32,7 +32,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     images: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    sums: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -251,6 +251,7 @@ class Run:
         While an earlier checkpoint is still being written, the next one is left out. The last one is for `save`.
         """
         cfg, epoch = self.cfg, progress.epoch
+        self.learnt = True
         if self.ranks.main:
             self.writer.check()
             scored = [row["val_l1"] for row in history if "val_ssim" in row]

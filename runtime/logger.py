@@ -187,7 +187,8 @@ class Meter:
 
     def _begin(self, progress: Progress) -> None:
         self.epoch, self.step, self.done, self.before = progress.epoch + 1, progress.step, progress.images, progress
-        self.sums, self.weight = (progress.sums, self.done) if self.ranks.main else ([0.0] * len(LOSSES), 0)
+        kept = self.ranks.main and len(progress.sums) == len(LOSSES)  # else of a run that logged others, or none yet
+        self.sums, self.weight = (progress.sums, self.done) if kept else ([0.0] * len(LOSSES), 0)
         self.here, self.steps_here, self.waited = 0, 0, 0.0  # of this session: images, steps, seconds waited for data
         self.pending: list[tuple[Tensor, int]] = []
         self.seconds = None  # of this session's part of the epoch, once that has ended

@@ -100,6 +100,17 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
     train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
 
 
+def test_a_failure_between_two_checkpoints_keeps_what_the_epochs_have_left(small, at_step):
+    def fail(losses):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    at_step(15, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(small(n_epochs=9, save_every=5))
+    left = {path.name for path in small().out_dir.rglob("*")}
+    assert {"config.json", "log.csv", "epoch_0001.png", "epoch_0002.png"} <= left
+
+
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
     """SIGKILL before the first checkpoint leaves config.json alone: --resume needs it, a new start may replace it."""
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
