@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -51,7 +50,7 @@ def check(cfg: Config) -> int:
                 check_headers(good[split], at_most=0)
         except UserError as error:
             problems.append(str(error))
-    check_ranges(list(chain(*good.values())), partial(read_pair, channels_a=3, channels_b=3), at_most=200)
+    check_ranges(sum(good.values(), []), partial(read_pair, channels_a=3, channels_b=3), at_most=200)
     if good.get("train"):
         name = cfg.data_root.resolve().name
         data = PairedImages(good["train"], cfg.direction, cfg.in_channels, cfg.out_channels, cfg.load_size,

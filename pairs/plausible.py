@@ -43,7 +43,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
             problem = error
     if not sizes:
         raise DataError(f"none of the pairs can be read: {problem}")
-    n = sum(sizes.values())
+    n = sizes.total()
     if narrow:
         sentence = (f"{len(narrow)} of {n} files are not wider than high, such as {narrow[0]}: they do not look like "
                     "two images side by side")
