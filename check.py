@@ -6,17 +6,16 @@
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from config import Config
 from dataset import Jitter, PairedImages, read_pair
 from pairs.download import ensure_dataset
 from pairs.find import Pair, evenly, find_pairs
-from pairs.images import levels
-from pairs.plausible import check_headers, dark_sides
+from pairs.plausible import check_headers, check_ranges
 from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.files import save_grid
@@ -28,19 +27,15 @@ def check(cfg: Config) -> int:
     ensure_dataset(cfg.data_root)
     found = find_pairs(cfg.data_root, cfg.seed)
     problems = [f"no partner for {name_of(path)}" for path in found.orphans]
-    used = np.zeros((2, 256), bool)
     for note in found.notes:
         say(note)
 
     def size(pair: Pair) -> str:
         try:
-            sides = read_pair(pair, 3, 3)
+            height, width, _ = read_pair(pair, 3, 3)[0].shape
         except DataError as error:
             problems.append(str(error))
             return "unusable"
-        for before, side in zip(used, sides, strict=True):
-            before |= levels(side)  # in place: several threads do so
-        height, width, _ = sides[0].shape
         return f"{2 * width}×{height} side by side" if len(pair) == 1 else f"{width}×{height} A and B"
 
     good = {}
@@ -55,8 +50,7 @@ def check(cfg: Config) -> int:
                 check_headers(good[split], at_most=0)
         except UserError as error:
             problems.append(str(error))
-    for sentence in dark_sides(used):
-        say(sentence)
+    check_ranges(sum(good.values(), []), partial(read_pair, channels_a=3, channels_b=3), at_most=200)
     if good.get("train"):
         name = cfg.data_root.resolve().name
         data = PairedImages(good["train"], cfg.direction, cfg.in_channels, cfg.out_channels, cfg.load_size,

@@ -1,6 +1,6 @@
 """Draws the embedded data set: label maps of façades (A, left) and a rendered photo of each (B, right).
 
-The same seed draws the same pixels, so that a run on it can be compared with another. `python -m pairs.demo` draws it.
+The same seed draws the same pixels, so that a run on it can be compared with another.
 """
 
 from pathlib import Path
@@ -30,8 +30,7 @@ def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None
         for split, first, count in (("train", 0, n_train), ("val", n_train, n_val)):
             (folder / split).mkdir()
             for i in range(count):
-                labels, photo = facade(np.random.default_rng((seed, first + i)))
-                pair = np.concatenate([labels, photo], axis=1)
+                pair = np.concatenate(facade(np.random.default_rng((seed, first + i))), axis=1)
                 Image.fromarray(pair).save(folder / split / f"{i + 1:03d}.png")
 
 
@@ -154,7 +153,3 @@ class Scene:
         self.frame((left, top + 11, right, bottom), 4 if right - left > 44 else 3, 2, 2, colour * 0.5)
         awning = self.paint((left, top, right, top + 11), (1.0, 0.98, 0.93), (0.76, 0.75, 0.71))
         awning[:, np.arange(awning.shape[1]) // 10 % 2 == 0] *= colour
-
-
-if __name__ == "__main__":
-    draw(Path("data/demo"))

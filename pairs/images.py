@@ -60,20 +60,15 @@ def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.n
             return source
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
     with _opened(source) as image:
-        deep_colour = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
-        if not deep_colour:
-            if reduce > 1 and image.format == "JPEG":
-                image.draft(image.mode, (image.width // reduce, image.height // reduce))
-            image.load()
-        orientation = image.getexif().get(0x0112, 1)
-        if orientation != 1 and not deep_colour:
-            image = ImageOps.exif_transpose(image)
-    if deep_colour:
-        array = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is None or array.ndim != 3:
-            raise DataError(f"{name_of(source)} cannot be read: damaged, or a kind of 16-bit image that is not known")
-        array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-        return TURNED.get(orientation, np.asarray)(array)
+        if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
+            array = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_UNCHANGED)
+            if array is None or array.ndim != 3:
+                raise ValueError("damaged, or a kind of 16-bit image that is not known")
+            array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+            return TURNED.get(image.getexif().get(0x0112), np.asarray)(array)
+        if reduce > 1 and image.format == "JPEG":
+            image.draft(image.mode, (image.width // reduce, image.height // reduce))
+        ImageOps.exif_transpose(image, in_place=True)  # decodes it first
     return image.convert("I;16") if image.mode == "I" and image.format == "PNG" else image  # Pillow before 11
 
 
@@ -115,13 +110,6 @@ def drawn_here(path: Path) -> bool:
             return image.info.get("Software") == DRAWN["Software"]
     except DataError:
         return False
-
-
-def levels(image: np.ndarray) -> np.ndarray:
-    """Which of 256 steps of its range an image that `to_array` returned uses: 256 booleans."""
-    used = np.zeros(256, bool)
-    used[image if image.dtype == np.uint8 else (image * 255).astype(np.uint8)] = True
-    return used
 
 
 def to_array(image: Image.Image | np.ndarray, channels: int, name: str = "the image") -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pairs.find import Pair, evenly
-from pairs.images import has_frames, levels, read_size
+from pairs.images import has_frames, read_size
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
@@ -43,7 +43,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
             problem = error
     if not sizes:
         raise DataError(f"none of the pairs can be read: {problem}")
-    n = sum(sizes.values())
+    n = sizes.total()
     if narrow:
         sentence = (f"{len(narrow)} of {n} files are not wider than high, such as {narrow[0]}: they do not look like "
                     "two images side by side")
@@ -59,27 +59,20 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
 
 
-def dark_sides(used: Sequence[np.ndarray]) -> list[str]:
-    """A sentence for each side, A and B, that uses less than a tenth of its range; used: the `levels` of each.
+def check_ranges(pairs: Sequence[Pair], read: Callable, at_most: int = 20) -> None:
+    """Says which sides of up to `at_most` pairs, evenly spaced, use less than a tenth of their range.
 
     White beside other values is left out of account: label maps often mark by it what belongs to no class.
     """
-    sentences = []
-    for side, each in zip("AB", used, strict=True):
-        values = np.flatnonzero(each)
-        if len(values) > 2 and values[-1] == 255:
-            values = values[:-1]
-        if len(values) and values[-1] - values[0] < 25:
-            sentences.append(f"side {side} uses less than a tenth of its range, {values[0] / 255:.0%} to "
-                             f"{values[-1] / 255:.0%}: class indices or depth train better spread over all of it")
-    return sentences
-
-
-def check_ranges(pairs: Sequence[Pair], read: Callable, at_most: int = 20) -> None:
-    """Says which sides of up to `at_most` pairs, evenly spaced, use less than a tenth of their range."""
     used = np.zeros((2, 256), bool)
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            used |= [levels(side) for side in read(pair)]
-    for sentence in dark_sides(used):
-        say(sentence)
+            for row, side in zip(used, read(pair), strict=True):
+                row[side if side.dtype == np.uint8 else (side * 255).astype(np.uint8)] = True
+    for name, row in zip("AB", used, strict=True):
+        values = np.flatnonzero(row)
+        if len(values) > 2 and values[-1] == 255:
+            values = values[:-1]
+        if len(values) and values[-1] - values[0] < 25:
+            say(f"side {name} uses less than a tenth of its range, {values[0] / 255:.0%} to {values[-1] / 255:.0%}: "
+                "class indices or depth train better spread over all of it")

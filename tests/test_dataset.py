@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import torch
 from conftest import paired, write_pair
 from PIL import Image
 
-import dataset
 from check import check
 from config import Config
 from dataset import load_data, read_pair, resize
@@ -51,10 +48,7 @@ def test_crop_and_mirror_are_shared_by_input_and_target(located, direction):
     assert 15 < mirrored < 45  # about half
     assert len(corners) > 30  # crops move along both axes
     assert len({c for c, _ in corners}) > 8 and len({r for _, r in corners}) > 8
-
-
-def test_flip_can_be_turned_off_as_for_edges(located):
-    data = paired(located, replace(JITTER, flip=False), train=True)
+    data = paired(located, replace(JITTER, flip=False), train=True)  # as for edges
     assert not any(data[epoch, 0][0][0, 0, 0] > data[epoch, 0][0][0, 0, -1] for epoch in range(20))
 
 
@@ -114,9 +108,9 @@ def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
 @pytest.mark.parametrize(("direction", "wanted"), [("AtoB", (-1, 1)), ("BtoA", (1, -1))])
 def test_direction_says_which_half_is_the_input(tmp_path, direction, wanted):
     black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
-    pair = (write_pair(tmp_path / "a.png", left=black, right=white),)
-    x, y = paired([pair], replace(JITTER, direction=direction), train=True)[0]
-    assert (x.mean().item(), y.mean().item()) == wanted
+    for pair in ((write_pair(tmp_path / "a.png", left=black, right=white),), (black, white[..., 0])):  # as in an .npz
+        x, y = paired([pair], replace(JITTER, direction=direction), train=True)[0]
+        assert (x.mean().item(), y.mean().item()) == wanted and x.shape == y.shape == (3, 64, 64)
 
 
 def test_an_odd_width_and_unequal_sizes_are_refused_by_name(tmp_path):
@@ -133,9 +127,8 @@ def test_an_odd_width_and_unequal_sizes_are_refused_by_name(tmp_path):
 def test_shrinking_averages_instead_of_skipping_pixels():
     stripes = np.zeros((256, 256, 1), np.uint8)
     stripes[:, ::2] = 255  # gray from afar; without antialiasing, black or white
-    assert np.abs(resize(stripes, 64).astype(int) - 128).max() <= 1
-    wide = np.repeat(stripes[:32], 1, axis=0)  # one axis shrinks while the other grows
-    assert np.abs(resize(wide, 64).astype(int) - 128).max() <= 1
+    for image in (stripes, stripes[:32]):  # one axis shrinks while the other grows
+        assert np.abs(resize(image, 64).astype(int) - 128).max() <= 1
 
 
 def test_resizing_does_not_shift_the_image():
@@ -170,12 +163,9 @@ def test_color_jitter_changes_the_photo_side_only(tmp_path):
 
 
 def test_16_bit_and_gray_pairs_reach_the_network_in_range(tmp_path):
-    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
-    for side in "AB":
-        (tmp_path / side).mkdir()
-        Image.fromarray(ramp).save(tmp_path / side / "1.png")
+    Image.fromarray(np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))).save(tmp_path / "1.png")
     cfg = replace(JITTER, in_channels=1, color_jitter=0.1)
-    x, y = paired([(tmp_path / "A" / "1.png", tmp_path / "B" / "1.png")], cfg, train=True)[0]
+    x, y = paired([(tmp_path / "1.png",) * 2], cfg, train=True)[0]
     assert x.shape == (1, 64, 64) and y.shape == (3, 64, 64) and x.dtype == y.dtype == torch.float32
     assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and -1 <= y.min() < -0.5 and 0.5 < y.max() <= 1
 
@@ -189,12 +179,6 @@ def test_16_bit_colour_reaches_the_network_with_all_its_bits(tmp_path, layout):
     for y in paired([pair], replace(JITTER, load_size=64, flip=False), train=True)[0]:
         assert len(y.unique()) == 64 * 64
         np.testing.assert_allclose(y[0].numpy(), values[..., 0] / 32767.5 - 1, atol=1e-6)
-
-
-def test_npz_pairs_are_items_like_any_other():
-    a, b = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
-    x, y = paired([(a, b)], replace(JITTER, out_channels=1), train=True)[0]
-    assert x.mean() == -1 and y.mean() == 1 and y.shape == (1, 64, 64)
 
 
 def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
@@ -228,8 +212,7 @@ def test_bad_data_is_refused_at_the_start(data):
 
 def test_orphans_stop_training_and_are_listed(tmp_path):
     for path in ("A/1", "A/2", "B/2"):
-        (tmp_path / "train" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "train" / f"{path}.png")
+        write_pair(tmp_path / "train" / f"{path}.png")
     with pytest.raises(ValueError, match="without a partner .*: 1: .*1.png"):
         load_data(replace(Config(), data_root=tmp_path))
 
@@ -243,19 +226,17 @@ def test_n_val_takes_pairs_evenly_and_zero_takes_all(tmp_path):
     assert len(load_data(replace(Config(), data_root=tmp_path, n_val=0))[1]) == 10
 
 
-def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, monkeypatch, capsys):
+def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, capsys):
     for i in range(4):
         for side in "AB":
-            (tmp_path / "mine" / "train" / side).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (20, 10)).save(tmp_path / "mine" / "train" / side / f"{i}.png")
+            write_pair(tmp_path / "mine" / "train" / side / f"{i}.png", 20, 10)
     (tmp_path / "mine" / "train" / "A" / "orphan.png").write_bytes(b"x")
     (tmp_path / "mine" / "train" / "B" / "2.png").write_bytes(b"broken")
-    monkeypatch.chdir(tmp_path)
     cfg = replace(Config(), data_root=tmp_path / "mine", direction="BtoA")
     assert check(cfg) == 2
     shown = capsys.readouterr().out
     assert "20×10 A and B" in shown and "orphan.png" in shown and "2.png is no PNG" in shown and "problems: 2" in shown
-    assert Image.open(tmp_path / "preview_mine.png").width == 2 * 256 + 3 * 4
+    assert Image.open("preview_mine.png").width == 2 * 256 + 3 * 4
 
 
 def photos(folder, n, size):
@@ -265,40 +246,34 @@ def photos(folder, n, size):
 
 
 @pytest.mark.parametrize("size", [(96, 96), (72, 96)])
-def test_plain_photos_are_not_cut_in_half(tmp_path, monkeypatch, capsys, size):
+def test_plain_photos_are_not_cut_in_half(tmp_path, capsys, size):
     photos(tmp_path / "mine", 9, size)
     photos(tmp_path / "mine", 2, (96, 48))
     cfg = replace(Config(), data_root=tmp_path / "mine", seed=1)
     with pytest.raises(ValueError, match="files are not wider than high, such as .*: they do not look like two images "
                                          "side by side. Put the two sides into folders A and B"):
         load_data(cfg)
-    monkeypatch.chdir(tmp_path)
     assert check(cfg) == 2
     assert "problem: " in (shown := capsys.readouterr().out) and "not wider than high" in shown
 
 
-def test_a_few_plain_photos_among_pairs_are_named(tmp_path, monkeypatch, capsys):
+def test_a_few_plain_photos_among_pairs_are_named(tmp_path, capsys):
     photos(tmp_path / "mine" / "train", 7, (96, 48))
     photos(tmp_path / "mine" / "train", 1, (48, 48))
     photos(tmp_path / "mine" / "val", 1, (96, 48))
     cfg = replace(Config(), data_root=tmp_path / "mine")
     load_data(cfg)
-    monkeypatch.chdir(tmp_path)
     assert check(cfg) == 0
     assert capsys.readouterr().out.count("1 of 8 files are not wider than high, such as ") == 2
 
 
-@pytest.mark.parametrize("size", [(512, 256), (1200, 600), (864, 288), (800, 600)])
-def test_halves_in_portrait_are_pairs_too(tmp_path, size, capsys):
-    photos(tmp_path, 4, size)
-    load_data(replace(Config(), data_root=tmp_path))
-    assert "not wider than high" not in capsys.readouterr().out
-
-
-def test_a_name_can_vouch_for_side_by_side_files_of_narrow_halves(tmp_path):
+@pytest.mark.parametrize(("size", "end"), [((512, 256), ""), ((1200, 600), ""), ((864, 288), ""), ((800, 600), ""),
+                                           ((60, 80), "_AB")])  # a name can vouch for narrow halves
+def test_halves_in_portrait_are_pairs_too(tmp_path, size, end, capsys):
     for i in range(4):
-        write_pair(tmp_path / f"{i}_AB.png", 60, 80, seed=i)
+        write_pair(tmp_path / f"{i}{end}.png", *size, seed=i)
     assert sum(map(len, load_data(replace(Config(), data_root=tmp_path)))) == 4
+    assert "not wider than high" not in capsys.readouterr().out
 
 
 def indices(top=18, void=None):
@@ -314,14 +289,12 @@ def indices(top=18, void=None):
     (indices(1).astype(np.uint8) * 255, False), ((indices(1) * 100 + 155).astype(np.uint8), False),
 ])
 def test_class_indices_and_depth_that_would_be_near_black_are_named_once_a_side(
-        tmp_path, monkeypatch, capsys, array, dark):
+        tmp_path, capsys, array, dark):
     for split in ("train", "val"):
         for i in range(3):
-            for side in "AB":
-                (tmp_path / "mine" / split / side).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(tmp_path / "mine" / split / "B" / f"{i}.png")
             write_pair(tmp_path / "mine" / split / "A" / f"{i}.png", 64, 64, seed=i)
-    monkeypatch.chdir(tmp_path)
+            (tmp_path / "mine" / split / "B").mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "mine" / split / "B" / f"{i}.png")
     cfg = replace(Config(), data_root=tmp_path / "mine")
     for look in (load_data, check):
         look(cfg)
@@ -329,14 +302,12 @@ def test_class_indices_and_depth_that_would_be_near_black_are_named_once_a_side(
         assert shown.count("side B uses less than a tenth of its range") == dark and "side A" not in shown
 
 
-def test_files_of_several_pages_or_frames_are_named(tmp_path, monkeypatch, capsys):
-    frames = [Image.new("RGB", (96, 48), colour) for colour in ("red", "blue")]
-    for name in ("1.png", "2.webp", "3.tif"):
-        (tmp_path / "mine" / "train").mkdir(parents=True, exist_ok=True)
-        frames[0].save(tmp_path / "mine" / "train" / name, save_all=True, append_images=frames[1:])
+def test_files_of_several_pages_or_frames_are_named(tmp_path, capsys):
     for i, name in enumerate(("train/4.jpg", "train/5.tif", "train/6.png", "train/7.webp", "val/1.png")):
         write_pair(tmp_path / "mine" / name, seed=i)
-    monkeypatch.chdir(tmp_path)
+    frames = [Image.new("RGB", (96, 48), colour) for colour in ("red", "blue")]
+    for name in ("1.png", "2.webp", "3.tif"):
+        frames[0].save(tmp_path / "mine" / "train" / name, save_all=True, append_images=frames[1:])
     for look in (load_data, check):
         look(replace(Config(), data_root=tmp_path / "mine"))
         assert "3 of 7 pairs hold files of several pages or frames" in capsys.readouterr().out
@@ -354,23 +325,9 @@ def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, f
     assert len(train) + len(val) == 4
 
 
-@pytest.mark.slow
-def test_the_command_checks_a_folder(data, tmp_path):
-    command = [sys.executable, Path(dataset.__file__).with_name("check.py"), data]
-    command += ["--crop-size", "64", "--load-size", "72"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0 and "problems: 0" in run.stdout and (tmp_path / "preview_data.png").exists(), run.stderr
-
-
 def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     """Maps, 1200×600: a quarter of the pixels; the halves keep apart, and labels are never averaged."""
-    rng = np.random.default_rng(0)
-    coarse = [Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((600, 600)) for _ in "AB"]
-    whole = Image.new("RGB", (1200, 600))
-    whole.paste(coarse[0], (0, 0))
-    whole.paste(coarse[1], (600, 0))
-    path = tmp_path / "a.jpg"
-    whole.save(path, quality=95)
+    path = write_pair(tmp_path / "a.jpg", 1200, 600)
     a, b = read_pair((path,), 3, 3, side=286)
     assert a.shape == b.shape == (300, 300, 3)
     assert read_pair((path,), 3, 3, side=301)[0].shape == (600, 600, 3) == read_pair((path,), 3, 3)[0].shape
@@ -387,17 +344,12 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     assert sizes == [286, 0, 0]  # what is scored, and label maps, are decoded whole
 
 
-def test_a_width_that_a_fraction_would_cut_is_decoded_whole(tmp_path):
-    """Halves of 603 pixels: at 1/2, the middle column would belong to both."""
-    Image.new("RGB", (1206, 600)).save(tmp_path / "a.jpg")
-    assert read_pair((tmp_path / "a.jpg",), 3, 3, side=200)[0].shape == (600, 603, 3)
-
-
-def test_two_files_of_different_sizes_are_refused_though_their_fractions_agree(tmp_path):
-    Image.new("RGB", (600, 600)).save(tmp_path / "a.jpg")
-    Image.new("RGB", (1200, 1200)).save(tmp_path / "b.jpg")
+def test_fractions_neither_cut_a_column_nor_hide_different_sizes(tmp_path):
+    odd = write_pair(tmp_path / "odd.jpg", 1206, 600)  # at 1/2, the middle column would belong to both halves
+    assert read_pair((odd,), 3, 3, side=200)[0].shape == (600, 603, 3)
+    pair = write_pair(tmp_path / "a.jpg", 600, 600), write_pair(tmp_path / "b.jpg", 1200, 1200)
     with pytest.raises(DataError, match="a pair must be of one size"):
-        read_pair((tmp_path / "a.jpg", tmp_path / "b.jpg"), 3, 3, side=286)
+        read_pair(pair, 3, 3, side=286)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -427,13 +379,10 @@ def test_bytes_travel_and_become_what_the_items_are(data):
 
 
 def test_a_batch_may_mix_8_and_16_bits(tmp_path):
-    for name, array in (("a", np.full((64, 64), 51, np.uint8)), ("b", np.full((64, 64), 51 * 257, np.uint16))):
-        for side in "AB":
-            (tmp_path / side).mkdir(exist_ok=True)
-            Image.fromarray(array).save(tmp_path / side / f"{name}.png")
-    pairs = [(tmp_path / "A" / f"{name}.png", tmp_path / "B" / f"{name}.png") for name in "ab"]
+    Image.fromarray(np.full((64, 64), 51, np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray(np.full((64, 64), 51 * 257, np.uint16)).save(tmp_path / "16.png")
     cfg = replace(JITTER, batch_size=2, num_workers=0)
-    mixed = paired(pairs, cfg)
+    mixed = paired([(tmp_path / name,) * 2 for name in ("8.png", "16.png")], cfg)
     with loaders(mixed, mixed, cfg, Ranks()) as (batches, _):
         (x, y), = batches
     torch.testing.assert_close(x, torch.full((2, 3, 64, 64), 51 / 127.5 - 1), rtol=0, atol=1e-4)

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,12 @@ def test_the_same_seed_draws_the_same_pairs(tmp_path):
     assert content("a") == content("b") and len(set(content("a") + content("c"))) == 6
 
 
-def test_it_is_a_data_set_of_side_by_side_pairs(tmp_path):
-    demo.draw(tmp_path / "demo", n_train=3, n_val=1)
-    found = find_pairs(tmp_path / "demo")
-    assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 3, "val": 1}
-    assert Image.open(found.splits["train"][0][0]).size == (512, 256)
-
-
-def test_it_is_drawn_when_it_is_absent(monkeypatch):
-    monkeypatch.setattr(demo, "draw", lambda root, draw=demo.draw: draw(root, n_train=2, n_val=1))
+def test_a_data_set_of_side_by_side_pairs_is_drawn_when_it_is_absent(monkeypatch):
+    monkeypatch.setattr(demo, "draw", partial(demo.draw, n_train=3, n_val=1))
     ensure_dataset(Path("data/demo"))
-    assert len(find_pairs(Path("data/demo")).splits["train"]) == 2
+    splits = find_pairs(Path("data/demo")).splits
+    assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 3, "val": 1}
+    assert Image.open(splits["train"][0][0]).size == (512, 256)
 
 
 def test_labels_are_flat_and_photos_are_not():

@@ -56,20 +56,14 @@ def refused(server, tmp_path, message):
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_missing_images_leave_nothing_that_looks_complete(server, tmp_path):
-    archive(server[0] / "facades.tar.gz", facades(train=399))
+def test_missing_images_a_cut_archive_and_a_connection_that_ends_early_leave_nothing(server, tmp_path, monkeypatch):
+    file = server[0] / "facades.tar.gz"
+    archive(file, facades(train=399))
     refused(server, tmp_path, "399 images in facades/train instead of 400")
-
-
-def test_a_cut_archive_leaves_nothing(server, tmp_path):
-    archive(server[0] / "facades.tar.gz", facades())
-    whole = (server[0] / "facades.tar.gz").read_bytes()
-    (server[0] / "facades.tar.gz").write_bytes(whole[: len(whole) // 2])
+    archive(file, facades())
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     refused(server, tmp_path, "could not fetch facades")
-
-
-def test_a_connection_that_ends_early_leaves_nothing(server, tmp_path, monkeypatch):
-    archive(server[0] / "facades.tar.gz", facades())
+    archive(file, facades())
     monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", lambda self, source, out: out.write(source.read(100)))
     refused(server, tmp_path, "ended after 100 of")
 

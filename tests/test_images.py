@@ -21,43 +21,30 @@ def test_every_format_keeps_its_colours(tmp_path, suffix, mode):
     assert np.abs(array.astype(int) - colour).max() <= 6  # JPEG and WebP are lossy
 
 
-def test_transparent_pixels_become_white_not_their_hidden_black(tmp_path):
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert (opened(tmp_path / "a.png") == 255).all()
-    Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "la.png")
-    assert (opened(tmp_path / "la.png", 1) == 255).all()
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([0, 0, 0, 255, 0, 0])
-    palette.save(tmp_path / "p.png", transparency=1)
-    assert (opened(tmp_path / "p.png") == 255).all()
+@pytest.mark.parametrize(("mode", "value", "suffix", "channels"), [
+    ("RGBA", (0, 0, 0, 0), "png", 3), ("LA", (0, 0), "png", 1),  # white, not the hidden black
+    ("CMYK", (0, 0, 0, 0), "tif", 3), ("1", 1, "png", 3)])
+def test_transparent_pixels_and_other_kinds_of_white_become_white(tmp_path, mode, value, suffix, channels):
+    Image.new(mode, (4, 4), value).save(tmp_path / f"a.{suffix}")
+    assert (opened(tmp_path / f"a.{suffix}", channels) == 255).all()
 
 
-def test_palette_indices_become_their_colours(tmp_path):
+def test_palette_indices_become_their_colours_and_transparent_ones_white(tmp_path):
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 200, 30])
-    palette.save(tmp_path / "a.png")
-    assert (opened(tmp_path / "a.png") == (10, 200, 30)).all()
-
-
-def test_other_colour_spaces_are_converted(tmp_path):
-    Image.new("CMYK", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.tif")
-    assert (opened(tmp_path / "a.tif") == 255).all()
-    Image.new("1", (4, 4), 1).save(tmp_path / "b.png")
-    assert (opened(tmp_path / "b.png") == 255).all()
+    for options, colour in (({}, (10, 200, 30)), ({"transparency": 1}, (255, 255, 255))):
+        palette.save(tmp_path / "a.png", **options)
+        assert (opened(tmp_path / "a.png") == colour).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_gray_keeps_range_and_precision(tmp_path, suffix):
+def test_16_bits_keep_range_and_precision(tmp_path, suffix):
     values = np.array([[0, 1, 32768, 65535]], np.uint16)
     cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
     array = opened(tmp_path / f"a.{suffix}", 1)
     assert array.dtype == np.float32
     np.testing.assert_allclose(array[..., 0], values / 65535, atol=1e-7)
     assert opened(tmp_path / f"a.{suffix}", 3).shape == (1, 4, 3)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_colour_keeps_range_and_precision(tmp_path, suffix):
     blue = np.arange(16, dtype=np.uint16).reshape(4, 4) + 10_000  # 16 values, of which 8 bits would keep one
     values = np.dstack([blue, np.full_like(blue, 30_000), np.full_like(blue, 50_000)])  # BGR
     cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
@@ -78,12 +65,10 @@ def test_16_bit_transparency_is_laid_over_white(tmp_path):
 
 
 def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):
-    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match="32-bit values of unknown range"):
-        opened(tmp_path / "a.tif")
-    Image.fromarray(np.full((4, 4), 200, np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(DataError, match="32-bit values of unknown range"):
-        opened(tmp_path / "b.tif")
+    for dtype in (np.float32, np.int32):
+        Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "a.tif")
+        with pytest.raises(DataError, match="32-bit values of unknown range"):
+            opened(tmp_path / "a.tif")
 
 
 def test_colour_becomes_gray_by_luminance_where_one_channel_is_wanted(tmp_path):
