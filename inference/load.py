@@ -39,7 +39,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
         if "held_out" in saved:
             gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path} holds no generator that this program knows: {textwrap.shorten(str(error), 300)}") from error
+        reason = textwrap.shorten(str(error), 300)
+        raise UserError(f"{path} holds no generator that this program knows: {reason}") from error
     if {gen.in_channels, gen.out_channels} - {1, 3}:
         raise UserError(f"{path} translates {gen.in_channels} channels to {gen.out_channels}; "
                          "images have 1 or 3")
