@@ -206,15 +206,11 @@ def main() -> int | None:
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
-    if opts.tile % gen.crop_size or opts.tile < 0:
-        raise UserError(f"tile must be a multiple of the network's crop_size, {gen.crop_size}; it is {opts.tile}")
     if opts.export:
         return export(gen, opts.export, opts.norm, opts.checkpoint)
     if not opts.input or not opts.output:
         raise UserError("--input and --output are needed, or --export")
     prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
-    if opts.tile and opts.resize:
-        raise UserError("--tile and --resize exclude each other")
     jobs = find_jobs(opts.input, opts.output, opts.ending)
     lossy = any(output.suffix.lower() in (".jpg", ".jpeg", ".webp") for _, output in jobs)
     if lossy and gen.trained.get("label_side") in ("both", str(gen.trained.get("direction"))[-1]):

@@ -5,6 +5,7 @@ the order LeakyReLU, convolution, norm, the next block, ReLU, transposed convolu
 activation and no norm in front, the innermost no norm behind its convolution, which shifts their numbers.
 """
 
+import textwrap
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from generator import Generator
 from runtime.checkpoint import GENERATOR, load_tensors
 from utils import UserError
 
-NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches, new in PyTorch 0.4.1, has no use
 
 
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
@@ -38,7 +39,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
         if "held_out" in saved:
             gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path} holds no generator that this program knows: {error}") from error
+        reason = textwrap.shorten(str(error), 300)
+        raise UserError(f"{path} holds no generator that this program knows: {reason}") from error
     if {gen.in_channels, gen.out_channels} - {1, 3}:
         raise UserError(f"{path} translates {gen.in_channels} channels to {gen.out_channels}; "
                          "images have 1 or 3")
@@ -71,14 +73,12 @@ def is_published(saved: dict) -> bool:
 
 def from_published(saved: dict[str, Tensor]) -> Generator:
     """The generator whose weights these are. On another layout, raises ValueError with the first keys that differ."""
-    theirs = {key.removeprefix("module."): value for key, value in saved.items()}
+    theirs = {key.removeprefix("module."): value for key, value in saved.items()
+              if not key.endswith("num_batches_tracked")}
     depth, block = 2, "model.model.1"
     while f"{block}.model.5.weight" in theirs:
         depth, block = depth + 1, f"{block}.model.3"
     keys = published_keys(depth)
-    for ours, key in keys.items():  # releases before PyTorch 0.4.1 did not count batches
-        if ours.endswith("num_batches_tracked") and key.replace("num_batches_tracked", "running_var") in theirs:
-            theirs.setdefault(key, theirs[key.replace("num_batches_tracked", "running_var")].new_zeros(()).long())
     differ = sorted(set(keys.values()) ^ set(theirs))
     if differ or depth < 4:
         raise UserError(f"these are no weights of a published BatchNorm U-Net; the first keys that differ: "
@@ -88,8 +88,5 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
     gen = Generator(in_channels, out_channels, ngf, 2**depth)
     for i, block in enumerate(gen.decoder):  # that release starts dropout one block later, and ends it at 8·ngf
         block[3].p = 0.5 if 1 <= i <= depth - 5 else 0.0
-    try:
-        gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
-    except RuntimeError as error:
-        raise UserError(f"these are no weights of a published U-Net: {str(error).splitlines()[1].strip()}") from error
+    gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
     return gen

@@ -67,10 +67,16 @@ class Perceptual:
                 metric.update(real, real=True)
 
     def compute(self) -> dict[str, float]:
-        if "kid" in self.metrics:
-            self.metrics["kid"].subset_size = min(50, self.n)
-        return {name: (metric.compute()[0] if name == "kid" else metric.compute()).item()
-                for name, metric in self.metrics.items()}
+        scores = {}
+        for name, metric in self.metrics.items():
+            if name != "lpips" and self.n < 2:
+                say(f"no {name}: it needs two images or more")
+                continue
+            if name == "kid":
+                metric.subset_size = min(50, self.n)
+            value = metric.compute()
+            scores[name] = (value[0] if name == "kid" else value).item()
+        return scores
 
 
 # The 19 classes that Cityscapes evaluates, then the colours of its void classes, which are not scored. Void "pole

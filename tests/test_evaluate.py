@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from dataset import PairedImages, load_data
 from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
 from inference.load import load_generator
-from inference.metrics import CITYSCAPES, FACADES, LabelScores, image_scores, load_palette, summary
+from inference.metrics import CITYSCAPES, FACADES, LabelScores, Perceptual, image_scores, load_palette, summary
 from runtime.console import run_main
 from train import train
 from utils import DataError
@@ -111,6 +110,10 @@ def options(cfg, **changes):
     return replace(Evaluate(cfg.out_dir / "gen.pth.tar", cfg.data_root, device="cpu", num_workers=0), **changes)
 
 
+def scored(opts):
+    return load_pairs(opts, load_generator(opts.checkpoint))[0]
+
+
 def test_l1_of_the_evaluation_is_the_one_that_training_logs(trained, end_of):
     opts = options(trained)
     gen = load_generator(opts.checkpoint)
@@ -134,9 +137,8 @@ def test_the_held_out_tenth_is_the_one_that_training_held_out(small, tmp_path):
         write_pair(tmp_path / "flat" / f"{i}.png", seed=i)
     cfg = small(data_root=tmp_path / "flat", seed=5, n_epochs=1)
     train(cfg)
-    opts = options(cfg)
     held_out = {pair[0].name for pair in load_data(cfg)[1].pairs}
-    assert {pair[0].name for pair in load_pairs(opts, load_generator(opts.checkpoint))[0].pairs} == held_out
+    assert {pair[0].name for pair in scored(options(cfg)).pairs} == held_out
     assert held_out != {pair[0].name for pair in load_data(replace(cfg, seed=0))[1].pairs}
 
 
@@ -153,21 +155,20 @@ def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_gro
     assert held_out < {pair[0].name for pair in load_data(cfg)[1].pairs}
     opts = options(cfg, checkpoint=cfg.out_dir / name)
     capsys.readouterr()
-    assert {pair[0].name for pair in load_pairs(opts, load_generator(opts.checkpoint))[0].pairs} == held_out
+    assert {pair[0].name for pair in scored(opts).pairs} == held_out
     assert "may have been trained on" not in capsys.readouterr().out
     saved = torch.load(opts.checkpoint, weights_only=True)
     del saved["held_out"]  # as files were before
     torch.save(saved, opts.checkpoint)
-    load_pairs(opts, load_generator(opts.checkpoint))
+    scored(opts)
     assert "may have been trained on" in capsys.readouterr().out
 
 
 def test_plain_photos_are_not_cut_in_half_to_be_scored(trained, data):
     for path in (data / "val").iterdir():
         write_pair(path, 48, 48)
-    opts = options(trained)
     with pytest.raises(ValueError, match="not wider than high"):
-        load_pairs(opts, load_generator(opts.checkpoint))
+        scored(options(trained))
 
 
 def test_label_maps_are_not_blended_before_they_are_scored(trained, data):
@@ -175,9 +176,8 @@ def test_label_maps_are_not_blended_before_they_are_scored(trained, data):
     labels[:, 33:] = (0, 48, 255)
     for i in range(2):
         write_pair(data / "val" / f"{i}.png", left=labels, right=labels)
-    opts = options(trained, palette="facades")
-    scored, _ = load_pairs(opts, load_generator(opts.checkpoint))
-    assert len(scored[0][1].flatten(1).unique(dim=1).T) == 2 < len(scored[0][0].flatten(1).unique(dim=1).T)
+    x, y = scored(options(trained, palette="facades"))[0]
+    assert len(y.flatten(1).unique(dim=1).T) == 2 < len(x.flatten(1).unique(dim=1).T)
 
 
 def test_metrics_json_is_json_even_where_a_score_is_infinite():
@@ -272,10 +272,31 @@ def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatc
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    perceptual = evaluate_module.Perceptual(torch.device("cpu"))
+    perceptual = Perceptual(torch.device("cpu"))
     perceptual.update(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64))
     assert perceptual.compute().keys() == perceptual.metrics.keys()
     assert "no lpips: its network cannot be had here" in capsys.readouterr().out
+
+
+def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class Mean(torch.nn.Module):
+        num_features = 3
+
+        def forward(self, x):
+            return x.float().mean((2, 3))
+
+    perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
+    perceptual.n = 0
+    perceptual.metrics = {"fid": FrechetInceptionDistance(Mean(), normalize=True, input_img_size=(3, 64, 64)),
+                          "kid": KernelInceptionDistance(Mean(), normalize=True)}
+    perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
+    assert perceptual.compute() == {}
+    assert "no fid: it needs two images or more\nno kid: it needs" in capsys.readouterr().out
+    perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
+    assert all(map(math.isfinite, perceptual.compute().values())) and len(perceptual.compute()) == 2
 
 
 def test_the_table_names_metrics_and_columns():
@@ -309,16 +330,11 @@ def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeyp
         evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
 
 
-@pytest.mark.slow
-def test_the_command_writes_metrics_and_a_sheet(trained):
-    script, checkpoint = Path(evaluate_module.__file__), trained.out_dir / "gen.pth.tar"
-    flags = ["--checkpoint", checkpoint, "--data-root", trained.data_root, "--baseline", "identity"]
-    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    folder = trained.out_dir / "evaluation_val"
+def test_the_command_writes_metrics_and_a_sheet(call):
+    status, said, (folder,) = call("--baseline", "identity")
     report = json.loads((folder / "metrics.json").read_text())
     assert report["n"] == 2 and report["scores"].keys() == {"output", "identity"} and len(report["l1_of_each"]) == 2
-    assert "N = 2" in done.stdout and (folder / "sheet.png").exists()
+    assert status == 0 and "N = 2" in said and (folder / "sheet.png").exists()
 
 
 def test_training_scores_on_request_and_keeps_the_best_generator(small, end_of):
