@@ -172,12 +172,15 @@ def test_writing_can_be_handed_to_another_thread(small, logger_of):
     assert (small().out_dir / "log.csv").read_text().count("\n") == 2  # as the history was then
 
 
-def test_an_epoch_is_finished_once():
+def test_the_log_averages_the_losses_of_all_processes_once():
     """Asked again, after an error in validation, the processes must not be added up twice."""
-    class Counting(Ranks):
+    class Two(Ranks):
         def all_reduce(self, values, op="sum"):
-            return [2 * value for value in values]
+            return [a + b for a, b in zip(values, [6.0] * 4 + [2], strict=True)]  # the other one: two images of loss 3
 
-    meter = meter_of(1, 1, 2, Counting(world=2))
-    meter.add(torch.ones(4), 1)
-    assert meter.progress() == meter.progress() and meter.means() == dict.fromkeys(LOSSES, 1.0)
+    meter = meter_of(1, 1, 4, Two(world=2))
+    for _ in range(2):
+        meter.add(torch.ones(4), 1)
+    progress = meter.progress()
+    assert progress.images == 4 and progress.sums == [8.0] * 4 and progress == meter.progress()
+    assert meter.means() == dict.fromkeys(LOSSES, 2.0)
