@@ -20,7 +20,6 @@ from generator import Generator
 from pairs.download import ensure_dataset
 from pairs.loading import EpochSampler
 from runtime.checkpoint import load_tensors
-from runtime.devices import choose_device
 from runtime.distributed import Ranks
 from runtime.signals import Stop
 from train import bce, train
@@ -97,17 +96,6 @@ def test_a_signal_between_two_batches_ends_the_epoch_before_the_next():
             seen.append(batch)
             stop.signal = 2 if batch == 2 else 0
     assert seen == [1, 2] and stopped.value.number == 2
-
-
-def test_each_process_takes_a_device_of_its_own(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device("cpu").type == "cpu"
-    with pytest.raises(ValueError, match="device must be cuda or auto, not cuda:0"):
-        choose_device("cuda:0")
-    if torch.cuda.device_count() < 2:
-        with pytest.raises(ValueError, match="'cuda:1' cannot be used"):
-            choose_device("cuda")
 
 
 def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch):

@@ -166,12 +166,6 @@ def test_files_that_are_broken_from_the_start_are_skipped_too(small, data, cache
         train(small("none", cache=cache, skip_unreadable=True))
 
 
-def test_without_that_request_they_stop_the_run(small, data, at_step):
-    at_step(13, lambda losses: (data / "train" / "1.png").write_bytes(b"broken") and losses)
-    with pytest.raises(DataError, match="1.png is no PNG"):
-        train(small(n_epochs=4))
-
-
 def test_when_nothing_is_left_to_train_on_the_run_ends(small, data, at_step):
     def breaks(losses):
         for path in (data / "train").iterdir():

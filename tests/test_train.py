@@ -231,14 +231,14 @@ def test_the_log_holds_the_means_of_the_steps_and_the_speed(small, on_steps):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(batch_size=4, precision="bf16")])
-def test_two_epochs_and_two_more_equal_four(small, same, end_of, changes):
+def test_one_epoch_and_two_more_equal_three(small, same, end_of, changes):
     """Weights, both optimisers, the scaler, the rate, dropout, the data's order and jitter, the log."""
-    straight, halves = small("straight", n_epochs=3, n_epochs_decay=1, **changes), small("halves", **changes)
+    straight, parts = (small(name, n_epochs_decay=1, **changes) for name in ("straight", "parts"))
     train(straight)
-    train(halves)
-    train(small("halves", n_epochs=3, n_epochs_decay=1, resume=True, **changes))
-    assert same(end_of(straight), end_of(halves))
-    assert (straight.out_dir / "log.csv").read_text().count("\n") == 5
+    train(replace(parts, n_epochs=1, n_epochs_decay=0))
+    train(replace(parts, resume=True))
+    assert same(end_of(straight), end_of(parts))
+    assert (parts.out_dir / "log.csv").read_text().count("\n") == 4
 
 
 def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, end_of, undisturbed):
@@ -389,11 +389,14 @@ def test_test_images_are_never_trained_on(data, small, monkeypatch):
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(small):
-    train(small())
-    before = {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+    def held():
+        return {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+
+    train(small(n_epochs=1))
+    before = held()
     with pytest.raises(ValueError, match="--resume.*--out-dir"):
         train(small())
-    assert before == {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+    assert before == held()
 
 
 def test_bad_data_leaves_no_run_folder(small, tmp_path):
@@ -479,10 +482,11 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
     monkeypatch.setattr(checkpoint, "save_run", late)
     monkeypatch.setattr(checkpoint, "save_generator", late_best)
     train(small("two", n_epochs=2, eval_every=1))
-    one, two = small("one").out_dir, small("two").out_dir
-    assert end_of(small("two"))["epoch"] == 1 and same(end_of(small("one")), end_of(small("two")))
-    best, last = load_tensors(two / "best.pth.tar"), load_tensors(one / "gen.pth.tar")
-    assert best["epoch"] == 1 and same(best["state_dict"], last["state_dict"])
+    one, two = end_of(small("one")), end_of(small("two"))
+    assert len(one.pop("history")) == len(two.pop("history")) == 1  # in which an MS-SSIM is NaN: the images are small
+    assert two["epoch"] == 1 and same(one, two)
+    best = load_tensors(small("two").out_dir / "best.pth.tar")
+    assert best["epoch"] == 1 and same(best["state_dict"], one["state"]["gen"])
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
