@@ -1,7 +1,12 @@
 """Small data sets and small runs, on the CPU, without a network."""
 
+import itertools
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 # Networks this small gain nothing from threads, which stall each other when the machine is busy.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -30,6 +35,34 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+ROOT = Path(train_module.__file__).parent
+
+
+def launch(*args, **options):
+    """A process of Python with these words, a group of its own, whose output is read."""
+    return subprocess.Popen([sys.executable, *map(str, args)], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def children_of(pid):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(path.parent.name))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def wait_until(condition, running, seconds=60):
+    """Returns once `condition()` holds; fails when it does not in time, or the process ends first."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert running() and time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path_factory, monkeypatch):
     """No test minds where the suite is started, nor finds there what a run left."""
@@ -48,29 +81,28 @@ def fresh_state(cfg, dtype=torch.float32):
     return train_module.make_state(cfg, cpu, dtype, choose_levers(cfg, cpu, dtype))
 
 
-@pytest.fixture
-def data(tmp_path):
+def make_data(folder):
     """A folder with six training and two validation pairs."""
-    for i in range(6):
-        write_pair(tmp_path / "data" / "train" / f"{i}.png", seed=i)
-    for i in range(2):
-        write_pair(tmp_path / "data" / "val" / f"{i}.png", seed=100 + i)
-    return tmp_path / "data"
+    for split, n, seed in (("train", 6, 0), ("val", 2, 100)):
+        for i in range(n):
+            write_pair(folder / split / f"{i}.png", seed=seed + i)
+    return folder
 
 
-@pytest.fixture
-def small(data, tmp_path):
-    """Makes configurations of runs that take a second."""
-
-    def make(name="run", **changes):
-        defaults = dict(data_root=data, out_dir=tmp_path / name, ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=2,
-                        n_epochs_decay=0, num_workers=0, precision="fp32", device="cpu", n_examples=2)
-        return replace(Config(), **{**defaults, **changes})
-
-    return make
+def settings(data, out_dir, **changes):
+    defaults = dict(data_root=data, out_dir=out_dir, ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=2,
+                    n_epochs_decay=0, num_workers=0, precision="fp32", device="cpu", n_examples=2)
+    return replace(Config(), **{**defaults, **changes})
 
 
-@pytest.fixture
+def flags(data, out_dir, **changes):
+    """The same, for a command line."""
+    plain = settings(data, out_dir, **changes).plain()
+    return [f"--{name.replace('_', '-')}={value}" for name, value in plain.items()
+            if type(value) is not bool and value not in (None, "")]
+
+
+@pytest.fixture(scope="session")
 def end_of():
     """The weights, optimisers, scaler, position and losses that a run left, without its times."""
 
@@ -81,6 +113,26 @@ def end_of():
         return {k: v for k, v in saved.items() if k not in ("config", "seconds")}
 
     return read
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_data(tmp_path / "data")
+
+
+@pytest.fixture
+def small(data, tmp_path):
+    """Makes configurations of runs that take a second."""
+    return lambda name="run", **changes: replace(settings(data, tmp_path / name), **changes)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, end_of):
+    """The end of a run with the settings of `small`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    cfg = settings(make_data(folder / "data"), folder / "run")
+    train_module.train(cfg)
+    return end_of(cfg)
 
 
 @pytest.fixture
@@ -98,17 +150,29 @@ def same():
 
 
 @pytest.fixture
-def at_step(monkeypatch):
-    """Calls `act(losses)` after the n-th training step from now on; what it returns replaces the losses."""
+def on_steps(monkeypatch):
+    """Calls `look(losses, state, x, y, …)` after each training step from now on; a tensor it returns replaces them."""
+
+    def install(look):
+        step = train_module.train_step
+
+        def looked_at(*args, **options):
+            losses = step(*args, **options)
+            found = look(losses, *args, **options)
+            return found if isinstance(found, torch.Tensor) else losses
+
+        monkeypatch.setattr(train_module, "train_step", looked_at)
+
+    return install
+
+
+@pytest.fixture
+def at_step(on_steps):
+    """Calls `act(losses)` after the n-th training step from now on; a tensor from it replaces the losses."""
 
     def install(n, act):
-        step, count = train_module.train_step, iter(range(1, 10**6))
-
-        def counted(*args, **options):
-            losses = step(*args, **options)
-            return act(losses) if next(count) == n else losses
-
-        monkeypatch.setattr(train_module, "train_step", counted)
+        count = itertools.count(1)
+        on_steps(lambda losses, *_, **__: act(losses) if next(count) == n else None)
 
     return install
 

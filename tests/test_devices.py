@@ -64,6 +64,8 @@ def test_each_process_gets_the_device_of_its_number_and_a_missing_one_is_named(m
     for rank in (0, 1):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert devices.choose_device("auto") == torch.device("cuda", rank)
+    with pytest.raises(UserError, match="device must be cuda or auto, not cuda:0"):
+        devices.choose_device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="'cuda:2' cannot be used: CUDA error: invalid device ordinal"):
         devices.choose_device("auto")

@@ -1,11 +1,10 @@
+import contextlib
 import copy
 import csv
 import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,30 +12,24 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import fresh_state, write_pair
+from conftest import ROOT, children_of, flags, fresh_state, launch, make_data, wait_until, write_pair
 from torch import nn
 
 import train as train_module
 from generator import Generator
 from pairs.download import ensure_dataset
 from pairs.loading import EpochSampler
-from runtime.checkpoint import Progress, load_tensors
-from runtime.devices import choose_device
+from runtime.checkpoint import load_tensors
 from runtime.distributed import Ranks
-from runtime.logger import Meter
 from runtime.signals import Stop
 from train import bce, train
 from utils import DataError, Stopped
 
-ROOT = Path(__file__).parents[1]
-SMALL = ["--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72", "--num-workers", "0", "--precision",
-         "fp32", "--device", "cpu", "--n-examples", "2"]
+linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
 
 
 def torchrun(*args, n=2, launcher=("--standalone",)):
-    command = [sys.executable, "-m", "torch.distributed.run", *launcher, "--nproc-per-node", n, *args]
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, start_new_session=True)
+    return launch("-m", "torch.distributed.run", *launcher, "--nproc-per-node", n, *args, cwd=ROOT)
 
 
 def finish(process, timeout=120):
@@ -53,25 +46,27 @@ def weights(run):
     return load_tensors(run / "checkpoint.pth.tar", "pix2pix checkpoint")["state"]
 
 
-def wait_until(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.02)
-
-
 def ranks_of(process):
     """The process ids of the ranks, by rank."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == process.pid:
-                env = dict(item.split("=", 1) for item in (path / "environ").read_text().split("\0") if "=" in item)
-                found[int(env["RANK"])] = int(path.name)
-        except (OSError, KeyError, IndexError):
-            continue
+    for pid in children_of(process.pid):
+        with contextlib.suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            found |= {int(item.removeprefix("RANK=")): pid for item in environment if item.startswith("RANK=")}
     return found
+
+
+@pytest.fixture
+def endless(data, tmp_path):
+    """Starts a run of two processes that would go on for ever, and returns once `file` is in its folder."""
+
+    def start(file, *args, **changes):
+        run = tmp_path / "run"
+        process = torchrun(*(args or ["train.py"]), *flags(data, run, n_epochs=10**5, **changes))
+        wait_until((run / file).exists, lambda: process.poll() is None)
+        return process, run
+
+    return start
 
 
 @pytest.mark.parametrize(("length", "world", "start"), [(10, 2, 0), (11, 2, 0), (11, 4, 0), (11, 3, 4), (5, 4, 4)])
@@ -101,17 +96,6 @@ def test_a_signal_between_two_batches_ends_the_epoch_before_the_next():
             seen.append(batch)
             stop.signal = 2 if batch == 2 else 0
     assert seen == [1, 2] and stopped.value.number == 2
-
-
-def test_each_process_takes_a_device_of_its_own(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device("cpu").type == "cpu"
-    with pytest.raises(ValueError, match="device must be cuda or auto, not cuda:0"):
-        choose_device("cuda:0")
-    if torch.cuda.device_count() < 2:
-        with pytest.raises(ValueError, match="'cuda:1' cannot be used"):
-            choose_device("cuda")
 
 
 def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch):
@@ -190,18 +174,15 @@ def test_replicas_stay_equal_and_average_the_gradients(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_of_one_and_of_two_processes_continue_each_other(data, tmp_path):
+def test_runs_of_one_and_of_two_processes_continue_each_other(small):
     """1 → 2 → 1: the same files, no prefixes, and the log goes on."""
-    run = tmp_path / "run"
-    alone = [sys.executable, "train.py"]
-    first = ["--data-root", data, "--out-dir", run, *SMALL]
-    subprocess.run(list(map(str, [*alone, *first, "--n-epochs", 1])), cwd=ROOT, check=True, capture_output=True)
+    run = small().out_dir
+    train(small(n_epochs=1))
     before = {path.name for path in run.iterdir()}
     status, out, err = finish(torchrun("train.py", "--resume", "--out-dir", run, "--n-epochs", 2))
     assert status == 0, err
     assert "batch 1, processes 2" in out and out.count("epoch 2/2") == 1  # one process prints
-    subprocess.run(list(map(str, [*alone, "--resume", "--out-dir", run, "--n-epochs", 3])), cwd=ROOT, check=True,
-                   capture_output=True)
+    train(small(n_epochs=3, resume=True))
     assert {path.name for path in run.iterdir()} == before
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -212,19 +193,17 @@ def test_runs_of_one_and_of_two_processes_continue_each_other(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_validation_does_not_depend_on_the_number_of_processes(data, tmp_path):
+def test_validation_does_not_depend_on_the_number_of_processes(small, data):
     for i in range(5):
         write_pair(data / "val" / f"more{i}.png", seed=300 + i)
-    rows = []
-    for n in (1, 2):  # a rate so small that nothing is learnt
-        run = tmp_path / f"run{n}"
-        status, _, err = finish(torchrun("train.py", "--data-root", data, "--out-dir", run, *SMALL, "--n-epochs", 1,
-                                         "--lr", 1e-12, "--eval-every", 1, n=n))
-        assert status == 0, err
-        rows.append(next(csv.DictReader((run / "log.csv").read_text().splitlines())))
+    one, two = (small(name, n_epochs=1, lr=1e-12, eval_every=1) for name in ("one", "two"))  # nothing is learnt
+    train(one)
+    status, _, err = finish(torchrun("train.py", *flags(data, two.out_dir, n_epochs=1, lr=1e-12, eval_every=1)))
+    assert status == 0, err
+    alone, together = (load_tensors(cfg.out_dir / "checkpoint.pth.tar")["history"][0] for cfg in (one, two))
     for name in ("val_l1", "val_psnr", "val_ssim"):
-        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), rel=1e-4)
-    grids = [(tmp_path / f"run{n}" / "examples" / "epoch_0001.png").read_bytes() for n in (1, 2)]
+        assert alone[name] == pytest.approx(together[name], rel=1e-4)
+    grids = [(cfg.out_dir / "examples" / "epoch_0001.png").read_bytes() for cfg in (one, two)]
     assert len(grids[0]) == pytest.approx(len(grids[1]), rel=0.01)
 
 
@@ -233,7 +212,7 @@ def test_two_nodes_train_together(data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    nodes = [torchrun("train.py", "--data-root", data, "--out-dir", tmp_path / "run", *SMALL, "--n-epochs", 1, n=1,
+    nodes = [torchrun("train.py", *flags(data, tmp_path / "run", n_epochs=1), n=1,
                       launcher=("--nnodes", 2, "--node-rank", i, "--master-addr", "127.0.0.1", "--master-port", port))
              for i in range(2)]
     ends = [finish(node) for node in nodes]
@@ -242,47 +221,47 @@ def test_two_nodes_train_together(data, tmp_path):
     assert weights(tmp_path / "run").keys() == {"gen", "disc", "opt_g", "opt_d", "scaler"}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, rank, same):
-    """torchrun starts both again; they go on from the last checkpoint and end as if nothing had happened."""
-    common = ["train.py", "--data-root", data, *SMALL, "--num-workers", rank, "--n-epochs", 25]
-    status, _, err = finish(torchrun(*common, "--out-dir", tmp_path / "straight"))
+@pytest.fixture(scope="module")
+def undisturbed_by_two(tmp_path_factory):
+    """The weights at the end of a run of two processes, of ten epochs."""
+    folder = tmp_path_factory.mktemp("two")
+    status, _, err = finish(torchrun("train.py", *flags(make_data(folder / "data"), folder / "run", n_epochs=10)))
     assert status == 0, err
-    run = tmp_path / "killed"
-    process = torchrun("--max-restarts", 2, *common, "--out-dir", run, "--resume")
-    wait_until(lambda: (run / "examples" / "epoch_0004.png").exists(), process)
+    return weights(folder / "run")
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, undisturbed_by_two, rank, same):
+    """torchrun starts both again; they go on from the last checkpoint and end as if nothing had happened."""
+    run = tmp_path / "run"
+    process = torchrun("--max-restarts", 2, "train.py", *flags(data, run, n_epochs=10, num_workers=rank), "--resume")
+    wait_until((run / "examples" / "epoch_0002.png").exists, lambda: process.poll() is None)
     os.kill(ranks_of(process)[rank], signal.SIGKILL)
     status, out, err = finish(process)
     assert status == 0, err
     assert "resuming after epoch" in out
-    assert same(weights(tmp_path / "straight"), weights(run))
+    assert same(undisturbed_by_two, weights(run))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
-def test_a_killed_rank_makes_the_others_leave_within_a_minute(data, tmp_path):
-    run = tmp_path / "run"
-    process = torchrun("train.py", "--data-root", data, *SMALL, "--n-epochs", 100000, "--out-dir", run)
-    wait_until((run / "gen.pth.tar").exists, process)
+@linux
+def test_a_killed_rank_makes_the_others_leave_within_a_minute(endless):
+    process, _ = endless("gen.pth.tar")
     killed = ranks_of(process)
     os.kill(killed[1], signal.SIGKILL)
-    start = time.monotonic()
     status, _, _ = finish(process, timeout=60)
-    assert status != 0 and time.monotonic() - start < 60
+    assert status != 0
     assert not any(Path(f"/proc/{pid}/cwd").exists() for pid in killed.values())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
-@pytest.mark.parametrize("who", ["rank 0", "rank 1", "agent", "all", "dead agent"])
-def test_a_signal_stops_all_after_the_same_step_and_saves(data, tmp_path, who):
+@linux
+@pytest.mark.parametrize("who", ["rank 1", "agent", "all", "dead agent"])
+def test_a_signal_stops_all_after_the_same_step_and_saves(endless, who):
     """Also where a scheduler signals the whole job, so that torchrun's own signals come on top."""
-    run = tmp_path / "run"
-    process = torchrun("train.py", "--data-root", data, *SMALL, "--ngf", 24, "--n-epochs", 100000, "--save-every",
-                       100000, "--out-dir", run)
-    wait_until((run / "examples" / "epoch_0002.png").exists, process)
+    process, run = endless("examples/epoch_0002.png", ngf=24, save_every=10**5)
     ranks = ranks_of(process)
     if "agent" in who or who == "all":
         process.send_signal(signal.SIGKILL if "dead" in who else signal.SIGTERM)
@@ -296,10 +275,8 @@ def test_a_signal_stops_all_after_the_same_step_and_saves(data, tmp_path, who):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_file_that_breaks_on_one_rank_stops_all_and_saves(data, tmp_path, split):
-    run = tmp_path / "run"
-    process = torchrun("train.py", "--data-root", data, *SMALL, "--n-epochs", 100000, "--out-dir", run)
-    wait_until((run / "gen.pth.tar").exists, process)
+def test_a_file_that_breaks_on_one_rank_stops_all_and_saves(data, endless, split):
+    process, _ = endless("gen.pth.tar")
     (data / split / "1.png").write_bytes(b"broken")
     status, out, err = finish(process, timeout=60)
     assert status != 0 and "1.png is no PNG" in err and "--resume continues there" in out, out + err
@@ -307,22 +284,21 @@ def test_a_file_that_breaks_on_one_rank_stops_all_and_saves(data, tmp_path, spli
 
 @pytest.mark.slow
 def test_a_mistake_is_told_once(data, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "gen.pth.tar").write_bytes(b"somebody's")
-    status, out, err = finish(torchrun("train.py", "--data-root", data, *SMALL, "--out-dir", tmp_path / "run"))
+    taken = tmp_path / "run" / "gen.pth.tar"
+    taken.parent.mkdir()
+    taken.write_bytes(b"somebody's")
+    status, out, err = finish(torchrun("train.py", *flags(data, taken.parent)))
     assert status != 0 and err.count("already holds a run") == 1
-    assert (tmp_path / "run" / "gen.pth.tar").read_bytes() == b"somebody's"
+    assert taken.read_bytes() == b"somebody's"
 
 
 @pytest.mark.slow
-def test_a_slow_disk_costs_no_save(data, tmp_path):
-    """The others wait for as long as the main process writes: here three times their patience for one another."""
+@linux
+def test_a_slow_disk_costs_no_save(endless, tmp_path):
+    """The others wait for as long as the main process writes: here twice their patience for one another."""
     script = tmp_path / "slow.py"
     script.write_text(SLOW_DISK.format(root=str(ROOT)))
-    run = tmp_path / "run"
-    process = torchrun(script, "--data-root", data, *SMALL, "--n-epochs", 100000, "--eval-every", 1, "--save-every",
-                       100000, "--out-dir", run)
-    wait_until((run / "examples" / "epoch_0002.png").exists, process)
+    process, run = endless("examples/epoch_0002.png", script, eval_every=1, save_every=10**5)
     os.kill(ranks_of(process)[1], signal.SIGTERM)
     _, out, err = finish(process)
     assert "--resume continues there" in out and "Timed out" not in err and "lost the others" not in err, out + err
@@ -338,7 +314,7 @@ from runtime import checkpoint, distributed
 
 distributed.PATIENCE = timedelta(seconds=2)
 save, best = checkpoint.save_run, checkpoint.save_generator
-checkpoint.save_run = lambda *args: time.sleep(6) or save(*args)
+checkpoint.save_run = lambda *args: time.sleep(4) or save(*args)
 checkpoint.save_generator = lambda *args: time.sleep(3) or best(*args)
 train.run_main(train.main)
 """
@@ -365,15 +341,10 @@ def test_a_frozen_network_is_not_replicated(monkeypatch):
     assert torch.equal(replica(x), net(x))
 
 
-def test_dropout_is_drawn_by_the_position_in_the_run_and_apart_in_each_process(small, monkeypatch):
+def test_dropout_is_drawn_by_the_position_in_the_run_and_apart_in_each_process(small, on_steps, monkeypatch):
     """What is drawn at a step depends on (seed, process, epoch, step) alone: nothing need be kept to resume exactly."""
-    seeds, step = {}, train_module.train_step
-
-    def spy(*args, **options):
-        seeds.setdefault(rank, []).append(torch.initial_seed())
-        return step(*args, **options)
-
-    monkeypatch.setattr(train_module, "train_step", spy)
+    seeds = {}
+    on_steps(lambda *_, **__: seeds.setdefault(rank, []).append(torch.initial_seed()))
     for rank in (0, 1):
         monkeypatch.setattr(train_module, "processes", lambda device, rank=rank: nullcontext(Ranks(rank=rank)))
         train(small(f"run{rank}"))
@@ -386,33 +357,19 @@ def test_dropout_is_drawn_by_the_position_in_the_run_and_apart_in_each_process(s
     assert seeds["again"] == seeds[0]
 
 
-def test_the_log_averages_the_losses_of_all_processes(small):
-    class Two(Ranks):
-        def all_reduce(self, values, op="sum"):
-            return [a + b for a, b in zip(values, [6.0] * 4 + [2], strict=True)]  # the other one: two images of loss 3
-
-    meter = Meter(fresh_state(small()), Progress(), 4, 1, Two(world=2))
-    for _ in range(2):
-        meter.add(torch.ones(4), 1)
-    progress = meter.progress()
-    assert progress.images == 4 and progress.sums == [8.0] * 4
-    assert list(meter.means().values()) == [2.0] * 4
-
-
-def test_all_processes_train_with_the_settings_of_the_main_one(small, monkeypatch):
+def test_all_processes_train_with_the_settings_of_the_main_one(small, on_steps, monkeypatch):
     """On another machine, --resume finds no settings: precision and all else must come from the main process."""
-    seen, step = set(), train_module.train_step
+    seen = set()
 
     def broadcast(self, act):
         cfg, saved = act()
         return replace(cfg, precision="bf16"), saved
 
-    def spy(state, x, y, lambda_l1, autocast):
+    def look(losses, state, x, y, lambda_l1, autocast):
         with autocast():
             seen.add(state.gen(x).dtype)
-        return step(state, x, y, lambda_l1, autocast)
 
     monkeypatch.setattr(Ranks, "broadcast", broadcast)
-    monkeypatch.setattr(train_module, "train_step", spy)
+    on_steps(look)
     train(small(n_epochs=1, precision="fp32"))
     assert seen == {torch.bfloat16}

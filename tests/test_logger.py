@@ -112,16 +112,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
     assert "\r" not in out + err
 
 
-def test_the_time_left_counts_the_epochs_to_come(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: now[0])
-    meter = meter_of(2, 3, 10, images=5)
-    now[0] = 100.0  # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
-    meter.add(torch.ones(4), 5)
-    assert "0:03:20 left" in capsys.readouterr().out
-
-
-def test_the_waiting_share_is_the_time_spent_on_the_loader(capsys, monkeypatch):
+def test_the_time_left_and_the_waiting_share_are_those_of_the_images_so_far(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: now[0])
 
@@ -129,11 +120,13 @@ def test_the_waiting_share_is_the_time_spent_on_the_loader(capsys, monkeypatch):
         now[0] += 75
         yield 1
 
-    meter = meter_of(1, 1, 10)
+    meter = meter_of(2, 3, 10, images=5)
     for _ in meter.watch(slow_loader()):
         now[0] += 25
-        meter.add(torch.ones(4), 1)
-    assert "data 75%" in capsys.readouterr().out
+        meter.add(torch.ones(4), 5)
+    # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
+    shown = capsys.readouterr().out
+    assert "0:03:20 left" in shown and "data 75%" in shown
 
 
 def test_the_curves_have_log_2_as_their_reference(small, logger_of, monkeypatch):
@@ -172,12 +165,15 @@ def test_writing_can_be_handed_to_another_thread(small, logger_of):
     assert (small().out_dir / "log.csv").read_text().count("\n") == 2  # as the history was then
 
 
-def test_an_epoch_is_finished_once():
+def test_the_log_averages_the_losses_of_all_processes_once():
     """Asked again, after an error in validation, the processes must not be added up twice."""
-    class Counting(Ranks):
+    class Two(Ranks):
         def all_reduce(self, values, op="sum"):
-            return [2 * value for value in values]
+            return [a + b for a, b in zip(values, [6.0] * 4 + [2], strict=True)]  # the other one: two images of loss 3
 
-    meter = meter_of(1, 1, 2, Counting(world=2))
-    meter.add(torch.ones(4), 1)
-    assert meter.progress() == meter.progress() and meter.means() == dict.fromkeys(LOSSES, 1.0)
+    meter = meter_of(1, 1, 4, Two(world=2))
+    for _ in range(2):
+        meter.add(torch.ones(4), 1)
+    progress = meter.progress()
+    assert progress.images == 4 and progress.sums == [8.0] * 4 and progress == meter.progress()
+    assert meter.means() == dict.fromkeys(LOSSES, 2.0)

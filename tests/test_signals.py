@@ -1,10 +1,8 @@
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, launch
 
 from runtime import signals
 from runtime.distributed import Ranks
@@ -33,6 +31,6 @@ def test_the_first_signal_asks_and_the_second_leaves_at_once():
             "    print(stop.signal, flush=True)\n"
             "    os.kill(os.getpid(), signal.SIGINT)\n"
             "    print('still here')\n")
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                         cwd=Path(signals.__file__).parents[1])
-    assert run.returncode == 128 + signal.SIGINT and run.stdout == "2\n"
+    process = launch("-c", code, cwd=ROOT)
+    out, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT and out == "2\n"

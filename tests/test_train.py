@@ -1,18 +1,15 @@
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import fresh_state, write_pair
+from conftest import ROOT, flags, fresh_state, launch, write_pair
 from PIL import Image
 from torch import nn
 
@@ -20,6 +17,7 @@ import train as train_module
 from dataset import load_data
 from runtime import checkpoint
 from runtime.checkpoint import load_tensors
+from runtime.console import run_main
 from runtime.distributed import Ranks
 from runtime.signals import Stop
 from train import State, bce, learning_rate, train, train_step
@@ -127,15 +125,14 @@ def test_the_forward_passes_run_in_the_precision_and_the_losses_in_fp32(small):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_a_run_trains_in_the_precision_of_its_settings(small, monkeypatch, precision, dtype):
-    seen, step = set(), train_module.train_step
+def test_a_run_trains_in_the_precision_of_its_settings(small, on_steps, precision, dtype):
+    seen = set()
 
-    def spy(state, x, y, lambda_l1, autocast):
+    def look(losses, state, x, y, lambda_l1, autocast):
         with autocast():
             seen.add(state.gen(x).dtype)
-        return step(state, x, y, lambda_l1, autocast)
 
-    monkeypatch.setattr(train_module, "train_step", spy)
+    on_steps(look)
     train(small(n_epochs=1, precision=precision))
     assert seen == {dtype}
 
@@ -223,65 +220,53 @@ def test_a_run_leaves_every_file_it_promises(small, end_of):
     assert Image.open(cfg.out_dir / "examples" / "epoch_0001.png").height > 2 * 64
 
 
-def test_the_log_holds_the_means_of_the_steps(small, monkeypatch, end_of):
-    seen, step = [], train_module.train_step
-
-    def spy(*args, **options):
-        seen.append(step(*args, **options))
-        return seen[-1]
-
-    monkeypatch.setattr(train_module, "train_step", spy)
+def test_the_log_holds_the_means_of_the_steps_and_the_speed(small, on_steps):
+    seen = []
+    on_steps(lambda losses, *_, **__: seen.append(losses))
     train(small(n_epochs=1, batch_size=4))  # 6 pairs: a batch of 4 and one of 2
     wanted = (seen[0] * 4 + seen[1] * 2) / 6
-    row = end_of(small())["history"][0]
+    row = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"][0]
     assert [row[name] for name in ("d_real", "d_fake", "g_gan", "g_l1")] == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert row["epoch"] == 1 and row["images_per_s"] == pytest.approx(6 / row["seconds"]) and row["seconds"] > 0
 
 
 @pytest.mark.parametrize("changes", [{}, dict(batch_size=4, precision="bf16")])
-def test_two_epochs_and_two_more_equal_four(small, same, end_of, changes):
+def test_one_epoch_and_two_more_equal_three(small, same, end_of, changes):
     """Weights, both optimisers, the scaler, the rate, dropout, the data's order and jitter, the log."""
-    straight, halves = small("straight", n_epochs=3, n_epochs_decay=1, **changes), small("halves", **changes)
+    straight, parts = (small(name, n_epochs_decay=1, **changes) for name in ("straight", "parts"))
     train(straight)
-    train(halves)
-    train(small("halves", n_epochs=3, n_epochs_decay=1, resume=True, **changes))
-    assert same(end_of(straight), end_of(halves))
-    assert (straight.out_dir / "log.csv").read_text().count("\n") == 5
+    train(replace(parts, n_epochs=1, n_epochs_decay=0))
+    train(replace(parts, resume=True))
+    assert same(end_of(straight), end_of(parts))
+    assert (parts.out_dir / "log.csv").read_text().count("\n") == 4
 
 
-def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, end_of):
-    runs = [small("a"), small("b", num_workers=2), small("c", seed=1)]
+def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, end_of, undisturbed):
+    runs = [small("a", num_workers=2), small("b", seed=1)]
     for cfg in runs:
         train(cfg)
-    a, b, c = map(end_of, runs)
-    assert same(a, b) and not same(a["state"], c["state"])
+    a, b = map(end_of, runs)
+    assert same(undisturbed, a) and not same(undisturbed["state"], b["state"])
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)])
 @pytest.mark.parametrize("when", ["in an epoch", "in validation"])
-def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same, end_of, at_step, monkeypatch, name,
-                                                                   status, when):
-    before = signal.getsignal(signal.SIGINT)
-    train(small("straight"))
-    cfg = small("cut")
+def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same, end_of, undisturbed, at_step,
+                                                                   monkeypatch, capsys, number, when):
+    before, validate, cfg = signal.getsignal(signal.SIGINT), train_module.validate, small()
     if when == "in an epoch":
-        at_step(9, lambda losses: os.kill(os.getpid(), getattr(signal, name)) or losses)
+        at_step(9, lambda losses: os.kill(os.getpid(), number))
     else:
-        validate = train_module.validate
-
-        def interrupted(*args):
-            os.kill(os.getpid(), getattr(signal, name))
-            return validate(*args)
-
-        monkeypatch.setattr(train_module, "validate", interrupted)
-    with pytest.raises(Stopped) as stopped:
-        train(cfg)
-    assert 128 + stopped.value.number == status
+        monkeypatch.setattr(train_module, "validate", lambda *args: os.kill(os.getpid(), number) or validate(*args))
+    with pytest.raises(SystemExit) as leaving:
+        run_main(lambda: train(cfg))
+    assert leaving.value.code == 128 + number and "--resume continues there" in capsys.readouterr().out
     monkeypatch.undo()
     cut = end_of(cfg)
     assert (cut["epoch"], cut["step"]) == ((1, 3) if when == "in an epoch" else (0, 6))
     assert signal.getsignal(signal.SIGINT) is before
-    train(small("cut", resume=True))
-    assert same(end_of(small("straight")), end_of(cfg))
+    train(small(resume=True))
+    assert same(undisturbed, end_of(cfg))
 
 
 @pytest.fixture
@@ -325,11 +310,10 @@ def test_a_run_inside_its_own_data_never_trains_on_its_own_pictures(flat, capsys
 
 
 @pytest.mark.parametrize("change", ["none", "a file more", "a file less", "another seed"])
-def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, monkeypatch, capsys, change):
-    with monkeypatch.context():
-        at_step(5, lambda losses: os.kill(os.getpid(), signal.SIGTERM) or losses)
-        with pytest.raises(Stopped):
-            train(flat)
+def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, on_steps, monkeypatch, capsys, change):
+    at_step(5, lambda losses: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped):
+        train(flat)
     monkeypatch.undo()
     done = load_tensors(flat.out_dir / "checkpoint.pth.tar")["images"]
     cfg = replace(flat, resume=True, seed=3 if change == "another seed" else 0)
@@ -339,8 +323,7 @@ def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, 
         min(pair[0] for pair in load_data(flat)[0].pairs).unlink()
     capsys.readouterr()
     seen = []
-    step = train_module.train_step
-    monkeypatch.setattr(train_module, "train_step", lambda *args, **kw: seen.append(args) or step(*args, **kw))
+    on_steps(lambda losses, *_, **__: seen.append(losses))
     train(cfg)
     shown = capsys.readouterr().out
     n = len(load_tensors(flat.out_dir / "checkpoint.pth.tar")["trained_on"])
@@ -356,16 +339,15 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(smal
     assert end_of(cfg)["epoch"] == 1
 
 
-def test_non_finite_weights_are_never_saved(small, end_of, monkeypatch):
-    cfg, step = small(), train_module.train_step
+def test_non_finite_weights_are_never_saved(small, end_of, on_steps):
+    cfg = small()
 
-    def poison(state, *args, **options):
-        losses = step(state, *args, **options)
-        if state.opt_d.state[state.disc.layers[0].weight]["step"] == 12:  # the last step of the run
-            state.disc.layers[0].weight.data[0, 0, 0, 0] = math.inf
-        return losses
+    def poison(losses, state, *_, **__):
+        weight = state.disc.layers[0].weight
+        if state.opt_d.state[weight]["step"] == 12:  # the last step of the run
+            weight.data[0, 0, 0, 0] = math.inf
 
-    monkeypatch.setattr(train_module, "train_step", poison)
+    on_steps(poison)
     with pytest.raises(ValueError, match="disc.layers.0.weight is no longer finite"):
         train(cfg)
     assert end_of(cfg)["epoch"] == 1
@@ -373,25 +355,17 @@ def test_non_finite_weights_are_never_saved(small, end_of, monkeypatch):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_of, at_step, monkeypatch, split,
-                                                            workers):
-    train(small("straight"))
-    cfg, path = small("broken", num_workers=workers), data / split / "1.png"
+def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_of, undisturbed, at_step, monkeypatch,
+                                                         split, workers):
+    cfg, path = small(num_workers=workers), data / split / "1.png"
     whole = path.read_bytes()
-    at_step(6, lambda losses: path.write_bytes(whole[:100]) and losses)  # the end of the first epoch
+    at_step(6, lambda losses: path.write_bytes(whole[:100]))  # the end of the first epoch
     with pytest.raises(DataError, match="1.png cannot be read"):
         train(cfg)
     monkeypatch.undo()
     path.write_bytes(whole)
-    train(small("broken", num_workers=workers, resume=True))
-    assert same(end_of(small("straight")), end_of(cfg))
-
-
-def test_the_log_tells_speed_and_waiting(small, data, end_of, capsys):
-    train(small(n_epochs=1))
-    row = end_of(small())["history"][0]
-    saved = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"][0]
-    assert row["epoch"] == 1 and saved["images_per_s"] == pytest.approx(6 / saved["seconds"]) and saved["seconds"] > 0
+    train(replace(cfg, resume=True))
+    assert same(undisturbed, end_of(cfg))
 
 
 def test_deterministic_asks_torch_for_it(small):
@@ -415,11 +389,14 @@ def test_test_images_are_never_trained_on(data, small, monkeypatch):
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(small):
-    train(small())
-    before = {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+    def held():
+        return {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+
+    train(small(n_epochs=1))
+    before = held()
     with pytest.raises(ValueError, match="--resume.*--out-dir"):
         train(small())
-    assert before == {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
+    assert before == held()
 
 
 def test_bad_data_leaves_no_run_folder(small, tmp_path):
@@ -428,11 +405,10 @@ def test_bad_data_leaves_no_run_folder(small, tmp_path):
     assert not small().out_dir.exists()
 
 
-def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, monkeypatch):
-    train(small("with"))
+def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, undisturbed, monkeypatch):
     monkeypatch.setattr(train_module, "validate", lambda *args: ({"val_l1": 0.0}, [[torch.zeros(3, 64, 64)] * 3]))
-    train(small("without"))
-    assert same(end_of(small("with"))["state"], end_of(small("without"))["state"])
+    train(small())
+    assert same(undisturbed["state"], end_of(small())["state"])
 
 
 def test_the_generator_learns_a_simple_translation(tmp_path, small):
@@ -447,20 +423,11 @@ def test_the_generator_learns_a_simple_translation(tmp_path, small):
     assert losses[-1] < 0.5 * losses[0]
 
 
-SCRIPT = Path(train_module.__file__)
-
-
-def launch(*flags, **options):
-    return subprocess.Popen([sys.executable, SCRIPT, *map(str, flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, **options)
-
-
 @pytest.mark.slow
 def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_path):
     """The signal goes to the whole process group, as from a keyboard."""
-    process = launch("--data-root", data, "--out-dir", tmp_path / "run", "--ngf", 4, "--ndf", 4, "--crop-size", 64,
-                     "--load-size", 72, "--n-epochs", 100000, "--num-workers", 2, "--save-every", 100000,
-                     start_new_session=True)
+    process = launch(ROOT / "train.py", *flags(data, tmp_path / "run", n_epochs=10**5, num_workers=2, save_every=10**5),
+                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for line in process.stdout:
         if line.startswith("epoch 2"):
             break
@@ -469,20 +436,19 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_
     assert process.returncode == 130, err
     assert "Traceback" not in err and "--resume" in out
     assert err.count("finishing the step") == 1  # the workers leave the signal to the main process
-    assert (tmp_path / "run" / "checkpoint.pth.tar").exists()
+    assert load_tensors(tmp_path / "run" / "checkpoint.pth.tar")["epoch"] >= 1
 
 
 def test_a_user_s_mistake_is_one_sentence_and_status_2(tmp_path):
-    process = launch("--data-root", tmp_path / "nowhere")
+    process = launch(ROOT / "train.py", "--data-root", tmp_path / "nowhere")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err.startswith("error: data_root") and err.count("\n") == 1
 
 
-def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(small, monkeypatch, end_of):
+def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(small, monkeypatch, on_steps, end_of):
     """A slow disk: training does not wait, an epoch's checkpoint may be left out, the last one never is."""
     save, writing, written, steps = checkpoint.save_run, threading.Lock(), [], []
-    step = train_module.train_step
-    monkeypatch.setattr(train_module, "train_step", lambda *args, **kw: steps.append(written[:]) or step(*args, **kw))
+    on_steps(lambda losses, *_, **__: steps.append(written[:]))
 
     def slow(cfg, state, progress, *rest):
         assert writing.acquire(blocking=False)
@@ -499,19 +465,28 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
 
 
 def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch):
-    """Written late, it must not hold the weights of the steps that were taken meanwhile."""
-    train(small("one", n_epochs=1))
-    save = checkpoint.save_run
+    """Written late, neither it nor the best generator may hold the weights of the steps that were taken meanwhile."""
+    train(small("one", n_epochs=1, eval_every=1))
+    save, save_best = checkpoint.save_run, checkpoint.save_generator
 
     def late(cfg, state, progress, *rest):
         if progress.epoch == 1:
-            time.sleep(1)
+            time.sleep(0.5)
             save(cfg, state, progress, *rest)
 
+    def late_best(cfg, weights, epoch, path, record):
+        if epoch == 1:
+            time.sleep(0.5)
+            save_best(cfg, weights, epoch, path, record)
+
     monkeypatch.setattr(checkpoint, "save_run", late)
-    train(small("two", n_epochs=2))
+    monkeypatch.setattr(checkpoint, "save_generator", late_best)
+    train(small("two", n_epochs=2, eval_every=1))
     one, two = end_of(small("one")), end_of(small("two"))
+    assert len(one.pop("history")) == len(two.pop("history")) == 1  # in which an MS-SSIM is NaN: the images are small
     assert two["epoch"] == 1 and same(one, two)
+    best = load_tensors(small("two").out_dir / "best.pth.tar")
+    assert best["epoch"] == 1 and same(best["state_dict"], one["state"]["gen"])
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
@@ -522,21 +497,3 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         train(small(n_epochs=50))
     assert not (small().out_dir / "examples" / "epoch_0020.png").exists()
-
-
-def test_the_best_generator_is_the_one_of_its_epoch(small, monkeypatch):
-    """Written late, it must not hold the weights of later steps."""
-    save, kept = checkpoint.save_generator, []
-
-    def late(cfg, weights, epoch, path, record):
-        if path.name == "best.pth.tar":
-            time.sleep(0.5)
-            kept.append((epoch, {name: value.clone() for name, value in weights.items()}))
-        save(cfg, weights, epoch, path, record)
-
-    monkeypatch.setattr(checkpoint, "save_generator", late)
-    train(small("two", n_epochs=2, eval_every=1))
-    train(small("one", n_epochs=1))
-    epoch, weights = kept[0]
-    wanted = load_tensors(small("one").out_dir / "gen.pth.tar")["state_dict"]
-    assert epoch == 1 and all(torch.equal(weights[name], wanted[name]) for name in wanted)

@@ -1,0 +1,79 @@
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, launch
+
+import utils
+from runtime import console
+
+
+def test_a_reader_who_leaves_does_not_end_the_run(tmp_path):
+    code = ("from pathlib import Path; from runtime import console\n"
+            f"for i in range(5):\n    console.say('x' * 100_000)\nPath({str(tmp_path / 'reached')!r}).touch()")
+    process = launch("-c", code, cwd=ROOT)
+    process.stdout.close()
+    assert process.wait(60) == 0 and (tmp_path / "reached").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1251", "cp1253", "cp874", "utf-8"])
+def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(monkeypatch, encoding):
+    """Control characters clear the screen, forge lines or turn the text round; lone surrogates have no encoding."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    console.say("512×256 ± 猫 \x1b[2J\r\x07\u202e\udcff\x9b1m\nnext")
+    shown = written.getvalue().decode(encoding).replace(os.linesep, "\n")
+    assert shown.endswith("\\x1b[2J\\r\\x07\\u202e\\udcff\\x9b1m\nnext\n")
+    assert ("512×256 ± 猫" in shown) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize(("error", "status"), [(utils.UserError("bad"), 2), (FileNotFoundError("gone"), 2),
+                                               (KeyboardInterrupt(), 130), (utils.Stopped(15), 143),
+                                               (utils.UserError("no runs/\x1b[2J\nerror: none"), 2)])
+def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as leaving:
+        console.run_main(main)
+    assert leaving.value.code == status
+    shown = str(error).replace("\x1b", "\\x1b").replace("\n", "\\n")  # one line of plain characters
+    assert capsys.readouterr().err == ("" if status > 128 else f"error: {shown}\n")
+
+
+@pytest.mark.parametrize("letters", [10, 10**6])
+def test_output_that_nobody_reads_any_more_ends_without_a_word(letters):
+    """`--help | head`: short enough to fail when Python closes its output only, or long enough to fail in print."""
+    code = f"from runtime import console; console.run_main(lambda: print('x' * {letters}))"
+    process = launch("-c", code, cwd=ROOT)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(60) in (0, 141)
+
+
+def test_another_broken_pipe_than_the_output_s_is_told(capsys):
+    def main():
+        raise BrokenPipeError("a process that it talked to has left")
+
+    with pytest.raises(SystemExit, match="2"):
+        console.run_main(main)
+    assert "has left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "world", "printed"), [("1", None, True), ("1", "1", True), ("0", "2", True),
+                                                        ("1", "2", False)])
+def test_only_a_process_among_others_leaves_printing_to_the_first(monkeypatch, capsys, rank, world, printed):
+    """RANK may be left in the environment by another program: a run must not be silent for it."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    console.say("here")
+    assert (capsys.readouterr().out == "here\n") == printed
+
+
+def test_a_bug_keeps_its_traceback():
+    """numpy's and torch's ValueErrors too: this code is there to be edited."""
+    with pytest.raises(ValueError, match="could not convert"):
+        console.run_main(lambda: np.float64("x"))
