@@ -1,45 +1,43 @@
-"""Milliseconds a training pair takes from file to tensor on one core (also with JPEGs decoded whole, and from memory),
-and pairs/s of the whole loader by number of workers (also handing over floats).
+"""Milliseconds that a training pair takes from file to bytes on one core (also with JPEGs decoded whole, and from
+memory), and by number of loader processes, then from memory: pairs/s, and the main process's own CPU time, up to the
+floats that the networks take, and up to the bytes, as where a GPU makes the floats.
 
     python benchmarks/bench_data.py [--data-roots data/facades data/maps] [--json FILE]
 
 Without arguments: 512×256 and 1200×600 JPEG files of the demo's facades, enlarged.
 """
 
-import json
-import statistics
-import sys
+import contextlib
+import itertools
 import tempfile
 import time
 import unittest.mock
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import common
 import cv2
 import numpy as np
 import torch
-import tyro
-from bench_train import hardware
 from PIL import Image
 
 from config import Config
 from dataset import Jitter, PairedImages, read_pair
 from pairs import demo
 from pairs.find import usable_pairs
-from pairs.loading import loaders
+from pairs.loading import Batches, EpochSampler, open_batches
 from pairs.plausible import check_headers
 from runtime.devices import usable_cores
-from runtime.distributed import Ranks
 
 
 @dataclass(frozen=True)
 class Bench:
     data_roots: tuple[Path, ...] = ()  # folders of pairs; drawn if none is given
-    n_pairs: int = 100  # of each folder
-    workers: tuple[int, ...] = ()  # numbers of workers; 0, 1, 2 and 4, at most one a core, if none is given
+    n_pairs: int = 400  # of each folder
+    workers: tuple[int, ...] = (0, 1, 2, 4)  # numbers of loader processes, as far as there are cores
     batch_size: int = 1  # pairs a batch
+    epochs: int = 5  # counted passes over the pairs, after one to start
+    device: str = "cpu"  # to which the batches travel
     json: Path | None = None  # also write the table, the hardware and the versions there
 
 
@@ -51,62 +49,60 @@ def draw(folder: Path, size: tuple[int, int]) -> Path:
     return folder
 
 
-def time_pairs(data: PairedImages, n: int) -> list[float]:
-    """Seconds for each of n pairs, read one after the other on one core, after a warm-up."""
-    seconds = []
-    for i in range(-5, n):
-        start = time.perf_counter()
-        data.pixels([(1, i % len(data))])
-        seconds.append(time.perf_counter() - start)
-    return seconds[5:]
+def ms_a_pair(data: PairedImages) -> dict[str, float]:
+    """One after the other on one core; the warm-up also fills a cache."""
+    for _ in range(2):
+        times = [common.seconds_of(lambda i=i: data.pixels([(1, i)]), torch.device("cpu")) for i in range(len(data))]
+    return common.spread([1e3 * seconds for seconds in times])
 
 
-def time_loader(data: PairedImages, cfg: Config, workers: int) -> tuple[float, float]:
-    """Pairs a second over one epoch with a step that does nothing, and the main process's own ms a pair."""
-    cfg = replace(cfg, num_workers=workers)
-    with loaders(data, data, cfg, Ranks()) as (batches, _):
-        for epoch in (1, 2):
-            start, own = time.perf_counter(), time.process_time()
+def speeds(loaders: dict[str, Batches], epochs: int) -> dict[str, dict]:
+    """Pairs/s of whole epochs without any step, and this process's CPU time in ms a pair; in turns."""
+    seen = {name: [] for name in loaders}
+    for epoch in range(1, epochs + 2):
+        for name, batches in loaders.items():
+            cpu, start = time.process_time(), time.perf_counter()
             for _ in batches.of(epoch):
                 pass
-        own = (time.process_time() - own) / len(data)
-        return len(data) / (time.perf_counter() - start), own * 1e3
+            n = len(batches.data)
+            seen[name].append((n / (time.perf_counter() - start), 1e3 * (time.process_time() - cpu) / n))
+    return {name: {key: common.spread(values) for key, values in zip(("pairs_per_s", "cpu_ms"), zip(
+        *rows[1:], strict=True), strict=True)} for name, rows in seen.items()}
 
 
-def bench(opts: Bench) -> dict:
+def bench(opts: Bench, device: torch.device) -> list[dict]:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    cores = usable_cores()
-    workers = opts.workers or [n for n in (0, 1, 2, 4, 8) if n <= cores]
-    result = {"hardware": hardware(torch.device("cpu")), "rows": []}
-    print(", ".join(f"{key} {value}" for key, value in result["hardware"].items()) + f", cores {cores}")
+    rows, cfg = [], Config()
     with tempfile.TemporaryDirectory() as scratch:
-        roots = opts.data_roots or [draw(Path(scratch) / f"demo {w}×{h}", (w, h)) for w, h in ((512, 256), (1200, 600))]
-        print(f"{'ms/pair:':<42} {'median':>8} {'fastest':>8} {'slowest':>8} {'whole':>8} {'ram':>8}   "
-              f"pairs/s of the loader, batch {opts.batch_size}, by workers (ms a pair of the main process)")
-        for root in roots:
+        for root in opts.data_roots or [draw(Path(scratch) / f"demo {w}×{h}", (w, h)) for w, h in (
+                (512, 256), (1200, 600))]:
             pairs = usable_pairs(root, 0).splits["train"]
-            cfg = replace(Config(), batch_size=opts.batch_size)
-            data = PairedImages((pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs], size=cfg.load_size,
-                                jitter=Jitter(cfg))
-            seconds = time_pairs(data, opts.n_pairs)
+            named = (pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs]
+            files, memory = (PairedImages(named, size=cfg.load_size, jitter=Jitter(cfg)) for _ in range(2))
+            memory.cache = {}
+            row = {"name": f"{root.name}, {check_headers(pairs)}", "ms": ms_a_pair(files), "ram": ms_a_pair(memory)}
             with unittest.mock.patch("dataset.read_pair", lambda *args: read_pair(*args[:3])):
-                whole = statistics.median(time_pairs(data, opts.n_pairs)) * 1e3  # JPEGs decoded at their full size
-            rates = {n: time_loader(data, cfg, n) for n in workers}
-            data.cache = {}
-            time_pairs(data, opts.n_pairs)
-            cached = statistics.median(time_pairs(data, opts.n_pairs)) * 1e3
-            rates["ram"] = time_loader(data, cfg, 0)
-            name = f"{root.name}, {check_headers(pairs)}"
-            row = {"name": name, "ms": statistics.median(seconds) * 1e3, "min": min(seconds) * 1e3,
-                   "max": max(seconds) * 1e3, "whole_ms": whole, "cached_ms": cached, "pairs_per_s": rates}
-            result["rows"].append(row)
-            print(f"{name:<42} {row['ms']:8.2f} {row['min']:8.2f} {row['max']:8.2f} {whole:8.2f} {cached:8.2f}   "
-                  + ", ".join(f"{n}: {rate:.0f} ({own:.2f})" for n, (rate, own) in rates.items()), flush=True)
-    if opts.json:
-        opts.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
-    return result
+                row["whole"] = ms_a_pair(files)  # JPEGs decoded at their full size
+            print("{}\n  ms a pair: {}".format(row["name"], ", ".join("{} {median:.2f} ({min:.2f} to {max:.2f})".format(
+                name, **row[key]) for name, key in (("file", "ms"), ("decoded whole", "whole"), ("memory", "ram")))))
+            with contextlib.ExitStack() as stack:
+                loaders = {}
+                for n in [n for n in opts.workers if n <= usable_cores()] + ["memory"]:
+                    data, order = memory if n == "memory" else files, EpochSampler(len(files), cfg.seed)
+                    count = 0 if n == "memory" else n
+                    loaders[str(n)] = stack.enter_context(open_batches(data, order, opts.batch_size, count, device))
+                row["floats"] = speeds(loaders, opts.epochs)
+                with unittest.mock.patch("pairs.loading.to_batch", lambda pixels, *_: (pixels, pixels)):
+                    row["bytes"] = speeds(loaders, opts.epochs)
+            for key, name in itertools.product(("floats", "bytes"), loaders):
+                each = row[key][name]
+                print("  {:<6} {}: {median:7.0f} pairs/s ({min:.0f} to {max:.0f}), ".format(
+                    key, name, **each["pairs_per_s"])
+                      + "{median:.3f} ms of CPU a pair ({min:.3f} to {max:.3f})".format(**each["cpu_ms"]), flush=True)
+            rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":
-    bench(tyro.cli(Bench, description=__doc__))
+    common.start(Bench, bench, __doc__)

@@ -6,16 +6,13 @@ The auto scores must lie within the spread of the fp32 seeds: what is fast must 
 """
 
 import csv
-import json
-import statistics
-import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import tyro
+import common
+import torch
 from bench_train import PLAIN
 
 from config import recipe
@@ -34,48 +31,43 @@ class Fidelity:
     variants: tuple[str, ...] = ("fp32", "auto")  # fp32 is plain eager; auto; eager is auto without a CUDA graph
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     num_workers: int = 4  # processes that load images
+    cache: str = "none"  # or ram
     json: Path | None = None  # also write the scores there
 
 
 SETTINGS = {"fp32": PLAIN, "auto": {}, "eager": dict(cuda_graph="off")}
+SCORES = ("val_l1", "val_ssim", "images_per_s")
 
 
-def fidelity(opts: Fidelity) -> list[dict]:
-    """One row a run: variant, seed, the last validation scores, training images a second."""
-    rows = []
+def runs(opts: Fidelity) -> Iterator[dict]:
+    """One row a run: variant, seed, the last validation scores, training images a second in the last epoch."""
     for seed in opts.seeds:
         for variant in opts.variants:
             with tempfile.TemporaryDirectory() as scratch:
-                cfg = replace(recipe(opts.recipe), data_root=opts.data_root, out_dir=Path(scratch) / "run", seed=seed,
+                out_dir = Path(scratch) / "run"
+                train(replace(recipe(opts.recipe), data_root=opts.data_root, out_dir=out_dir, seed=seed,
                               n_epochs=opts.n_epochs, n_epochs_decay=0, eval_every=opts.n_epochs, n_val=opts.n_val,
                               crop_size=opts.crop_size, load_size=opts.crop_size * 286 // 256, ngf=opts.ngf,
-                              ndf=opts.ngf, save_every=opts.n_epochs, device=opts.device,
-                              num_workers=opts.num_workers, **SETTINGS[variant])
-                if status := train(cfg):  # stopped by a signal
-                    sys.exit(status)
-                *_, last = csv.DictReader((cfg.out_dir / "log.csv").read_text(encoding="utf-8").splitlines())
-            rows.append({"variant": variant, "seed": seed, "val_l1": float(last["val_l1"]),
-                         "val_ssim": float(last["val_ssim"]), "images_per_s": float(last["images_per_s"])})
+                              ndf=opts.ngf, save_every=opts.n_epochs, device=opts.device, cache=opts.cache,
+                              num_workers=opts.num_workers, **SETTINGS[variant]))
+                *_, last = csv.DictReader((out_dir / "log.csv").read_text(encoding="utf-8").splitlines())
+            yield {"variant": variant, "seed": seed, **{name: float(last[name]) for name in SCORES}}
+
+
+def lines(rows: list[dict]) -> Iterator[tuple[str, str]]:
+    """Of each variant, its name and the spread of its scores."""
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        yield f"{variant}, {len(own)} seeds", ", ".join("{} {median:.4f} ({min:.4f} to {max:.4f})".format(
+            name, **common.spread([row[name] for row in own])) for name in SCORES)
+
+
+def bench(opts: Fidelity, device: torch.device) -> list[dict]:
+    rows = list(runs(opts))
+    for name, scores in lines(rows):
+        print(f"{name}: {scores}")
     return rows
 
 
-def table(rows: list[dict]) -> None:
-    print(f"{'variant':<8} {'seeds':>5} {'val L1: mean':>13} {'min':>8} {'max':>8} {'val SSIM: mean':>15} {'min':>8} "
-          f"{'max':>8} {'images/s':>9}")
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        own = [row for row in rows if row["variant"] == variant]
-        l1, ssim, speed = ([row[key] for row in own] for key in ("val_l1", "val_ssim", "images_per_s"))
-        print(f"{variant:<8} {len(own):>5} {statistics.mean(l1):13.4f} {min(l1):8.4f} {max(l1):8.4f} "
-              f"{statistics.mean(ssim):15.4f} {min(ssim):8.4f} {max(ssim):8.4f} {statistics.median(speed):9.1f}")
-
-
-def main() -> None:
-    opts = tyro.cli(Fidelity, description=__doc__)
-    rows = fidelity(opts)
-    if opts.json:
-        opts.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
-    table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    common.start(Fidelity, bench, __doc__)

@@ -9,20 +9,14 @@ and encoding count. The last line reads `auto: 2.50x plain eager fp32 (one image
 import contextlib
 import copy
 import io
-import json
-import statistics
-import sys
 import tempfile
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+import common
 import numpy as np
 import torch
-import tyro
-from bench_train import hardware
 from PIL import Image
 
 from config import Config
@@ -30,7 +24,7 @@ from generator import Generator
 from inference.load import load_generator
 from pairs import demo
 from predict import Predict, find_jobs, predict
-from runtime.devices import choose_device, choose_precision
+from runtime.devices import choose_precision
 from runtime.speed import choose_levers, prepare
 
 
@@ -45,58 +39,45 @@ class Bench:
     json: Path | None = None  # also write the table, the hardware and the versions there
 
 
-def bench(opts: Bench) -> dict:
-    device = choose_device(opts.device)
+def translate(gen: Generator, jobs: list, opts: Predict, dtype: torch.dtype) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        failures = predict(gen, jobs, opts, dtype)  # ends with every image written, so the host's clock is right
+    assert not failures, failures
+
+
+def bench(opts: Bench, device: torch.device) -> list[dict]:
     auto = choose_precision("auto", device)
     torch.backends.cudnn.allow_tf32 = device.type == "cuda"  # torch's default, for the plain variant
     plain = load_generator(opts.checkpoint, device) if opts.checkpoint else Generator().to(device).eval()
-    fast, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
-    levers = choose_levers(Config(), device, auto)
-    prepare(fast, levers)
+    fast = copy.deepcopy(plain)
+    prepare(fast, choose_levers(Config(), device, auto))
     variants = {"plain eager fp32": (plain, torch.float32, 1), "bf16": (plain, torch.bfloat16, 1),
                 "small matmul": (fast, torch.float32, 1), "auto": (fast, auto, 1), "auto, batch 16": (fast, auto, 16)}
     if opts.every:
-        prepare(compiled, levers)
-        variants |= {"auto + compile": (compiled, auto, 1), "auto + compile, batch 16": (compiled, auto, 16)}
-    result = {"hardware": hardware(device), "rows": []}
-    print(", ".join(f"{key} {value}" for key, value in result["hardware"].items()))
+        for name in ("auto", "auto, batch 16"):
+            variants[f"{name}, compile"] = (copy.deepcopy(fast), *variants[name][1:])
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        images = opts.images or Path(scratch) / "labels"
+        images, out = opts.images or Path(scratch) / "labels", Path(scratch) / "out"
         if not opts.images:
             images.mkdir()
             for i in range(opts.n_images):
-                labels, _ = demo.facade(np.random.default_rng(i))
-                Image.fromarray(labels).save(images / f"{i}.png")
-        jobs = find_jobs(images, Path(scratch) / "out")
-        times = {name: [] for name in variants}
-        for round in range(opts.rounds + 1):
-            for name, (gen, dtype, batch_size) in variants.items():
-                settings = Predict(Path("unused"), images, Path(scratch) / "out", batch_size=batch_size,
-                                   compile="compile" in name)
-                start = time.perf_counter()
-                with contextlib.redirect_stdout(io.StringIO()):
-                    failures = predict(gen, jobs[:20] if round == 0 else jobs, settings, dtype)
-                assert not failures, failures
-                if round:  # the first is the warm-up
-                    times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["plain eager fp32"])
-    print(f"{'variant':<25} {'images/s':>9} {'slowest':>9} {'fastest':>9} {'ratio':>7}")
+                Image.fromarray(demo.facade(np.random.default_rng(i))[0]).save(images / f"{i}.png")
+        jobs, acts = find_jobs(images, out), {}
+        for name, (gen, dtype, batch_size) in variants.items():
+            settings = Predict(Path("unused"), images, out, batch_size=batch_size, compile="compile" in name)
+            translate(gen, jobs[:20], settings, dtype)  # to warm up
+            acts[name] = partial(translate, gen, jobs, settings, dtype)
+        times = common.in_turns(acts, device, rounds=opts.rounds)
     for name, seconds in times.items():
-        rates = sorted(len(jobs) / each for each in seconds)
-        row = {"variant": name, "images_per_s": statistics.median(rates), "min": rates[0], "max": rates[-1],
-               "ratio": base / statistics.median(seconds)}
-        result["rows"].append(row)
-        print(f"{name:<25} {row['images_per_s']:9.1f} {row['min']:9.1f} {row['max']:9.1f} {row['ratio']:6.2f}x")
-    if opts.json:
-        opts.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
-    return result
-
-
-def main() -> None:
-    result = bench(tyro.cli(Bench, description=__doc__))
-    ratio = next(row["ratio"] for row in result["rows"] if row["variant"] == "auto")
+        rates = common.spread([len(jobs) / each for each in seconds])
+        rows.append({"variant": name, "images_per_s": rates.pop("median"), **rates})
+        rows[-1]["ratio"] = rows[-1]["images_per_s"] / rows[0]["images_per_s"]
+        print("{variant:<25} {images_per_s:7.1f} images/s ({min:.1f} to {max:.1f}), {ratio:.2f}x".format(**rows[-1]))
+    ratio = next(row["ratio"] for row in rows if row["variant"] == "auto")
     print(f"auto: {ratio:.2f}x plain eager fp32 (one image at a time)")
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    common.start(Bench, bench, __doc__)

@@ -1,235 +1,461 @@
-"""Everything that only a GPU can tell, in one command of at most nine minutes: one table last, small files only.
+"""What only a GPU can tell, in one command of at most 8.5 minutes: a table, and small files in one folder.
 
-    python benchmarks/gpu_report.py data/facades [--out gpu_report] [--epochs 20]
+    python benchmarks/gpu_report.py data/facades [--out gpu_report] [--only smoke facades]
 
-Runs the tests marked cuda, measures the card's own ceilings, times the training step, trains on the folder in fp32,
-auto and eager, times the loader beside the step, and inference. What there is no time or no device for is skipped, with
-the reason. `--epochs 200` times the whole of the paper's facades training. `--quick` tries the report itself, on any
-device, with tiny networks.
+Each section is a process of its own: one that fails, hangs or breaks the device costs only its own lines, and leaves
+its traceback in errors.txt. `--quick` tries the report itself, on any device, with tiny networks and few steps.
 """
 
 import contextlib
 import csv
 import json
+import math
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+import unittest.mock
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from typing import Literal, get_args
 
 import bench_fidelity
-import bench_predict
 import bench_train
+import common
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 import tyro
+from bench_train import batch_of, real_step
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from config import Config
-from runtime.devices import choose_device, choose_precision
-from runtime.speed import choose_levers
-from train import make_state, train_step
+import train
+from config import Config, recipe
+from discriminator import Discriminator
+from generator import Generator
+from runtime.checkpoint import Writer, on_cpu, snapshot, state_dict
+from runtime.console import run_main
+from runtime.devices import choose_device, no_search, seed_everything, seed_step
+from runtime.distributed import Ranks
+from runtime.speed import WARM_UP, GraphedStep, set_rate
 
-ROOT = Path(__file__).parents[1]
+Section = Literal["smoke", "profile", "layers", "host", "facades", "steps", "fidelity", "nccl", "whole"]
+LIMITS = dict(zip(get_args(Section), (60, 45, 90, 70, 60, 60, 160, 40, 500), strict=True))  # seconds of each
 
 
 @dataclass(frozen=True)
 class Options:
     data_root: tyro.conf.Positional[Path]  # folder of pairs, such as data/facades
-    out: Path = Path("gpu_report")  # folder for report.json, report.txt, profile.txt and a grid
-    epochs: int = 20  # of the timed facades run
-    minutes: float = 9.0  # nothing new is begun that is not expected to end by then
+    out: Path = Path("gpu_report")  # folder for report.txt, report.jsonl, errors.txt, profile.txt and a grid
+    only: tuple[Section, ...] = ()  # some of the sections, with all the time for them
+    minutes: float = 8.5  # for all of it
     device: str = "auto"  # auto, cuda or cuda:1
     quick: bool = False  # tiny networks, few steps: to try the report itself, on the CPU too
+    job: tuple[Section, float] | None = None  # the report's own: what this process is to run, and when it was started
+
+    def since_begin(self) -> float:
+        return time.perf_counter() - self.job[1]
 
 
-@dataclass
 class Report:
-    """Lines of the table, and what they were made from."""
+    """Lines of the table, each in the file as soon as it is known; `data` is what it was made from."""
 
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    results: dict = field(default_factory=dict)
+    def __init__(self, opts: Options, section: str):
+        self.path, self.section = opts.out / "report.jsonl", section
 
-    def say(self, what: str, value: str) -> None:
-        self.lines.append((what, value))
-        print(f"## {what}: {value}", flush=True)
+    def __call__(self, what: str, value: str, **data) -> None:
+        print(f"{self.section}: {what}: {value}", flush=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"section": self.section, "what": what, "value": value, **data}) + "\n")
 
-    def table(self) -> str:
-        width = max(len(what) for what, _ in self.lines)
-        return "\n".join(f"{what:<{width}}  {value}" for what, value in self.lines)
-
-
-def tests(opts: Options, device: torch.device, report: Report) -> None:
-    if device.type != "cuda":
-        return report.say("tests marked cuda", "skipped: needs a CUDA device")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "--tb=short"],
-                          cwd=ROOT, capture_output=True, text=True, timeout=150)
-    print(done.stdout[-6000:])
-    report.results["tests"] = done.stdout[-6000:]
-    report.say("tests marked cuda", done.stdout.strip().splitlines()[-1])
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 
-def ceilings(opts: Options, device: torch.device, report: Report) -> None:
-    """The bf16 matrix rate and the memory bandwidth of this very card, as large products and copies reach them."""
-    if device.type != "cuda":
-        return report.say("ceilings", "skipped: needs a CUDA device")
-    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
-    big = torch.empty(2**30, dtype=torch.uint8, device=device)
-    other = torch.empty_like(big)
-    for _ in range(5):
-        a @ b
-        other.copy_(big)
-    rate = 2 * 8192**3 / bench_train.seconds_of(lambda: a @ b, device, 30)
-    width = 2 * 2**30 / bench_train.seconds_of(lambda: other.copy_(big), device, 30)
-    report.results["ceilings"] = {"bf16": rate, "bandwidth": width}
-    report.say("ceilings", f"{rate / 1e12:.0f} TFLOP/s bf16, {width / 1e12:.2f} TB/s")
+def settings(opts: Options, **changes) -> Config:
+    tiny = dict(crop_size=64, load_size=72, ngf=8, ndf=8) if opts.quick else {}
+    return replace(recipe("facades"), data_root=opts.data_root, device=opts.device, **{**tiny, **changes})
 
 
-def flops(opts: Options, device: torch.device, report: Report) -> None:
-    """Of one step at batch 1, counted on the real networks."""
-    cfg = Config(ngf=8, ndf=8) if opts.quick else Config()
-    cfg = replace(cfg, cuda_graph="off")
-    state = make_state(cfg, device, torch.float32, choose_levers(cfg, device, torch.float32))
-    x = torch.zeros(1, 3, cfg.crop_size, cfg.crop_size, device=device)
-    with FlopCounterMode(display=False) as counter:
-        train_step(state, x, x, 100.0, contextlib.nullcontext)
-    report.results["flops"] = counter.get_total_flops()
-    report.say("one step, batch 1", f"{counter.get_total_flops() / 1e9:.1f} GFLOP")
+def until_done(act: Callable, device: torch.device) -> float:
+    """Seconds by the host's clock."""
+    start = time.perf_counter()
+    act()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
-def step(batch: int, compile: bool, opts: Options, device: torch.device, report: Report) -> None:
-    bench = bench_train.Bench((batch,), seconds=0.5 if opts.quick else 8, crop_size=64 if opts.quick else 256)
-    named = bench_train.variants(device, few=opts.quick, every=compile)
-    if compile:
-        named = {name: named[name] for name in named if name == "plain eager fp32" or "compile" in name}
-    else:
-        named = {name: settings for name, settings in named.items() if "compile" not in name}
-    rows = bench_train.measure(named, batch, bench, device)
-    report.results[f"step, batch {batch}{', compile' * compile}"] = rows
-    ceiling, work = report.results.get("ceilings", {}).get("bf16"), report.results.get("flops")
-    for row in rows:
-        share = f", {batch * work / row['median'] / ceiling:.0%} of the bf16 rate" if ceiling and work else ""
-        memory = f", {row['memory'] / 2**30:.2f} GiB" if row["memory"] else ""
-        report.say(f"step, batch {batch}, {row['variant']}",
-                   f"{row['median'] * 1e3:.3f} ms ({row['min'] * 1e3:.3f} to {row['max'] * 1e3:.3f}), "
-                   f"{row['ratio']:.2f}x, {batch / row['median']:.0f} images/s{memory}{share}, "
-                   f"warm-up {row['warm_up']:.0f} s")
+def ms(seconds: list[float]) -> str:
+    return "{median:.3f} ms ({min:.3f} to {max:.3f})".format(**common.spread([1e3 * each for each in seconds]))
+
+
+# Smoke: does a graph record, and compute what eager steps compute?
+
+def pretend(act: Callable) -> tuple[Callable, Tensor]:
+    """Stands in for a CUDA graph where there is none."""
+    losses = torch.zeros(4)
+    return lambda: losses.copy_(act()), losses
+
+
+def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tensor]:
+    """Losses, weights and a validation of twelve deterministic steps, with what comes between the steps of a run."""
+    seed_everything(cfg.seed, deterministic=True)
+    state, step = real_step(cfg, device)
+    eager = getattr(step, "step", step)  # with the same Adam, of a graph's kind
+    if not graph or device.type != "cuda":
+        step = GraphedStep(eager, pretend) if graph else eager
+    seen, writer, (x, y) = {}, Writer(device), batch_of(2, cfg, device)
+    for i in range(4 * WARM_UP):
+        if i == 2 * WARM_UP:
+            with torch.no_grad(), state.gen.test_time(), no_search(), eager.keywords["autocast"]():
+                seen["validation"] = state.gen(x).float()
+            writer.submit(on_cpu, snapshot(state_dict(state)))
+            set_rate(state, cfg.lr / 2)
+        n = 1 if i == 2 * WARM_UP + 1 else 2  # an epoch's last, smaller batch
+        seed_step(cfg.seed, 0, 1, i)
+        seen[f"losses of step {i + 1}"] = step((x[:n] * (1 - i / 50)).contiguous(), y[:n])
+    writer.pool.shutdown()
+    writer.check(wait=True)
+    return {**seen, **{f"{net}.{name}": value for net in ("gen", "disc")
+                       for name, value in getattr(state, net).state_dict().items()}}
+
+
+def smoke(opts: Options, device: torch.device, report: Report) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, before deterministic steps ask for it
+    cuda = device.type == "cuda"
+    cfg = settings(opts, cuda_graph="on" if cuda else "auto")  # on: what goes wrong is raised
+    seed_everything(cfg.seed)
+    _, step = real_step(cfg, device)
+    x, y = batch_of(1, cfg, device)
+    report("eager steps, of which the first searches", ", ".join(
+        f"{1e3 * until_done(lambda: step(x, y), device):.1f} ms" for _ in range(WARM_UP)))
+    report("recording, with one replay" if cuda else "recording needs CUDA; one more eager step",
+           f"{1e3 * until_done(lambda: step(x, y), device):.1f} ms")
+    more = [common.seconds_of(lambda: step(x, y), device) for _ in range(20)]
+    report("20 replays" if cuda else "20 eager steps", ms(more))
+    for name, changes in (("auto", {}), ("fp32", dict(precision="fp32"))):
+        eager, graph = (trajectory(replace(cfg, **changes), device, graph) for graph in (False, True))
+        differ = [key for key in eager if not torch.equal(eager[key], graph[key])]
+        far = max(((eager[key] - graph[key]).abs().max().item() for key in differ), default=0)
+        report(f"{'graph' if cuda else 'what stands in for a graph'} against eager, {name}", (
+            f"DIFFER in {len(differ)} of {len(eager)}, by up to {far:.2g}, first {differ[0]}" if differ else
+            f"equal to the bit: {len(eager)} tensors"), differ=differ)
+
+
+# Profile of replays
+
+CLASSES = {"layouts": "nchwtonhwc|nhwctonchw|transpose", "Adam": "adam|multi_tensor", "BatchNorm": "norm|bn_|::bn",
+           "concatenation": "cat", "copies and casts": "copy|memcpy|memset|fill|cast|_to_",
+           "convolutions": "conv|gemm|xmma|cutlass|cudnn|dgrad|wgrad|implicit|mm", "activations, losses, sums": ""}
+
+
+def busy(spans: list[tuple[float, float]]) -> float:
+    """The time that at least one of the (start, end) covers."""
+    total, until = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total, until = total + max(0.0, end - max(start, until)), max(until, end)
+    return total
 
 
 def profile(opts: Options, device: torch.device, report: Report) -> None:
-    """The kernels of five steps at batch 16, by their time."""
+    cfg, cuda, n = settings(opts), device.type == "cuda", 3 if opts.quick else 20
+    seed_everything(cfg.seed)
+    _, step = real_step(cfg, device)
+    x, y = batch_of(1, cfg, device)
+    with FlopCounterMode(display=False) as counter:
+        getattr(step, "step", step)(x, y)
+    report("one step, batch 1", f"{counter.get_total_flops() / 1e9:.1f} GFLOP")
+    for _ in range(2 * WARM_UP):
+        step(x, y)
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA if cuda else activity.CPU]) as seen:
+        wall = until_done(lambda: [step(x, y) for _ in range(n)], device)
+    kind = torch.autograd.DeviceType.CUDA if cuda else torch.autograd.DeviceType.CPU
+    events = [(e.name, e.time_range.start, e.time_range.end) for e in seen.events()
+              if e.device_type == kind and not e.cpu_children and not e.name.startswith("ProfilerStep")]
+    if not events:
+        return report("profile", "the profiler saw no kernels: it may not be permitted here")
+    at_work, span = busy([e[1:] for e in events]), max(e[2] for e in events) - min(e[1] for e in events)
+    report("kernels a step" if cuda else "operations a step, needs CUDA for kernels",
+           f"{len(events) / n:.0f}; busy {at_work / n / 1e3:.3f} ms, gaps {(span - at_work) / n / 1e3:.3f} ms, "
+           f"host's clock {1e3 * wall / n:.3f} ms, with the profiler's own cost")
+    times, counts, kernels = Counter(), Counter(), Counter()
+    for name, start, end in events:
+        label = next(label for label, words in CLASSES.items() if re.search(words, name, re.IGNORECASE))
+        times[label] += (end - start) / n / 1e3
+        counts[label] += 1 / n
+        kernels[f"{label}: {name}"] += (end - start) / n
+    for label, spent in times.most_common():
+        report(label, f"{spent:.3f} ms in {counts[label]:.0f} a step")
+    (opts.out / "profile.txt").write_text("".join(f"{spent:9.1f} µs a step  {name}\n" for name, spent in
+                                                  kernels.most_common()), encoding="utf-8")
+
+
+# Layers: convolutions of two memory layouts, and as products of matrices
+
+def ways(conv: nn.Module, x: Tensor, dtype: torch.dtype) -> dict[str, dict[str, Callable]]:
+    """Of forward, dgrad and wgrad, what computes them: cuDNN (or its like) in NHWC and NCHW, and a matmul."""
+    across, acts = isinstance(conv, nn.ConvTranspose2d), {"forward": {}, "dgrad": {}, "wgrad": {}}
+    args = (None, conv.stride, conv.padding, (1, 1), across, (0, 0), 1)
+    grad = torch.randn_like(conv(x)).to(dtype)
+    for name, layout in (("NHWC", torch.channels_last), ("NCHW", torch.contiguous_format)):
+        image, weight, out = (t.to(dtype).contiguous(memory_format=layout) for t in (x, conv.weight, grad))
+        acts["forward"][name] = lambda a=image, w=weight: torch.ops.aten.convolution(a, w, *args)
+        for i, side in enumerate(("dgrad", "wgrad")):
+            acts[side][name] = lambda a=image, w=weight, g=out, i=i: torch.ops.aten.convolution_backward(
+                g, a, w, *args, [i == 0, i == 1, False])[i]
+    # Either kind of layer leads between a large image and a small one
+    large, small = (out, image.flatten(2)) if across else (image, out.flatten(2))
+    how, matrix = dict(kernel_size=4, padding=conv.padding, stride=conv.stride), weight.flatten(1)
+    acts["dgrad" if across else "forward"]["matmul"] = lambda: matrix @ F.unfold(large, **how)
+    acts["forward" if across else "dgrad"]["matmul"] = lambda: F.fold(matrix.t() @ small, large.shape[2:], **how)
+    acts["wgrad"]["matmul"] = lambda: small @ F.unfold(large, **how).transpose(1, 2)
+    return acts
+
+
+def alone(act: Callable, device: torch.device, n: int = 20) -> float:
+    """Seconds a call; on CUDA within a graph, without the host's."""
     if device.type != "cuda":
-        return report.say("profile", "skipped: needs a CUDA device")
-    run = bench_train.make_step(dict(cuda_graph="off"), 16, 64 if opts.quick else 256, device)
-    for _ in range(5):
-        run()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-        for _ in range(5):
-            run()
-        torch.cuda.synchronize(device)
-    text = seen.key_averages().table(sort_by="cuda_time_total", row_limit=30, max_name_column_width=90)
-    (opts.out / "profile.txt").write_text(text, encoding="utf-8")
-    events = sorted(seen.key_averages(), key=lambda e: e.device_time_total, reverse=True)
-    total = sum(e.device_time_total for e in events) or 1
-    for event in events[:8]:
-        report.say("profile, batch 16", f"{event.device_time_total / total:4.0%} {event.key[:80]}")
+        return common.seconds_of(act, device, 2)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            act()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(n):
+            act()
+    graph.replay()
+    return common.seconds_of(graph.replay, device, 5) / n
 
 
-def run_of(opts: Options, *flags: str) -> tuple[float, list[dict], Path]:
-    """Seconds from start to exit of `python train.py facades`, its log and its last grid."""
-    with tempfile.TemporaryDirectory() as scratch:
-        run = Path(scratch) / "run"
-        small = ["--ngf", "8", "--ndf", "8", "--crop-size", "64", "--load-size", "72"] if opts.quick else []
-        command = [sys.executable, "train.py", "facades", "--data-root", str(opts.data_root.absolute()), "--out-dir",
-                   str(run), "--device", opts.device, *small, *flags]
-        start = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 * opts.minutes)
-        seconds = time.perf_counter() - start
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        log = list(csv.DictReader((run / "log.csv").read_text(encoding="utf-8").splitlines()))
-        shutil.copy(max((run / "examples").iterdir()), opts.out / "grid.png")
-        return seconds, log, run
+@torch.no_grad()
+def layers(opts: Options, device: torch.device, report: Report) -> None:
+    cfg, found = settings(opts), []
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.backends.cudnn.benchmark = True
+    gen = Generator(ngf=cfg.ngf, crop_size=cfg.crop_size).to(device)
+    disc = Discriminator(ndf=cfg.ndf).to(device)
+    for net in (gen, disc):
+        for name, module in net.named_modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                title = f"{type(net).__name__[0]} {name} {module.in_channels}→{module.out_channels}"
+                module.register_forward_hook(lambda m, x, y, title=title: found.append((title, m, x[0])))
+    x, _ = batch_of(1, cfg, device)
+    disc(x, gen(x))
+    sums, off = Counter(), 0.0
+    for title, conv, image in found:
+        conv._forward_hooks.clear()
+        row = {}
+        for side, acts in ways(conv, image, dtype).items():
+            results = {name: act().flatten().float() for name, act in acts.items()}
+            wanted = results["NCHW"]
+            off = max([off, *(((each - wanted).abs().max() / wanted.abs().max()).item() for each in results.values())])
+            row[side] = {name: 1e6 * alone(act, device) for name, act in acts.items()}
+            sums.update(row[side] | {"the best of each": min(row[side].values())})
+        told = [f"{side} " + " ".join(f"{name} {spent:.1f}" for name, spent in times.items())
+                for side, times in row.items()]
+        report(f"{title}, {image.shape[3]}×{image.shape[2]}", "; ".join(told) + " µs", us=row)
+    report("sums, weights warm in the cache", ", ".join(f"{name} {spent:.0f} µs" for name, spent in sums.items())
+           + f"; the ways agree to {off:.1g}")
+
+
+# Whole runs
+
+def run(cfg: Config, opts: Options, **replaced) -> list[dict]:
+    """The log of train(cfg), with other things in the place of some names in train.py."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        for name, other in replaced.items():
+            stack.enter_context(unittest.mock.patch.object(train, name, other))
+        folder = Path(scratch) / "run"
+        train.train(replace(cfg, out_dir=folder))
+        shutil.copy(max((folder / "examples").iterdir()), opts.out / "grid.png")
+        return list(csv.DictReader((folder / "log.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def host(opts: Options, device: torch.device, report: Report) -> None:
+    """What the data path alone can deliver, what one replay takes, and what becomes of both."""
+    cfg = settings(opts, n_epochs=3, n_val=8, num_workers=4, save_every=3)
+    losses = torch.zeros(4, device=device)
+    data = {"cache ram": dict(cache="ram"), "4 processes": {}, "8 processes": dict(num_workers=8)}
+    for name, changes in data.items():
+        log = run(replace(cfg, cuda_graph="off", **changes), opts, train_step=lambda *_, **__: losses)
+        rate = max(float(row["images_per_s"]) for row in log[1:])
+        report(f"real loop without a step, {name}", f"{rate:.0f} pairs/s, {1e3 / rate:.3f} ms a pair")
+    seed_everything(cfg.seed)
+    _, step = real_step(cfg, device)
+    x, y = batch_of(1, cfg, device)
+    for _ in range(2 * WARM_UP):
+        step(x, y)
+    n = 3 if opts.quick else 100
+    device_time = common.seconds_of(lambda: step(x, y), device, n)
+    start = time.perf_counter()
+    for _ in range(n):
+        step(x, y)
+    sent = time.perf_counter() - start
+    report("one step on one batch", f"{1e3 * device_time:.3f} ms; the host sends it off in {1e3 * sent / n:.3f} ms")
+    for name, changes in list(data.items())[:2]:
+        rate = max(float(row["images_per_s"]) for row in run(replace(cfg, **changes), opts)[1:])
+        report(f"real loop, {name}", f"{rate:.0f} pairs/s, {1e3 / rate:.3f} ms a step")
+
+
+def timeline(cfg: Config, opts: Options, report: Report) -> float:
+    """Where the time of a run goes, by the host's clock, at most three steps ahead of the device; seconds an epoch."""
+    graphed, validate, epochs, checks = train.graphed, train.validate, [[]], []
+
+    def marked(*args) -> Callable:
+        step = graphed(*args)
+
+        def act(x: Tensor, y: Tensor) -> Tensor:
+            epochs[-1].append(time.perf_counter())
+            return step(x, y)
+
+        return act
+
+    def timed(*args) -> tuple:
+        checks.append([time.perf_counter()])
+        result = validate(*args)
+        checks[-1].append(time.perf_counter())
+        epochs.append([])
+        return result
+
+    log = run(cfg, opts, graphed=marked, validate=timed)
+    end, first, later = time.perf_counter(), epochs[0], epochs[1:-1]
+    gaps = sorted(b - a for steps in later for a, b in zip(steps, steps[1:], strict=False))
+    an_epoch = (checks[-1][1] - checks[0][1]) / len(later)
+    for what, value in {
+            "from the start of Python to the first step": f"{first[0] - opts.job[1]:.1f} s",
+            f"the first {WARM_UP + 1} steps, search and recording": f"{first[WARM_UP + 1] - first[0]:.2f} s",
+            "the whole first epoch, which reads the files": f"{checks[0][0] - first[0]:.2f} s",
+            "a step": f"{ms(gaps)}, p99 {1e3 * gaps[int(0.99 * len(gaps))]:.3f}",
+            f"validation of {cfg.n_val} pairs at most": ms([b - a for a, b in checks]),
+            "from there to the next step": ms([b[0] - a[1] for a, b in zip(checks, later, strict=False)]),
+            "from the last validation to the end": f"{end - checks[-1][1]:.1f} s",
+            "an epoch after the first": f"{an_epoch:.3f} s",
+            "images/s in the last": f"{float(log[-1]['images_per_s']):.0f}",
+            "val L1": f"{float(log[-1]['val_l1']):.4f}",
+            f"{cfg.n_epochs} epochs from start to end": f"{end - opts.job[1]:.1f} s",
+    }.items():
+        report(what, value)
+    return an_epoch
 
 
 def facades(opts: Options, device: torch.device, report: Report) -> None:
-    """From start to exit: loading, validation, grids and checkpoints included."""
-    seconds, log, _ = run_of(opts, "--n-epochs", str(opts.epochs))
-    training = sum(float(row["seconds"]) for row in log)
-    best = max(float(row["images_per_s"]) for row in log)
-    report.results["facades"] = {"epochs": opts.epochs, "seconds": seconds, "training": training, "log": log}
-    report.say(f"python train.py facades --n-epochs {opts.epochs}",
-               f"{seconds:.1f} s from start to exit, {training:.1f} s of it in steps, {best:.0f} images/s in the best "
-               f"epoch, val L1 {float(log[-1]['val_l1']):.4f}")
+    cfg = settings(opts, n_epochs=3 if opts.quick else 10, cache="ram")
+    an_epoch = timeline(cfg, opts, report)
+    whole = opts.since_begin() + (200 - cfg.n_epochs) * an_epoch
+    report("200 epochs would take", f"{whole:.0f} s", whole=whole)
 
 
-def loader(opts: Options, device: torch.device, report: Report) -> None:
-    """Images a second of training: with the loader's processes, and from memory."""
-    for flags in (("--num-workers", "4"), ("--num-workers", "8"), ("--cache", "ram")):
-        _, log, _ = run_of(opts, "--n-epochs", "4", *flags)
-        rate = max(float(row["images_per_s"]) for row in log)
-        report.results[f"loader {flags}"] = rate
-        report.say("training with " + " ".join(flags), f"{rate:.0f} images/s")
+def whole(opts: Options, device: torch.device, report: Report) -> None:
+    """The paper's 200 epochs, when there is time for them."""
+    left = 60 * opts.minutes - opts.since_begin()
+    expected = max((line.get("whole", 0) for line in report.lines()), default=0)
+    if expected > left and not opts.quick:
+        return report("200 epochs", f"skipped: {expected:.0f} s expected, {left:.0f} s left; --only whole has more")
+    timeline(settings(opts, n_epochs=2 if opts.quick else 200, cache="ram"), opts, report)
+
+
+def steps(opts: Options, device: torch.device, report: Report) -> None:
+    bench = bench_train.Bench(seconds=0.5 if opts.quick else 15, crop_size=64 if opts.quick else 256)
+    named = {**bench_train.plain(device), **bench_train.around_auto(device)}
+    for row in bench_train.measure(named, 1, bench, device):
+        report(f"batch 1, {row['variant']}", bench_train.line(row), row=row)
 
 
 def fidelity(opts: Options, device: torch.device, report: Report) -> None:
-    small = dict(crop_size=64, ngf=8, n_val=10, num_workers=0) if opts.quick else {}
-    variants = ("fp32", "auto", "eager") if device.type == "cuda" else ("fp32", "auto")
-    rows = bench_fidelity.fidelity(bench_fidelity.Fidelity(
-        opts.data_root, n_epochs=1 if opts.quick else 3, variants=variants, device=opts.device, **small))
-    report.results["fidelity"] = rows
-    for variant in variants:
-        own = [row for row in rows if row["variant"] == variant]
-        l1, ssim = (sorted(row[key] for row in own) for key in ("val_l1", "val_ssim"))
-        report.say(f"{len(own)} seeds, {variant}", f"val L1 {l1[0]:.4f} to {l1[-1]:.4f}, val SSIM {ssim[0]:.4f} to "
-                   f"{ssim[-1]:.4f}, {max(row['images_per_s'] for row in own):.0f} images/s")
+    tiny = dict(crop_size=64, ngf=8, n_val=10, n_epochs=1, seeds=(0,)) if opts.quick else {}
+    rows = []
+    for row in bench_fidelity.runs(bench_fidelity.Fidelity(opts.data_root, device=opts.device, cache="ram", **tiny)):
+        rows.append(row)
+        report(f"{row['variant']}, seed {row['seed']}", f"val L1 {row['val_l1']:.4f}", row=row)
+    for name, scores in bench_fidelity.lines(rows):
+        report(name, scores)
 
 
-def inference(opts: Options, device: torch.device, report: Report) -> None:
-    result = bench_predict.bench(bench_predict.Bench(n_images=8 if opts.quick else 64, rounds=1 if opts.quick else 3,
-                                                     device=opts.device))
-    report.results["inference"] = result["rows"]
-    for row in result["rows"]:
-        report.say(f"inference, {row['variant']}", f"{row['images_per_s']:.1f} images/s, {row['ratio']:.2f}x")
+def nccl(opts: Options, device: torch.device, report: Report) -> None:
+    """A world of one: what several processes go through, without the others."""
+    cfg, backend = settings(opts, cuda_graph="off"), "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    ranks = Ranks(device, world=2, group=dist.new_group(backend="gloo"), patient=dist.new_group(backend="gloo"))
+    losses = []
+    for alone in (True, False):
+        seed_everything(cfg.seed, deterministic=True)
+        state, step = real_step(cfg, device)
+        x, y = batch_of(2, cfg, device)
+        parallel = state if alone else ranks.replicate(state)
+        losses.append(torch.stack([train.train_step(parallel, x, y, **step.keywords) for _ in range(4)]))
+        spent = until_done(lambda: train.train_step(parallel, x, y, **step.keywords), device)  # noqa: B023
+        report(f"one more step, {'alone' if alone else backend}", f"{1e3 * spent:.1f} ms")
+    total = ranks.all_reduce([1, 2])
+    ranks.barrier()
+    dist.destroy_process_group()
+    report("four steps", ("equal to the bit" if torch.equal(*losses) else "DIFFER by up to "
+           f"{(losses[0] - losses[1]).abs().max():.2g}") + f" alone and with {backend}; all_reduce {total}")
 
 
-def main() -> None:
-    opts = tyro.cli(Options, description=__doc__)
-    begin = time.perf_counter()
-    opts.out.mkdir(parents=True, exist_ok=True)
-    device, report = choose_device(opts.device), Report()
-    choose_precision("auto", device)
-    torch.backends.cudnn.benchmark = True
-    report.results["hardware"] = bench_train.hardware(device)
-    report.say("hardware", ", ".join(f"{key} {value}" for key, value in report.results["hardware"].items()))
-    # In the order of their worth, with the seconds that each may take
-    sections: list[tuple[Callable, float]] = [
-        (tests, 90), (ceilings, 10), (flops, 10), (partial(step, 1, False), 70), (facades, 40 + 1.5 * opts.epochs),
-        (partial(step, 16, False), 80), (fidelity, 80), (inference, 40), (loader, 60), (profile, 20),
-        (partial(step, 1, True), 120), (partial(step, 16, True), 120), (partial(step, 4, False), 70)]
-    for act, expected in sections:
-        name = getattr(act, "__name__", None) or f"step, batch {act.args[0]}{', compile' * act.args[1]}"
-        left = 60 * opts.minutes - (time.perf_counter() - begin)
-        if left < expected and not opts.quick:
-            report.say(name, f"skipped: {left:.0f} s left of {opts.minutes:g} minutes, {expected:.0f} wanted")
-            continue
-        started = time.perf_counter()
+# The report
+
+def carry_out(section: str, opts: Options, seconds: float) -> int:
+    """The exit status of one section, which has a process of its own and at most so many seconds."""
+    command = [sys.executable, "-X", "faulthandler", __file__, *sys.argv[1:], "--minutes", str(seconds / 60), "--job",
+               section, str(time.perf_counter())]
+    with (opts.out / "errors.txt").open("a", encoding="utf-8") as errors:
+        print(f"\n## {section}", file=errors, flush=True)
+        child = subprocess.Popen(command, stderr=errors, start_new_session=True)
         try:
-            act(opts, device, report)
-        except Exception as error:  # the rest of the report is worth having
-            report.say(name, f"failed: {type(error).__name__}: {(str(error).splitlines() or ['?'])[0]}")
-        print(f"## {name} took {time.perf_counter() - started:.0f} s", flush=True)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        (opts.out / "report.json").write_text(json.dumps(report.results, indent=2, default=str), encoding="utf-8")
-        (opts.out / "report.txt").write_text(report.table() + "\n", encoding="utf-8")
-    print(f"\n{time.perf_counter() - begin:.0f} s in all\n{report.table()}")
+            return child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGABRT)  # the fault handler writes where it stands
+            return child.wait(5)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # and its loader processes
+
+
+def main() -> int:
+    begin, opts = time.perf_counter(), tyro.cli(Options, description=__doc__)
+    if opts.job:
+        report = Report(opts, opts.job[0])
+        try:
+            device = choose_device(opts.device)
+            if not report.path.exists():
+                for key, value in common.hardware(device).items():
+                    report(key, str(value))
+            globals()[opts.job[0]](opts, device, report)
+            return 0
+        except Exception as error:
+            traceback.print_exc()
+            report("FAILED", f"{type(error).__name__}: {(str(error).splitlines() or ['?'])[0]}; errors.txt has it all")
+            return 1
+    opts.out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.jsonl", "errors.txt"):
+        (opts.out / name).unlink(missing_ok=True)
+    failed = False
+    for section in opts.only or LIMITS:
+        report, left = Report(opts, section), 60 * opts.minutes - (time.perf_counter() - begin)
+        if left < 15:
+            report("skipped", f"{left:.0f} s left of {opts.minutes:g} minutes")
+        elif status := carry_out(section, opts, left if opts.only else min(left, LIMITS[section])):
+            failed = True
+            if status != 1:  # else it has told itself
+                report("FAILED", f"status {status}, a signal's number if below 0; errors.txt tells where it stood")
+    lines = [f"{line['section']:<9} {line['what']}: {line['value']}" for line in report.lines()]
+    (opts.out / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"\n{time.perf_counter() - begin:.0f} s in all\n" + "\n".join(lines))
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

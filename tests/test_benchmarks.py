@@ -1,0 +1,35 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_the_gpu_report_has_no_failure(data, tmp_path):
+    """It meets a GPU for a few minutes, once: what can go wrong on any device must have gone wrong before."""
+    done = subprocess.run([sys.executable, FOLDER / "gpu_report.py", data, "--quick", "--device", "cpu", "--out",
+                           tmp_path / "report", "--minutes", "20"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + (tmp_path / "report" / "errors.txt").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "report" / "report.jsonl").read_text().splitlines()]
+    told = {line["section"]: line for line in lines}
+    assert [*told] == ["smoke", "profile", "layers", "host", "facades", "steps", "fidelity", "nccl", "whole"]
+    assert not [line for line in lines if "FAILED" in line["what"] or "DIFFER" in line["value"]]
+    assert float(told["layers"]["value"].split("agree to ")[1]) < 1e-4  # three ways to compute the same convolutions
+    assert all((tmp_path / "report" / name).exists() for name in ("report.txt", "profile.txt", "grid.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "flags"), [
+    ("bench_data", ["--n-pairs", "4", "--workers", "0", "1", "--epochs", "1"]),
+    ("bench_fidelity", ["--crop-size", "64", "--ngf", "4", "--n-epochs", "1", "--seeds", "0", "--num-workers", "0"]),
+    ("bench_predict", ["--n-images", "2", "--rounds", "1", "--device", "cpu"]),
+    ("bench_train", ["--batches", "1", "--crop-size", "64", "--steps", "1", "--device", "cpu"])])
+def test_every_benchmark_runs_and_writes_its_rows(data, tmp_path, name, flags):
+    roots = {"bench_data": ["--data-roots", data], "bench_fidelity": ["--data-root", data]}.get(name, [])
+    rows = tmp_path / "rows.json"
+    subprocess.run([sys.executable, FOLDER / f"{name}.py", *roots, *flags, "--json", rows], check=True)
+    assert json.loads(rows.read_text())["rows"]
