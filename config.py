@@ -19,6 +19,7 @@ class Config:
     crop_width: int = 0  # pixels, a multiple of 16; 0: as crop_size. The two set the U-Net's depth
     skip_unreadable: bool = False  # put another pair in the place of one that cannot be read, and count it
     flip: bool = True  # mirror half of the training pairs, input and target together
+    interpolation: Literal["linear", "bicubic"] = "linear"  # of resizing; bicubic is the authors' PyTorch release's
     label_side: Literal["none", "A", "B", "both"] = "none"  # side(s) resized by nearest neighbour: label maps
     color_jitter: float = 0.0  # 0 to 1; random brightness, contrast, saturation and hue; 0, as the paper: off
     color_jitter_side: Literal["A", "B"] = "A"  # the photo side, which color_jitter changes
@@ -115,8 +116,8 @@ def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
 
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
 PAPER = dict(in_channels=3, out_channels=3, resize="stretch", load_size=286, crop_size=256, crop_width=0,
-             flip=True, label_side="none", color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0,
-             lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, batch_size=1)
+             interpolation="linear", flip=True, label_side="none", color_jitter=0.0, ngf=64, ndf=64, n_layers=3,
+             dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo

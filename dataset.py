@@ -14,7 +14,7 @@ import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
-from pairs.geometry import Geometry, Size, pad, resize, usual_size  # noqa: E402
+from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split, to_array, to_batch  # noqa: E402
 from pairs.plausible import check_headers, check_ranges, check_sizes, check_small, describe  # noqa: E402
 from runtime.console import say  # noqa: E402
@@ -128,7 +128,7 @@ class PairedImages(Dataset):
         size = self.geometry.load if self.jitter else self.geometry.whole
         enough = size if self.jitter and self.label_side == "none" else None  # targets that are scored stay exact
         images = read_pair(self.pairs[index], *channels, enough)
-        sides = [resize(image, size(image.shape[1::-1]), nearest=self.label_side in (name, "both"))
+        sides = [self.geometry.interpolate(image, size(image.shape[1::-1]), label=self.label_side in (name, "both"))
                  for name, image in zip("AB", images, strict=True)]
         if sides[0].dtype != sides[1].dtype:
             sides = [side if side.dtype == np.float32 else side / np.float32(255) for side in sides]

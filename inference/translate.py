@@ -10,7 +10,7 @@ from torch import Tensor
 
 from generator import Generator
 from pairs.geometry import Geometry, Scale, Size
-from pairs.geometry import resize as resized
+from pairs.geometry import resize as resize_result
 from pairs.images import from_network, normalise, read_image, to_array, to_tensor, transparency
 from runtime.devices import seeded
 from utils import DataError, UserError
@@ -73,14 +73,15 @@ def to_scale(gen: Generator, array: np.ndarray, scale: Scale, resize: bool) -> n
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
                         f"{width}×{height}, which is too large")
-    return resized(array, (width, height), is_label(gen, 0))
+    return Geometry.of(getattr(gen, "trained", {})).interpolate(array, (width, height), is_label(gen, 0))
 
 
 def to_size(gen: Generator, y_fake: Tensor, size: Size) -> Tensor:
     """(C, H, W), brought back to the width and height `size`, on the CPU."""
     if y_fake.shape[:0:-1] == size:
         return y_fake
-    return to_tensor(resized(y_fake.cpu().permute(1, 2, 0).numpy(), size, is_label(gen, -1)))
+    how = "nearest" if is_label(gen, -1) else "linear"
+    return to_tensor(resize_result(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
 
 
 def is_label(gen: Generator, side: int) -> bool:

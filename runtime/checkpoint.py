@@ -310,7 +310,7 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    names = [*GENERATOR, "direction", "resize", "load_size", "label_side", "seed"]
+    names = [*GENERATOR, "direction", "resize", "load_size", "interpolation", "label_side", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
     told = {name: value for name, value in record.items() if name != "trained_on"}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,
