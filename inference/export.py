@@ -9,15 +9,17 @@ import torch
 import torch.fx.experimental._config
 
 from generator import Generator
+from inference.translate import multiple_of, smallest_of
 from runtime.console import say
 from runtime.files import atomic
 from utils import UserError, name_of
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None) -> None:
-    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of crop_size.
+    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of what
+    the network takes, crop_size for the U-Net.
 
-    N is at most 1024, H and W are at most 64 · crop_size.
+    N is at most 1024, H and W are at most 64 such multiples, or 4096 pixels if that is more.
     Raises ValueError on another ending, where `path` is the `checkpoint`, or when the packages that ONNX needs are not
     installed, and OSError, naming `path`, when it cannot be written.
     """
@@ -28,9 +30,10 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix.lower() == ".onnx" and missing:
         raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    size, device = gen.crop_size, next(gen.parameters()).device
+    size, device = multiple_of(gen), next(gen.parameters()).device
+    least, most = smallest_of(gen) // size, max(64, 4096 // size)
     x = torch.zeros(2, gen.in_channels, 2 * size, 3 * size, device=device)
-    rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)
+    rows, columns = (torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns"))
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -46,4 +49,4 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
             onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
             with atomic(path) as file:
                 file.write(onnx.model_proto.SerializeToString())
-    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")
+    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {most * size}")

@@ -35,22 +35,35 @@ def translate(gen: Generator, image: Image.Image | np.ndarray, **options) -> Ima
     return Image.fromarray((result >> 8).astype(np.uint8) if deep_colour else result)
 
 
+def multiple_of(gen: Generator) -> int:
+    """What the height and the width of an input must be multiples of."""
+    return gen.crop_size if isinstance(gen, Generator) else gen.multiple
+
+
+def smallest_of(gen: Generator) -> int:
+    """The least height and width of an input: a network that pads by reflection inside needs two pixels there."""
+    return multiple_of(gen) * (1 if isinstance(gen, Generator) else 2)
+
+
 @torch.inference_mode()
 def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: int = 0, norm: str = "image",
                       dropout: bool | str = "on", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W), computed in `dtype`.
 
-    The image is padded by reflection to the next multiple of crop_size, or with `resize` scaled to crop_size, and the
-    result cropped or scaled back. Tiles of `tile` pixels, or where the padded image has more than PIXELS, overlap by a
-    quarter and fade into one another; with norm "image", each tile is normalised by its own statistics.
+    The image is padded by reflection to the next size that the network takes (the U-Net: multiples of crop_size), or
+    with `resize` scaled to crop_size, and the result cropped or scaled back. Tiles of `tile` pixels, or where the
+    padded image has more than PIXELS, overlap by a quarter and fade into one another; with norm "image", each tile is
+    normalised by its own statistics.
     `norm` and `dropout` take the words of the command line; dropout may be a bool too. No image's result depends on
     the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
     """
     if not isinstance(resize, bool):
         raise UserError(f"resize must be True or False; it is {resize!r}")
-    size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
-    if tile < 0 or tile % size or tile and resize:
-        raise UserError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
+    size, least = multiple_of(gen), smallest_of(gen)
+    (height, width), device = x.shape[-2:], next(gen.parameters()).device
+    if tile < 0 or tile % size or 0 < tile < least or tile and resize:
+        whose = "network's crop_size" if isinstance(gen, Generator) else f"network's {size}, at least"
+        raise UserError(f"tile must be a multiple of the {whose}, {least}, and 0 with resize; it is {tile}")
     if not tile and (height + -height % size) * (width + -width % size) > PIXELS:
         tile = size * max(1, 1024 // size)
 
@@ -64,20 +77,20 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
 
     with gen.test_time(norm, dropout):
         if resize:
-            small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            small = F.interpolate(x, (gen.crop_size, gen.crop_size), mode="bilinear", antialias=True)
             return F.interpolate(network(small), (height, width), mode="bilinear", antialias=True)
         if tile:
-            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.out_channels), x, size)
-        return _padded(network, x, size)
+            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.out_channels), x, size, least)
+        return _padded(network, x, size, least)
 
 
-def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """network(x) for any size: both sides padded by reflection to a multiple, and cropped again."""
-    if not any(length % multiple for length in x.shape[-2:]):
+def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int, least: int) -> Tensor:
+    """network(x) for any size: both sides padded by reflection to a multiple, `least` at least, and cropped again."""
+    if not any(length % multiple or length < least for length in x.shape[-2:]):
         return network(x)
     index, crop = [], []
     for length in x.shape[-2:]:
-        missing = -length % multiple
+        missing = max(-length % multiple, least - length)
         index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
         crop.append(slice(missing // 2, missing // 2 + length))
     return network(x[..., index[0][:, None], index[1]])[..., crop[0], crop[1]]
