@@ -122,7 +122,7 @@ def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
     if local:
         gen = LocalEnhancer(*sizes, n_local_blocks=n_local)
     else:
-        dropout = f"model.{first}.conv_block.6.weight" in theirs  # a layer more between the two convolutions
+        dropout = f"model.{first}.conv_block.5.weight" not in theirs  # it moves the second convolution
         gen = GlobalGenerator(*sizes, crop_size=256 if n_downs == 2 else 512, norm="batch" if batch else "instance",
                               dropout=dropout)
     differ = sorted({key for key in gen.state_dict() if not key.endswith("num_batches_tracked")} ^ {*theirs})

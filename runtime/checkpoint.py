@@ -21,9 +21,10 @@ from runtime.distributed import Ranks
 from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of
 
-GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "generator", "n_downs", "n_blocks"]
-FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers", "generator", "n_downs",
-         "n_blocks", "n_scales", "spectral_norm"]  # for a run's whole life
+GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
+FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those of pix2pixHD's
+FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers", *FOLLOW_UP, "n_scales",
+         "spectral_norm"]  # for a run's whole life
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,8 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
+    names = [*GENERATOR, *FOLLOW_UP, "direction", "load_size", "label_side", "seed"]
+    settings = {name: cfg.plain()[name] for name in names}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "held_out": record["held_out"],
                  "state_dict": on_cpu(weights)}
     with atomic(path) as file:
