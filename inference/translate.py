@@ -84,7 +84,7 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
         return _padded(network, x, size, least)
 
 
-def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int, least: int) -> Tensor:
+def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int, least: int = 0) -> Tensor:
     """network(x) for any size: both sides padded by reflection to a multiple, `least` at least, and cropped again."""
     if not any(length % multiple or length < least for length in x.shape[-2:]):
         return network(x)
