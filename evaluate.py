@@ -75,7 +75,7 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
         for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
             with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
                     torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                y_fake = at_any_size(gen, x, gen.multiple).float()
+                y_fake = at_any_size(gen, x).float()
             yield x[0], y_fake[0], y[0]
 
 

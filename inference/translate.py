@@ -57,7 +57,7 @@ def network_size(gen: Generator, size: Size, scale: Scale, resize: bool) -> Size
         raise UserError(f"resize must be True or False; it is {resize!r}")
     trained = getattr(gen, "trained", {})
     if resize or scale == "trained" and "usual_size" not in trained:
-        return gen.crop_width or gen.crop_size, gen.crop_size
+        return (gen.crop_width or gen.crop_size, gen.crop_size) if gen.crop_size else size
     if scale == "trained":
         return Geometry.of(trained).trained(size, trained["usual_size"])
     if scale == "native":
@@ -100,8 +100,9 @@ def translate_tensors(gen: Generator, x: Tensor, *, tile: int = 0, norm: str = "
     the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
     """
     device = next(gen.parameters()).device
-    if tile < 0 or tile % gen.multiple:
-        raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}; it is {tile}")
+    if tile < 0 or tile % gen.multiple or 0 < tile < gen.smallest:
+        raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}, and at least "
+                        f"{gen.smallest}; it is {tile}")
 
     def network(x: Tensor) -> Tensor:
         """As many images at a time as PIXELS allows."""
@@ -112,21 +113,22 @@ def translate_tensors(gen: Generator, x: Tensor, *, tile: int = 0, norm: str = "
         return torch.cat(parts)
 
     with gen.test_time(norm, dropout):
-        return at_any_size(network, x, gen.multiple, tile)
+        return at_any_size(gen, x, network, tile)
 
 
-def at_any_size(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int, tile: int = 0) -> Tensor:
-    """network(x) for any height and width: padded by reflection to multiples of `multiple`, and cropped again.
+def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] | None = None, tile: int = 0) -> Tensor:
+    """gen(x) for any height and width: padded by reflection to what `gen` takes, and cropped again.
 
     In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
-    one another.
+    one another. `network`, if given, is called in the place of gen.
     """
+    network, multiple = network or gen, gen.multiple
     index, crop = [], []
     for length in x.shape[-2:]:
-        missing = -length % multiple
+        missing = max(-length % multiple, gen.smallest - length)
         index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
         crop.append(slice(missing // 2, missing // 2 + length))
-    padded = x[..., index[0][:, None], index[1]] if any(length % multiple for length in x.shape[-2:]) else x
+    padded = x[..., index[0][:, None], index[1]] if crop != [slice(0, n) for n in x.shape[-2:]] else x
     if not tile and padded.shape[-2] * padded.shape[-1] > PIXELS:
         tile = multiple * max(1, 1024 // multiple)
     return (_in_tiles(network, padded, tile, multiple) if tile else network(padded))[..., crop[0], crop[1]]

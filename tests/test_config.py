@@ -15,6 +15,10 @@ from config import Config
     dict(lambda_l1=math.nan), dict(lr=0.0), dict(lr=math.nan), dict(beta1=1.0), dict(n_epochs=-1),
     dict(n_epochs=0, n_epochs_decay=0), dict(batch_size=0), dict(save_every=0), dict(precision="half"),
     dict(device="tpu"), dict(seed=-1), dict(color_jitter=2.0), dict(color_jitter=0.1, label_side="A"),
+    dict(generator="resnet"), dict(n_scales=4), dict(gan_loss="wgan"), dict(lambda_fm=-1.0), dict(ema=1.0),
+    dict(n_layers=0, n_scales=1), dict(n_layers=0, lambda_fm=10.0), dict(checkpointing=True),
+    dict(n_downs=6, generator="global", crop_size=64, load_size=64),
+    dict(n_downs=5, generator="local", crop_size=64, load_size=64),
     dict(flip="yes"), dict(n_epochs=1.5), dict(batch_size=True),
 ])
 def test_a_bad_value_is_refused_with_its_field_and_value(change):
@@ -27,7 +31,7 @@ def test_a_bad_value_is_refused_with_its_field_and_value(change):
 
 def test_every_field_is_read_by_some_script():
     root = Path(__file__).parents[1]
-    places = [root, *(root / name for name in ("pairs", "runtime", "inference"))]
+    places = [root, *(root / name for name in ("pairs", "runtime", "inference", "hd"))]
     sources = "".join(path.read_text(encoding="utf-8") for place in places for path in place.glob("*.py")
                       if path != root / "config.py")
-    assert [f.name for f in fields(Config) if not re.search(rf"(cfg|self)\.{f.name}\b", sources)] == []
+    assert [f.name for f in fields(Config) if not re.search(rf"((cfg|self)\.|settings.*\"){f.name}\b", sources)] == []
