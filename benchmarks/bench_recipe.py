@@ -22,7 +22,7 @@ from train import train
 
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {}, "hinge": dict(gan_loss="hinge", lambda_l1=25.0),
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
-               "spectral": dict(spectral_norm=True)}
+               "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic")}
 SCORES = ("val_l1", "val_ssim", "val_ms_ssim")
 
 
