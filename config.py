@@ -26,6 +26,7 @@ class Config:
     ndf: int = 64  # width of the discriminator's first layer
     n_layers: int = 3  # D's field: 0 is 1x1, 1 is 16x16, 2 is 34x34, 3 is 70x70, 4 is 142x142, 5 is 286x286
     dropout: float = 0.5  # in the first three decoder blocks, the only noise; 0 turns it off
+    init_from: Path | None = None  # weights to begin with: gen.pth.tar, checkpoint.pth.tar (D too), *_net_G.pth
 
     # Optimisation
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss

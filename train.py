@@ -21,6 +21,7 @@ from config import Config
 from dataset import load_data
 from discriminator import Discriminator
 from generator import Generator
+from inference.load import head_start
 from inference.metrics import image_scores
 from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
@@ -155,6 +156,8 @@ def train(cfg: Config) -> None:
 
         seed_everything(cfg.seed, cfg.deterministic)
         state = make_state(cfg, device, dtype, levers)
+        if cfg.init_from and not run.saved:
+            say(ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from)))  # replicate() hands it on
         progress = run.restore(state, train_data.record)
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(partial(train_step, ranks.replicate(state), lambda_l1=cfg.lambda_l1, autocast=autocast), levers)

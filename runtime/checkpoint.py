@@ -160,8 +160,11 @@ class Run:
                 self._lock(folder)
             else:
                 folder = self._free_folder()
-            cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute())  # to be resumed from anywhere
+            cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
+                          init_from=cfg.init_from and cfg.init_from.absolute())
             saved = self._read(cfg)
+            if saved:
+                cfg = replace(cfg, init_from=saved["config"].get("init_from"))
             (folder / "examples").mkdir(exist_ok=True)
             for place in (folder, folder / "examples"):
                 remove_leftovers(place)
@@ -232,7 +235,8 @@ class Run:
             raise UserError(f"the pairs of the run in {folder} are no longer at {name_of(cfg.data_root)}: tell where "
                             "they are with --data-root")
         for name, old in changed.items():
-            say(f"changed since the run began: {name} from {old} to {new[name]}")
+            say("init_from is ignored: the run has weights of its own" if name == "init_from" else
+                f"changed since the run began: {name} from {old} to {new[name]}")
         return saved
 
     def save(self, state: Any, progress: Progress, history: list[dict]) -> None:
