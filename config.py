@@ -41,7 +41,9 @@ class Config:
     out_dir: Path | None = None  # the run's folder; if not given, runs/NAME, or runs/NAME-2, ... where that is taken
     resume: bool = False  # go on with the run in out_dir, or the last one of that name; begin it if there is none
     save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
-    eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
+    eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by best_by; 0: never
+    best_by: Literal["val_l1", "psnr", "ms_ssim", "label_accuracy"] = "val_l1"  # the score that best.pth.tar is best in
+    palette: str = ""  # cityscapes, facades or a JSON file: eval_every also scores the outputs as label maps
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
@@ -84,6 +86,14 @@ class Config:
         _require(self, "n_layers", self.crop_size >= 3 * 2**self.n_layers,
                  f"must be so small that 3 * 2**n_layers <= crop_size ({self.crop_size})")
         _require(self, "n_epochs", self.total_epochs >= 1, "must be at least 1 together with n_epochs_decay")
+        if self.palette:
+            _require(self, "palette", self.eval_every and self.out_channels == 3, "needs eval_every and 3 out_channels")
+            _require(self, "palette", self.label_side in (self.direction[-1], "both"),
+                     f"needs label_side {self.direction[-1]}, so that no resizing mixes colours")
+        _require(self, "best_by", self.best_by == "val_l1" or self.eval_every, "needs eval_every")
+        _require(self, "best_by", self.best_by != "label_accuracy" or self.palette, "needs a palette")
+        _require(self, "best_by", self.best_by != "ms_ssim" or self.crop_size > 160,
+                 "must be another with a crop_size of 160 pixels or less")
         _require(self, "name", self.name not in (".", "..") and not {*self.name} & {*"/\\\0"}, "must name a folder")
         _require(self, "device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
                  "must be auto, cuda, cuda:N, mps or cpu")

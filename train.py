@@ -22,7 +22,7 @@ from dataset import load_data
 from discriminator import Discriminator
 from generator import Generator
 from inference.load import head_start
-from inference.metrics import image_scores
+from inference.metrics import LabelScores, image_scores, load_palette
 from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
 from runtime.cli import parse
@@ -110,11 +110,12 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
 
 @torch.no_grad()
 def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast: Callable, cfg: Config,
-             ranks: Ranks) -> tuple[dict[str, float], list[list[Tensor]]]:
+             ranks: Ranks, labels: LabelScores | None = None) -> tuple[dict[str, float], list[list[Tensor]]]:
     """The mean val_l1 over the pairs, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
 
     Runs as the paper tests; dropout is the same for all images and in all epochs, so that batches and processes do not
-    matter. In the epochs that eval_every names, also the means of `image_scores`, as val_….
+    matter. In the epochs that eval_every names, also the means of `image_scores`, as val_…, and with `labels` the share
+    of all pixels that have the target's class, as val_label_accuracy.
     """
     n, index = len(batches.data), ranks.rank
     wanted = {round(i * (n - 1) / max(1, cfg.n_examples - 1)) for i in range(cfg.n_examples)}
@@ -132,6 +133,8 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
                 if scored:
                     for name, value in image_scores(*row[1:]).items():
                         sums[f"val_{name}"] += value / n
+                    if labels:
+                        sums.update(labels.count(*row[1:]))
                 index += ranks.world
     sums["val_l1"] = l1.item() / n
     if batches.skipped:
@@ -140,6 +143,8 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
     for scores, some in ranks.all_gather((sums, rows)):
         total.update(scores)
         examples |= some
+    if scored and labels:
+        total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
     return dict(total), [examples[index] for index in sorted(examples)]
 
 
@@ -159,6 +164,7 @@ def train(cfg: Config) -> None:
         if cfg.init_from and not run.saved:
             say(ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from)))  # replicate() hands it on
         progress = run.restore(state, train_data.record)
+        labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(partial(train_step, ranks.replicate(state), lambda_l1=cfg.lambda_l1, autocast=autocast), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
@@ -175,7 +181,7 @@ def train(cfg: Config) -> None:
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # for dropout
                         meter.add(step(x, y), len(x))
                     losses = meter.end()
-                    scores, examples = validate(state.gen, val_batches, epoch, stop, autocast, cfg, ranks)
+                    scores, examples = validate(state.gen, val_batches, epoch, stop, autocast, cfg, ranks, labels)
                     log.epoch({"epoch": epoch, "lr": lr, **losses, **scores}, examples)
                     progress = meter.next_epoch()
                     run.save_in_background(state, progress, log.history)

@@ -15,7 +15,11 @@ from config import Config
     dict(lambda_l1=math.nan), dict(lr=0.0), dict(lr=math.nan), dict(beta1=1.0), dict(n_epochs=-1),
     dict(n_epochs=0, n_epochs_decay=0), dict(batch_size=0), dict(save_every=0), dict(precision="half"),
     dict(device="tpu"), dict(seed=-1), dict(color_jitter=2.0), dict(color_jitter=0.1, label_side="A"),
-    dict(flip="yes"), dict(n_epochs=1.5), dict(batch_size=True),
+    dict(flip="yes"), dict(best_by="psnr"), dict(best_by="label_accuracy", eval_every=1), dict(palette="facades"),
+    dict(palette="facades", eval_every=1), dict(best_by="ms_ssim", eval_every=1, crop_size=128),
+    dict(palette="facades", eval_every=1, label_side="A"),
+    dict(palette="facades", eval_every=1, label_side="B", out_channels=1),
+    dict(n_epochs=1.5), dict(batch_size=True),
 ])
 def test_a_bad_value_is_refused_with_its_field_and_value(change):
     with pytest.raises(ValueError) as error:
