@@ -47,7 +47,8 @@ def metadata(gen: Generator, norm: str) -> dict[str, str]:
     """What another program must know to use `gen`, each value as JSON; what its file does not tell is left out."""
     own = ("held_out", "seed", "ngf", "dropout")  # of the training and the network alone
     told = {name: value for name, value in getattr(gen, "trained", {}).items() if name not in own}
-    told |= dict(in_channels=gen.in_channels, out_channels=gen.out_channels, multiple=gen.crop_size, norm=norm)
+    told |= dict(in_channels=gen.in_channels, out_channels=gen.out_channels, crop_size=gen.crop_size,
+                 multiple=gen.crop_size, norm=norm)
     return {name: json.dumps(value, default=str) for name, value in told.items()}
 
 
