@@ -35,6 +35,7 @@ class Config:
     n_scales: int = 0  # 1 to 3: pix2pixHD's discriminators, each at half the size of the one before; 0: the paper's
     spectral_norm: bool = False  # bound how steep each layer of D is
     checkpointing: bool = False  # global, local: compute activations twice, instead of keeping them: less memory
+    init_from: Path | None = None  # weights to begin with: gen.pth.tar, checkpoint.pth.tar (D too), *_net_G.pth
 
     # Optimisation
     gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # what D learns from; bce is the paper's
@@ -53,7 +54,9 @@ class Config:
     out_dir: Path | None = None  # the run's folder; if not given, runs/NAME, or runs/NAME-2, ... where that is taken
     resume: bool = False  # go on with the run in out_dir, or the last one of that name; begin it if there is none
     save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
-    eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
+    eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by best_by; 0: never
+    best_by: Literal["val_l1", "psnr", "ms_ssim", "label_accuracy"] = "val_l1"  # the score that best.pth.tar is best in
+    palette: str = ""  # cityscapes, facades or a JSON file: eval_every also scores the outputs as label maps
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
@@ -107,6 +110,14 @@ class Config:
         _require(self, "checkpointing", not self.checkpointing or self.generator != "unet",
                  "needs generator global or local")
         _require(self, "n_epochs", self.total_epochs >= 1, "must be at least 1 together with n_epochs_decay")
+        if self.palette:
+            _require(self, "palette", self.eval_every and self.out_channels == 3, "needs eval_every and 3 out_channels")
+            _require(self, "palette", self.label_side in (self.direction[-1], "both"),
+                     f"needs label_side {self.direction[-1]}, so that no resizing mixes colours")
+        _require(self, "best_by", self.best_by == "val_l1" or self.eval_every, "needs eval_every")
+        _require(self, "best_by", self.best_by != "label_accuracy" or self.palette, "needs a palette")
+        _require(self, "best_by", self.best_by != "ms_ssim" or shorter > 160 or self.resize != "stretch",
+                 "must be another where a crop has no more than 160 pixels a side")
         _require(self, "name", self.name not in (".", "..") and not {*self.name} & {*"/\\\0"}, "must name a folder")
         _require(self, "device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
                  "must be auto, cuda, cuda:N, mps or cpu")

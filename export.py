@@ -1,6 +1,7 @@
 """Writes a trained generator, without dropout, for other programs: ONNX or PyTorch's exported format.
 
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx
+    python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx --half
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.pt2 --norm running
 """
 
@@ -19,12 +20,13 @@ from runtime.console import run_main
 class Export:
     checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
     output: Path  # .onnx, which needs the packages onnx and onnxscript, or .pt2
+    half: bool = False  # weights in fp16, half the file; computed with in fp32
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
 
 
 def main() -> None:
     opts = tyro.cli(Export, description=__doc__)
-    export(load_generator(opts.checkpoint), opts.output, opts.norm, opts.checkpoint)
+    export(load_generator(opts.checkpoint), opts.output, opts.norm, opts.checkpoint, opts.half)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Predict:
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     compile: bool = False  # torch.compile the network: slow to start, faster for many images of one size
     export: Path | None = None  # write the network as .onnx or .pt2 (dropout off) instead of translating
+    half: bool = False  # export weights in fp16, half the file; computed with in fp32
 
 
 @dataclass
@@ -212,7 +213,9 @@ def main() -> int | None:
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.export:
-        return export(gen, opts.export, opts.norm, opts.checkpoint)
+        return export(gen, opts.export, opts.norm, opts.checkpoint, opts.half)
+    if opts.half:
+        raise UserError("--half is for --export; translating takes --precision fp16")
     if not opts.input or not opts.output:
         raise UserError("--input and --output are needed, or --export")
     network_size(gen, (256, 256), opts.scale, opts.resize)  # says what is wrong with them, before any file

@@ -24,7 +24,8 @@ from hd.average import Average
 from hd.losses import load_perceptual
 from hd.networks import make_discriminator, make_generator
 from hd.step import hd_step
-from inference.metrics import image_scores
+from inference.load import head_start
+from inference.metrics import LabelScores, image_scores, load_palette
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
@@ -126,11 +127,12 @@ def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device
 
 @torch.no_grad()
 def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast: Callable, cfg: Config,
-             ranks: Ranks) -> tuple[dict[str, float], list[list[Tensor]]]:
+             ranks: Ranks, labels: LabelScores | None = None) -> tuple[dict[str, float], list[list[Tensor]]]:
     """The mean val_l1 over the pairs, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
 
     Runs as the paper tests; dropout is the same for all images and in all epochs, so that batches and processes do not
-    matter. In the epochs that eval_every names, also the means of `image_scores`, as val_….
+    matter. In the epochs that eval_every names, also the means of `image_scores`, as val_…, and with `labels` the share
+    of all pixels that have the target's class, as val_label_accuracy.
     """
     n, index = len(batches.data), ranks.rank
     wanted = {round(i * (n - 1) / max(1, cfg.n_examples - 1)) for i in range(cfg.n_examples)}
@@ -148,6 +150,8 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
                 if scored:
                     for name, value in image_scores(*row[1:]).items():
                         sums[f"val_{name}"] += value / n
+                    if labels:
+                        sums.update(labels.count(*row[1:]))
                 index += ranks.world
     sums["val_l1"] = l1.item() / n
     if batches.skipped:
@@ -156,6 +160,8 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
     for scores, some in ranks.all_gather((sums, rows)):
         total.update(scores)
         examples |= some
+    if scored and labels:
+        total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
     return dict(total), [examples[index] for index in sorted(examples)]
 
 
@@ -172,7 +178,10 @@ def train(cfg: Config) -> None:
 
         seed_everything(cfg.seed, cfg.deterministic)
         state = make_state(cfg, device, dtype, levers)
+        if cfg.init_from and not run.saved:
+            say(ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from)))  # replicate() hands it on
         progress = run.restore(state, train_data.record)
+        labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(step_for(cfg, ranks.replicate(state), autocast, device), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks, losses_of(cfg))
@@ -191,7 +200,7 @@ def train(cfg: Config) -> None:
                         if state.ema:
                             state.ema.follow(state.gen)
                     losses = meter.end()
-                    scores, examples = validate(state.result, val_batches, epoch, stop, autocast, cfg, ranks)
+                    scores, examples = validate(state.result, val_batches, epoch, stop, autocast, cfg, ranks, labels)
                     log.epoch({"epoch": epoch, "lr": lr, **losses, **scores}, examples)
                     progress = meter.next_epoch()
                     run.save_in_background(state, progress, log.history)

@@ -7,11 +7,12 @@ activation and no norm in front, the innermost no norm behind its convolution, w
 Their `resnet_9blocks`, and the generators of pix2pixHD, are sequences, `model.1`, `model.4`, …, as in hd/networks.py.
 """
 
+import re
 import textwrap
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generator import Generator
 from hd.networks import GlobalGenerator, LocalEnhancer, make_generator
@@ -29,7 +30,11 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
     Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
-    saved = load_tensors(path)
+    return generator_of(load_tensors(path), path).to(device).eval()
+
+
+def generator_of(saved: dict, path: Path) -> Generator:
+    """The same, from what was read of the file at `path`."""
     try:
         if is_published(saved):
             gen = from_published(saved)
@@ -57,7 +62,47 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
                          "images have 1 or 3")
     if not all(value.isfinite().all() for value in gen.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite")
-    return gen.to(device).eval()
+    return gen
+
+
+def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
+    """Puts the weights in `path` that fit into `gen`, and those of a checkpoint into `disc`; the others stay as drawn.
+
+    Weights are matched by name and shape, of U-Nets of different depths the blocks of one resolution. Of a network of
+    which less than half fits, nothing is taken. Returns the sentence that tells what was.
+    Raises FileNotFoundError, or ValueError when the file is damaged, holds no generator, or one that does not fit.
+    """
+    saved = load_tensors(path)
+    theirs = generator_of(saved, path)
+    shift = depth_of(gen) - depth_of(theirs)  # the decoder is numbered from the bottleneck
+    of_gen = {re.sub(r"^decoder\.(\d+)", lambda found: f"decoder.{int(found[1]) + shift}", key): value
+              for key, value in theirs.state_dict().items()}
+    of_disc = saved["state"].get("disc") if saved.get("format") == "pix2pix checkpoint" else None
+    told = []
+    for name, net, weights in (("G", gen, of_gen), ("D", disc, of_disc)):
+        if not isinstance(weights, dict):
+            told.append("D begins anew")
+            continue
+        own, sizes = net.state_dict(), {key: parameter.numel() for key, parameter in net.named_parameters()}
+        fits = {key: value for key, value in weights.items() if key in own and isinstance(value, Tensor)
+                and value.shape == own[key].shape and value.isfinite().all()}
+        total, fresh = sum(sizes.values()), [key for key in sizes if key not in fits]
+        taken = f"{total - sum(sizes[key] for key in fresh):,} of {total:,} parameters of {name}"
+        if 2 * sum(sizes[key] for key in fresh) <= total:
+            net.load_state_dict(fits, strict=False)
+            told.append(taken + (f", not {textwrap.shorten(', '.join(fresh), 120, placeholder=' …')}" if fresh else ""))
+        elif net is gen:
+            raise UserError(f"only {taken} have their like in {path}, too few to begin with: its ngf, crop_size or "
+                            "generator is another")
+        else:
+            told.append(f"D begins anew, as only {taken} have their like there")
+    if is_published(saved):
+        told.append("dropout stays where the paper has it, a block before theirs")
+    return f"weights from {path}: " + "; ".join(told)
+
+
+def depth_of(gen: nn.Module) -> int:
+    return len(getattr(gen, "encoder", ()))
 
 
 def published_keys(depth: int) -> dict[str, str]:

@@ -138,6 +138,12 @@ class LabelScores:
         pixels = (image.float().cpu() + 1).flatten(1).T * 127.5
         return torch.cdist(pixels, self.colours).argmin(1).clamp(max=self.void)
 
+    def count(self, y_fake: Tensor, y: Tensor) -> dict[str, int]:
+        """Of one image: how many pixels have the right class, and how many are counted at all."""
+        made, wanted = self.classes(y_fake), self.classes(y)
+        return {"right": ((made == wanted) & (wanted != self.void)).sum().item(),
+                "counted": (wanted != self.void).sum().item()}
+
     def update(self, y_fake: Tensor, y: Tensor) -> None:
         self.matrix.update(self.classes(y_fake), self.classes(y))
 

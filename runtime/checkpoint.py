@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -163,8 +164,12 @@ class Run:
                 self._lock(folder)
             else:
                 folder = self._free_folder()
-            cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute())  # to be resumed from anywhere
+            cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
+                          init_from=cfg.init_from and cfg.init_from.absolute(),
+                          palette=str(Path(cfg.palette).absolute()) if cfg.palette.endswith(".json") else cfg.palette)
             saved = self._read(cfg)
+            if saved:
+                cfg = replace(cfg, init_from=saved["config"].get("init_from"))
             (folder / "examples").mkdir(exist_ok=True)
             for place in (folder, folder / "examples"):
                 remove_leftovers(place)
@@ -235,7 +240,8 @@ class Run:
             raise UserError(f"the pairs of the run in {folder} are no longer at {name_of(cfg.data_root)}: tell where "
                             "they are with --data-root")
         for name, old in changed.items():
-            say(f"changed since the run began: {name} from {old} to {new[name]}")
+            say("init_from is ignored: the run has weights of its own" if name == "init_from" else
+                f"changed since the run began: {name} from {old} to {new[name]}")
         return saved
 
     def save(self, state: Any, progress: Progress, history: list[dict]) -> None:
@@ -257,8 +263,7 @@ class Run:
         self.learnt = True
         if self.ranks.main:
             self.writer.check()
-            scored = [row["val_l1"] for row in history if "val_ssim" in row]
-            if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
+            if is_best(history, cfg.best_by):
                 if self.writer.busy(save_generator):
                     self.writer.check(wait=True)
                 weights = snapshot(state.result.state_dict())
@@ -290,6 +295,13 @@ def newest_run(name: str) -> Path | None:
     """The last of the runs called `name` that were not given a folder."""
     folders = list(itertools.takewhile(Path.exists, numbered(name)))
     return next((folder for folder in reversed(folders) if held(folder) or (folder / "config.json").exists()), None)
+
+
+def is_best(history: list[dict], best_by: str) -> bool:
+    """Whether the last epoch was scored, and no earlier one better."""
+    column, sign = ("val_l1", 1) if best_by == "val_l1" else (f"val_{best_by}", -1)
+    scored = [sign * row[column] for row in history if "val_ssim" in row and not math.isnan(row.get(column, math.nan))]
+    return "val_ssim" in history[-1] and sign * history[-1].get(column, math.nan) <= min(scored, default=math.nan)
 
 
 def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict) -> None:

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import itertools
 import math
 import os
 import shlex
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +31,7 @@ COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
 EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
 PLOT_SECONDS = 20  # between two drawings of the curves, which keep Python busy
 PATIENCE = 5  # epochs in a row before a winner is named
+SMOOTH = 10  # epochs of which means are taken before the validation's L1 is said to rise: single ones wander
 
 
 class Logger:
@@ -63,7 +66,8 @@ class Logger:
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
         self.run.writer.submit(self._write, list(self.history), examples)
-        if self.cfg.paper_step and (sentence := verdict(self.history)):
+        told = (verdict(self.history) if self.cfg.paper_step else "", overfitting(self.history))
+        for sentence in filter(None, told):
             say(sentence)
 
     def __enter__(self) -> "Logger":
@@ -156,6 +160,30 @@ def verdict(history: list[dict]) -> str:
     if won(lambda row: row["g_gan"] < 0.2 and row["d_fake"] > 1):
         return (f"G has won for {PATIENCE} epochs: D takes most generated pairs for real and teaches G nothing. "
                 "Try a larger ndf or n_layers, or a smaller lr.")
+    return ""
+
+
+def overfitting(history: list[dict]) -> str:
+    """A sentence in the first epoch in which the run is seen to overfit, else an empty string.
+
+    It is where the validation's L1 was lower SMOOTH epochs ago or earlier, by more than 2 % and more than three times
+    what it wanders from epoch to epoch, while training's has fallen since: both as means of SMOOTH epochs, without the
+    two highest and the two lowest.
+    """
+    val, train = ([row[name] for row in history] for name in ("val_l1", "g_l1"))
+    best = (math.inf, 0.0, 0)  # the lowest mean of the validation's L1, training's there, and the last of their epochs
+    for n in range(SMOOTH, len(history) + 1):
+        now = (*(statistics.fmean(sorted(values[n - SMOOTH : n])[2:-2]) for values in (val, train)), n)
+        wander = statistics.median(abs(b - a) for a, b in itertools.pairwise(val[:n]))
+        risen = now[0] - best[0] > max(3 * wander, 0.02 * best[0]) and now[1] < best[1]
+        if risen and n - best[2] >= SMOOTH:
+            around = history[best[2] - SMOOTH // 2 - 1]["epoch"]
+            return "" if n < len(history) else (
+                f"the run overfits: since about epoch {around}, the validation's L1 has risen from {best[0]:.3f} to "
+                f"{now[0]:.3f}, and training's has fallen from {best[1]:.3f} to {now[1]:.3f}. G learns its pairs by "
+                "heart. More pairs, --flip and --color-jitter help, or fewer epochs; --eval-every 1 keeps the best G "
+                "in best.pth.tar.")
+        best = min(best, now)
     return ""
 
 

@@ -19,7 +19,11 @@ from config import Config
     dict(n_layers=0, n_scales=1), dict(n_layers=0, lambda_fm=10.0), dict(checkpointing=True),
     dict(n_downs=6, generator="global", crop_size=64, load_size=64),
     dict(n_downs=5, generator="local", crop_size=64, load_size=64),
-    dict(flip="yes"), dict(n_epochs=1.5), dict(batch_size=True),
+    dict(flip="yes"), dict(best_by="psnr"), dict(best_by="label_accuracy", eval_every=1), dict(palette="facades"),
+    dict(palette="facades", eval_every=1), dict(best_by="ms_ssim", eval_every=1, crop_size=128),
+    dict(palette="facades", eval_every=1, label_side="A"),
+    dict(palette="facades", eval_every=1, label_side="B", out_channels=1),
+    dict(n_epochs=1.5), dict(batch_size=True),
 ])
 def test_a_bad_value_is_refused_with_its_field_and_value(change):
     with pytest.raises(ValueError) as error:

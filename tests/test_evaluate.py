@@ -17,6 +17,7 @@ from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import CITYSCAPES, FACADES, LabelScores, Perceptual, image_scores, load_palette, summary
+from runtime.checkpoint import is_best
 from runtime.console import run_main
 from train import train
 from utils import DataError
@@ -82,6 +83,8 @@ def test_ground_truth_against_itself_scores_1(palette):
     scores = LabelScores(palette)
     scores.update(image + torch.randn(image.shape, generator=generator) * 0.01, image)  # as JPEG would disturb it
     assert set(scores.compute().values()) == {1.0}
+    n = sum(row.sum().item() for row in scores.matrix.confmat)
+    assert scores.count(image, image) == {"right": n, "counted": n} and (n < 500) == ("road" in palette)
 
 
 def test_the_palettes_have_the_classes_of_the_paper():
@@ -346,3 +349,50 @@ def test_training_scores_on_request_and_keeps_the_best_generator(small, end_of):
     assert torch.load(cfg.out_dir / "best.pth.tar", weights_only=True)["epoch"] == best["epoch"]
     header, first, *_ = (cfg.out_dir / "log.csv").read_text().splitlines()
     assert header.endswith("images_per_s,val_psnr,val_ssim,val_ms_ssim") and first.endswith(",,,")
+
+
+@pytest.mark.parametrize(("best_by", "column", "values", "best"), [
+    ("val_l1", "val_l1", [0.3, 0.2, 0.4, 0.2], [1, 2, 4]), ("psnr", "val_psnr", [11.0, 12.0, 9.0, 12.0], [1, 2, 4]),
+    ("ms_ssim", "val_ms_ssim", [0.3, 0.2, 0.4], [1, 3]),
+    ("label_accuracy", "val_label_accuracy", [None, 0.2, math.nan, 0.1, 0.3], [2, 5])])
+def test_the_best_is_the_lowest_l1_and_the_highest_of_the_others(best_by, column, values, best):
+    """Chosen by the wrong end, best.pth.tar holds the worst. Epochs before a palette was given have no accuracy."""
+    rows = [{"epoch": i, "val_l1": 0.3, "val_ssim": 0.5, **({} if value is None else {column: value})}
+            for i, value in enumerate(values, 1)]
+    assert [row["epoch"] for row in rows if is_best(rows[: row["epoch"]], best_by)] == best
+    assert not is_best([*rows, {"epoch": 9, "val_l1": 0.0}], best_by)  # not scored
+
+
+def test_a_resumed_run_keeps_the_best_of_its_whole_history(small, monkeypatch):
+    """By PSNR, whose best epoch is not the one of the lowest L1."""
+    scores = iter([(0.3, 12.0), (0.2, 11.0), (0.1, 11.5), (0.1, 12.5)])
+
+    def scripted(*args):
+        l1, psnr = next(scores)
+        return {"val_l1": l1, "val_psnr": psnr, "val_ssim": 0.5}, []
+
+    monkeypatch.setattr("train.validate", scripted)
+    for n_epochs, best in ((2, 1), (3, 1), (4, 4)):
+        train(small(n_epochs=n_epochs, eval_every=1, best_by="psnr", resume=True))
+        assert torch.load(small().out_dir / "best.pth.tar", weights_only=True)["epoch"] == best
+
+
+def test_the_label_accuracy_of_training_is_the_one_that_is_evaluated(data, small, end_of, monkeypatch):
+    labels = np.zeros((48, 48, 3), np.uint8)
+    labels[:, 7:] = (0, 0, 255)
+    for i in range(2):
+        labels[:, 31 + i:] = (128, 128, 128)
+        write_pair(data / "val" / f"{i}.png", right=labels)
+    (data / "colours.json").write_text(json.dumps(dict(gray=[128] * 3, blue=[0, 0, 255], void=[0] * 3)))
+    monkeypatch.chdir(data)
+    cfg = small(n_epochs=1, dropout=0, eval_every=1, best_by="label_accuracy", palette="colours.json", label_side="B")
+    train(cfg)
+    opts = options(cfg, palette="colours.json", dropout="off")
+    gen = load_generator(opts.checkpoint)
+    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
+    logged = end_of(cfg)["history"][0]["val_label_accuracy"]
+    assert 0 < logged == pytest.approx(found["scores"]["output"]["pixel_accuracy"], abs=1e-6)
+    assert (cfg.out_dir / "best.pth.tar").exists()
+    monkeypatch.chdir("/")
+    train(replace(cfg, resume=True, n_epochs=2, palette=str(data / "colours.json")))
+    assert "val_label_accuracy" in (cfg.out_dir / "log.csv").read_text().splitlines()[0]
