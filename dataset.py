@@ -47,6 +47,9 @@ def resize(image: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:
     return image.reshape(size, size, channels)
 
 
+AUTO_CACHE = 2 * 10**9  # bytes
+
+
 class Jitter:
     """Crops, mirrors and, on request, recolours a pair, by draws that depend on (seed, epoch, index) alone."""
 
@@ -159,6 +162,13 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     val_data = make(scored, size=cfg.crop_size)
     train_data.record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
-    if cfg.cache == "ram":
+    needed = world * sum(map(in_memory, (train_data, val_data)))  # each process keeps its own
+    if cfg.cache == "ram" or cfg.cache == "auto" and needed <= AUTO_CACHE:
+        say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
         train_data.cache, val_data.cache = {}, {}
     return train_data, val_data
+
+
+def in_memory(data: PairedImages) -> int:
+    """The bytes of all pairs as the cache keeps them; four times as many where they are of 16 bits."""
+    return len(data) * data.size**2 * (data.in_channels + data.out_channels)

@@ -288,7 +288,8 @@ def host(opts: Options, device: torch.device, report: Report) -> None:
     """What the data path alone can deliver, what one replay takes, and what becomes of both."""
     cfg = settings(opts, n_epochs=3, n_val=8, num_workers=4, save_every=3)
     losses = torch.zeros(4, device=device)
-    data = {"cache ram": dict(cache="ram"), "4 processes": {}, "8 processes": dict(num_workers=8)}
+    data = {"cache ram": dict(cache="ram"), "4 processes": dict(cache="none"),
+            "8 processes": dict(cache="none", num_workers=8)}
     for name, changes in data.items():
         log = run(replace(cfg, cuda_graph="off", **changes), opts, train_step=lambda *_, **__: losses)
         rate = max(float(row["images_per_s"]) for row in log[1:])
