@@ -28,7 +28,7 @@ from pairs.find import evenly, usable_pairs
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
 from runtime.console import run_main, say
-from runtime.devices import choose_device, choose_precision, memory_advice, seeded
+from runtime.devices import memory_advice, seeded, use_device, use_precision
 from runtime.files import atomic, save_grid
 from utils import UserError, name_of
 
@@ -185,8 +185,8 @@ def main() -> int:
         raise UserError(f"limit must be at least 0; it is {opts.limit}")
     if not 0 <= opts.num_workers <= 256:
         raise UserError(f"num_workers must be from 0 to 256; it is {opts.num_workers}")
-    device = choose_device(opts.device)
-    dtype = choose_precision(opts.precision, device)
+    device = use_device(opts.device)
+    dtype = use_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")
