@@ -60,7 +60,7 @@ class Config:
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
     num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
-    cache: Literal["none", "ram"] = "none"  # ram reads every pair once, into memory: load_size^2 * 6 bytes a pair
+    cache: Literal["auto", "none", "ram"] = "auto"  # ram reads each pair once, into memory; auto does, up to 2 GB
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     seed: int = 0  # one seed for weights, order, jitter and dropout
     deterministic: bool = False  # slower algorithms that repeat to the bit on CUDA too; the CPU always does

@@ -1,5 +1,6 @@
 """Pairs of images as tensors: cut, resized and jittered together (appendix 6.2)."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,6 +38,9 @@ def read_pair(pair: Pair, channels_a: int, channels_b: int, enough: Callable[[Si
     images = [read_image(source, reduce) for source in pair]
     a, b = images if len(images) == 2 else split(images[0], name_of(pair[0]))
     return to_array(a, channels_a, name_of(pair[0])), to_array(b, channels_b, name_of(pair[-1]))
+
+
+AUTO_CACHE = 2 * 10**9  # bytes
 
 
 class Jitter:
@@ -159,6 +163,16 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
-    if cfg.cache == "ram":
+    needed = world * sum(map(in_memory, (train_data, val_data)))  # each process keeps its own
+    if cfg.cache == "ram" or cfg.cache == "auto" and needed <= AUTO_CACHE:
+        say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
         train_data.cache, val_data.cache = {}, {}
     return train_data, val_data
+
+
+def in_memory(data: PairedImages) -> float:
+    """The bytes of all pairs as the cache keeps them, by a few of them; infinite where one of these cannot be read."""
+    try:
+        return len(data) * float(np.mean([data.read(index).nbytes for index in evenly(range(len(data)), 5)]))
+    except DataError:
+        return math.inf

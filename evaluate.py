@@ -33,7 +33,7 @@ from pairs.images import normalise, to_tensor
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
 from runtime.console import run_main, say
-from runtime.devices import choose_device, choose_precision, memory_advice, seeded
+from runtime.devices import memory_advice, seeded, use_device, use_precision
 from runtime.files import atomic, save_grid
 from utils import UserError, name_of
 
@@ -207,8 +207,8 @@ def main() -> int:
         raise UserError(f"num_workers must be from 0 to 256; it is {opts.num_workers}")
     if opts.scale != "trained" and not opts.full_size:
         raise UserError("--scale needs --full-size: without it, images are scored as validation shows them")
-    device = choose_device(opts.device)
-    dtype = choose_precision(opts.precision, device)
+    device = use_device(opts.device)
+    dtype = use_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")

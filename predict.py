@@ -44,7 +44,7 @@ from pairs.images import (
     write_array,
 )
 from runtime.console import printable, run_main, say
-from runtime.devices import choose_device, choose_precision, memory_advice
+from runtime.devices import memory_advice, use_device, use_precision
 from runtime.speed import cast_weights, choose_levers, prepare
 from utils import DataError, UserError, name_of
 
@@ -209,8 +209,8 @@ def main() -> int | None:
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
         raise UserError(f"batch_size must be at least 1; it is {opts.batch_size}")
-    device = choose_device(opts.device)
-    dtype = choose_precision(opts.precision, device)
+    device = use_device(opts.device)
+    dtype = use_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.export:
         return export(gen, opts.export, opts.norm, opts.checkpoint, opts.half)

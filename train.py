@@ -31,7 +31,7 @@ from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
 from runtime.cli import parse
 from runtime.console import run_main, say
-from runtime.devices import choose_precision, memory_advice, no_search, seed_everything, seed_step
+from runtime.devices import memory_advice, no_search, seed_step, use_precision, use_seed
 from runtime.distributed import Ranks, processes
 from runtime.logger import Logger, Meter, losses_of, what_next
 from runtime.signals import Stop
@@ -172,11 +172,11 @@ def train(cfg: Config) -> None:
     """
     with processes(cfg.device) as ranks, Run(cfg, ranks) as run:
         cfg, device = run.cfg, ranks.device  # the main process's settings, in all of them
-        dtype = choose_precision(cfg.precision, device)
+        dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg, device, dtype, ranks.world)
         train_data, val_data = load_data(cfg, ranks.world, run.held_out)
 
-        seed_everything(cfg.seed, cfg.deterministic)
+        use_seed(cfg.seed, cfg.deterministic)
         state = make_state(cfg, device, dtype, levers)
         if cfg.init_from and not run.saved:
             say(ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from)))  # replicate() hands it on

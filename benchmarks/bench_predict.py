@@ -24,7 +24,7 @@ from generator import Generator
 from inference.load import load_generator
 from pairs import demo
 from predict import Predict, find_jobs, predict
-from runtime.devices import choose_precision
+from runtime.devices import use_precision
 from runtime.speed import choose_levers, prepare
 
 
@@ -46,7 +46,7 @@ def translate(gen: Generator, jobs: list, opts: Predict, dtype: torch.dtype) -> 
 
 
 def bench(opts: Bench, device: torch.device) -> list[dict]:
-    auto = choose_precision("auto", device)
+    auto = use_precision("auto", device)
     torch.backends.cudnn.allow_tf32 = device.type == "cuda"  # torch's default, for the plain variant
     plain = load_generator(opts.checkpoint, device) if opts.checkpoint else Generator().to(device).eval()
     fast = copy.deepcopy(plain)

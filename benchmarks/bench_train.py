@@ -16,7 +16,7 @@ import common
 import torch
 
 from config import Config
-from runtime.devices import choose_precision
+from runtime.devices import use_precision
 from runtime.speed import choose_levers, graphed
 from train import State, make_state, step_for
 
@@ -64,7 +64,7 @@ def every_variant(device: torch.device, compile: bool) -> dict[str, dict]:
 
 def real_step(cfg: Config, device: torch.device) -> tuple[State, Callable]:
     """State and step exactly as train() makes them."""
-    dtype = choose_precision(cfg.precision, device)
+    dtype = use_precision(cfg.precision, device)
     levers = choose_levers(cfg, device, dtype)
     state = make_state(cfg, device, dtype, levers)
     autocast = contextlib.nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)

@@ -17,7 +17,7 @@ import tyro
 from torch.backends import cudnn
 
 from runtime.console import run_main
-from runtime.devices import choose_device
+from runtime.devices import use_device
 
 
 def hardware(device: torch.device) -> dict:
@@ -71,7 +71,7 @@ def start(options: type, bench: Callable, description: str) -> None:
     """Runs bench(options, device), which prints its table and returns its rows; --json writes them, and the machine."""
     def main() -> None:
         opts = tyro.cli(options, description=description)
-        device = choose_device(opts.device)
+        device = use_device(opts.device)
         machine = hardware(device)
         print(", ".join(f"{key} {value}" for key, value in machine.items()))
         rows = bench(opts, device)

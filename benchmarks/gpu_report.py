@@ -43,7 +43,7 @@ from discriminator import Discriminator
 from generator import Generator
 from runtime.checkpoint import Writer, on_cpu, snapshot, state_dict
 from runtime.console import run_main
-from runtime.devices import choose_device, no_search, seed_everything, seed_step
+from runtime.devices import no_search, seed_step, use_device, use_seed
 from runtime.distributed import Ranks
 from runtime.speed import WARM_UP, GraphedStep, set_rate
 
@@ -108,7 +108,7 @@ def pretend(act: Callable) -> tuple[Callable, Tensor]:
 
 def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tensor]:
     """Losses, weights and a validation of twelve deterministic steps, with what comes between the steps of a run."""
-    seed_everything(cfg.seed, deterministic=True)
+    use_seed(cfg.seed, deterministic=True)
     state, step = real_step(cfg, device)
     eager = getattr(step, "step", step)  # with the same Adam, of a graph's kind
     if not graph or device.type != "cuda":
@@ -133,7 +133,7 @@ def smoke(opts: Options, device: torch.device, report: Report) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, before deterministic steps ask for it
     cuda = device.type == "cuda"
     cfg = settings(opts, cuda_graph="on" if cuda else "auto")  # on: what goes wrong is raised
-    seed_everything(cfg.seed)
+    use_seed(cfg.seed)
     _, step = real_step(cfg, device)
     x, y = batch_of(1, cfg, device)
     report("eager steps, of which the first searches", ", ".join(
@@ -168,7 +168,7 @@ def busy(spans: list[tuple[float, float]]) -> float:
 
 def profile(opts: Options, device: torch.device, report: Report) -> None:
     cfg, cuda, n = settings(opts), device.type == "cuda", 3 if opts.quick else 20
-    seed_everything(cfg.seed)
+    use_seed(cfg.seed)
     _, step = real_step(cfg, device)
     x, y = batch_of(1, cfg, device)
     with FlopCounterMode(display=False) as counter:
@@ -288,12 +288,13 @@ def host(opts: Options, device: torch.device, report: Report) -> None:
     """What the data path alone can deliver, what one replay takes, and what becomes of both."""
     cfg = settings(opts, n_epochs=3, n_val=8, num_workers=4, save_every=3)
     losses = torch.zeros(4, device=device)
-    data = {"cache ram": dict(cache="ram"), "4 processes": {}, "8 processes": dict(num_workers=8)}
+    data = {"cache ram": dict(cache="ram"), "4 processes": dict(cache="none"),
+            "8 processes": dict(cache="none", num_workers=8)}
     for name, changes in data.items():
         log = run(replace(cfg, cuda_graph="off", **changes), opts, train_step=lambda *_, **__: losses)
         rate = max(float(row["images_per_s"]) for row in log[1:])
         report(f"real loop without a step, {name}", f"{rate:.0f} pairs/s, {1e3 / rate:.3f} ms a pair")
-    seed_everything(cfg.seed)
+    use_seed(cfg.seed)
     _, step = real_step(cfg, device)
     x, y = batch_of(1, cfg, device)
     for _ in range(2 * WARM_UP):
@@ -391,7 +392,7 @@ def nccl(opts: Options, device: torch.device, report: Report) -> None:
     ranks = Ranks(device, world=2, group=dist.new_group(backend="gloo"), patient=dist.new_group(backend="gloo"))
     losses = []
     for alone in (True, False):
-        seed_everything(cfg.seed, deterministic=True)
+        use_seed(cfg.seed, deterministic=True)
         state, step = real_step(cfg, device)
         x, y = batch_of(2, cfg, device)
         parallel = state if alone else ranks.replicate(state)
@@ -429,7 +430,7 @@ def main() -> int:
     if opts.job:
         report = Report(opts, opts.job[0])
         try:
-            device = choose_device(opts.device)
+            device = use_device(opts.device)
             if not report.path.exists():
                 for key, value in common.hardware(device).items():
                     report(key, str(value))

@@ -1,4 +1,4 @@
-"""Devices, precisions and random numbers."""
+"""Devices, precisions and random numbers. What is called use_… sets something for the whole process."""
 
 import contextlib
 import os
@@ -17,9 +17,10 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises ValueError when it is not there.
+def use_device(name: str) -> torch.device:
+    """The device called `name`, from now on torch's own; auto is CUDA, else MPS, else the CPU.
 
+    Raises ValueError when it is not there.
     Of several processes on a machine, each gets a CUDA device of its own.
     """
     if name == "auto":
@@ -39,9 +40,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the forward passes. auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
+def use_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward passes, for which it sets how exact products are on CUDA.
 
+    auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
     tf32 is float32 whose products keep 10 bits on CUDA; with any other name they keep all 23.
     Raises ValueError for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
     """
@@ -74,7 +76,8 @@ def memory_advice(advice: str) -> Iterator[None]:
         raise
 
 
-def seed_everything(seed: int, deterministic: bool = False) -> None:
+def use_seed(seed: int, deterministic: bool = False) -> None:
+    """Seeds all that draws; algorithms that repeat to the bit on CUDA too with `deterministic`, else the fastest."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 — libraries that draw from the global state
     torch.manual_seed(seed)

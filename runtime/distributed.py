@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.devices import choose_device
+from runtime.devices import use_device
 from utils import UserError
 
 PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
@@ -118,7 +118,7 @@ def processes(device: str) -> Iterator[Ranks]:
 
     Raises ConnectionError when one of them dies on the way, and UserError on a device that cannot be used.
     """
-    device = choose_device(device)
+    device = use_device(device)
     rank, world, _ = started()
     if world == 1:
         yield Ranks(device)

@@ -92,7 +92,8 @@ def make_data(folder):
 
 def settings(data, out_dir, **changes):
     defaults = dict(data_root=data, out_dir=out_dir, ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=2,
-                    n_epochs_decay=0, num_workers=0, precision="fp32", device="cpu", n_examples=2)
+                    n_epochs_decay=0, num_workers=0, precision="fp32", device="cpu", n_examples=2,
+                    cache="none")  # what happens to files and workers happens to the run
     return replace(Config(), **{**defaults, **changes})
 
 

@@ -8,6 +8,7 @@ import torch
 from conftest import paired, write_pair
 from PIL import Image
 
+import dataset
 from check import check
 from config import Config
 from dataset import load_data, read_pair
@@ -34,7 +35,7 @@ def located(tmp_path):
     return [(write_pair(tmp_path / "pair.png", left=coordinates(), right=coordinates()),)]
 
 
-JITTER = replace(Config(), load_size=80, crop_size=64)
+JITTER = replace(Config(), load_size=80, crop_size=64, cache="none")
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
@@ -367,6 +368,17 @@ def test_pairs_in_memory_are_the_pairs_on_disk_and_need_no_worker(data, workers)
     for path in (data / "train").iterdir():
         path.unlink()
     assert kept[1, 0][0].shape == (3, 64, 64)
+
+
+def test_auto_keeps_what_fits_into_memory_and_says_how_much(data, monkeypatch, capsys):
+    """Training and validation together, in every process."""
+    cfg = replace(JITTER, data_root=data, cache="auto")
+    needed = 6 * 80**2 * 6 + 2 * 64**2 * 6
+    for limit, world, kept in ((needed, 1, True), (needed - 1, 1, False), (2 * needed, 2, True), (needed, 2, False)):
+        monkeypatch.setattr(dataset, "AUTO_CACHE", limit)
+        assert [each.cache is not None for each in load_data(cfg, world)] == [kept] * 2
+        assert capsys.readouterr().out.count("reading the pairs once, into memory:") == kept
+    assert load_data(replace(cfg, cache="ram"), 2)[0].cache is not None
 
 
 def test_bytes_travel_and_become_what_the_items_are(data):

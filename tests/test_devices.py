@@ -45,12 +45,12 @@ def test_every_program_gets_past_its_choice_of_a_cuda_device(small, monkeypatch,
     """A device without an index is refused by torch.cuda.set_device, and is not equal to its tensors' own."""
     machine(2)
 
-    def chosen(wanted, choose=devices.choose_device):
+    def chosen(wanted, choose=devices.use_device):
         raise Reached(choose(wanted))
 
     for module, start in ((distributed, lambda: train.train(small(device=name))), (predict, predict.main),
                           (evaluate, evaluate.main)):
-        monkeypatch.setattr(module, "choose_device", chosen)
+        monkeypatch.setattr(module, "use_device", chosen)
         monkeypatch.setattr(sys, "argv", ["program", "--checkpoint", "gen.pth.tar", "--device", name,
                                           *(["--data-root", "data"] if module is evaluate else [])])
         with pytest.raises(Reached) as reached:
@@ -63,12 +63,12 @@ def test_each_process_gets_the_device_of_its_number_and_a_missing_one_is_named(m
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank in (0, 1):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        assert devices.choose_device("auto") == torch.device("cuda", rank)
+        assert devices.use_device("auto") == torch.device("cuda", rank)
     with pytest.raises(UserError, match="device must be cuda or auto, not cuda:0"):
-        devices.choose_device("cuda:0")
+        devices.use_device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="'cuda:2' cannot be used: CUDA error: invalid device ordinal"):
-        devices.choose_device("auto")
+        devices.use_device("auto")
 
 
 def test_seeded_draws_are_repeatable_and_invisible_outside():
@@ -93,11 +93,11 @@ def test_a_seed_that_torch_cannot_take_is_refused(seed):
 
 def test_devices_and_precisions_that_are_not_there_are_refused():
     cpu = torch.device("cpu")
-    assert devices.choose_device("cpu") == cpu
+    assert devices.use_device("cpu") == cpu
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="'cuda'"):
-            devices.choose_device("cuda")
+            devices.use_device("cuda")
     with pytest.raises(ValueError, match="fp16 needs CUDA"):
-        devices.choose_precision("fp16", cpu)
-    assert devices.choose_precision("fp32", cpu) == torch.float32
-    assert devices.choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+        devices.use_precision("fp16", cpu)
+    assert devices.use_precision("fp32", cpu) == torch.float32
+    assert devices.use_precision("auto", cpu) in (torch.float32, torch.bfloat16)

@@ -189,6 +189,26 @@ def test_where_recording_fails_the_run_goes_on_without_a_graph_unless_one_was_as
             needed(x, y)
 
 
+def test_no_step_leaves_a_gradients_node_to_the_next(small):
+    """It would remember the stream of the warm-up, and a recording on another one break off."""
+    def node(p):  # the one that is alive, or a new one
+        return p.expand_as(p).grad_fn.next_functions[0][0].metadata
+
+    def mark(optimiser, *_):
+        for p in optimiser.param_groups[0]["params"]:
+            node(p)["used"] = True
+            alive.append("used" in node(p))
+
+    state, alive = fresh_state(small()), []
+    optimisers = (state.opt_g, state.opt_d)
+    for optimiser in optimisers:
+        optimiser.register_step_pre_hook(mark)
+    losses = train_step(state, *torch.rand(2, 1, 3, 64, 64), 100.0, fp32)
+    parameters = [p for optimiser in optimisers for p in optimiser.param_groups[0]["params"]]
+    assert len(alive) == len(parameters) and all(alive)  # inside the step they are all found
+    assert not any("used" in node(p) for p in parameters) and losses.grad_fn is None
+
+
 @pytest.mark.slow
 def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
     """In place; the compiler itself is replaced by one that compiles nothing."""

@@ -489,6 +489,12 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
     assert best["epoch"] == 1 and same(best["state_dict"], one["state"]["gen"])
 
 
+def test_a_run_from_memory_that_is_cut_is_the_run_from_the_files(small, end_of, same, undisturbed):
+    for changes in (dict(n_epochs=1), dict(resume=True)):
+        train(small(cache="auto", **changes))
+    assert same(undisturbed, end_of(small()))
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
