@@ -5,14 +5,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+Range = tuple[float, float] | None  # low and high
+
 
 @dataclass(frozen=True)
 class Config:
     # Data
     data_root: Path = Path("data/demo")  # folder of pairs; known names are drawn or downloaded when absent
     direction: Literal["AtoB", "BtoA"] = "AtoB"  # which half is the input; A is the left half
-    in_channels: Literal[1, 3] = 3  # channels of the input image: 1 gray, 3 RGB
-    out_channels: Literal[1, 3] = 3  # channels of the output image: 1 gray, 3 RGB
+    in_channels: int = 3  # channels of the input, 1 to 64: 1 gray, 3 RGB; of several inputs A1, A2, ... together
+    out_channels: int = 3  # channels of the output, 1 to 64: 1 gray, 3 RGB
+    range_a: Range = None  # the values in A that become -1 and 1; if not given, the whole range of 8 or 16 bits
+    range_b: Range = None  # the same in B
+    n_labels: int = 0  # classes, where the input holds their indices; in_channels is then the same; 0: no indices
     load_size: int = 286  # pixels; training pairs are resized to this square, then cropped
     crop_size: int = 256  # pixels; what the networks see: 64, 128, 256, 512 or 1024; sets the U-Net's depth
     skip_unreadable: bool = False  # put another pair in the place of one that cannot be read, and count it
@@ -66,13 +71,19 @@ class Config:
                 object.__setattr__(self, f.name, Path(value))
             elif f.type is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
+            elif f.type == Range:
+                if value is not None:
+                    _require(self, f.name, _is_range(value), "must be two finite numbers, the lower one first")
+                    object.__setattr__(self, f.name, tuple(map(float, value)))
             elif get_args(f.type):
                 words = ", ".join(str(word) for word in get_args(f.type))
                 _require(self, f.name, value in get_args(f.type), f"must be one of {words}")
             else:
                 _require(self, f.name, type(value) is f.type, f"must be of type {f.type.__name__}")
 
-        for name, (low, high) in BOUNDS.items():
+        if self.n_labels:
+            object.__setattr__(self, "in_channels", self.n_labels)
+        for name, (low, high) in (BOUNDS | ({"in_channels": (1, 255)} if self.n_labels else {})).items():
             rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
             _require(self, name, low <= getattr(self, name) <= high and getattr(self, name) < math.inf, rule)
         _require(self, "crop_size", self.crop_size in (64, 128, 256, 512, 1024), "must be 64, 128, 256, 512 or 1024")
@@ -80,6 +91,9 @@ class Config:
                  f"must be at least crop_size ({self.crop_size}) and at most 8192")
         _require(self, "color_jitter_side", not self.color_jitter or self.label_side not in (
             "both", self.color_jitter_side), f"must not be the label side ({self.label_side}) with color_jitter")
+        recoloured = "in_channels" if self.color_jitter_side == self.direction[0] else "out_channels"
+        colours = getattr(self, recoloured) in (1, 3) and not (recoloured == "in_channels" and self.n_labels)
+        _require(self, recoloured, not self.color_jitter or colours, "must be 1 or 3, of colours, with color_jitter")
         _require(self, "n_layers", self.crop_size >= 3 * 2**self.n_layers,
                  f"must be so small that 3 * 2**n_layers <= crop_size ({self.crop_size})")
         _require(self, "n_epochs", self.total_epochs >= 1, "must be at least 1 together with n_epochs_decay")
@@ -92,11 +106,13 @@ class Config:
         return self.n_epochs + self.n_epochs_decay
 
     def plain(self) -> dict:
-        """The settings as strings, numbers and booleans, which `Config(**plain)` takes back."""
-        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+        """The settings as strings, numbers, booleans and lists, which `Config(**plain)` takes back."""
+        return {name: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+                for name, v in asdict(self).items()}
 
 
-BOUNDS = dict(color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5), dropout=(0, 0.999),
+BOUNDS = dict(n_labels=(0, 255), in_channels=(1, 64), out_channels=(1, 64), color_jitter=(0, 1),
+              ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5), dropout=(0, 0.999),
               lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf),
               n_epochs_decay=(0, math.inf), batch_size=(1, math.inf), save_every=(1, math.inf),
               eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256),
@@ -108,10 +124,15 @@ def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
         raise ValueError(f"{name} {rule}; it is {getattr(cfg, name)!r}")
 
 
+def _is_range(value) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(
+        type(v) in (int, float) and abs(v) < 1e300 for v in value) and float(value[0]) < float(value[1])
+
+
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
-PAPER = dict(in_channels=3, out_channels=3, load_size=286, crop_size=256, flip=True, label_side="none",
-             color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5,
-             n_epochs=200, n_epochs_decay=0, batch_size=1)
+PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, load_size=286, crop_size=256,
+             flip=True, label_side="none", color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0,
+             lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo
