@@ -15,7 +15,8 @@ from config import Config
 from dataset import Jitter, PairedImages, read_pair
 from pairs.download import ensure_dataset
 from pairs.find import Pair, evenly, find_pairs
-from pairs.plausible import check_headers, check_ranges
+from pairs.geometry import Geometry, usual_size
+from pairs.plausible import check_headers, check_ranges, check_small
 from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.files import save_grid
@@ -38,7 +39,7 @@ def check(cfg: Config) -> int:
             return "unusable"
         return f"{2 * width}×{height} side by side" if len(pair) == 1 else f"{width}×{height} A and B"
 
-    good = {}
+    good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     for split, pairs in found.splits.items():
         with ThreadPoolExecutor() as pool:
             sizes = list(tqdm(pool.map(size, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
@@ -47,14 +48,20 @@ def check(cfg: Config) -> int:
         good[split] = [pair for pair, kind in zip(pairs, sizes, strict=True) if kind != "unusable"]
         try:
             if good[split]:
-                check_headers(good[split], at_most=0)
+                counted[split] = check_headers(good[split], at_most=0)
         except UserError as error:
             problems.append(str(error))
     check_ranges(sum(good.values(), []), partial(read_pair, channels_a=3, channels_b=3), at_most=200)
+    if "train" in counted:
+        check_small(counted["train"], geometry)
+        usual = usual_size(counted["train"])
+        told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
+        say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
+            + f" (resize {cfg.resize})")
     if good.get("train"):
         name = cfg.data_root.resolve().name
-        data = PairedImages(good["train"], cfg.direction, cfg.in_channels, cfg.out_channels, cfg.load_size,
-                            cfg.label_side, Jitter(cfg))
+        data = PairedImages(good["train"], cfg.direction, cfg.in_channels, cfg.out_channels, geometry, cfg.label_side,
+                            Jitter(cfg))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})"]
         try:
             save_grid(Path(f"preview_{name}.png"), [list(data[i]) for i in evenly(range(len(data)), 6)], titles,

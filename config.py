@@ -18,8 +18,10 @@ class Config:
     range_a: Range = None  # the values in A that become -1 and 1; if not given, the whole range of 8 or 16 bits
     range_b: Range = None  # the same in B
     n_labels: int = 0  # classes, where the input holds their indices; in_channels is then the same; 0: no indices
-    load_size: int = 286  # pixels; training pairs are resized to this square, then cropped
-    crop_size: int = 256  # pixels; what the networks see: 64, 128, 256, 512 or 1024; sets the U-Net's depth
+    resize: Literal["stretch", "aspect", "none"] = "stretch"  # to a square, as the paper; shorter side; native size
+    load_size: int = 286  # pixels; height (with aspect: shorter side) to which training pairs are resized, then cropped
+    crop_size: int = 256  # pixels, a multiple of 16; height of what the networks see
+    crop_width: int = 0  # pixels, a multiple of 16; 0: as crop_size. The two set the U-Net's depth
     skip_unreadable: bool = False  # put another pair in the place of one that cannot be read, and count it
     flip: bool = True  # mirror half of the training pairs, input and target together
     label_side: Literal["none", "A", "B", "both"] = "none"  # side(s) resized by nearest neighbour: label maps
@@ -86,16 +88,19 @@ class Config:
         for name, (low, high) in (BOUNDS | ({"in_channels": (1, 255)} if self.n_labels else {})).items():
             rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
             _require(self, name, low <= getattr(self, name) <= high and getattr(self, name) < math.inf, rule)
-        _require(self, "crop_size", self.crop_size in (64, 128, 256, 512, 1024), "must be 64, 128, 256, 512 or 1024")
-        _require(self, "load_size", self.crop_size <= self.load_size <= 8192,
-                 f"must be at least crop_size ({self.crop_size}) and at most 8192")
+        for name in ("crop_size", "crop_width"):
+            near = max(16, round(getattr(self, name) / 16) * 16)
+            _require(self, name, getattr(self, name) % 16 == 0, f"must be a multiple of 16, such as {near}")
+        _require(self, "load_size", self.resize == "none" or self.load_size >= self.crop_size,
+                 f"must be at least crop_size ({self.crop_size})")
         _require(self, "color_jitter_side", not self.color_jitter or self.label_side not in (
             "both", self.color_jitter_side), f"must not be the label side ({self.label_side}) with color_jitter")
         recoloured = "in_channels" if self.color_jitter_side == self.direction[0] else "out_channels"
         colours = getattr(self, recoloured) in (1, 3) and not (recoloured == "in_channels" and self.n_labels)
         _require(self, recoloured, not self.color_jitter or colours, "must be 1 or 3, of colours, with color_jitter")
-        _require(self, "n_layers", self.crop_size >= 3 * 2**self.n_layers,
-                 f"must be so small that 3 * 2**n_layers <= crop_size ({self.crop_size})")
+        shorter = min(self.crop_size, self.crop_width or self.crop_size)
+        _require(self, "n_layers", shorter >= 3 * 2**self.n_layers,
+                 f"must be so small that 3 * 2**n_layers is at most the crop's shorter side ({shorter})")
         _require(self, "n_epochs", self.total_epochs >= 1, "must be at least 1 together with n_epochs_decay")
         _require(self, "name", self.name not in (".", "..") and not {*self.name} & {*"/\\\0"}, "must name a folder")
         _require(self, "device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
@@ -111,12 +116,11 @@ class Config:
                 for name, v in asdict(self).items()}
 
 
-BOUNDS = dict(n_labels=(0, 255), in_channels=(1, 64), out_channels=(1, 64), color_jitter=(0, 1),
-              ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5), dropout=(0, 0.999),
-              lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf),
-              n_epochs_decay=(0, math.inf), batch_size=(1, math.inf), save_every=(1, math.inf),
-              eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256),
-              seed=(0, 2**32 - 1))
+BOUNDS = dict(n_labels=(0, 255), in_channels=(1, 64), out_channels=(1, 64), load_size=(16, 8192), crop_size=(16, 4096),
+              crop_width=(0, 4096), color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5),
+              dropout=(0, 0.999), lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf), n_epochs_decay=(0, math.inf), batch_size=(1, math.inf),
+              save_every=(1, math.inf), eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64),
+              num_workers=(0, 256), seed=(0, 2**32 - 1))
 
 
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
@@ -130,9 +134,9 @@ def _is_range(value) -> bool:
 
 
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
-PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, load_size=286, crop_size=256,
-             flip=True, label_side="none", color_jitter=0.0, ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0,
-             lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, batch_size=1)
+PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch",
+             load_size=286, crop_size=256, crop_width=0, flip=True, label_side="none", color_jitter=0.0,
+             ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo

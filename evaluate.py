@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 from torch import Tensor
 from tqdm import tqdm
@@ -24,7 +26,10 @@ from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
+from inference.translate import at_any_size, network_size, translate_pixels
 from pairs.find import evenly, usable_pairs
+from pairs.geometry import Geometry, Scale
+from pairs.images import normalise, to_tensor
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
 from runtime.console import run_main, say
@@ -42,6 +47,8 @@ class Evaluate:
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
     dropout: Literal["on", "off"] = "on"  # on is the paper's noise
     baseline: Literal["none", "identity", "mean"] = "none"  # also score the input itself, or the mean training target
+    full_size: bool = False  # score at the size of the targets, as predict.py writes; else as validation shows them
+    scale: Scale = "trained"  # with full_size, as predict.py takes it
     palette: str | None = None  # cityscapes, facades or a JSON file: score the outputs as label maps
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
@@ -56,11 +63,19 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
                 dtype: torch.dtype) -> Iterator[tuple]:
     """(x, y_fake, y) of the pairs, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
     device = next(gen.parameters()).device
+    if opts.full_size:
+        for index in tqdm(order, "scoring", leave=False, disable=None):
+            x, y = np.split(data.read(index), [data.in_channels], axis=2)
+            y_fake = translate_pixels(gen, x, opts.scale, norm=opts.norm, dropout=opts.dropout, seed=opts.seed,
+                                      dtype=dtype)
+            x, y = (normalise(to_tensor(side)).to(device) for side in (x, y))
+            yield x, y_fake.to(device), y
+        return
     with open_batches(data, [(0, index) for index in order], 1, workers, device) as batches:
         for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
             with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
                     torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                y_fake = gen(x).float()
+                y_fake = at_any_size(gen, x, gen.multiple).float()
             yield x[0], y_fake[0], y[0]
 
 
@@ -69,11 +84,14 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     if name == "identity":
         return lambda x: x
     mean = torch.stack([train[i][1] for i in evenly(range(len(train)), 200)]).mean(0)
-    return lambda x: mean.to(x.device)
+    return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 
 def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
-    """The pairs to score and the training pairs, both resized only. Raises ValueError or FileNotFoundError."""
+    """The pairs to score, as validation shows them or full size, and the training pairs, in the size of a crop.
+
+    Raises ValueError or FileNotFoundError.
+    """
     direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
     if direction not in ("AtoB", "BtoA"):
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
@@ -88,8 +106,10 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
         raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
     check_headers(pairs, skip=True)
-    return tuple(PairedImages(each, direction, gen.in_channels, gen.out_channels, gen.crop_size,
-                              labels) for each in (pairs, splits.get("train", pairs)))
+    square = Geometry(crop_size=gen.crop_size, crop_width=gen.crop_width)
+    shown = Geometry("none") if opts.full_size else Geometry.of(gen.trained) if gen.trained else square
+    return tuple(PairedImages(each, direction, gen.in_channels, gen.out_channels, geometry, labels)
+                 for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))
 
 
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
@@ -185,21 +205,26 @@ def main() -> int:
         raise UserError(f"limit must be at least 0; it is {opts.limit}")
     if not 0 <= opts.num_workers <= 256:
         raise UserError(f"num_workers must be from 0 to 256; it is {opts.num_workers}")
+    if opts.scale != "trained" and not opts.full_size:
+        raise UserError("--scale needs --full-size: without it, images are scored as validation shows them")
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")
+    network_size(gen, (256, 256), opts.scale, resize=False)  # says what is wrong with the scale, before any file
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()
     with result_folder(opts) as folder:
         found = evaluate(gen, data, train, opts, dtype)
-        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {opts.direction}: N = {len(data)} images of "
-            f"{gen.crop_size}×{gen.crop_size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation "
-            f"over images; {time.perf_counter() - start:.0f} s on {device}")
+        own = "their own size" if opts.full_size else "the scale of training"
+        size = "{}×{}".format(*data.size) if data.size else own
+        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {opts.direction}: N = {len(data)} images of {size}, "
+            f"norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over images; "
+            f"{time.perf_counter() - start:.0f} s on {device}")
         say(table(found["scores"]))
-        if gen.crop_size <= 160:
+        if "ms_ssim" not in found["scores"]["output"]:
             say("no ms_ssim: it needs more than 160 pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}

@@ -48,19 +48,21 @@ def up(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
 class Generator(nn.Module):
     """Translates x (N, in_channels, H, W) in [-1, 1] to y_fake (N, out_channels, H, W) in [-1, 1].
 
-    A crop_size of 256 gives the paper's network, 8 stride-2 convolutions deep down to 1×1; each halving or
-    doubling of crop_size takes away or adds one block of the full width. The 1×1 bottleneck is not normalised
-    (the authors' erratum: BatchNorm would zero it at batch size 1).
-    H and W must be multiples of crop_size; forward raises ValueError when they are not.
+    A crop_size of 256 gives the paper's network, 8 stride-2 convolutions deep down to 1×1; other sizes go as deep as
+    both sides of a crop can be halved (256×384: 7 times), with more or fewer blocks of the full width. The bottleneck
+    is not normalised (the authors' erratum: at 1×1, BatchNorm would zero it at batch size 1).
+    H and W must be multiples of `multiple`, 2^depth; forward raises ValueError when they are not.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 64, crop_size: int = 256,
-                 dropout: float = 0.5):
+                 dropout: float = 0.5, crop_width: int = 0):
         super().__init__()
-        depth = crop_size.bit_length() - 1
-        if crop_size != 2**depth or depth < 4:
-            raise ValueError(f"crop_size must be a power of two, at least 16; it is {crop_size}")
-        self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
+        self.multiple = (crop_size | crop_width) & -(crop_size | crop_width)  # the largest 2^depth that divides both
+        depth = self.multiple.bit_length() - 1
+        if depth < 4:
+            raise ValueError(f"a crop's sides must be multiples of 16, not {crop_width or crop_size}×{crop_size}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.crop_size, self.crop_width = crop_size, crop_width
         widths = [ngf * min(2**i, 8) for i in range(depth)]  # 64, 128, 256, 512, 512, … for ngf = 64
 
         self.encoder = nn.ModuleList([nn.Conv2d(in_channels, ngf, 4, stride=2, padding=1, bias=False)])
@@ -78,9 +80,9 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if height % self.crop_size or width % self.crop_size:
+        if height % self.multiple or width % self.multiple:
             raise ValueError(
-                f"the generator takes widths and heights that are multiples of {self.crop_size}, not {width}×{height}")
+                f"the generator takes widths and heights that are multiples of {self.multiple}, not {width}×{height}")
         skips = []
         h = x
         for block in self.encoder:

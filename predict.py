@@ -29,8 +29,9 @@ from config import Config
 from generator import Generator
 from inference.export import export
 from inference.load import load_generator
-from inference.translate import translate_tensors
+from inference.translate import network_size, to_scale, to_size, translate_tensors
 from pairs.find import list_images
+from pairs.geometry import Scale, Size
 from pairs.images import (
     SUFFIXES,
     from_network,
@@ -55,7 +56,8 @@ class Predict:
     output: Path | None = None  # an image, whose ending gives the format, or a folder
     side_by_side: Literal["no", "left", "right"] = "no"  # the half to translate of side-by-side files
     compare: bool = False  # write input, output and, of side-by-side files, target next to each other
-    resize: bool = False  # scale to the size of training and back, instead of padding to a size the network takes
+    scale: Scale = "trained"  # of training; the image's own; or a factor; and back
+    resize: bool = False  # to the size of training, whatever the image's own, and back
     tile: int = 0  # pixels; overlapping tiles of this side; 0 tiles above 2048 x 2048 pixels only
     ending: str = ""  # of the files in the output folder, such as .png; the input's own if not given
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
@@ -73,27 +75,30 @@ class Item:
     """One file on its way: what the network takes, and what is needed to write the result."""
 
     output: Path
-    x: Tensor  # (C, H, W), uint8, or float in [0, 1] from 16 bits
+    x: Tensor  # (C, H, W), uint8, or float in [0, 1] from 16 bits, at the scale of the network
+    size: Size  # of the input
     alpha: np.ndarray | None  # (H, W), the input's transparency
     shown: list[np.ndarray]  # to write the result next to: the input, and of a side-by-side file the target, in RGB
 
 
-def read_item(source: Path, output: Path, channels: int, side_by_side: str, compare: bool) -> Item:
+def read_item(source: Path, output: Path, gen: Generator, opts: Predict) -> Item:
     """Raises DataError when the file cannot be used."""
     parts = [read_image(source)]
-    if side_by_side != "no":
-        parts = split(parts[0], name_of(source))[:: 1 if side_by_side == "left" else -1]
-    x = to_tensor(to_array(parts[0], channels, name_of(source)))
-    return Item(output, x, transparency(parts[0]), [to_array(part, 3) for part in parts] if compare else [])
+    if opts.side_by_side != "no":
+        parts = split(parts[0], name_of(source))[:: 1 if opts.side_by_side == "left" else -1]
+    array = to_array(parts[0], gen.in_channels, name_of(source))
+    x = to_tensor(to_scale(gen, array, opts.scale, opts.resize))
+    shown = [to_array(part, 3) for part in parts] if opts.compare else []
+    return Item(output, x, array.shape[1::-1], transparency(parts[0]), shown)
 
 
-def write_item(item: Item, y_fake: Tensor) -> None:
+def write_item(item: Item, y_fake: Tensor, gen: Generator) -> None:
     """Raises DataError when the output is not finite or cannot be written."""
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
                         "--precision fp32 may help")
     deep = item.x.dtype != torch.uint8
-    result = from_network(y_fake, deep, item.alpha)
+    result = from_network(to_size(gen, y_fake, item.size), deep, item.alpha)
     if item.shown:
         sheet = np.concatenate([item.shown[0], to_array(read_image(result), 3), *item.shown[1:]], axis=1)
         result = from_network(normalise(to_tensor(sheet)), deep)
@@ -115,7 +120,7 @@ def read_ahead(work: Callable, jobs: Iterable[tuple], pool: Executor, n: int, fa
 
 def translate_items(gen: Generator, items: Iterable[Item], opts: Predict, dtype: torch.dtype) -> Iterator[tuple]:
     """Each item with its y_fake; neighbours of one size and depth go through the network together."""
-    options = dict(resize=opts.resize, tile=opts.tile, norm=opts.norm, dropout=opts.dropout, seed=opts.seed)
+    options = dict(tile=opts.tile, norm=opts.norm, dropout=opts.dropout, seed=opts.seed)
     fast = gen if dtype == torch.float32 else cast_weights(copy.deepcopy(gen), dtype)
     if opts.compile:
         from torch._inductor import config as inductor
@@ -133,12 +138,12 @@ def translate_items(gen: Generator, items: Iterable[Item], opts: Predict, dtype:
 def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype: torch.dtype) -> list[str]:
     """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
     failures, start = [], time.perf_counter()
-    read = functools.partial(read_item, channels=gen.in_channels, side_by_side=opts.side_by_side, compare=opts.compare)
+    read, write = functools.partial(read_item, gen=gen, opts=opts), functools.partial(write_item, gen=gen)
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers, tqdm(
             total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
         items = read_ahead(read, jobs, readers, opts.batch_size + 1, failures)
         translated = translate_items(gen, items, opts, dtype)
-        for _ in read_ahead(write_item, translated, writers, 2 * opts.batch_size, failures):
+        for _ in read_ahead(write, translated, writers, 2 * opts.batch_size, failures):
             bar.update()
     seconds, n = time.perf_counter() - start, len(jobs) - len(failures)
     say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s")
@@ -210,6 +215,7 @@ def main() -> int | None:
         return export(gen, opts.export, opts.norm, opts.checkpoint)
     if not opts.input or not opts.output:
         raise UserError("--input and --output are needed, or --export")
+    network_size(gen, (256, 256), opts.scale, opts.resize)  # says what is wrong with them, before any file
     prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
     jobs = find_jobs(opts.input, opts.output, opts.ending)
     lossy = any(output.suffix.lower() in (".jpg", ".jpeg", ".webp") for _, output in jobs)

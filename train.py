@@ -22,6 +22,7 @@ from dataset import load_data
 from discriminator import Discriminator
 from generator import Generator
 from inference.metrics import image_scores
+from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
 from runtime.checkpoint import Run
 from runtime.cli import parse
@@ -95,7 +96,8 @@ def count(net: nn.Module) -> int:
 
 
 def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Levers) -> State:
-    gen = Generator(cfg.in_channels, cfg.out_channels, cfg.ngf, cfg.crop_size, cfg.dropout).to(device)
+    gen = Generator(cfg.in_channels, cfg.out_channels, cfg.ngf, cfg.crop_size, cfg.dropout,
+                    cfg.crop_width).to(device)
     disc = Discriminator(cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers).to(device)
     for net in (gen, disc):
         prepare(net, levers)
@@ -123,7 +125,7 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
         for x, y in stop.between(batches):
             torch.manual_seed(cfg.seed)
             with autocast():
-                y_fake = gen(x).float()
+                y_fake = at_any_size(gen, x, gen.multiple).float()
             l1 += F.l1_loss(y_fake, y) * len(x)
             for row in zip(x, y_fake, y, strict=True):
                 if index in wanted:

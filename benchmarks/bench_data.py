@@ -25,8 +25,9 @@ from config import Config
 from dataset import Jitter, PairedImages, read_pair
 from pairs import demo
 from pairs.find import usable_pairs
+from pairs.geometry import Geometry
 from pairs.loading import Batches, EpochSampler, open_batches
-from pairs.plausible import check_headers
+from pairs.plausible import check_headers, describe
 from runtime.devices import usable_cores
 
 
@@ -79,9 +80,11 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
                 (512, 256), (1200, 600))]:
             pairs = usable_pairs(root, 0).splits["train"]
             named = (pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs]
-            files, memory = (PairedImages(named, size=cfg.load_size, jitter=Jitter(cfg)) for _ in range(2))
+            geometry = Geometry.of(cfg.plain())
+            files, memory = (PairedImages(named, geometry=geometry, jitter=Jitter(cfg)) for _ in range(2))
             memory.cache = {}
-            row = {"name": f"{root.name}, {check_headers(pairs)}", "ms": ms_a_pair(files), "ram": ms_a_pair(memory)}
+            row = {"name": f"{root.name}, {describe(check_headers(pairs), pairs)}", "ms": ms_a_pair(files),
+                   "ram": ms_a_pair(memory)}
             with unittest.mock.patch("dataset.read_pair", lambda *args: read_pair(*args[:3])):
                 row["whole"] = ms_a_pair(files)  # JPEGs decoded at their full size
             print("{}\n  ms a pair: {}".format(row["name"], ", ".join("{} {median:.2f} ({min:.2f} to {max:.2f})".format(

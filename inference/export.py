@@ -15,9 +15,9 @@ from utils import UserError, name_of
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None) -> None:
-    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of crop_size.
+    """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of gen.multiple.
 
-    N is at most 1024, H and W are at most 64 · crop_size.
+    N is at most 1024, H and W are at most 64 · gen.multiple.
     Raises ValueError on another ending, where `path` is the `checkpoint`, or when the packages that ONNX needs are not
     installed, and OSError, naming `path`, when it cannot be written.
     """
@@ -28,14 +28,14 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix.lower() == ".onnx" and missing:
         raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    size, device = gen.crop_size, next(gen.parameters()).device
+    size, device = gen.multiple, next(gen.parameters()).device
     x = torch.zeros(2, gen.in_channels, 2 * size, 3 * size, device=device)
     rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    # Size oblivious: the bottleneck of an image of crop_size is 1×1, a size that the tracer would take for a constant.
+    # Size oblivious: the bottleneck of the smallest image is 1×1, a size that the tracer would take for a constant.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
         program = torch.export.export(gen, (x,), dynamic_shapes=shapes)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from generator import Generator
+from pairs.geometry import Geometry
 from runtime.checkpoint import GENERATOR, load_tensors
 from utils import UserError
 
@@ -21,7 +22,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
     """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch release.
 
-    Its attribute `trained` holds the settings that the file tells: direction, load_size, label_side.
+    Its attribute `trained` holds the settings that the file tells: direction, label_side, those of `Geometry`.
     Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
@@ -33,11 +34,15 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
             weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
             if not isinstance(weights, dict) or "config" not in saved:
                 raise UserError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
-            gen = Generator(*(saved["config"][name] for name in GENERATOR))
+            gen = Generator(**{name: saved["config"][name] for name in GENERATOR if name in saved["config"]})
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
         gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
         if "held_out" in saved:
             gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
+        if "usual_size" in saved:
+            width, height = gen.trained["usual_size"] = tuple(map(int, saved["usual_size"]))
+            if min(width, height, *Geometry.of(gen.trained).whole((width, height))) < 1:
+                raise UserError(f"its training images are {width}×{height}")
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise UserError(f"{path} holds no generator that this program knows: {reason}") from error

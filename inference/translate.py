@@ -1,58 +1,106 @@
-"""The translation of images and tensors of any size: padding and tiles."""
+"""The translation of images and tensors of any size: scale, padding and tiles."""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from generator import Generator
+from pairs.geometry import Geometry, Scale, Size
+from pairs.geometry import resize as resized
 from pairs.images import from_network, normalise, read_image, to_array, to_tensor, transparency
 from runtime.devices import seeded
-from utils import UserError
+from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
 
 
-def translate(gen: Generator, image: Image.Image | np.ndarray, **options) -> Image.Image | np.ndarray:
+def translate(gen: Generator, image: Image.Image | np.ndarray, *, scale: Scale = "trained",
+              resize: bool = False, **options) -> Image.Image | np.ndarray:
     """The translation of a PIL image or a uint8 or uint16 array, (H, W) or (H, W, C): the same kind, the same size.
 
     Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one, (H, W, 3)
     for three. Transparency is laid over white for the network and carried through as a fourth. Pillow has no 16-bit
     colour: of an I;16 image, a colour network gives 8 bits. EXIF orientation is left alone; files are turned upright.
-    The options are those of `translate_tensors`. Raises ValueError on other images.
+    scale and resize are those of `network_size`, the other options those of `translate_tensors`. Raises ValueError on
+    other images.
     """
     picture = image if isinstance(image, Image.Image) else read_image(image)
-    x = to_tensor(to_array(picture, gen.in_channels))
-    y_fake = translate_tensors(gen, normalise(x)[None], **options)[0]
-    result = from_network(y_fake, x.dtype != torch.uint8, transparency(picture))
+    x = to_array(picture, gen.in_channels)
+    y_fake = translate_pixels(gen, x, scale, resize, **options)
+    result = from_network(y_fake, x.dtype != np.uint8, transparency(picture))
     if isinstance(image, np.ndarray):
         return result
     deep_colour = result.ndim == 3 and result.dtype == np.uint16
     return Image.fromarray((result >> 8).astype(np.uint8) if deep_colour else result)
 
 
-@torch.inference_mode()
-def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: int = 0, norm: str = "image",
-                      dropout: bool | str = "on", seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W), computed in `dtype`.
+def translate_pixels(gen: Generator, pixels: np.ndarray, scale: Scale = "trained",
+                     resize: bool = False, **options) -> Tensor:
+    """What `to_array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1]; the options are those of `translate`."""
+    x = to_tensor(to_scale(gen, pixels, scale, resize))
+    return to_size(gen, translate_tensors(gen, normalise(x)[None], **options)[0], pixels.shape[1::-1])
 
-    The image is padded by reflection to the next multiple of crop_size, or with `resize` scaled to crop_size, and the
-    result cropped or scaled back. Tiles of `tile` pixels, or where the padded image has more than PIXELS, overlap by a
-    quarter and fade into one another; with norm "image", each tile is normalised by its own statistics.
-    `norm` and `dropout` take the words of the command line; dropout may be a bool too. No image's result depends on
-    the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
+
+def network_size(gen: Generator, size: Size, scale: Scale, resize: bool) -> Size:
+    """The width and height at which the network sees an image of `size`.
+
+    scale: "trained", as training images were shown to it in validation, larger ones larger; "native", as it is; or a
+    factor. resize: the size of training, whatever the image's. Where the network's file does not tell how it was
+    trained, "trained" is the same, as the authors' programs do. Raises ValueError on other words, and on factors that
+    make no image.
     """
     if not isinstance(resize, bool):
         raise UserError(f"resize must be True or False; it is {resize!r}")
-    size, (height, width), device = gen.crop_size, x.shape[-2:], next(gen.parameters()).device
-    if tile < 0 or tile % size or tile and resize:
-        raise UserError(f"tile must be a multiple of the network's crop_size, {size}, and 0 with resize; it is {tile}")
-    if not tile and (height + -height % size) * (width + -width % size) > PIXELS:
-        tile = size * max(1, 1024 // size)
+    trained = getattr(gen, "trained", {})
+    if resize or scale == "trained" and "usual_size" not in trained:
+        return gen.crop_width or gen.crop_size, gen.crop_size
+    if scale == "trained":
+        return Geometry.of(trained).trained(size, trained["usual_size"])
+    if scale == "native":
+        return size
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise UserError(f"scale must be trained, native or a factor above 0; it is {scale!r}")
+    return tuple(max(1, round(side * scale)) for side in size)
+
+
+def to_scale(gen: Generator, array: np.ndarray, scale: Scale, resize: bool) -> np.ndarray:
+    """The image (H, W, C) as `network_size` wants it. Raises DataError where that is too large."""
+    width, height = network_size(gen, array.shape[1::-1], scale, resize)
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
+                        f"{width}×{height}, which is too large")
+    return resized(array, (width, height), is_label(gen, 0))
+
+
+def to_size(gen: Generator, y_fake: Tensor, size: Size) -> Tensor:
+    """(C, H, W), brought back to the width and height `size`, on the CPU."""
+    if y_fake.shape[:0:-1] == size:
+        return y_fake
+    return to_tensor(resized(y_fake.cpu().permute(1, 2, 0).numpy(), size, is_label(gen, -1)))
+
+
+def is_label(gen: Generator, side: int) -> bool:
+    """Whether the network was trained on label maps on this side: 0, its input, or -1, its output."""
+    trained = getattr(gen, "trained", {})
+    return trained.get("label_side") in ("both", str(trained.get("direction"))[side])
+
+
+@torch.inference_mode()
+def translate_tensors(gen: Generator, x: Tensor, *, tile: int = 0, norm: str = "image", dropout: bool | str = "on",
+                      seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W) on the CPU, computed in `dtype`.
+
+    Padding and tiles are those of `at_any_size`; with norm "image", each tile is normalised by its own statistics.
+    `norm` and `dropout` take the words of the command line; dropout may be a bool too. No image's result depends on
+    the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
+    """
+    device = next(gen.parameters()).device
+    if tile < 0 or tile % gen.multiple:
+        raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}; it is {tile}")
 
     def network(x: Tensor) -> Tensor:
         """As many images at a time as PIXELS allows."""
@@ -63,35 +111,34 @@ def translate_tensors(gen: Generator, x: Tensor, *, resize: bool = False, tile: 
         return torch.cat(parts)
 
     with gen.test_time(norm, dropout):
-        if resize:
-            small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-            return F.interpolate(network(small), (height, width), mode="bilinear", antialias=True)
-        if tile:
-            return _padded(lambda x: _in_tiles(network, x, tile, size, gen.out_channels), x, size)
-        return _padded(network, x, size)
+        return at_any_size(network, x, gen.multiple, tile)
 
 
-def _padded(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """network(x) for any size: both sides padded by reflection to a multiple, and cropped again."""
-    if not any(length % multiple for length in x.shape[-2:]):
-        return network(x)
+def at_any_size(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int, tile: int = 0) -> Tensor:
+    """network(x) for any height and width: padded by reflection to multiples of `multiple`, and cropped again.
+
+    In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
+    one another.
+    """
     index, crop = [], []
     for length in x.shape[-2:]:
         missing = -length % multiple
         index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
         crop.append(slice(missing // 2, missing // 2 + length))
-    return network(x[..., index[0][:, None], index[1]])[..., crop[0], crop[1]]
+    padded = x[..., index[0][:, None], index[1]] if any(length % multiple for length in x.shape[-2:]) else x
+    if not tile and padded.shape[-2] * padded.shape[-1] > PIXELS:
+        tile = multiple * max(1, 1024 // multiple)
+    return (_in_tiles(network, padded, tile, multiple) if tile else network(padded))[..., crop[0], crop[1]]
 
 
-def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int, out_channels: int) -> Tensor:
+def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int) -> Tensor:
     """network(x) tile by tile; neighbours overlap by a quarter of a tile or more, where one fades into the other.
 
     x's height and width are multiples of `size`, and so, where tile > size, are the places of the tiles: every layer
     of the network then samples them as it would sample the whole image.
     """
     step = max(tile * 3 // 4 // size * size, size * 3 // 4)
-    result = torch.zeros(len(x), out_channels, *x.shape[-2:])
-    total = torch.zeros(x.shape[-2:])
+    result = total = None
 
     def spans(length: int) -> list[tuple[int, int]]:
         side = min(tile, length)
@@ -104,7 +151,10 @@ def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: i
     for top, h in spans(x.shape[-2]):
         for left, w in spans(x.shape[-1]):
             place = (..., slice(top, top + h), slice(left, left + w))
-            fade = weight(h)[:, None] * weight(w)
-            result[place] += network(x[place]) * fade
+            part = network(x[place])
+            if result is None:
+                result, total = part.new_zeros(*part.shape[:2], *x.shape[-2:]), part.new_zeros(x.shape[-2:])
+            fade = (weight(h)[:, None] * weight(w)).to(part)
+            result[place] += part * fade
             total[place] += fade
     return result.div_(total)

@@ -129,7 +129,8 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     block, even when an exception would keep the loader alive.
     """
     workers = min(workers, usable_cores())
-    pairs = min(MESSAGE, 2**24 // (data.size**2 * (data.in_channels + data.out_channels))) if workers else 1
+    pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.in_channels + data.out_channels))) \
+        if workers and data.size else 1  # of several sizes, each pair travels alone
     messages = BatchSampler(sampler, batch_size * max(1, pairs // batch_size), drop_last=False)
     # A generator of its own for the seeds it draws: nothing else must notice the loader.
     loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=True,
@@ -153,5 +154,6 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, ranks: Ranks,
     train_order = EpochSampler(len(train_data), cfg.seed, ranks.rank, ranks.world)
     val_order = [(0, index) for index in range(ranks.rank, len(val_data), ranks.world)]
     with open_batches(train_data, train_order, cfg.batch_size, workers, ranks.device, channels_last) as train_batches, \
-            open_batches(val_data, val_order, 8, workers, ranks.device, channels_last) as val_batches:
+            open_batches(val_data, val_order, 8 if val_data.size else 1, workers, ranks.device,
+                         channels_last) as val_batches:
         yield train_batches, val_batches

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pairs.find import Pair, evenly
+from pairs.geometry import Geometry
 from pairs.images import has_frames, read_size
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -21,8 +22,8 @@ def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
                         f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
 
 
-def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> str:
-    """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and returns their sizes for a message.
+def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> Counter:
+    """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and counts the sizes of one side.
 
     Says which are unlikely to be pairs. Raises DataError for the first pair that cannot be used; with `skip`, only when
     none can be; ValueError when most side-by-side files are not wider than high, but for names that end in _AB.
@@ -33,7 +34,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
             found = [read_size(source) for source in pair]
             check_sizes(pair, found)
             width, height = found[0]
-            sizes[width, height] += 1
+            sizes[width * len(pair) // 2, height] += 1
             if len(pair) == 1 and width <= height and not pair[0].stem.lower().endswith(("_ab", "-ab")):
                 narrow.append(f"{name_of(pair[0])} ({width}×{height})")
             moving += [name_of(source) for source in pair if has_frames(source)]
@@ -54,9 +55,23 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{moving[0]}")
-    (width, height), _ = sizes.most_common(1)[0]
-    layout = "side by side" if len(pairs[0]) == 1 else "each side"
-    return f"{width}×{height} {layout}" + (f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
+    return sizes
+
+
+def describe(sizes: Counter, pairs: list[Pair]) -> str:
+    """What `check_headers` has counted, for a message."""
+    ((width, height), _), *others = sizes.most_common()
+    size = f"{2 * width}×{height} side by side" if len(pairs[0]) == 1 else f"{width}×{height} each side"
+    return size + (f" and {len(others)} other sizes" if others else "")
+
+
+def check_small(sizes: Counter, geometry: Geometry) -> None:
+    """Says how many of the training pairs that `check_headers` has counted are smaller than a crop."""
+    width, height = geometry.crop
+    loaded = [(geometry.load(size), n) for size, n in sizes.items()]
+    if small := sum(n for size, n in loaded if size[0] < width or size[1] < height):
+        say(f"{small} of {sizes.total()} training pairs are smaller than a crop, {width}×{height}, where it is taken: "
+            "they are padded by reflection")
 
 
 def check_ranges(pairs: Sequence[Pair], read: Callable, at_most: int = 20) -> None:

@@ -21,8 +21,9 @@ from runtime.distributed import Ranks
 from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of
 
-GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout"]  # Generator's arguments
-FIXED = ["direction", "in_channels", "out_channels", "crop_size", "ngf", "ndf", "n_layers"]  # for a run's whole life
+GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
+# For a run's whole life
+FIXED = ["direction", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Run:
 
     def __init__(self, cfg: Config, ranks: Ranks):
         self.cfg, self.ranks, self.writer = cfg, ranks, Writer(ranks.device)
-        self.saved, self.record = None, {"held_out": None}  # the checkpoint, until it is restored; of the data
+        self.saved, self.record = None, {}  # the checkpoint, until it is restored; of the data
         self.lock, self.made, self.settings, self.before, self.learnt = None, False, None, b"", False
 
     def __enter__(self) -> "Run":
@@ -309,8 +310,10 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
-    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "held_out": record["held_out"],
+    names = [*GENERATOR, "direction", "resize", "load_size", "label_side", "seed"]
+    settings = {name: cfg.plain()[name] for name in names}
+    told = {name: value for name, value in record.items() if name != "trained_on"}
+    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,
                  "state_dict": on_cpu(weights)}
     with atomic(path) as file:
         torch.save(generator, file)

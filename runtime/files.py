@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 from torchvision.utils import make_grid
 
+CELL = 1024  # pixels of the longest side in a grid
 DRAWN = {"Software": "pix2pix"}  # marks what is drawn for people, so that it never becomes a training pair
 
 
@@ -77,8 +79,17 @@ def complete_folder(path: Path) -> Iterator[Path]:
 
 
 def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: str = "") -> None:
-    """Writes rows of images (C, H, W) in [-1, 1], C 1 or 3, as one PNG with a title over each column."""
+    """Writes rows of images (C, H, W) in [-1, 1], C 1 or 3, as one PNG with a title over each column.
+
+    Images of several sizes, or with a side above CELL, are drawn to one scale, with white around the smaller ones.
+    """
     images = [image.detach().float().cpu().expand(3, -1, -1) for row in rows for image in row]
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    if (scale := min(1.0, CELL / max(height, width))) < 1:
+        images = [F.interpolate(image[None], [max(1, round(side * scale)) for side in image.shape[1:]], mode="bilinear",
+                                antialias=True)[0] for image in images]
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    images = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]), value=1.0) for image in images]
     grid = make_grid(torch.stack(images) / 2 + 0.5, nrow=len(titles), padding=4, pad_value=1).clamp(0, 1)
     pixels = (grid * 255).round().byte().permute(1, 2, 0).numpy()
     font, header, step = ImageFont.load_default(14), 44 if caption else 26, images[0].shape[-1] + 4

@@ -19,6 +19,7 @@ from PIL import Image
 import train as train_module
 from config import Config
 from dataset import Jitter, PairedImages
+from pairs.geometry import Geometry
 from runtime.checkpoint import load_tensors
 from runtime.speed import choose_levers
 
@@ -72,7 +73,7 @@ def elsewhere(tmp_path_factory, monkeypatch):
 def paired(pairs, cfg, train=True):
     """The pairs as the settings would train on them, or validate."""
     return PairedImages(pairs, cfg.direction, cfg.in_channels, cfg.out_channels,
-                        cfg.load_size if train else cfg.crop_size, cfg.label_side, Jitter(cfg) if train else None)
+                        Geometry.of(cfg.plain()), cfg.label_side, Jitter(cfg) if train else None)
 
 
 def fresh_state(cfg, dtype=torch.float32):

@@ -11,7 +11,7 @@ from config import Config
 
 @pytest.mark.parametrize("change", [
     dict(direction="sideways"), dict(direction="atob"), dict(in_channels=0), dict(out_channels=65), dict(crop_size=200),
-    dict(crop_size=2048), dict(load_size=255), dict(ngf=0), dict(n_layers=7), dict(n_layers=-1),
+    dict(crop_size=4112), dict(crop_width=100), dict(load_size=255), dict(ngf=0), dict(n_layers=7), dict(n_layers=-1),
     dict(crop_size=64, load_size=64, n_layers=5), dict(dropout=1.0), dict(lambda_l1=-1.0),
     dict(lambda_l1=math.nan), dict(lr=0.0), dict(lr=math.nan), dict(beta1=1.0), dict(n_epochs=-1),
     dict(n_epochs=0, n_epochs_decay=0), dict(batch_size=0), dict(save_every=0), dict(precision="half"),
@@ -39,4 +39,4 @@ def test_every_field_is_read_by_some_script():
     places = [root, *(root / name for name in ("pairs", "runtime", "inference"))]
     sources = "".join(path.read_text(encoding="utf-8") for place in places for path in place.glob("*.py")
                       if path != root / "config.py")
-    assert [f.name for f in fields(Config) if not re.search(rf"cfg\.{f.name}\b", sources)] == []
+    assert [f.name for f in fields(Config) if not re.search(rf"(cfg|self)\.{f.name}\b", sources)] == []

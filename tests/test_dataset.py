@@ -128,14 +128,14 @@ def test_shrinking_averages_instead_of_skipping_pixels():
     stripes = np.zeros((256, 256, 1), np.uint8)
     stripes[:, ::2] = 255  # gray from afar; without antialiasing, black or white
     for image in (stripes, stripes[:32]):  # one axis shrinks while the other grows
-        assert np.abs(resize(image, 64).astype(int) - 128).max() <= 1
+        assert np.abs(resize(image, (64, 64)).astype(int) - 128).max() <= 1
 
 
 def test_resizing_does_not_shift_the_image():
     ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], (256, 1, 1))
     for size in (64, 300, 512):
         for nearest in (False, True):
-            small = resize(ramp, size, nearest)[0, :, 0]
+            small = resize(ramp, (size, size), nearest)[0, :, 0]
             centres = ((np.arange(size) + 0.5) * 256 / size - 0.5) / 255
             assert np.abs(small - centres).max() <= (0.5 if nearest else 0.51) / 255 * max(1, 256 / size) + 1e-5
 
@@ -328,28 +328,29 @@ def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, f
 def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     """Maps, 1200×600: a quarter of the pixels; the halves keep apart, and labels are never averaged."""
     path = write_pair(tmp_path / "a.jpg", 1200, 600)
-    a, b = read_pair((path,), 3, 3, side=286)
+    a, b = read_pair((path,), 3, 3, lambda size: (286, 286))
     assert a.shape == b.shape == (300, 300, 3)
-    assert read_pair((path,), 3, 3, side=301)[0].shape == (600, 600, 3) == read_pair((path,), 3, 3)[0].shape
+    for enough in (None, lambda size: (301, 301), lambda size: (301, 100), lambda size: (100, 301)):
+        assert read_pair((path,), 3, 3, enough)[0].shape == (600, 600, 3)
     for reduced, full in zip((a, b), read_pair((path,), 3, 3), strict=True):
-        difference = np.abs(resize(reduced, 286).astype(int) - resize(full, 286))
+        difference = np.abs(resize(reduced, (286, 286)).astype(int) - resize(full, (286, 286)))
         assert difference.mean() < 1 and np.percentile(difference, 99) <= 4
     cfg = replace(Config(), load_size=286)
     sizes = []
     for data in (paired([(path,)], cfg, True), paired([(path,)], cfg, False),
                  paired([(path,)], replace(cfg, label_side="B"), True)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dataset.read_pair", lambda *args: sizes.append(args[3]) or read_pair(*args))
+            patch.setattr("dataset.read_pair", lambda *a: sizes.append(a[3] and a[3]((9, 9))) or read_pair(*a))
             data[1, 0]
-    assert sizes == [286, 0, 0]  # what is scored, and label maps, are decoded whole
+    assert sizes == [(286, 286), None, None]  # what is scored, and label maps, are decoded whole
 
 
 def test_fractions_neither_cut_a_column_nor_hide_different_sizes(tmp_path):
     odd = write_pair(tmp_path / "odd.jpg", 1206, 600)  # at 1/2, the middle column would belong to both halves
-    assert read_pair((odd,), 3, 3, side=200)[0].shape == (600, 603, 3)
+    assert read_pair((odd,), 3, 3, lambda size: (200, 200))[0].shape == (600, 603, 3)
     pair = write_pair(tmp_path / "a.jpg", 600, 600), write_pair(tmp_path / "b.jpg", 1200, 1200)
     with pytest.raises(DataError, match="a pair must be of one size"):
-        read_pair(pair, 3, 3, side=286)
+        read_pair(pair, 3, 3, lambda size: (286, 286))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

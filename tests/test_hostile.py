@@ -100,7 +100,7 @@ def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, d
     tried["images"] += 1
     refused_or_read(lambda: read_size(path))
     refused_or_read(lambda: read_pair((path,), 3, 3))
-    refused_or_read(lambda: read_pair((path,), 1, 3, side=2))
+    refused_or_read(lambda: read_pair((path,), 1, 3, lambda size: (2, 2)))
     refused_or_read(lambda: to_array(read_image(path), 3))
 
 

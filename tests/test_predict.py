@@ -1,3 +1,4 @@
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def gen():
 
 @pytest.fixture
 def checkpoint(gen, tmp_path):
-    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5), strict=True))
+    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True))
     torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict()},
                tmp_path / "gen.pth.tar")
     return tmp_path / "gen.pth.tar"
@@ -71,8 +72,10 @@ SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (63, 65), (64, 64), (128, 64), (65,
          *map(tuple, RANDOM.integers(1, 700, (9, 2)).tolist()), (1999, 1201)]
 
 
-@pytest.mark.parametrize("mode", [{}, dict(resize=True), dict(tile=128), dict(norm="running", dropout=False)],
-                         ids=["pad", "resize", "tile", "running"])
+@pytest.mark.parametrize("mode", [
+    {}, dict(scale="native"), dict(resize=True), dict(tile=128, scale="native"), dict(scale=0.7),
+    dict(norm="running", dropout=False, scale="native")],
+    ids=["trained", "pad", "resize", "tile", "factor", "running"])
 def test_every_size_is_kept_in_every_mode(gen, mode):
     assert len(SIZES) == 20
     for width, height in SIZES:
@@ -89,7 +92,8 @@ def test_without_padding_it_is_the_network_itself(gen):
 def test_padding_mirrors_the_image_and_is_cropped_off_again():
     for width, height in ((1, 1), (5, 70), (64, 64), (65, 100)):
         x, seen = torch.rand(1, 3, height, width), []
-        assert torch.equal(translate_module._padded(lambda padded: seen.append(padded) or padded, x, 64), x)  # noqa: B023
+        assert torch.equal(translate_module.at_any_size(
+            lambda padded: seen.append(padded) or padded, x, 64), x)  # noqa: B023
         assert seen[0].shape[-2] % 64 == 0 == seen[0].shape[-1] % 64
         assert set(seen[0].unique().tolist()) == set(x.unique().tolist())  # nothing but pixels of the image
     left = (128 - 65) // 2
@@ -117,9 +121,9 @@ def test_kinds_and_depths_come_back_as_they_went_in(gen):
 
 
 def test_16_bit_results_have_more_than_8_bits_of_values(gen):
-    result = translate(gen, image(200, 200, 3, np.uint16))
+    result = translate(gen, image(200, 200, 3, np.uint16), scale="native")
     assert len(np.unique(result)) > 1000 and result.max() > 255
-    small = translate(gen, image(200, 200))
+    small = translate(gen, image(200, 200), scale="native")
     assert np.abs(result / 257 - small).max() <= 0.51
 
 
@@ -134,7 +138,7 @@ def test_transparency_is_carried_through_and_hidden_colours_are_not_seen(gen):
 
 @pytest.mark.parametrize(("options", "rounding"), [
     ({}, 1e-5), (dict(norm="running"), 1e-5), (dict(dropout=False), 1e-5), (dict(tile=64), 1e-5),
-    (dict(resize=True), 1e-5), (dict(dtype=torch.bfloat16), 4 * 2 / 255)])
+    (dict(dtype=torch.bfloat16), 4 * 2 / 255)])
 def test_an_output_does_not_depend_on_the_batch(gen, options, rounding):
     x = torch.rand(3, 3, 100, 90) * 2 - 1
     together = translate_tensors(gen, x, **options)
@@ -157,7 +161,8 @@ def test_dropout_and_norm_take_the_words_of_the_command_line_and_no_others(gen):
         with gen.test_time(dropout=word):
             assert gen.decoder[0][3].training == truth
     for wrong in (dict(dropout="Off"), dict(dropout="no"), dict(dropout=None), dict(dropout=0.0), dict(dropout=[]),
-                  dict(norm="off"), dict(norm=True), dict(norm=None), dict(resize="off"), dict(seed=-1),
+                  dict(norm="off"), dict(norm=True), dict(norm=None), dict(resize="off"), dict(scale="off"),
+                  dict(scale=0), dict(scale=True), dict(scale=None), dict(scale=math.nan), dict(seed=-1),
                   dict(seed=2**70)):
         with pytest.raises(UserError, match=f"^{next(iter(wrong))} must be "):
             translate(gen, picture, **wrong)
@@ -188,7 +193,7 @@ def test_tiles_that_disagree_fade_into_one_another_without_a_seam(tile):
     """The worst case, one tile black and the next one white: no step between neighbouring pixels stands out."""
     calls = []
     tiled = translate_module._in_tiles(lambda part: calls.append(1) or torch.full_like(part, len(calls) % 2),
-                                     torch.zeros(1, 3, 64, 704), tile, 64, 3)
+                                     torch.zeros(1, 3, 64, 704), tile, 64)
     steps = (tiled[..., 1:] - tiled[..., :-1]).abs()
     assert tiled.min() == 0 and tiled.max() == 1 and steps.max() < 2.5 / (tile / 4)
 
@@ -197,7 +202,7 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one():
     for width, height in ((192, 128), (128, 512), (960, 704), (320, 64)):
         for tile in (64, 128, 256):
             x, seen = torch.rand(1, 3, height, width), []
-            tiled = translate_module._in_tiles(lambda part: seen.append(part) or part, x, tile, 64, 3)  # noqa: B023
+            tiled = translate_module._in_tiles(lambda part: seen.append(part) or part, x, tile, 64)  # noqa: B023
             torch.testing.assert_close(tiled, x)
             assert all(part.shape[-1] <= tile and part.shape[-2] <= tile for part in seen)
 
@@ -205,23 +210,23 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one():
 def test_a_large_image_is_tiled_by_itself(gen, monkeypatch):
     seen = []
     monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x.shape) or x)
-    assert translate(gen, np.zeros((2100, 2100, 3), np.uint8)).shape == (2100, 2100, 3)
+    assert translate(gen, np.zeros((2100, 2100, 3), np.uint8), scale="native").shape == (2100, 2100, 3)
     assert max(shape[-1] * shape[-2] for shape in seen) <= 1024 * 1024
 
 
 def test_the_budget_counts_padding_and_batches(gen, monkeypatch):
     seen = []
     monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x.shape) or x)
-    assert translate(gen, np.zeros((2, 100_000, 3), np.uint8)).shape == (2, 100_000, 3)
+    assert translate(gen, np.zeros((2, 100_000, 3), np.uint8), scale="native").shape == (2, 100_000, 3)
     assert translate_tensors(gen, torch.zeros(3, 3, 1500, 1500)).shape == (3, 3, 1500, 1500)
     assert max(n * h * w for n, _, h, w in seen) <= 2048 * 2048
 
 
 def test_a_tile_the_network_cannot_take_is_refused(gen):
-    for options in (dict(tile=-64), dict(tile=64, resize=True), dict(norm="batch")):
+    for options in (dict(tile=-64), dict(norm="batch")):
         with pytest.raises(ValueError, match="tile must be|norm must be"):
             translate(gen, image(100, 100), **options)
-    with pytest.raises(ValueError, match="multiple of the network's crop_size, 64"):
+    with pytest.raises(ValueError, match="multiple of what the network takes, 64"):
         translate(gen, image(100, 100), tile=100)
 
 
@@ -460,7 +465,7 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mist
 def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
     def write(channels=3, **changes):
         net = Generator(channels, 3, 4, 64)
-        config = dict(zip(GENERATOR, (channels, 3, 4, 64, 0.5), strict=True))
+        config = dict(zip(GENERATOR, (channels, 3, 4, 64, 0.5, 0), strict=True))
         torch.save({"format": "pix2pix generator", "config": config, "state_dict": net.state_dict(), **changes},
                    tmp_path / "odd.pth.tar")
 

@@ -1,0 +1,75 @@
+"""The scale of training: to what size an image is brought before a network sees it."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+Size = tuple[int, int]  # width, height
+Scale = Literal["trained", "native"] | float  # at which a trained network sees an image
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the settings of these names say about sizes.
+
+    Training crops an image that was resized to `load`; validation shows it whole, resized to `whole`:
+
+        stretch   load is load_size high, whole crop_size, both of the crop's aspect, whatever the image's (the paper)
+        aspect    both keep the image's aspect; its shorter side becomes load_size
+        none      both are the image's own size
+    """
+
+    resize: str = "stretch"
+    load_size: int = 286
+    crop_size: int = 256
+    crop_width: int = 0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Geometry":
+        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
+
+    @property
+    def crop(self) -> Size:
+        return self.crop_width or self.crop_size, self.crop_size
+
+    def load(self, size: Size) -> Size:
+        if self.resize == "none":
+            return size
+        shape, height = (self.crop, self.crop_size) if self.resize == "stretch" else (size, min(size))
+        return tuple(max(1, round(side * self.load_size / height)) for side in shape)
+
+    def whole(self, size: Size) -> Size:
+        return self.crop if self.resize == "stretch" else self.load(size)
+
+    def trained(self, size: Size, usual: Size) -> Size:
+        """`size` at the scale of training: an image of the usual size becomes `whole`, a larger one larger."""
+        scales = zip(size, self.whole(usual), usual, strict=True)
+        return tuple(max(1, round(side * new / old)) for side, new, old in scales)
+
+
+def usual_size(sizes: Counter) -> Size:
+    """The size of at least half of the images, else the medians of their widths and heights."""
+    size, n = sizes.most_common(1)[0]
+    return size if 2 * n >= sizes.total() else tuple(map(statistics.median_low, zip(*sizes.elements(), strict=True)))
+
+
+def resize(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
+    """(H, W, C) → (height, width, C); averages areas where it shrinks, interpolates linearly where it enlarges."""
+    height, width, channels = image.shape
+    if nearest:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    else:  # one axis may shrink while the other grows
+        image = cv2.resize(image, (min(width, size[0]), min(height, size[1])), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return image.reshape(*size[::-1], channels)
+
+
+def pad(image: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W, C), at least as high and wide as `size`: reflected at its edges where it is smaller."""
+    missing = [max(0, wanted - length) for wanted, length in zip(size[::-1], image.shape, strict=False)]
+    return np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)], "reflect") if any(missing) else image
