@@ -118,9 +118,10 @@ class Config:
 
 BOUNDS = dict(n_labels=(0, 255), in_channels=(1, 64), out_channels=(1, 64), load_size=(16, 8192), crop_size=(16, 4096),
               crop_width=(0, 4096), color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5),
-              dropout=(0, 0.999), lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf), n_epochs_decay=(0, math.inf), batch_size=(1, math.inf),
-              save_every=(1, math.inf), eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64),
-              num_workers=(0, 256), seed=(0, 2**32 - 1))
+              dropout=(0, 0.999), lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf),
+              n_epochs_decay=(0, math.inf), batch_size=(1, math.inf), save_every=(1, math.inf),
+              eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256),
+              seed=(0, 2**32 - 1))
 
 
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
@@ -136,7 +137,8 @@ def _is_range(value) -> bool:
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
 PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch",
              load_size=286, crop_size=256, crop_width=0, flip=True, label_side="none", color_jitter=0.0,
-             ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, batch_size=1)
+             ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5, n_epochs=200,
+             n_epochs_decay=0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo

@@ -61,6 +61,9 @@ def usual_size(sizes: Counter) -> Size:
 def resize(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
     """(H, W, C) → (height, width, C); averages areas where it shrinks, interpolates linearly where it enlarges."""
     height, width, channels = image.shape
+    if channels > 4:  # of which OpenCV averages no areas
+        parts = np.split(image, range(4, channels, 4), axis=2)
+        return np.concatenate([resize(part, size, nearest) for part in parts], axis=2)
     if nearest:
         image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT)
     else:  # one axis may shrink while the other grows

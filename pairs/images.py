@@ -265,14 +265,10 @@ def normalise(images: Tensor, layout: torch.memory_format = torch.preserve_forma
     return images.clone(memory_format=layout).mul_(2).sub_(1)
 
 
-def holds(suffix: str, array: np.ndarray) -> bool:
-    """Whether files of that ending keep such an array: its values, if only the upper 8 of 16 bits, and its channels."""
-    channels = natural_channels(array)
-    if suffix == ".npy":
-        return True
-    if suffix in (".tif", ".tiff"):
-        return channels in (1, 3, 4)
-    return channels in (1, 3, 4) and array.dtype.kind != "f"
+def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
+    """Whether files of that ending keep so many channels of such numbers; of 16 bits, the upper 8 will do."""
+    is_tiff = suffix.lower() in (".tif", ".tiff")
+    return suffix.lower() == ".npy" or channels in (1, 3, 4) and (is_tiff or np.dtype(kind).kind != "f")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -285,9 +281,9 @@ def write_array(path: Path, array: np.ndarray) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{name_of(path)} ends in none of {', '.join(sorted(SUFFIXES))}")
-    if not holds(suffix, array):
-        raise DataError(f"{name_of(path)} cannot be written: {suffix} holds no {array.dtype} of "
-                        f"{natural_channels(array)} channels, .npy does")
+    if not can_hold(suffix, natural_channels(array), array.dtype):
+        raise DataError(f"{name_of(path)} cannot be written: {suffix} does not hold {array.dtype} of "
+                        f"{natural_channels(array)} channels, but .npy does")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".npy":
