@@ -431,7 +431,7 @@ def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkp
 
 
 @pytest.mark.parametrize("mistake", ["no checkpoint", "damaged", "no input", "no such input", "wrong ending", "tile",
-                                     "nothing to do", "tile and resize", "batch size", "seed", "negative seed",
+                                     "nothing to do", "scale of nothing", "batch size", "seed", "negative seed",
                                      "export into a folder", "export where nothing can be", "export over itself",
                                      "export elsewhere", "onnx into a folder", "a device without values"])
 def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mistake):
@@ -441,7 +441,7 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mist
     flags = {"--checkpoint": tmp_path / "nowhere" if mistake == "no checkpoint" else checkpoint,
              "--input": tmp_path / "nowhere" if mistake == "no such input" else source,
              "--output": tmp_path / ("out.gif" if mistake == "wrong ending" else "out.png")}
-    flags |= {"tile": {"--tile": 65}, "tile and resize": {"--tile": 64, "--resize": ""},
+    flags |= {"tile": {"--tile": 65}, "scale of nothing": {"--scale": 0},
               "batch size": {"--batch-size": 0}, "seed": {"--seed": 2**70}, "negative seed": {"--seed": -1},
               "export into a folder": {"--export": tmp_path / "folder.pt2"},
               "onnx into a folder": {"--export": tmp_path / "folder.onnx"},

@@ -1,0 +1,204 @@
+import json
+import math
+import re
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, flags, launch, paired, settings, write_pair
+from PIL import Image
+
+import train as train_module
+from generator import Generator
+from inference.load import load_generator
+from inference.metrics import image_scores
+from inference.translate import network_size, translate
+from pairs.find import usable_pairs
+from pairs.geometry import Geometry, pad, usual_size
+from pairs.images import normalise, to_tensor
+
+
+def coordinates(width, height):
+    """An image whose red grows to the right and whose green grows downwards, by two a pixel at most."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.linspace(0, 250, width), np.linspace(0, 250, height)[:, None]
+    return image
+
+
+def write_set(root, sizes, copies=1):
+    """Pairs whose halves hold their own coordinates, of these sizes, in train and val."""
+    for split in ("train", "val"):
+        for i, (width, height) in enumerate(sizes * copies):
+            half = coordinates(width, height)
+            write_pair(root / split / f"{i}.png", left=half, right=half)
+    return root
+
+
+@pytest.mark.parametrize(("size", "depth"), [
+    ((256, 0), 8), ((256, 384), 7), ((96, 160), 5), ((144, 0), 4), ((64, 0), 6)])
+def test_the_depth_is_the_largest_that_both_sides_allow(size, depth):
+    gen = Generator(ngf=2, crop_size=size[0], crop_width=size[1]).eval()
+    assert len(gen.encoder) == depth and gen.multiple == 2**depth
+    x = torch.zeros(1, 3, size[0], size[1] or size[0])
+    assert gen(x).shape == x.shape
+    with pytest.raises(ValueError, match=f"multiples of {2**depth}"):
+        gen(torch.zeros(1, 3, size[0] + 16 if depth > 4 else size[0] + 8, size[0]))
+
+
+def test_a_side_that_cannot_be_halved_four_times_is_refused_with_its_neighbour(small):
+    for change, near in ((dict(crop_size=100), 96), (dict(crop_width=90), 96), (dict(crop_width=8), 16)):
+        with pytest.raises(ValueError, match=f"multiple of 16, such as {near}; it is"):
+            small(**change)
+
+
+@pytest.mark.parametrize(("changes", "size", "load", "whole"), [
+    (dict(), (600, 400), (286, 286), (256, 256)),
+    (dict(load_size=288, crop_width=384), (500, 500), (432, 288), (384, 256)),
+    (dict(resize="aspect", load_size=288), (432, 288), (432, 288), (432, 288)),
+    (dict(resize="aspect"), (300, 900), (286, 858), (286, 858)),
+    (dict(resize="none"), (600, 31), (600, 31), (600, 31))])
+def test_the_three_modes_resize_as_they_say(changes, size, load, whole):
+    geometry = Geometry(**changes)
+    assert geometry.load(size) == load and geometry.whole(size) == whole
+    assert geometry.trained(size, size) == whole
+    twice = geometry.trained((2 * size[0], 2 * size[1]), size)
+    assert twice == (2 * whole[0], 2 * whole[1])  # what is twice as large has twice as much to show
+
+
+def test_the_usual_size_is_that_of_most_or_in_the_middle():
+    assert usual_size(Counter({(600, 600): 5, (10, 900): 4})) == (600, 600)
+    assert usual_size(Counter({(100, 80): 1, (200, 160): 1, (900, 170): 1})) == (200, 160)
+
+
+def test_no_mode_distorts_but_the_one_that_says_so(small, tmp_path):
+    """The step of the coordinates from pixel to pixel is the scale along an axis."""
+    root = write_set(tmp_path / "wide", [(432, 288)])
+    pairs = usable_pairs(root, 0).splits["train"]
+    for changes, sides in ((dict(resize="aspect", load_size=144), (0.5, 0.5)), (dict(resize="none"), (1, 1)),
+                           (dict(load_size=72), (72 / 432, 72 / 288)),
+                           (dict(load_size=96, crop_width=96), (1 / 3, 1 / 3))):
+        cfg = small(data_root=root, **changes)
+        for x in paired(pairs, cfg)[1, 0]:
+            assert x.shape[1:] == (64, cfg.crop_width or 64)
+            steps = [(x[0, :, -1] - x[0, :, 0]).abs().mean() / (x.shape[2] - 1) * 431,
+                     (x[1, -1] - x[1, 0]).abs().mean() / (x.shape[1] - 1) * 287]
+            for step, scale in zip(steps, sides, strict=True):
+                assert step * 127.5 == pytest.approx(250 / scale, rel=0.06)
+    cfg = small(data_root=root, resize="aspect", load_size=144)
+    assert paired(pairs, cfg, train=False)[0][0].shape == (3, 144, 216)
+
+
+def test_an_image_smaller_than_a_crop_is_reflected_at_its_edges_and_that_is_said(small, tmp_path, capsys):
+    for size in ((1, 1), (3, 70), (70, 3), (63, 64)):
+        image = coordinates(*size)
+        padded = pad(image, (64, 64))
+        assert padded.shape == (max(64, size[1]), max(64, size[0]), 3)
+        assert set(map(tuple, padded.reshape(-1, 3))) == set(map(tuple, image.reshape(-1, 3)))
+    root = write_set(tmp_path / "mixed", [(40, 50), (200, 90), (64, 64)])
+    cfg = small(data_root=root, resize="none", n_epochs=1)
+    train_module.train(cfg)
+    assert "1 of 3 training pairs are smaller than a crop, 64×64, where it is taken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("resize", [
+    pytest.param("stretch", marks=pytest.mark.slow), "aspect", pytest.param("none", marks=pytest.mark.slow)])
+def test_mixed_sizes_train_resume_translate_and_are_scored_in_every_mode(tmp_path, resize):
+    """As real processes, with loaders; a rectangle as a crop, 64×96, and sizes above, below and across it."""
+    root = write_set(tmp_path / "mixed", [(120, 80), (80, 120), (30, 40), (300, 100)], copies=2)
+
+    def run(script, *words):
+        process = launch(ROOT / script, *words, cwd=tmp_path)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        return out
+
+    words = flags(root, tmp_path / "run", resize=resize, crop_width=96, num_workers=2, batch_size=2, n_epochs=1)
+    run("train.py", *words)
+    run("train.py", "--resume", "--out-dir", tmp_path / "run", "--n-epochs", 2)
+    gen = load_generator(tmp_path / "run" / "gen.pth.tar")
+    assert gen.multiple == 32 and gen.trained["resize"] == resize and gen.trained["usual_size"] == (80, 80)
+    with Image.open(tmp_path / "run" / "examples" / "epoch_0002.png") as grid:
+        assert grid.width > 3 * 96
+    run("predict.py", "--checkpoint", tmp_path / "run" / "gen.pth.tar", "--input", root / "val", "--output", "out",
+        "--side-by-side", "left", "--batch-size", 3)
+    for path in (root / "val").iterdir():
+        with Image.open(path) as pair, Image.open(tmp_path / "out" / path.name) as result:
+            assert result.size == (pair.width // 2, pair.height)
+    score = ["--checkpoint", tmp_path / "run" / "gen.pth.tar", "--data-root", root, "--baseline", "mean"]
+    for extra in ([], ["--full-size", "--scale", "native"]):
+        assert re.search(r"ssim +-?\d", run("evaluate.py", *score, *extra))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on pairs of 150×90, of which the file tells the scale."""
+    folder = tmp_path_factory.mktemp("trained")
+    cfg = settings(write_set(folder / "data", [(150, 90)], copies=2), folder / "run", n_epochs=1)
+    train_module.train(cfg)
+    return cfg
+
+
+def network_sees(gen, act):
+    seen = []
+    handle = gen.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    result = act()
+    handle.remove()
+    return seen, result
+
+
+def test_a_file_of_the_training_size_becomes_what_validation_showed(trained):
+    gen = load_generator(trained.out_dir / "gen.pth.tar")
+    pairs = usable_pairs(trained.data_root, 0).splits["val"]
+    shown = paired(pairs, trained, train=False)[0][0]
+    half = coordinates(150, 90)
+    (seen,), result = network_sees(gen, lambda: translate(gen, half))
+    assert torch.equal(seen[0], shown) and result.shape == half.shape
+    (seen,), result = network_sees(gen, lambda: translate(gen, cv2.resize(half, (300, 180))))
+    assert seen.shape[2:] == (128, 128) and result.shape == (180, 300, 3)
+    (seen,), _ = network_sees(gen, lambda: translate(gen, half, scale="native"))
+    assert seen.shape[2:] == (128, 192)  # padded
+    (seen,), _ = network_sees(gen, lambda: translate(gen, half, scale=0.5))
+    assert seen.shape[2:] == (64, 128)
+    (seen,), _ = network_sees(gen, lambda: translate(gen, cv2.resize(half, (300, 180)), resize=True))
+    assert seen.shape[2:] == (64, 64)
+
+
+def test_a_file_that_does_not_tell_its_scale_is_taken_at_the_size_of_the_network(trained):
+    gen = load_generator(trained.out_dir / "gen.pth.tar")
+    del gen.trained["usual_size"]
+    assert network_size(gen, (900, 30), "trained", False) == (64, 64)
+
+
+def test_labels_keep_their_colours_on_the_way_to_the_scale_of_training_and_back(trained):
+    gen = load_generator(trained.out_dir / "gen.pth.tar")
+    gen.trained["label_side"] = "A"
+    labels = np.zeros((90, 150, 3), np.uint8)
+    labels[::2, 1::2] = 255
+    (seen,), _ = network_sees(gen, lambda: translate(gen, labels))
+    assert set(seen.unique().tolist()) == {-1, 1}
+
+
+@pytest.mark.parametrize("size", [(0, 90), (-3, 4), (1,), ("a", 3), None, (math.nan, 1)])
+def test_a_file_with_an_impossible_scale_is_refused(trained, tmp_path, size):
+    saved = torch.load(trained.out_dir / "gen.pth.tar", weights_only=True)
+    torch.save({**saved, "usual_size": size}, tmp_path / "gen.pth.tar")
+    with pytest.raises(ValueError, match="holds no generator"):
+        load_generator(tmp_path / "gen.pth.tar")
+
+
+def test_the_full_size_score_is_that_of_the_files_that_predict_writes(trained, tmp_path):
+    for script, words in (("predict.py", ["--input", trained.data_root / "val", "--output", tmp_path / "out",
+                                          "--side-by-side", "left"]),
+                          ("evaluate.py", ["--data-root", trained.data_root, "--full-size", "--out-dir", tmp_path])):
+        process = launch(ROOT / script, "--checkpoint", trained.out_dir / "gen.pth.tar", "--precision", "fp32", *words)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]["output"]
+    y = normalise(to_tensor(coordinates(150, 90)))
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 2
+    written = [image_scores(normalise(to_tensor(np.asarray(Image.open(path)))), y) for path in files]
+    for name in ("l1", "ssim"):
+        assert np.mean([row[name] for row in written]) == pytest.approx(scores[name]["mean"], abs=1 / 255)
