@@ -95,8 +95,8 @@ class PairedImages(Dataset):
         self.geometry = geometry = geometry or Geometry()
         self.x, self.y, self.jitter, self.skip = x or Values(), y or Values(), jitter, skip
         self.masked = len(pairs) > 0 and len(pairs[0]) == 3  # all have a mask, or none
-        # The sides that are resized by nearest neighbour: label maps, indices and masks
-        self.nearest = {"none": "", "both": "AB"}.get(label_side, label_side) + (direction[0] if self.x.n_labels else "")
+        labels = {"none": "", "both": "AB"}.get(label_side, label_side)
+        self.nearest = labels + (direction[0] if self.x.n_labels else "")  # sides that are resized without new values
         self.size = geometry.crop if jitter or geometry.resize == "stretch" else None  # of all items; None: they differ
 
     def __len__(self) -> int:

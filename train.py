@@ -10,7 +10,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from generator import Generator
 from inference.metrics import image_scores
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
+from pairs.values import composite
 from runtime.checkpoint import Run
 from runtime.cli import parse
 from runtime.console import run_main, say
@@ -86,6 +87,15 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
     return torch.stack([d_real, d_fake, g_gan, g_l1]).detach()
 
 
+def masked_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
+    """`train_step`, where y carries a mask behind its channels: where that is 0, the output counts as the target.
+
+    Each pixel's L1 is weighted by the mask, and D sees nothing of what is ignored, in either pair.
+    """
+    seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
+    return train_step(seen, x, y[:, :-1], lambda_l1, autocast)
+
+
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
     """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
@@ -125,7 +135,7 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
         for x, y in stop.between(batches):
             torch.manual_seed(cfg.seed)
             with autocast():
-                y_fake = at_any_size(gen, x, gen.multiple).float()
+                y_fake, y = composite(at_any_size(gen, x, gen.multiple).float(), y)
             l1 += F.l1_loss(y_fake, y) * len(x)
             for row in zip(x, y_fake, y, strict=True):
                 if index in wanted:
@@ -159,7 +169,8 @@ def train(cfg: Config) -> None:
         state = make_state(cfg, device, dtype, levers)
         progress = run.restore(state, train_data.record)
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
-        step = graphed(partial(train_step, ranks.replicate(state), lambda_l1=cfg.lambda_l1, autocast=autocast), levers)
+        one_step = masked_step if train_data.masked else train_step
+        step = graphed(partial(one_step, ranks.replicate(state), lambda_l1=cfg.lambda_l1, autocast=autocast), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
             f"{ranks.world}, {count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")

@@ -178,6 +178,21 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(place / name for place, _, names in _walk(folder) for name in names if _ending(name) in SUFFIXES)
 
 
+def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
+    """The images of one name in the `n` folders A1, A2, … inside `folder`. Raises UserError where one is missing."""
+    numbers = {place: re.fullmatch(r"a(\d+)", place.name.lower()) for place in folder.iterdir() if place.is_dir()}
+    homes = sorted((place for place in numbers if numbers[place]), key=lambda place: int(numbers[place][1]))
+    if len(homes) != n:
+        raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
+                        f"holds {len(homes)}")
+    found = Found()
+    *inputs, last = ([(_name(path.relative_to(home).as_posix()), path) for path in list_images(home)] for home in homes)
+    together = [tuple(sources(pair)) for pair in _pair(inputs, last, [], found)]
+    if found.orphans:
+        raise UserError(f"images without a partner of the same name among the inputs: {_some(found.orphans)}")
+    return together
+
+
 def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     for place, folders, names in os.walk(top, onerror=onerror):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]

@@ -194,15 +194,14 @@ def to_array(image: Image.Image | np.ndarray, channels: int, source: Path | np.n
             raise _unlike(source, natural_channels(image), channels)
         return to_unit(np.atleast_3d(image), limits, source)
     array = np.atleast_3d(image)
-    n = array.shape[2]
+    values, n = to_unit(array, limits, source), array.shape[2]
     if n == channels:
-        return to_unit(array, limits, source)
+        return values
     if not (is_uint16(array) and channels in (1, 3) and (n in (1, 3) or has_alpha and n in (2, 4))):
         raise _unlike(source, n, channels)
-    values = to_unit(array[..., : n - (n in (2, 4))], limits, source)
     if n in (2, 4):
         alpha = array[..., -1:] / np.float32(65535)
-        values = values * alpha + (1 - alpha)
+        values = values[..., :-1] * alpha + (1 - alpha)
     if values.shape[2] == 1:
         return np.repeat(values, channels, axis=2)
     return values if channels == 3 else values @ np.float32([[0.299], [0.587], [0.114]])  # luminance

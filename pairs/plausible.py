@@ -99,10 +99,9 @@ class Seen:
             self.kind = max(self.kind, kind, key=KINDS.index)
             ends = np.percentile(array, [0.1, 99.9]) if kind == "float32" else (array.min(), array.max())
             self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
-            if self.indices is not None and array.dtype.kind in "iu" and np.atleast_3d(array).shape[2] == 1:
-                self.indices |= {*np.unique(array).tolist()} - {VOID}
-            if array.dtype.kind not in "iu" or not self.indices or not 0 <= min(self.indices) <= max(self.indices) < 64:
-                self.indices = None
+            flat = self.indices is not None and array.dtype.kind in "iu" and np.atleast_3d(array).shape[2] == 1
+            found = self.indices | {*np.unique(array).tolist()} - {VOID} if flat else None
+            self.indices = found if found and 0 <= min(found) <= max(found) < 64 else None
 
     def range(self) -> str:
         """The two values, rounded outward to two digits, for a command line."""
@@ -137,7 +136,7 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
         if len(used) > 2 and used[-1] == 255:  # label maps often mark by white what belongs to no class
             used = used[:-1]
         if name == direction[0] and side.indices and (top := max(side.indices)) >= max(1, values.n_labels):
-            say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel of its own"
+            say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel"
                 + (f", and those from {values.n_labels} on belong to no class" if values.n_labels else ""))
         elif len(used) and used[-1] - used[0] < 25:
             say(f"side {name} uses less than a tenth of its range, {used[0] / 255:.0%} to {used[-1] / 255:.0%}: class "

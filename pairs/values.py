@@ -1,5 +1,6 @@
 """What the numbers in files mean: channels, ranges, class indices and masks, to what the networks take and back."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pairs.images import natural_channels, normalise, to_array
+from pairs.images import is_uint16, natural_channels, normalise, to_array, transparency
 from utils import DataError, name_of
 
 KINDS = ("uint8", "uint16", "float32")
@@ -27,9 +28,9 @@ class Values:
     kind: str = "uint8"  # of KINDS: the numbers in which outputs are written
 
     def __post_init__(self):
-        if self.kind not in KINDS or self.limits and not self.limits[0] < self.limits[1] or (
-                self.n_labels not in (0, self.channels)):
-            raise ValueError(f"{self} makes no sense")
+        low, high = self.limits or (0, 1)
+        if self.kind not in KINDS or not -math.inf < low < high < math.inf or self.n_labels not in (0, self.channels):
+            raise ValueError(f"numbers cannot be {self.kind} from {low} to {high}, nor {self.n_labels} classes")
 
     def __str__(self) -> str:
         low, high = self.limits or ("black", "white")
@@ -59,8 +60,15 @@ class Values:
         if sum(counts) != self.channels:
             raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
                             "that in_channels or out_channels says")
-        return stack([to_array(image, n, source, self.limits)
-                      for image, n, source in zip(images, counts, sources, strict=True)])
+        parts = [to_array(image, n, source, self.limits)
+                 for image, n, source in zip(images, counts, sources, strict=True)]
+        if len({part.shape[:2] for part in parts}) > 1:
+            raise DataError(f"{names} are not of one size")
+        return stack(parts)
+
+    def alpha(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray | None:
+        """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
+        return None if self.n_labels or len(images) > 1 else transparency(images[0], self.channels)
 
     def to_network(self, pixels: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
         """(N, stored, H, W), uint8 or float in [0, 1] → (N, channels, H, W) in [-1, 1], or 0 and 1 for classes."""
@@ -92,7 +100,7 @@ class Values:
 
 def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     """What x and y hold, by the settings of a run, or as a generator's file tells them. Raises ValueError."""
-    limits = {side: settings.get(f"range_{side.lower()}") for side in "AB"}
+    limits = {"A": settings.get("range_a"), "B": settings.get("range_b")}
     direction = str(settings.get("direction", "AtoB"))
     x, y = (limits.get(side) and tuple(map(float, limits[side])) for side in (direction[0], direction[-1]))
     return (Values(settings["in_channels"], x, settings.get("n_labels", 0)),
@@ -118,6 +126,12 @@ def mask_array(images: Sequence[Image.Image | np.ndarray], sources: Sequence[Pat
     return mask * 255 if mask.dtype == np.uint8 and mask.max() == 1 else mask
 
 
+def is_deep(images: Sequence[Image.Image | np.ndarray]) -> bool:
+    """Whether one of them has 16 bits."""
+    return any(image.mode.startswith("I;16") if isinstance(image, Image.Image) else is_uint16(image)
+               for image in images)
+
+
 def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Tensor, Tensor]:
     """x and y, float (N, C, H, W) in [-1, 1]; a mask stays behind y's channels.
 
@@ -129,12 +143,12 @@ def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Te
 
 
 def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """y_fake and y (N, C, H, W); where y carries a mask behind its channels, y_fake shows y where the mask is 0.
+    """y_fake and y, (…, C, H, W) both; where y carries a mask behind its channels, y_fake shows y where the mask is 0.
 
     Of the two, |y_fake - y| is weighted by the mask, and so is the gradient that reaches the generator.
     """
-    channels = y_fake.shape[1]
-    if y.shape[1] == channels:
+    channels = y_fake.shape[-3]
+    if y.shape[-3] == channels:
         return y_fake, y
-    y, mask = y[:, :channels], (y[:, channels:] + 1) / 2
-    return torch.lerp(y, y_fake.float(), mask), y
+    y, mask = y.split(channels, dim=-3)
+    return torch.lerp(y, y_fake.float(), (mask + 1) / 2), y

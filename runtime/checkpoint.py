@@ -23,7 +23,7 @@ from utils import UserError, name_of
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
 # For a run's whole life
-FIXED = ["direction", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers"]
+FIXED = ["direction", "in_channels", "out_channels", "n_labels", "crop_size", "crop_width", "ngf", "ndf", "n_layers"]
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    names = [*GENERATOR, "direction", "resize", "load_size", "label_side", "seed"]
+    names = [*GENERATOR, "direction", "resize", "load_size", "label_side", "range_a", "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
     told = {name: value for name, value in record.items() if name != "trained_on"}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,
