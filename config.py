@@ -24,6 +24,7 @@ class Config:
     crop_width: int = 0  # pixels, a multiple of 16; 0: as crop_size. The two set the U-Net's depth
     skip_unreadable: bool = False  # put another pair in the place of one that cannot be read, and count it
     flip: bool = True  # mirror half of the training pairs, input and target together
+    interpolation: Literal["linear", "bicubic"] = "linear"  # of resizing; bicubic is the authors' PyTorch release's
     label_side: Literal["none", "A", "B", "both"] = "none"  # side(s) resized by nearest neighbour: label maps
     color_jitter: float = 0.0  # 0 to 1; random brightness, contrast, saturation and hue; 0, as the paper: off
     color_jitter_side: Literal["A", "B"] = "A"  # the photo side, which color_jitter changes
@@ -32,14 +33,24 @@ class Config:
     ngf: int = 64  # width of the generator's first layer
     ndf: int = 64  # width of the discriminator's first layer
     n_layers: int = 3  # D's field: 0 is 1x1, 1 is 16x16, 2 is 34x34, 3 is 70x70, 4 is 142x142, 5 is 286x286
-    dropout: float = 0.5  # in the first three decoder blocks, the only noise; 0 turns it off
+    dropout: float = 0.5  # in the U-Net's first three decoder blocks, the only noise; 0 turns it off
+    generator: Literal["unet", "global", "local"] = "unet"  # global and local: pix2pixHD's (docs/pix2pixhd.md)
+    n_downs: int = 4  # global, local: halvings of the size; local has one more
+    n_blocks: int = 9  # global, local: residual blocks at the smallest size
+    n_scales: int = 0  # 1 to 3: pix2pixHD's discriminators, each at half the size of the one before; 0: the paper's
+    spectral_norm: bool = False  # bound how steep each layer of D is
+    checkpointing: bool = False  # global, local: compute activations twice, instead of keeping them: less memory
 
     # Optimisation
+    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # what D learns from; bce is the paper's
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
+    lambda_fm: float = 0.0  # weight of L1 between D's features of generated and of real pairs; 0: off
+    lambda_vgg: float = 0.0  # weight of L1 between VGG19's features, which torchvision downloads; 0: off
     lr: float = 2e-4  # Adam's learning rate, for both networks
     beta1: float = 0.5  # Adam's first momentum; the second is 0.999
     n_epochs: int = 8  # epochs at the constant learning rate; enough for the demo, where the paper takes 200
     n_epochs_decay: int = 0  # further epochs, over which the learning rate falls linearly towards 0
+    ema: float = 0.0  # gen.pth.tar holds the mean of G's weights, of which this stays at each step: 0.999; 0: the last
     batch_size: int = 1  # pairs a step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
@@ -98,9 +109,19 @@ class Config:
         recoloured = "in_channels" if self.color_jitter_side == self.direction[0] else "out_channels"
         colours = getattr(self, recoloured) in (1, 3) and not (recoloured == "in_channels" and self.n_labels)
         _require(self, recoloured, not self.color_jitter or colours, "must be 1 or 3, of colours, with color_jitter")
+        _require(self, "out_channels", not self.lambda_vgg or self.out_channels in (1, 3),
+                 "must be 1 or 3 with lambda_vgg")
         shorter = min(self.crop_size, self.crop_width or self.crop_size)
         _require(self, "n_layers", shorter >= 3 * 2**self.n_layers,
                  f"must be so small that 3 * 2**n_layers is at most the crop's shorter side ({shorter})")
+        _require(self, "n_layers", self.n_layers or not (self.n_scales or self.lambda_fm),
+                 "must be at least 1 with n_scales or lambda_fm")
+        multiple = 2 ** (self.n_downs + (self.generator == "local"))
+        fits = shorter >= 2 * multiple and (self.crop_size | self.crop_width) % multiple == 0
+        _require(self, "n_downs", self.generator == "unet" or fits,
+                 f"must be so small that the crop's sides are multiples of {multiple}, twice or more")
+        _require(self, "checkpointing", not self.checkpointing or self.generator != "unet",
+                 "needs generator global or local")
         _require(self, "n_epochs", self.total_epochs >= 1, "must be at least 1 together with n_epochs_decay")
         _require(self, "name", self.name not in (".", "..") and not {*self.name} & {*"/\\\0"}, "must name a folder")
         _require(self, "device", self.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"),
@@ -110,6 +131,11 @@ class Config:
     def total_epochs(self) -> int:
         return self.n_epochs + self.n_epochs_decay
 
+    @property
+    def paper_step(self) -> bool:
+        """Whether the paper's losses are all there is to learn from."""
+        return self.gan_loss == "bce" and not (self.n_scales or self.lambda_fm or self.lambda_vgg)
+
     def plain(self) -> dict:
         """The settings as strings, numbers, booleans and lists, which `Config(**plain)` takes back."""
         return {name: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
@@ -118,10 +144,11 @@ class Config:
 
 BOUNDS = dict(n_labels=(0, 255), in_channels=(1, 64), out_channels=(1, 64), load_size=(16, 8192), crop_size=(16, 4096),
               crop_width=(0, 4096), color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5),
-              dropout=(0, 0.999), lambda_l1=(0, math.inf), lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf),
-              n_epochs_decay=(0, math.inf), batch_size=(1, math.inf), save_every=(1, math.inf),
-              eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64), num_workers=(0, 256),
-              seed=(0, 2**32 - 1))
+              dropout=(0, 0.999), n_downs=(1, 6), n_blocks=(1, 64), n_scales=(0, 3), lambda_l1=(0, math.inf),
+              lambda_fm=(0, math.inf), lambda_vgg=(0, math.inf), ema=(0, 0.99999), lr=(1e-20, 1), beta1=(0, 0.999),
+              n_epochs=(0, math.inf), n_epochs_decay=(0, math.inf), batch_size=(1, math.inf),
+              save_every=(1, math.inf), eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64),
+              num_workers=(0, 256), seed=(0, 2**32 - 1))
 
 
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
@@ -135,10 +162,11 @@ def _is_range(value) -> bool:
 
 
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
-PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch",
-             load_size=286, crop_size=256, crop_width=0, flip=True, label_side="none", color_jitter=0.0,
-             ngf=64, ndf=64, n_layers=3, dropout=0.5, lambda_l1=100.0, lr=2e-4, beta1=0.5, n_epochs=200,
-             n_epochs_decay=0, batch_size=1)
+PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch", load_size=286,
+             crop_size=256, crop_width=0, interpolation="linear", flip=True, label_side="none", color_jitter=0.0,
+             ngf=64, ndf=64, n_layers=3, dropout=0.5, generator="unet", n_scales=0, spectral_norm=False,
+             gan_loss="bce", lambda_l1=100.0, lambda_fm=0.0, lambda_vgg=0.0, lr=2e-4, beta1=0.5, n_epochs=200,
+             n_epochs_decay=0, ema=0.0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo
@@ -149,6 +177,8 @@ RECIPES = {
     "edges2shoes": EDGES,
     "edges2handbags": EDGES,
     "night2day": dict(PAPER, direction="AtoB", n_epochs=17, batch_size=4),
+    "pix2pixhd": dict(PAPER, load_size=572, crop_size=512, generator="global", n_downs=4, n_blocks=9, n_scales=2,
+                      gan_loss="lsgan", lambda_l1=0.0, lambda_fm=10.0, n_epochs=100, n_epochs_decay=100),
 }
 
 

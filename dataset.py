@@ -14,7 +14,7 @@ import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, parts, sources, usable_pairs  # noqa: E402
-from pairs.geometry import Geometry, Size, pad, resize, usual_size  # noqa: E402
+from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split  # noqa: E402
 from pairs.plausible import check_headers, check_sizes, check_small, check_values, describe  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
@@ -144,7 +144,7 @@ class PairedImages(Dataset):
         size = self.geometry.load if self.jitter else self.geometry.whole
         enough = size if self.jitter and not self.nearest else None  # targets that are scored stay exact
         images = read_pair(self.pairs[index], a, b, enough)
-        sides = [resize(image, size(image.shape[1::-1]), nearest=name in self.nearest + "M")
+        sides = [self.geometry.interpolate(image, size(image.shape[1::-1]), label=name in self.nearest + "M")
                  for name, image in zip("ABM", images, strict=False)]
         pixels = stack(sides if a_is_x else [sides[1], sides[0], *sides[2:]])
         return pad(pixels, self.geometry.crop) if self.jitter else pixels

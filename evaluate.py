@@ -23,14 +23,14 @@ from tqdm import tqdm
 
 from dataset import PairedImages
 from generator import Generator
-from inference.load import load_generator
+from inference.load import load_generator, values_in
 from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
 from inference.translate import at_any_size, network_size, translate_pixels
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, Scale
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
-from pairs.values import composite, to_batch, values_of
+from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import choose_device, choose_precision, memory_advice, seeded
 from runtime.files import atomic, save_grid
@@ -74,7 +74,7 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
         for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
             with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
                     torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                y_fake = at_any_size(gen, x, gen.multiple).float()
+                y_fake = at_any_size(gen, x).float()
             yield x[0], y_fake[0], y[0]
 
 
@@ -107,8 +107,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     check_headers(pairs, skip=True)
     square = Geometry(crop_size=gen.crop_size, crop_width=gen.crop_width)
     shown = Geometry("none") if opts.full_size else Geometry.of(gen.trained) if gen.trained else square
-    channels = {"in_channels": gen.in_channels, "out_channels": gen.out_channels}
-    x, y = values_of({**gen.trained, **channels, "direction": direction})
+    x, y = values_in(gen, direction=direction)
     return tuple(PairedImages(each, direction, x, y, geometry, labels)
                  for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))
 

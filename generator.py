@@ -58,7 +58,7 @@ class Generator(nn.Module):
                  dropout: float = 0.5, crop_width: int = 0):
         super().__init__()
         self.multiple = (crop_size | crop_width) & -(crop_size | crop_width)  # the largest 2^depth that divides both
-        depth = self.multiple.bit_length() - 1
+        self.smallest, depth = self.multiple, self.multiple.bit_length() - 1
         if depth < 4:
             raise ValueError(f"a crop's sides must be multiples of 16, not {crop_width or crop_size}×{crop_size}")
         self.in_channels, self.out_channels = in_channels, out_channels

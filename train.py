@@ -19,8 +19,11 @@ from torch import Tensor, nn
 
 from config import Config
 from dataset import load_data
-from discriminator import Discriminator
 from generator import Generator
+from hd.average import Average
+from hd.losses import load_perceptual
+from hd.networks import make_discriminator, make_generator
+from hd.step import hd_step
 from inference.metrics import image_scores
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
@@ -30,7 +33,7 @@ from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.devices import choose_precision, memory_advice, no_search, seed_everything, seed_step
 from runtime.distributed import Ranks, processes
-from runtime.logger import Logger, Meter, what_next
+from runtime.logger import Logger, Meter, losses_of, what_next
 from runtime.signals import Stop
 from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
 from utils import DataError, Stopped
@@ -47,10 +50,15 @@ class State:
     """Everything that a training step changes, and a checkpoint restores."""
 
     gen: Generator
-    disc: Discriminator
+    disc: nn.Module
     opt_g: torch.optim.Adam
     opt_d: torch.optim.Adam
     scaler: torch.amp.GradScaler  # passes everything through unless the precision is fp16
+    ema: Average | None = None  # of gen's weights, when it is what the run leaves
+
+    @property
+    def result(self) -> Generator:
+        return self.ema.net if self.ema else self.gen
 
 
 def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
@@ -87,15 +95,6 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
     return torch.stack([d_real, d_fake, g_gan, g_l1]).detach()
 
 
-def masked_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
-    """`train_step`, where y carries a mask behind its channels: where that is 0, the output counts as the target.
-
-    Each pixel's L1 is weighted by the mask, and D sees nothing of what is ignored, in either pair.
-    """
-    seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
-    return train_step(seen, x, y[:, :-1], lambda_l1, autocast)
-
-
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
     """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
@@ -106,9 +105,7 @@ def count(net: nn.Module) -> int:
 
 
 def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Levers) -> State:
-    gen = Generator(cfg.in_channels, cfg.out_channels, cfg.ngf, cfg.crop_size, cfg.dropout,
-                    cfg.crop_width).to(device)
-    disc = Discriminator(cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers).to(device)
+    gen, disc = make_generator(cfg.plain()).to(device), make_discriminator(cfg).to(device)
     for net in (gen, disc):
         prepare(net, levers)
     # The rate as a tensor, because a CUDA graph would keep a number for ever
@@ -116,7 +113,28 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
     adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam or None,
                    capturable=levers.cuda_graph)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    return State(gen, disc, adam(gen.parameters(), lr(cfg.lr)), adam(disc.parameters(), lr(cfg.lr)), scaler)
+    return State(gen, disc, adam(gen.parameters(), lr(cfg.lr)), adam(disc.parameters(), lr(cfg.lr)), scaler,
+                 Average(gen, cfg.ema) if cfg.ema else None)
+
+
+def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device,
+             masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; of pairs with masks."""
+    if cfg.paper_step:
+        step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
+    else:
+        perceptual = load_perceptual(device) if cfg.lambda_vgg else None
+        step = partial(hd_step, cfg=cfg, autocast=autocast, perceptual=perceptual)
+    return partial(masked_step, step, state) if masked else partial(step, state)
+
+
+def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> Tensor:
+    """A step where y carries a mask behind its channels: where that is 0, the output counts as the target.
+
+    Each pixel's L1 is weighted by the mask, and D sees nothing of what is ignored, in either pair.
+    """
+    seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
+    return step(seen, x, y[:, :-1])
 
 
 @torch.no_grad()
@@ -135,7 +153,7 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
         for x, y in stop.between(batches):
             torch.manual_seed(cfg.seed)
             with autocast():
-                y_fake, y = composite(at_any_size(gen, x, gen.multiple).float(), y)
+                y_fake, y = composite(at_any_size(gen, x).float(), y)
             l1 += F.l1_loss(y_fake, y) * len(x)
             for row in zip(x, y_fake, y, strict=True):
                 if index in wanted:
@@ -169,9 +187,8 @@ def train(cfg: Config) -> None:
         state = make_state(cfg, device, dtype, levers)
         progress = run.restore(state, train_data.record)
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
-        one_step = masked_step if train_data.masked else train_step
-        step = graphed(partial(one_step, ranks.replicate(state), lambda_l1=cfg.lambda_l1, autocast=autocast), levers)
-        meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
+        step = graphed(step_for(cfg, ranks.replicate(state), autocast, device, train_data.masked), levers)
+        meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks, losses_of(cfg))
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
             f"{ranks.world}, {count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")
 
@@ -184,8 +201,10 @@ def train(cfg: Config) -> None:
                     for x, y in stop.between(meter.watch(train_batches.of(epoch, start=meter.done))):
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # for dropout
                         meter.add(step(x, y), len(x))
+                        if state.ema:
+                            state.ema.follow(state.gen)
                     losses = meter.end()
-                    scores, examples = validate(state.gen, val_batches, epoch, stop, autocast, cfg, ranks)
+                    scores, examples = validate(state.result, val_batches, epoch, stop, autocast, cfg, ranks)
                     log.epoch({"epoch": epoch, "lr": lr, **losses, **scores}, examples)
                     progress = meter.next_epoch()
                     run.save_in_background(state, progress, log.history)

@@ -18,7 +18,7 @@ import torch
 from config import Config
 from runtime.devices import choose_precision
 from runtime.speed import choose_levers, graphed
-from train import State, make_state, train_step
+from train import State, make_state, step_for
 
 # What the well-known implementations run. On CUDA torch's default lets fp32 convolutions use TF32, so that is "plain".
 PLAIN = dict(precision="fp32", fused_adam=False, channels_last="off", small_matmul="off", compile="off",
@@ -68,7 +68,7 @@ def real_step(cfg: Config, device: torch.device) -> tuple[State, Callable]:
     levers = choose_levers(cfg, device, dtype)
     state = make_state(cfg, device, dtype, levers)
     autocast = contextlib.nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
-    return state, graphed(partial(train_step, state, lambda_l1=cfg.lambda_l1, autocast=autocast), levers)
+    return state, graphed(step_for(cfg, state, autocast, device), levers)
 
 
 def batch_of(n: int, cfg: Config, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

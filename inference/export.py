@@ -29,8 +29,9 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if path.suffix.lower() == ".onnx" and missing:
         raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     size, device = gen.multiple, next(gen.parameters()).device
+    least, most = gen.smallest // size, max(64, 4096 // size)
     x = torch.zeros(2, gen.in_channels, 2 * size, 3 * size, device=device)
-    rows, columns = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("columns", min=1, max=64)
+    rows, columns = (torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns"))
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -46,4 +47,4 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
             onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
             with atomic(path) as file:
                 file.write(onnx.model_proto.SerializeToString())
-    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {64 * size}")
+    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {most * size}")

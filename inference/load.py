@@ -3,6 +3,8 @@
 The authors' U-Net nests each block in the one above it: `model.model.1.model.3.…`. Inside a block, the layers stand in
 the order LeakyReLU, convolution, norm, the next block, ReLU, transposed convolution, norm; the outermost block has no
 activation and no norm in front, the innermost no norm behind its convolution, which shifts their numbers.
+
+Their `resnet_9blocks`, and the generators of pix2pixHD, are sequences, `model.1`, `model.4`, …, as in hd/networks.py.
 """
 
 import textwrap
@@ -12,16 +14,17 @@ import torch
 from torch import Tensor
 
 from generator import Generator
+from hd.networks import GlobalGenerator, LocalEnhancer, make_generator
 from pairs.geometry import Geometry
 from pairs.values import Values, values_of
-from runtime.checkpoint import GENERATOR, load_tensors
+from runtime.checkpoint import load_tensors, result_of
 from utils import UserError
 
 NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches, new in PyTorch 0.4.1, has no use
 
 
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
-    """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch release.
+    """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch releases.
 
     Its attribute `trained` holds the settings that the file tells: direction, label_side, those of `Geometry`, of
     `values_of`, and how many inputs go together.
@@ -32,11 +35,14 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
     try:
         if is_published(saved):
             gen = from_published(saved)
+        elif is_sequence(saved):
+            gen = from_sequence(saved)
         else:
-            weights = saved["state"]["gen"] if saved.get("format") == "pix2pix checkpoint" else saved.get("state_dict")
+            whole = saved.get("format") == "pix2pix checkpoint"
+            weights = result_of(saved["state"]) if whole else saved.get("state_dict")
             if not isinstance(weights, dict) or "config" not in saved:
                 raise UserError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
-            gen = Generator(**{name: saved["config"][name] for name in GENERATOR if name in saved["config"]})
+            gen = make_generator(saved["config"])
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
         gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
         if "held_out" in saved:
@@ -55,10 +61,10 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
     return gen.to(device).eval()
 
 
-def values_in(gen: Generator) -> tuple[Values, Values]:
-    """What x and y of the network mean, as far as its file tells. Raises ValueError."""
+def values_in(gen: Generator, **others) -> tuple[Values, Values]:
+    """What x and y of the network mean, as far as its file tells, but for `others`. Raises ValueError."""
     own = {"in_channels": gen.in_channels, "out_channels": gen.out_channels}
-    return values_of({**getattr(gen, "trained", {}), **own})
+    return values_of({**getattr(gen, "trained", {}), **own, **others})
 
 
 def published_keys(depth: int) -> dict[str, str]:
@@ -101,4 +107,39 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
     for i, block in enumerate(gen.decoder):  # that release starts dropout one block later, and ends it at 8·ngf
         block[3].p = 0.5 if 1 <= i <= depth - 5 else 0.0
     gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
+    return gen
+
+
+def is_sequence(saved: dict) -> bool:
+    return {"model.1.weight", "module.model.1.weight"} & {*saved} != set()
+
+
+def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
+    """The same for a ResNet of the authors' release, with 9 blocks or another number, and for pix2pixHD's networks."""
+    theirs = {key.removeprefix("module."): value for key, value in saved.items()
+              if not key.endswith("num_batches_tracked")}
+    local, batch = "model1_1.1.weight" in theirs, "model.2.weight" in theirs
+    if not batch:  # statistics that files of 2017 keep, though they were never used
+        theirs = {key: value for key, value in theirs.items() if ".running_" not in key}
+
+    def blocks(part: str) -> list[int]:
+        """Where the residual blocks stand in a sequence of layers."""
+        return sorted({int(key.split(".")[1]) for key in theirs if key.startswith(part) and ".conv_block." in key})
+
+    first, *_ = at = blocks("model.")
+    n_downs, n_local = (first - 4) // 3, len(blocks("model1_2."))
+    ngf, in_channels = theirs["model1_1.1.weight" if local else "model.1.weight"].shape[:2]
+    last = f"model1_2.{n_local + 4}.bias" if local else f"model.{first + len(at) + 3 * n_downs + 1}.bias"
+    sizes = in_channels, theirs[last].shape[0], ngf, n_downs, len(at)
+    if local:
+        gen = LocalEnhancer(*sizes, n_local_blocks=n_local)
+    else:
+        dropout = f"model.{first}.conv_block.5.weight" not in theirs  # it moves the second convolution
+        gen = GlobalGenerator(*sizes, crop_size=256 if n_downs == 2 else 0, norm="batch" if batch else "instance",
+                              dropout=dropout)
+    differ = sorted({key for key in gen.state_dict() if not key.endswith("num_batches_tracked")} ^ {*theirs})
+    if differ:
+        raise UserError("these are no weights of a published ResNet or pix2pixHD; the first keys that differ: "
+                        f"{', '.join(differ[:3])}")
+    gen.load_state_dict(theirs, strict=False)  # the count of batches apart
     return gen

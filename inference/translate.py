@@ -11,7 +11,7 @@ from torch import Tensor
 from generator import Generator
 from inference.load import values_in
 from pairs.geometry import Geometry, Scale, Size
-from pairs.geometry import resize as resized
+from pairs.geometry import resize as resize_result
 from pairs.images import read_image, to_tensor
 from pairs.values import is_deep
 from runtime.devices import seeded
@@ -66,7 +66,7 @@ def network_size(gen: Generator, size: Size, scale: Scale, resize: bool) -> Size
         raise UserError(f"resize must be True or False; it is {resize!r}")
     trained = getattr(gen, "trained", {})
     if resize or scale == "trained" and "usual_size" not in trained:
-        return gen.crop_width or gen.crop_size, gen.crop_size
+        return (gen.crop_width or gen.crop_size, gen.crop_size) if gen.crop_size else size
     if scale == "trained":
         return Geometry.of(trained).trained(size, trained["usual_size"])
     if scale == "native":
@@ -82,14 +82,15 @@ def to_scale(gen: Generator, array: np.ndarray, scale: Scale, resize: bool) -> n
     if width * height > Image.MAX_IMAGE_PIXELS:
         raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
                         f"{width}×{height}, which is too large")
-    return resized(array, (width, height), is_label(gen, 0))
+    return Geometry.of(getattr(gen, "trained", {})).interpolate(array, (width, height), is_label(gen, 0))
 
 
 def to_size(gen: Generator, y_fake: Tensor, size: Size) -> Tensor:
     """(C, H, W), brought back to the width and height `size`, on the CPU."""
     if y_fake.shape[:0:-1] == size:
         return y_fake
-    return to_tensor(resized(y_fake.cpu().permute(1, 2, 0).numpy(), size, is_label(gen, -1)))
+    how = "nearest" if is_label(gen, -1) else "linear"
+    return to_tensor(resize_result(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
 
 
 def is_label(gen: Generator, side: int) -> bool:
@@ -109,8 +110,9 @@ def translate_tensors(gen: Generator, x: Tensor, *, tile: int = 0, norm: str = "
     the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
     """
     device = next(gen.parameters()).device
-    if tile < 0 or tile % gen.multiple:
-        raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}; it is {tile}")
+    if tile < 0 or tile % gen.multiple or 0 < tile < gen.smallest:
+        raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}, and at least "
+                        f"{gen.smallest}; it is {tile}")
 
     def network(x: Tensor) -> Tensor:
         """As many images at a time as PIXELS allows."""
@@ -121,21 +123,22 @@ def translate_tensors(gen: Generator, x: Tensor, *, tile: int = 0, norm: str = "
         return torch.cat(parts)
 
     with gen.test_time(norm, dropout):
-        return at_any_size(network, x, gen.multiple, tile)
+        return at_any_size(gen, x, network, tile)
 
 
-def at_any_size(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int, tile: int = 0) -> Tensor:
-    """network(x) for any height and width: padded by reflection to multiples of `multiple`, and cropped again.
+def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] | None = None, tile: int = 0) -> Tensor:
+    """gen(x) for any height and width: padded by reflection to what `gen` takes, and cropped again.
 
     In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
-    one another.
+    one another. `network`, if given, is called in the place of gen.
     """
+    network, multiple = network or gen, gen.multiple
     index, crop = [], []
     for length in x.shape[-2:]:
-        missing = -length % multiple
+        missing = max(-length % multiple, gen.smallest - length)
         index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
         crop.append(slice(missing // 2, missing // 2 + length))
-    padded = x[..., index[0][:, None], index[1]] if any(length % multiple for length in x.shape[-2:]) else x
+    padded = x[..., index[0][:, None], index[1]] if crop != [slice(0, n) for n in x.shape[-2:]] else x
     if not tile and padded.shape[-2] * padded.shape[-1] > PIXELS:
         tile = multiple * max(1, 1024 // multiple)
     return (_in_tiles(network, padded, tile, multiple) if tile else network(padded))[..., crop[0], crop[1]]

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 Size = tuple[int, int]  # width, height
 Scale = Literal["trained", "native"] | float  # at which a trained network sees an image
@@ -28,6 +30,7 @@ class Geometry:
     load_size: int = 286
     crop_size: int = 256
     crop_width: int = 0
+    interpolation: str = "linear"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Geometry":
@@ -46,6 +49,9 @@ class Geometry:
     def whole(self, size: Size) -> Size:
         return self.crop if self.resize == "stretch" else self.load(size)
 
+    def interpolate(self, image: np.ndarray, size: Size, label: bool = False) -> np.ndarray:
+        return resize(image, size, "nearest" if label else self.interpolation)
+
     def trained(self, size: Size, usual: Size) -> Size:
         """`size` at the scale of training: an image of the usual size becomes `whole`, a larger one larger."""
         scales = zip(size, self.whole(usual), usual, strict=True)
@@ -58,13 +64,21 @@ def usual_size(sizes: Counter) -> Size:
     return size if 2 * n >= sizes.total() else tuple(map(statistics.median_low, zip(*sizes.elements(), strict=True)))
 
 
-def resize(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
-    """(H, W, C) → (height, width, C); averages areas where it shrinks, interpolates linearly where it enlarges."""
+def resize(image: np.ndarray, size: Size, how: Literal["linear", "bicubic", "nearest"] = "linear") -> np.ndarray:
+    """(H, W, C) → (height, width, C), uint8 or float32 in [0, 1].
+
+    linear averages areas where it shrinks, and interpolates linearly where it enlarges; bicubic is that of Pillow,
+    which the authors' PyTorch release uses.
+    """
     height, width, channels = image.shape
     if channels > 4:  # of which OpenCV averages no areas
         parts = np.split(image, range(4, channels, 4), axis=2)
-        return np.concatenate([resize(part, size, nearest) for part in parts], axis=2)
-    if nearest:
+        return np.concatenate([resize(part, size, how) for part in parts], axis=2)
+    if how == "bicubic" and size != (width, height):
+        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        batch = F.interpolate(batch, size[::-1], mode="bicubic", antialias=True)  # of uint8: rounded and clamped
+        image = (batch.clamp(0, 1) if batch.is_floating_point() else batch)[0].permute(1, 2, 0).numpy()
+    elif how == "nearest":
         image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT)
     else:  # one axis may shrink while the other grows
         image = cv2.resize(image, (min(width, size[0]), min(height, size[1])), interpolation=cv2.INTER_AREA)

@@ -22,8 +22,10 @@ from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
+FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those of pix2pixHD's
 # For a run's whole life
-FIXED = ["direction", "in_channels", "out_channels", "n_labels", "crop_size", "crop_width", "ngf", "ndf", "n_layers"]
+FIXED = ["direction", "in_channels", "out_channels", "n_labels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
+         *FOLLOW_UP, "n_scales", "spectral_norm"]
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class Run:
             if "val_ssim" in history[-1] and history[-1]["val_l1"] <= min(scored):
                 if self.writer.busy(save_generator):
                     self.writer.check(wait=True)
-                weights = snapshot(state.gen.state_dict())
+                weights = snapshot(state.result.state_dict())
                 self.writer.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
             if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.writer.busy(self._write):
                 self.writer.submit(self._write, snapshot(state_dict(state)), progress, list(history))
@@ -305,12 +307,13 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
                   **asdict(progress), "state": state, "history": history, **record}
     with atomic(cfg.out_dir / "checkpoint.pth.tar") as file:
         torch.save(checkpoint, file)
-    save_generator(cfg, state["gen"], progress.epoch, cfg.out_dir / "gen.pth.tar", record)
+    save_generator(cfg, result_of(state), progress.epoch, cfg.out_dir / "gen.pth.tar", record)
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    names = [*GENERATOR, "direction", "resize", "load_size", "label_side", "range_a", "range_b", "n_labels", "seed"]
+    names = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "interpolation", "label_side", "range_a",
+             "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
     told = {name: value for name, value in record.items() if name != "trained_on"}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,
@@ -319,14 +322,22 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
         torch.save(generator, file)
 
 
+def result_of(saved: dict[str, dict]) -> dict:
+    """The weights of the generator that a run leaves: their average where it keeps one."""
+    return saved["ema"]["net"] if "ema" in saved else saved["gen"]
+
+
 def state_dict(state: Any) -> dict[str, dict]:
-    """The state dict of each network, optimiser and scaler."""
-    return {f.name: getattr(state, f.name).state_dict() for f in fields(state)}
+    """The state dict of each network, optimiser and scaler, and of the average if there is one."""
+    return {f.name: getattr(state, f.name).state_dict() for f in fields(state) if getattr(state, f.name) is not None}
 
 
 def load_state(state: Any, saved: dict[str, dict]) -> None:
     """Puts weights, moments and scale into `state`; the optimisers' settings stay those of the configuration."""
-    for name, own in ((f.name, getattr(state, f.name)) for f in fields(state)):
+    for name, own in ((f.name, getattr(state, f.name)) for f in fields(state) if getattr(state, f.name) is not None):
+        if name == "ema" and name not in saved:  # switched on since: it begins with the weights so far
+            own.net.load_state_dict(saved["gen"])
+            continue
         new = saved[name]
         if isinstance(own, torch.optim.Optimizer):
             new = {**new, "param_groups": own.state_dict()["param_groups"]}

@@ -24,6 +24,7 @@ from runtime.files import DRAWN, atomic, save_grid
 from utils import UserError
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
+MORE_LOSSES = {"g_fm": "lambda_fm", "g_vgg": "lambda_vgg"}  # each where its weight is not 0
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
 EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
 PLOT_SECONDS = 20  # between two drawings of the curves, which keep Python busy
@@ -57,12 +58,12 @@ class Logger:
         if self.silent:
             return
         self.history.append(row)
-        losses = " ".join(f"{name} {row[name]:.3f}" for name in LOSSES)
+        losses = " ".join(f"{name} {row[name]:.3f}" for name in losses_of(self.cfg))
         extra = "".join(f" {name} {row[name]:g}" for name in EXTRAS if row.get(name))
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
         self.run.writer.submit(self._write, list(self.history), examples)
-        if sentence := verdict(self.history):
+        if self.cfg.paper_step and (sentence := verdict(self.history)):
             say(sentence)
 
     def __enter__(self) -> "Logger":
@@ -105,8 +106,11 @@ class Logger:
         top, bottom = figure.subplots(2, 1, sharex=True)
         for name in LOSSES[:3]:
             top.plot(epochs, [row[name] for row in history], marker=".", label=name)
-        top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
-        top.set(ylabel="binary cross-entropy", ylim=(0, None))
+        if self.cfg.paper_step:
+            top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
+        top.set(ylabel={"bce": "binary cross-entropy"}.get(self.cfg.gan_loss, self.cfg.gan_loss))
+        if self.cfg.gan_loss != "hinge":
+            top.set(ylim=(0, None))
         for name, style in (("g_l1", "-"), ("val_l1", "--")):
             bottom.plot(epochs, [row[name] for row in history], style, marker=".", label=name)
         bottom.set(ylabel="L1, images in [-1, 1]", xlabel="epoch", ylim=(0, None))
@@ -127,6 +131,11 @@ class Logger:
             for name in row.keys() - {"epoch"}:
                 self.tensorboard.add_scalar(name, row[name], row["epoch"])
             self.tensorboard.flush()
+
+
+def losses_of(cfg: Config) -> list[str]:
+    """What a step returns, in its order."""
+    return LOSSES + [name for name, weight in MORE_LOSSES.items() if getattr(cfg, weight)]
 
 
 def verdict(history: list[dict]) -> str:
@@ -162,13 +171,14 @@ def what_next(cfg: Config, pair: tuple, split: str) -> str:
     here = Path(sys.executable)
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
     gen = cfg.out_dir / "gen.pth.tar"
-    x = pair[0 if cfg.direction == "AtoB" else -1]
-    x = short(x) if isinstance(x, Path) else "FILE"
+    x = pair[0] if cfg.direction == "AtoB" or len(pair) == 1 else pair[1]
+    ending = x.suffix if isinstance(x, Path) and x.suffix == ".npy" else ".png"
+    x = short(x) if isinstance(x, Path) else "FILE" if not isinstance(x, tuple) else "FOLDER"
     half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
     return "\n".join([
         f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
-                                cfg.out_dir / "translated.png"),
+                                cfg.out_dir / f"translated{ending if x != 'FOLDER' else ''}"),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
                             *(["--split", "test"] if split == "test" else []))])
 
@@ -181,14 +191,16 @@ class Meter:
     Of several processes, each counts the images of all and averages its own losses; `end` averages all.
     """
 
-    def __init__(self, state: Any, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks):
+    def __init__(self, state: Any, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks,
+                 names: list[str] = LOSSES):  # noqa: B006
+        self.names = names
         self.state, self.n_images, self.total_epochs, self.ranks = state, n_images, total_epochs, ranks
         self._begin(progress)
 
     def _begin(self, progress: Progress) -> None:
         self.epoch, self.step, self.done, self.before = progress.epoch + 1, progress.step, progress.images, progress
-        kept = self.ranks.main and len(progress.sums) == len(LOSSES)  # else of a run that logged others, or none yet
-        self.sums, self.weight = (progress.sums, self.done) if kept else ([0.0] * len(LOSSES), 0)
+        kept = self.ranks.main and len(progress.sums) == len(self.names)  # else of other losses, or none yet
+        self.sums, self.weight = (progress.sums, self.done) if kept else ([0.0] * len(self.names), 0)
         self.here, self.steps_here, self.waited = 0, 0, 0.0  # of this session: images, steps, seconds waited for data
         self.pending: list[tuple[Tensor, int]] = []
         self.seconds = None  # of this session's part of the epoch, once that has ended
@@ -224,7 +236,7 @@ class Meter:
         for back, (row, (_, n)) in enumerate(zip(values, self.pending, strict=True)):
             if not all(map(math.isfinite, row)):
                 step = self.step - len(values) + back + 1
-                named = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSSES, row, strict=True))
+                named = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, row, strict=True))
                 raise UserError(f"the losses are no longer finite in epoch {self.epoch}, step {step}: "
                                  f"{named}. Try a lower lr, or --precision fp32")
             self.sums = [total + value * n for total, value in zip(self.sums, row, strict=True)]
@@ -251,7 +263,7 @@ class Meter:
             say(f"{self.done / self.n_images:4.0%} epoch {self.epoch}/{self.total_epochs} {pace} {losses}")
 
     def means(self) -> dict[str, float]:
-        return {name: total / max(1, self.weight) for name, total in zip(LOSSES, self.sums, strict=True)}
+        return {name: total / max(1, self.weight) for name, total in zip(self.names, self.sums, strict=True)}
 
     def end(self) -> dict[str, float]:
         """Ends the epoch: its losses, over all processes, and its speed, for the log."""

@@ -31,7 +31,8 @@ def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
                           "inputs"} and saved["epoch"] == 1
     settings = saved["config"]
     assert settings["direction"] == "AtoB" and settings["load_size"] == 72
-    gen = Generator(*(settings[name] for name in GENERATOR))
+    names = ("in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width")
+    gen = Generator(*(settings[name] for name in names))
     gen.load_state_dict(saved["state_dict"])
     trained = torch.load(run.out_dir / "checkpoint.pth.tar", weights_only=True)["state"]["gen"]
     assert all(torch.equal(gen.state_dict()[name], value) for name, value in trained.items())

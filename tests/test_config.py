@@ -18,7 +18,12 @@ from config import Config
     dict(device="tpu"), dict(seed=-1), dict(color_jitter=2.0), dict(color_jitter=0.1, label_side="A"),
     dict(range_a=(4000.0, 500.0)), dict(range_b=(0.0, math.nan)), dict(range_a=(0.0,)), dict(range_b=2.0),
     dict(range_a=(0, 2**2000)), dict(n_labels=256), dict(in_channels=4, color_jitter=0.1),
-    dict(n_labels=3, color_jitter=0.1), dict(flip="yes"), dict(n_epochs=1.5), dict(batch_size=True),
+    dict(n_labels=3, color_jitter=0.1),
+    dict(generator="resnet"), dict(n_scales=4), dict(gan_loss="wgan"), dict(lambda_fm=-1.0), dict(ema=1.0),
+    dict(n_layers=0, n_scales=1), dict(n_layers=0, lambda_fm=10.0), dict(checkpointing=True),
+    dict(n_downs=6, generator="global", crop_size=64, load_size=64),
+    dict(n_downs=5, generator="local", crop_size=64, load_size=64),
+    dict(flip="yes"), dict(n_epochs=1.5), dict(batch_size=True),
 ])
 def test_a_bad_value_is_refused_with_its_field_and_value(change):
     with pytest.raises(ValueError) as error:
@@ -36,7 +41,7 @@ def test_ranges_and_labels_survive_the_way_through_json():
 
 def test_every_field_is_read_by_some_script():
     root = Path(__file__).parents[1]
-    places = [root, *(root / name for name in ("pairs", "runtime", "inference"))]
+    places = [root, *(root / name for name in ("pairs", "runtime", "inference", "hd"))]
     sources = "".join(path.read_text(encoding="utf-8") for place in places for path in place.glob("*.py")
                       if path != root / "config.py")
-    assert [] == [f.name for f in fields(Config) if not re.search(rf"(cfg|self)\.{f.name}\b|get\(\"{f.name}\"", sources)]
+    assert [f.name for f in fields(Config) if not re.search(rf"((cfg|self)\.|settings.*\"){f.name}\b", sources)] == []

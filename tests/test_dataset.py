@@ -10,7 +10,8 @@ from PIL import Image
 
 from check import check
 from config import Config
-from dataset import load_data, read_pair, resize
+from dataset import load_data, read_pair
+from pairs.geometry import resize
 from pairs.loading import EpochSampler, loaders
 from pairs.plausible import check_headers
 from runtime.distributed import Ranks
@@ -134,10 +135,11 @@ def test_shrinking_averages_instead_of_skipping_pixels():
 def test_resizing_does_not_shift_the_image():
     ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], (256, 1, 1))
     for size in (64, 300, 512):
-        for nearest in (False, True):
-            small = resize(ramp, (size, size), nearest)[0, :, 0]
+        for how in ("linear", "bicubic", "nearest"):
+            small = resize(ramp, (size, size), how)[0, :, 0]
             centres = ((np.arange(size) + 0.5) * 256 / size - 0.5) / 255
-            assert np.abs(small - centres).max() <= (0.5 if nearest else 0.51) / 255 * max(1, 256 / size) + 1e-5
+            bound = (0.5 if how == "nearest" else 0.51) / 255 * max(1, 256 / size) + 1e-5
+            assert np.abs(small - centres).max() <= bound
 
 
 @pytest.mark.parametrize(("label_side", "blurred"), [("none", "AB"), ("A", "B"), ("B", "A"), ("both", "")])

@@ -16,7 +16,7 @@ from inference.load import load_generator
 from inference.metrics import image_scores
 from inference.translate import network_size, translate
 from pairs.find import usable_pairs
-from pairs.geometry import Geometry, pad, usual_size
+from pairs.geometry import Geometry, pad, resize, usual_size
 from pairs.images import normalise, to_tensor
 
 
@@ -65,6 +65,16 @@ def test_the_three_modes_resize_as_they_say(changes, size, load, whole):
     assert geometry.trained(size, size) == whole
     twice = geometry.trained((2 * size[0], 2 * size[1]), size)
     assert twice == (2 * whole[0], 2 * whole[1])  # what is twice as large has twice as much to show
+
+
+def test_bicubic_is_that_of_pillow_at_both_depths():
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    for size in ((143, 100), (31, 45), (90, 60)):
+        wanted = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)).astype(int)
+        difference = np.abs(resize(image, size, "bicubic") - wanted)
+        assert difference.max() <= 2 and difference.mean() < 0.05  # it rounds between the axes, as Pillow does
+        difference = np.abs(resize(image / np.float32(255), size, "bicubic") * 255 - wanted)
+        assert difference.mean() < 1
 
 
 def test_the_usual_size_is_that_of_most_or_in_the_middle():

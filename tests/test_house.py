@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FLOORS = [{"check", "predict", "evaluate", "export", "draw"}, {"train"}, {"inference"},
+FLOORS = [{"check", "predict", "evaluate", "export", "draw"}, {"train"}, {"inference"}, {"hd"},
           {"dataset", "discriminator", "generator"}, {"pairs"}, {"runtime"}, {"utils", "config"}]
 OURS = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
@@ -18,7 +18,8 @@ def imports(path):
 
 
 def test_imports_run_down_the_house_and_stand_at_the_top():
-    for path in [path for folder in (".", "pairs", "runtime", "inference") for path in (ROOT / folder).glob("*.py")]:
+    folders = (".", "pairs", "runtime", "inference", "hd")
+    for path in [path for folder in folders for path in (ROOT / folder).glob("*.py")]:
         own = path.relative_to(ROOT).with_suffix("").parts[0]
         for name, at_the_top in imports(path):
             lower = OURS[name] > OURS[own] or name == own != path.stem or {name, own} == {"utils", "config"}

@@ -1,0 +1,70 @@
+"""pix2pixHD's losses: of the GAN, of D's features, of VGG's features (sections 3.2 and 3.3). All in fp32."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import VGG19_Weights, vgg19
+
+from runtime.console import say
+
+GanLoss = Literal["bce", "lsgan", "hinge"]
+VGG_LAYERS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # relu1_1 … relu5_1, and how much each counts
+
+
+def towards(kind: GanLoss, judgements: list[list[Tensor]], real: bool) -> Tensor:
+    """How far the logits are from "real" or from "generated", summed over scales."""
+    loss = 0.0
+    for *_, logits in judgements:
+        logits = logits.float()
+        if kind == "hinge":
+            loss = loss + F.relu(1 - logits if real else 1 + logits).mean()
+        else:
+            of = F.mse_loss if kind == "lsgan" else F.binary_cross_entropy_with_logits
+            loss = loss + of(logits, torch.full_like(logits, float(real)))
+    return loss
+
+
+def fooling(kind: GanLoss, judgements: list[list[Tensor]]) -> Tensor:
+    """G's part of the GAN: the same towards "real", but for hinge, whose generator has no margin."""
+    if kind == "hinge":
+        return -sum(logits.float().mean() for *_, logits in judgements)
+    return towards(kind, judgements, real=True)
+
+
+def feature_matching(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
+    """L1 between D's features of generated and of real pairs, 4 times its mean over layers, and its mean over scales.
+
+    4 times, because the authors weigh it so: with the n_layers of 3, each layer counts fully.
+    """
+    loss = 0.0
+    for (*features, _), (*targets, _) in zip(fake, real, strict=True):
+        for feature, target in zip(features, targets, strict=True):
+            loss = loss + F.l1_loss(feature.float(), target.detach().float()) * 4 / len(features) / len(fake)
+    return loss
+
+
+class Perceptual(nn.Module):
+    """L1 between the features that VGG19 finds in images in [-1, 1], un-normalised, gray ones as three channels."""
+
+    def __init__(self, features: nn.Sequential):
+        super().__init__()
+        self.features = features[: max(VGG_LAYERS) + 1].eval().requires_grad_(False)
+
+    def forward(self, y_fake: Tensor, y: Tensor) -> Tensor:
+        loss, a, b = 0.0, y_fake.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
+        for number, layer in enumerate(self.features):
+            a, b = layer(a), layer(b)
+            if number in VGG_LAYERS:
+                loss = loss + VGG_LAYERS[number] * F.l1_loss(a.float(), b.float())
+        return loss
+
+
+def load_perceptual(device: torch.device) -> Perceptual | None:
+    """With torchvision's weights, which it downloads once; None, and a sentence, where they cannot be had."""
+    try:
+        return Perceptual(vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features).to(device)
+    except Exception as error:  # no network, a broken download
+        say(f"lambda_vgg counts as 0: the weights of VGG19 cannot be had here ({str(error).strip().splitlines()[0]})")
+        return None

@@ -1,0 +1,225 @@
+"""pix2pixHD's generators and discriminator (Wang et al., CVPR 2018, sections 3.1 and 3.2), and which one a run has.
+
+The names of their weights are those of the authors' release, so that its files load.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
+
+from config import Config
+from discriminator import Discriminator
+from generator import BatchNorm, Dropout, Generator
+
+Norm = Literal["instance", "batch"]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Weights N(0, 0.02), those of BatchNorm N(1, 0.02); biases stay PyTorch's default, as in the authors' code."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
+        nn.init.normal_(module.weight, 1.0 if isinstance(module, BatchNorm) else 0.0, 0.02)
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, norm: Norm = "instance", stride: int = 1,
+         padding: int = 0, up: bool = False) -> list[nn.Module]:
+    """A convolution and its norm; with `up` transposed, (N, in, H, W) → (N, out, 2H, 2W). Biases but with BatchNorm."""
+    bias = norm == "instance"
+    layer = (nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding, output_padding=1, bias=bias) if up
+             else nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias))
+    return [layer, nn.InstanceNorm2d(out_channels) if norm == "instance" else BatchNorm(out_channels)]
+
+
+def stem(in_channels: int, out_channels: int, norm: Norm = "instance") -> list[nn.Module]:
+    return [nn.ReflectionPad2d(3), *conv(in_channels, out_channels, 7, norm), nn.ReLU(True)]
+
+
+def down(channels: int, norm: Norm = "instance") -> list[nn.Module]:
+    return [*conv(channels, 2 * channels, 3, norm, stride=2, padding=1), nn.ReLU(True)]
+
+
+def up(channels: int, norm: Norm = "instance") -> list[nn.Module]:
+    return [*conv(channels, channels // 2, 3, norm, stride=2, padding=1, up=True), nn.ReLU(True)]
+
+
+def head(in_channels: int, out_channels: int) -> list[nn.Module]:
+    return [nn.ReflectionPad2d(3), nn.Conv2d(in_channels, out_channels, 7), nn.Tanh()]
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int, norm: Norm = "instance", dropout: bool = False):
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1), *conv(channels, channels, 3, norm), nn.ReLU(True),
+            *([Dropout(0.5)] if dropout else []), nn.ReflectionPad2d(1), *conv(channels, channels, 3, norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)  # no ReLU after the sum
+
+
+def run(layers: nn.Sequential, x: Tensor, checkpointing: bool) -> Tensor:
+    """layers(x); with `checkpointing`, backward computes again what lies between the ends of stages."""
+    if not (checkpointing and torch.is_grad_enabled()):
+        return layers(x)
+    for stage in stages(layers):  # nothing in them is drawn: only what is loaded has Dropout
+        x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+    return x
+
+
+def stages(layers: nn.Sequential) -> Iterator[nn.Sequential]:
+    """The same layers, cut behind every activation and every block."""
+    begin = 0
+    for end, layer in enumerate(layers, 1):
+        if isinstance(layer, nn.ReLU | nn.Tanh | ResidualBlock):
+            yield layers[begin:end]
+            begin = end
+
+
+class GlobalGenerator(nn.Module):
+    """Translates x (N, in_channels, H, W) in [-1, 1] to y_fake (N, out_channels, H, W) in [-1, 1].
+
+    n_downs stride-2 convolutions, n_blocks residual blocks at the smallest size, and as many transposed convolutions.
+    With n_downs 2 it is the ResNet of the CycleGAN and pix2pix release, there also with BatchNorm and dropout.
+    H and W must be multiples of 2**n_downs, and two of them at least: a block pads by reflection. forward raises
+    ValueError when they are not. crop_size and crop_width, the crop of training, 0 where that is not
+    known, change nothing in here: they are for who asks.
+    """
+
+    test_time, crop_width = Generator.test_time, 0
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 64, n_downs: int = 4, n_blocks: int = 9,
+                 crop_size: int = 0, checkpointing: bool = False, norm: Norm = "instance", dropout: bool = False):
+        super().__init__()
+        self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
+        self.multiple, self.smallest, self.checkpointing = 2**n_downs, 2 * 2**n_downs, checkpointing
+        layers = stem(in_channels, ngf, norm)  # (N, ngf, H, W)
+        for i in range(n_downs):
+            layers += down(ngf * 2**i, norm)  # (N, ngf·2^(i+1), H/2^(i+1), W/2^(i+1))
+        layers += [ResidualBlock(ngf * 2**n_downs, norm, dropout) for _ in range(n_blocks)]
+        for i in range(n_downs, 0, -1):
+            layers += up(ngf * 2**i, norm)
+        self.model = nn.Sequential(*layers, *head(ngf, out_channels))
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_size(self, x)
+        return run(self.model, x, self.checkpointing)
+
+
+class LocalEnhancer(nn.Module):
+    """The same for twice the height and width: a GlobalGenerator of width 2·ngf at half size, and layers around it.
+
+    What stands before its last convolution is added to the enhancer's own features at half size. H and W must be
+    multiples of 2**(n_downs + 1), two of them at least.
+    """
+
+    test_time, crop_width = Generator.test_time, 0
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 32, n_downs: int = 4, n_blocks: int = 9,
+                 crop_size: int = 0, checkpointing: bool = False, n_local_blocks: int = 3):
+        super().__init__()
+        self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
+        self.multiple, self.smallest, self.checkpointing = 2 ** (n_downs + 1), 4 * 2**n_downs, checkpointing
+        self.model = GlobalGenerator(in_channels, out_channels, 2 * ngf, n_downs, n_blocks).model[:-3]
+        self.model1_1 = nn.Sequential(*stem(in_channels, ngf), *down(ngf))
+        self.model1_2 = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(n_local_blocks)), *up(2 * ngf),
+                                      *head(ngf, out_channels))
+        self.pool = pool()
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_size(self, x)
+        coarse = run(self.model, self.pool(x), self.checkpointing)  # (N, 2·ngf, H/2, W/2)
+        return run(self.model1_2, run(self.model1_1, x, self.checkpointing) + coarse, self.checkpointing)
+
+    def load_global(self, weights: dict[str, Tensor]) -> None:
+        """Takes over a GlobalGenerator of width 2·ngf, but for its last convolution; raises ValueError on another."""
+        own = self.model.state_dict()
+        theirs = {name.removeprefix("model."): value for name, value in weights.items()}
+        differ = [f"model.{name}" for name in own if name not in theirs or theirs[name].shape != own[name].shape]
+        if differ or len(theirs) != len(own) + 2:
+            raise ValueError("these are not the weights of a global generator of twice the ngf, with the same n_downs "
+                             f"and n_blocks; the first that differs: {', '.join(differ[:1]) or 'their number'}")
+        self.model.load_state_dict({name: theirs[name] for name in own})
+
+
+def check_size(net: GlobalGenerator | LocalEnhancer, x: Tensor) -> None:
+    height, width = x.shape[-2:]
+    if height % net.multiple or width % net.multiple or min(height, width) < net.smallest:
+        raise ValueError(f"the generator takes widths and heights that are multiples of {net.multiple}, at least "
+                         f"{net.smallest}, not {width}×{height}")
+
+
+def pool() -> nn.AvgPool2d:
+    return nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+
+
+class MultiscaleDiscriminator(nn.Module):
+    """n_scales PatchGANs that judge pairs at full, half and quarter size: x (N, C, H, W), y (N, C', H, W) →
+    [[features, …, logits], …], a list a scale, from the finest; the features are what the n_layers + 1 layers before
+    the logits give."""
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 3, ndf: int = 64, n_layers: int = 3,
+                 n_scales: int = 2):
+        super().__init__()
+        self.n_layers, self.n_scales, self.pool = n_layers, n_scales, pool()
+        widths = [ndf * min(2**i, 8) for i in range(n_layers + 1)]
+        for scale in range(n_scales):  # scale0 is the coarsest
+            layers = [[nn.Conv2d(in_channels + out_channels, ndf, 4, 2, 2), nn.LeakyReLU(0.2, True)]]
+            for i in range(n_layers):
+                stride = 2 if i < n_layers - 1 else 1
+                layers.append([*conv(widths[i], widths[i + 1], 4, stride=stride, padding=2), nn.LeakyReLU(0.2, True)])
+            layers.append([nn.Conv2d(widths[-1], 1, 4, 1, 2)])
+            for number, layer in enumerate(layers):
+                self.add_module(f"scale{scale}_layer{number}", nn.Sequential(*layer))
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
+        pair, judgements = torch.cat([x, y], dim=1), []
+        for scale in reversed(range(self.n_scales)):
+            features = [pair]
+            for number in range(self.n_layers + 2):
+                features.append(self.get_submodule(f"scale{scale}_layer{number}")(features[-1]))
+            judgements.append(features[1:])
+            pair = self.pool(pair)
+        return judgements
+
+
+class PatchDiscriminator(Discriminator):
+    """The paper's, with the same weights, which also tells its features: x, y → [[features, …, logits]]."""
+
+    def forward(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
+        h, features = torch.cat([x, y], dim=1), []
+        for layer in self.layers:
+            h = layer(h)
+            if isinstance(layer, nn.LeakyReLU):
+                features.append(h)
+        return [[*features, h]]
+
+
+def make_generator(settings: dict) -> Generator | GlobalGenerator | LocalEnhancer:
+    """The generator of these settings, as a configuration or a file names them; files that name none hold a U-Net."""
+    channels, crop_size = (settings["in_channels"], settings["out_channels"], settings["ngf"]), settings["crop_size"]
+    kind = settings.get("generator", "unet")
+    if kind == "unet":
+        return Generator(*channels, crop_size, settings["dropout"], settings.get("crop_width", 0))
+    gen = {"global": GlobalGenerator, "local": LocalEnhancer}[kind](
+        *channels, settings["n_downs"], settings["n_blocks"], crop_size, settings.get("checkpointing", False))
+    gen.crop_width = settings.get("crop_width", 0)
+    return gen
+
+
+def make_discriminator(cfg: Config) -> Discriminator | MultiscaleDiscriminator:
+    """The paper's discriminator, which tells its features where the step of hd/ asks for them, or pix2pixHD's."""
+    sizes = cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers
+    if cfg.n_scales:
+        disc = MultiscaleDiscriminator(*sizes, cfg.n_scales)
+    else:
+        disc = (Discriminator if cfg.paper_step else PatchDiscriminator)(*sizes)
+    if cfg.spectral_norm:
+        for layer in [layer for layer in disc.modules() if isinstance(layer, nn.Conv2d)]:
+            spectral_norm(layer)
+    return disc

@@ -1,0 +1,306 @@
+"""The oracles are written from the paper's description, as functions of the weights of a file: no module of ours."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import Config
+from hd.networks import (
+    GlobalGenerator,
+    LocalEnhancer,
+    MultiscaleDiscriminator,
+    PatchDiscriminator,
+    make_discriminator,
+    make_generator,
+)
+from inference.load import load_generator
+from inference.translate import translate, translate_tensors
+from train import count
+
+
+@pytest.mark.parametrize(("make", "wanted"), [
+    (lambda: GlobalGenerator(), 182_443_267), (lambda: GlobalGenerator(36), 182_546_755),
+    (lambda: LocalEnhancer(), 182_701_827), (lambda: LocalEnhancer(36), 182_857_059),
+    (lambda: GlobalGenerator(ngf=32), 45_620_867), (lambda: GlobalGenerator(n_downs=2), 11_378_179),
+    (lambda: MultiscaleDiscriminator(), 5_535_618), (lambda: MultiscaleDiscriminator(36), 5_603_202),
+    (lambda: MultiscaleDiscriminator(n_scales=3), 8_303_427),
+    (lambda: MultiscaleDiscriminator(36, n_scales=3), 8_404_803)])
+def test_the_parameter_counts_are_those_of_the_authors(make, wanted):
+    with torch.device("meta"):
+        assert count(make()) == wanted
+
+
+def test_a_run_has_the_networks_that_its_settings_name():
+    cfg = replace(Config(), ngf=4, ndf=4, crop_size=64, n_blocks=2, n_downs=3)
+    gen = {kind: make_generator(replace(cfg, generator=kind).plain()) for kind in ("unet", "global", "local")}
+    assert gen["unet"].crop_size == 64 and type(gen["global"]) is GlobalGenerator and gen["global"].multiple == 8
+    assert type(gen["local"]) is LocalEnhancer and gen["local"].multiple == 16
+    assert gen["local"].model[1].out_channels == 8 and gen["local"].model1_1[1].out_channels == 4
+    assert make_discriminator(replace(cfg, n_scales=3)).n_scales == 3
+    assert type(make_discriminator(replace(cfg, lambda_fm=1.0))) is PatchDiscriminator
+    bound = make_discriminator(replace(cfg, spectral_norm=True, n_scales=2)).eval()
+    for layer in [layer for layer in bound.modules() if isinstance(layer, nn.Conv2d)]:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_initialisation_is_the_authors():
+    """Not that of the paper's networks: the biases stay as PyTorch draws them."""
+    torch.manual_seed(0)
+    for net in (GlobalGenerator(ngf=8, n_downs=2, n_blocks=1), LocalEnhancer(ngf=4), MultiscaleDiscriminator()):
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        assert torch.cat([layer.weight.flatten() for layer in layers]).std().item() == pytest.approx(0.02, rel=0.02)
+        assert all(layer.bias.abs().max() > 0 for layer in layers)
+
+
+# The oracles
+
+def norm(w, name, x, running):
+    if f"{name}.weight" not in w:
+        return (x - x.mean((2, 3), True)) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    mean, var = (w[f"{name}.running_mean"], w[f"{name}.running_var"]) if running else (
+        x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+    scale, shift, mean, var = (v[:, None, None] for v in (w[f"{name}.weight"], w[f"{name}.bias"], mean, var))
+    return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+
+def convolve(w, name, x, pad=0, **options):
+    x = F.pad(x, (pad,) * 4, mode="reflect") if pad else x
+    return F.conv2d(x, w[f"{name}.weight"], w.get(f"{name}.bias"), **options)
+
+
+def grow(w, name, x):
+    return F.conv_transpose2d(x, w[f"{name}.weight"], w.get(f"{name}.bias"), stride=2, padding=1, output_padding=1)
+
+
+def residual(w, name, x, running=False):
+    second = 6 if f"{name}.conv_block.6.weight" in w and w[f"{name}.conv_block.6.weight"].dim() == 4 else 5
+    h = F.relu(norm(w, f"{name}.conv_block.2", convolve(w, f"{name}.conv_block.1", x, 1), running))
+    return x + norm(w, f"{name}.conv_block.{second + 1}", convolve(w, f"{name}.conv_block.{second}", h, 1), running)
+
+
+def sequence(w, x, downs, blocks, ups, last=None, running=False):
+    h = F.relu(norm(w, "model.2", convolve(w, "model.1", x, 3), running))
+    for i in downs:
+        h = F.relu(norm(w, f"model.{i + 1}", convolve(w, f"model.{i}", h, stride=2, padding=1), running))
+    for i in blocks:
+        h = residual(w, f"model.{i}", h, running)
+    for i in ups:
+        h = F.relu(norm(w, f"model.{i + 1}", grow(w, f"model.{i}", h), running))
+    return torch.tanh(convolve(w, f"model.{last}", h, 3)) if last else h
+
+
+def halved(x):
+    """The mean of the up to nine pixels that are there around every second one."""
+    box = torch.ones(x.shape[1], 1, 3, 3, dtype=x.dtype)
+    there = F.conv2d(torch.ones_like(x), box, stride=2, padding=1, groups=x.shape[1])
+    return F.conv2d(x, box, stride=2, padding=1, groups=x.shape[1]) / there
+
+
+GLOBAL = dict(downs=(4, 7, 10, 13), blocks=range(16, 25), ups=(25, 28, 31, 34))
+RESNET = dict(downs=(4, 7), blocks=range(10, 19), ups=(19, 22), last=26)
+
+
+def local_oracle(w, x):
+    h = F.relu(norm(w, "", convolve(w, "model1_1.1", x, 3), False))
+    h = F.relu(norm(w, "", convolve(w, "model1_1.4", h, stride=2, padding=1), False))
+    h = h + sequence(w, halved(x), **GLOBAL)
+    for i in range(3):
+        h = residual(w, f"model1_2.{i}", h)
+    return torch.tanh(convolve(w, "model1_2.7", F.relu(norm(w, "", grow(w, "model1_2.3", h), False)), 3))
+
+
+def sequence_file(ngf, downs, blocks, ups, last=None, batch=False, dropout=False, channels=3, part="model", seed=0):
+    """What such a file holds: name → tensor."""
+    draw, w = torch.Generator().manual_seed(seed), {}
+
+    def layer(name, shape, out, bias=not batch, norm_at=None):
+        w[f"{name}.weight"] = torch.randn(shape, generator=draw) * 0.15
+        if bias:
+            w[f"{name}.bias"] = torch.randn(out, generator=draw) * 0.1
+        if batch and norm_at:
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                w[f"{norm_at}.{key}"] = torch.rand(out, generator=draw) + 0.5
+            w[f"{norm_at}.num_batches_tracked"] = torch.tensor(7)
+
+    layer(f"{part}.1", (ngf, channels, 7, 7), ngf, norm_at=f"{part}.2")
+    for i in downs:
+        ngf *= 2
+        layer(f"{part}.{i}", (ngf, ngf // 2, 3, 3), ngf, norm_at=f"{part}.{i + 1}")
+    for i in blocks:
+        for j in (1, 6 if dropout else 5):
+            block = f"{part}.{i}.conv_block"
+            layer(f"{block}.{j}", (ngf, ngf, 3, 3), ngf, norm_at=f"{block}.{j + 1}")
+    for i in ups:
+        ngf //= 2
+        layer(f"{part}.{i}", (2 * ngf, ngf, 3, 3), ngf, norm_at=f"{part}.{i + 1}")
+    if last:
+        layer(f"{part}.{last}", (3, ngf, 7, 7), 3, bias=True)
+    return w
+
+
+def local_file():
+    w = sequence_file(8, **GLOBAL) | sequence_file(4, (4,), (), (), part="model1_1", seed=1)
+    inside = sequence_file(8, (), range(3), (3,), 7, part="model1_2", seed=2)
+    return w | {key: value for key, value in inside.items() if not key.startswith("model1_2.1.w")
+                and key not in ("model1_2.1.bias", "model1_2.2.bias")}
+
+
+FILES = {
+    "global": (lambda: sequence_file(4, **GLOBAL, last=38), lambda w, x: sequence(w, x, **GLOBAL, last=38)),
+    "local": (local_file, local_oracle),
+    **{f"resnet{'_batch' * batch}{'_dropout' * dropout}": (
+        lambda batch=batch, dropout=dropout: sequence_file(4, **RESNET, batch=batch, dropout=dropout),
+        lambda w, x, running=False: sequence(w, x, **RESNET, running=running))
+       for batch in (False, True) for dropout in (False, True)},
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", FILES)
+def test_a_published_file_translates_as_its_layout_says(tmp_path, name, prefix):
+    make, oracle = FILES[name]
+    weights = make()
+    assert len(weights) == {"global": 56, "local": 74, "resnet": 48}.get(name.removesuffix("_dropout"), 140)
+    torch.save({prefix + key: value for key, value in weights.items()}, tmp_path / "latest_net_G.pth")
+    gen = load_generator(tmp_path / "latest_net_G.pth").double()
+    weights = {key: value.double() for key, value in weights.items()}
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 64, 96, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        with gen.test_time(dropout=False):
+            torch.testing.assert_close(gen(x), oracle(weights, x))
+        if "batch" in name:
+            with gen.test_time("running", dropout="off"):
+                torch.testing.assert_close(gen(x), oracle(weights, x, running=True))
+        with gen.test_time(dropout=True):
+            assert torch.equal(gen(x), gen(x)) == ("dropout" not in name)
+
+
+def test_statistics_that_files_of_2017_carry_are_dropped(tmp_path):
+    weights = FILES["global"][0]()
+    old = weights | {"model.2.running_mean": torch.ones(4), "model.2.running_var": torch.ones(4) * 9}
+    torch.save(old, tmp_path / "old.pth")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(load_generator(tmp_path / "old.pth")(x), FILES["global"][1](weights, x),
+                                   rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [lambda w: w.pop("model.16.conv_block.5.bias"), lambda w: w.pop("model.38.bias"),
+                                    lambda w: w.update({"model.40.weight": torch.zeros(1)}),
+                                    lambda w: [w.pop(key) for key in [*w] if "conv_block" in key]])
+def test_a_layout_that_is_nearly_one_of_them_is_refused(tmp_path, change):
+    weights = FILES["global"][0]()
+    change(weights)
+    torch.save(weights, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other.pth holds no generator"):
+        load_generator(tmp_path / "other.pth")
+
+
+def test_a_resnet_with_batchnorm_treats_every_image_alone(tmp_path):
+    """Statistics and dropout: what becomes of an image depends on no other, and the mask is the same for all."""
+    torch.save(FILES["resnet_batch_dropout"][0](), tmp_path / "net.pth")
+    gen = load_generator(tmp_path / "net.pth")
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    together = translate_tensors(gen, x)
+    for alone, row in zip(x, together, strict=True):
+        torch.testing.assert_close(translate_tensors(gen, alone[None])[0], row, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["global", "local"])
+def test_every_size_is_translated(kind):
+    """Also below the two pixels that a reflection needs at the smallest scale."""
+    torch.manual_seed(0)
+    gen = {"global": GlobalGenerator, "local": LocalEnhancer}[kind](ngf=4, n_downs=3, n_blocks=1, crop_size=64)
+    for size in [(1, 1), (1, 40), (7, 9), (16, 16), (33, 31), (64, 80)]:
+        for options in ({}, dict(tile=64)):
+            assert translate_tensors(gen, torch.rand(1, 3, *size), **options).shape == (1, 3, *size)
+        for resize in (False, True):
+            assert translate(gen, np.zeros((*size, 3), np.uint8), resize=resize).shape == (*size, 3)
+    least = 2 * gen.multiple
+    for size in (gen.multiple, least + 1):
+        with pytest.raises(ValueError, match=f"multiples of {gen.multiple}, at least {least}, not 64×{size}"):
+            gen(torch.rand(1, 3, size, 64))
+    with pytest.raises(ValueError, match=f"at least, {least}"):
+        translate_tensors(gen, torch.rand(1, 3, 64, 64), tile=gen.multiple)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_d_judges_as_the_layout_says(size):
+    """scale0 is the coarsest; padding 2; instance norm but on the first and on the last layer."""
+    torch.manual_seed(0)
+    disc = MultiscaleDiscriminator(ndf=4, n_scales=3)
+    w, (x, y) = disc.state_dict(), torch.rand(2, 2, 3, size, size)
+    assert {key for key in w if key.startswith("scale1")} == {
+        f"scale1_layer{i}.0.{name}" for i in range(5) for name in ("weight", "bias")}
+    pair = torch.cat([x, y], 1)
+    for scale, judged in zip((2, 1, 0), disc(x, y), strict=True):
+        h = pair
+        for i in range(5):
+            h = convolve(w, f"scale{scale}_layer{i}.0", h, stride=2 if i < 3 else 1, padding=2)
+            h = norm({}, "", h, False) if 0 < i < 4 else h
+            h = F.leaky_relu(h, 0.2) if i < 4 else h
+            torch.testing.assert_close(judged[i], h, rtol=1e-4, atol=1e-5)
+        assert len(judged) == 5
+        pair = halved(pair)
+
+
+def test_d_s_logits_are_35_by_35_at_256():
+    with torch.device("meta"):
+        first, second = MultiscaleDiscriminator()(*torch.zeros(2, 1, 3, 256, 256))
+    assert first[-1].shape == (1, 1, 35, 35) and second[-1].shape[-1] == math.ceil(128 / 8) + 3
+
+
+def test_the_paper_s_d_tells_its_features_with_the_same_weights_and_logits():
+    cfg = replace(Config(), ndf=4)
+    plain, telling = make_discriminator(cfg), make_discriminator(replace(cfg, lambda_fm=10.0))
+    telling.load_state_dict(plain.state_dict())
+    x, y = torch.rand(2, 1, 3, 128, 128)
+    (judged,) = telling(x, y)
+    assert torch.equal(judged[-1], plain(x, y)) and [h.shape[1] for h in judged] == [4, 8, 16, 32, 1]
+
+
+def saved_bytes(act):
+    """What the graph of act() keeps for the backward pass, each storage once, its parameters apart."""
+    kept = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that its address stays its own
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = act()
+    return result, sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("make", [GlobalGenerator, LocalEnhancer])
+def test_checkpointing_keeps_half_and_changes_no_gradient(make):
+    torch.manual_seed(0)
+    plain = make(ngf=8, n_downs=3, n_blocks=3)
+    thrifty = make(ngf=8, n_downs=3, n_blocks=3, checkpointing=True)
+    thrifty.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    results, kept = zip(*(saved_bytes(lambda net=net: net(x)) for net in (plain, thrifty)), strict=True)
+    assert torch.equal(*results) and kept[1] < 0.5 * kept[0]
+    for result in results:
+        (result**2).mean().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True))
+
+
+def test_the_local_enhancer_takes_over_a_global_generator():
+    torch.manual_seed(0)
+    trained, local = GlobalGenerator(ngf=8, n_downs=3, n_blocks=2), LocalEnhancer(ngf=4, n_downs=3, n_blocks=2)
+    fresh = {name: value.clone() for name, value in local.state_dict().items()}
+    local.load_global(trained.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(local.model(x), trained.model[:-3](x))
+    assert all(torch.equal(value, fresh[name]) for name, value in local.state_dict().items() if "model1_" in name)
+    for other in (dict(ngf=4), dict(ngf=8, n_blocks=3), dict(ngf=8, n_downs=2)):
+        with pytest.raises(ValueError, match="not the weights of a global generator of twice the ngf"):
+            local.load_global(GlobalGenerator(**{"n_downs": 3, "n_blocks": 2, **other}).state_dict())

@@ -1,0 +1,332 @@
+import csv
+import itertools
+import math
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, flags, fresh_state, launch
+from torch import nn
+from torchvision.models import vgg19
+
+import evaluate as evaluate_module
+import train as train_module
+from config import Config
+from hd import losses as losses_module
+from hd.average import EVERY, Average
+from hd.losses import Perceptual, feature_matching, fooling, towards
+from hd.step import hd_step
+from inference.export import export
+from inference.load import load_generator
+from inference.translate import translate
+from runtime.checkpoint import load_tensors
+from train import State, step_for, train, train_step
+from utils import Stopped
+
+CPU = torch.device("cpu")
+TINY = dict(n_downs=2, n_blocks=1)
+ALL = dict(generator="global", **TINY, n_scales=2, gan_loss="lsgan", lambda_fm=10.0, spectral_norm=True, ema=0.999,
+           checkpointing=True)
+MIXTURES = {
+    "unet, fm": dict(lambda_fm=10.0), "unet, hinge": dict(gan_loss="hinge", lambda_l1=25.0),
+    "unet, spectral norm, ema": dict(spectral_norm=True, ema=0.999), "unet, 3 scales": dict(n_scales=3),
+    "global, everything": ALL, "global, the paper's losses": dict(generator="global", **TINY),
+    "local, hinge, bf16": dict(ALL, generator="local", gan_loss="hinge", precision="bf16", channels_last="on"),
+}
+
+
+def judged(*scales):
+    """What a discriminator gives: for each scale features, then logits."""
+    return [[torch.tensor(values, dtype=torch.float32) for values in scale] for scale in scales]
+
+
+def test_the_losses_of_the_gan_are_those_of_their_papers():
+    """Each scale counts fully; D's hinge ends at the margin, G's has none."""
+    logits = judged([[9.0], [2.0, -0.5]], [[9.0], [0.0]])
+    softplus = lambda value: math.log1p(math.exp(value))  # noqa: E731
+    wanted = {
+        "lsgan": ((1 + 2.25) / 2 + 1, (4 + 0.25) / 2 + 0, (1 + 2.25) / 2 + 1),
+        "hinge": ((0 + 1.5) / 2 + 1, (3 + 0.5) / 2 + 1, -0.75),
+        "bce": ((softplus(-2) + softplus(0.5)) / 2 + softplus(0), (softplus(2) + softplus(-0.5)) / 2 + softplus(0),
+                (softplus(-2) + softplus(0.5)) / 2 + softplus(0)),
+    }
+    for kind, values in wanted.items():
+        found = towards(kind, logits, True), towards(kind, logits, False), fooling(kind, logits)
+        assert [value.item() for value in found] == pytest.approx(values), kind
+        assert towards(kind, [[logits[0][1].bfloat16()]], True).dtype == torch.float32
+
+
+def test_feature_matching_weighs_as_the_authors_and_leaves_the_logits_and_the_real_side_out():
+    """4 / (n_layers + 1) / n_scales; with n_layers 3, each of four layers counts 1 / n_scales."""
+    fake, real = judged([[1.0], [2.0, 4.0], [0.0], [0.0], [99.0]], [[1.0], [1.0], [1.0], [1.0], [5.0]]), judged(
+        [[0.0], [2.0, 2.0], [0.0], [3.0], [0.0]], [[1.0], [1.0], [1.0], [1.5], [0.0]])
+    real[0][0].requires_grad_()
+    loss = feature_matching(fake, real)
+    assert loss.item() == pytest.approx((1 + 1 + 0 + 3) / 2 + 0.5 / 2) and not loss.requires_grad
+    shallow = [scale[-2:] for scale in fake[:1]], [scale[-2:] for scale in real[:1]]
+    assert feature_matching(*shallow).item() == pytest.approx(4 * 3)  # n_layers 0 would have one
+
+
+class Constant(nn.Module):
+    """A generator that paints every pixel with its one weight."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x):
+        return self.value + 0 * x
+
+
+class Scaled(nn.Module):
+    """A discriminator whose one feature is the mean of y, and whose logit is its one weight times that."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x, y):
+        return [[y.mean().reshape(1), (self.weight * y.mean()).reshape(1)]]
+
+
+def test_one_step_is_g_then_d_to_the_formula():
+    """Both judge the same y_fake by the same D; plain gradient descent tells the gradients."""
+    paint, weight, x, y = -0.5, 0.3, torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.25)
+    gen, disc = Constant(paint), Scaled(weight)
+    state = State(gen, disc, torch.optim.SGD(gen.parameters(), 1.0), torch.optim.SGD(disc.parameters(), 1.0),
+                  torch.amp.GradScaler("cpu", enabled=False))
+    cfg = replace(Config(), gan_loss="lsgan", lambda_fm=8.0, lambda_l1=2.0)
+    losses = hd_step(state, x, y, cfg, nullcontext, None)
+    d_real, d_fake, g_gan = (weight * 0.25 - 1) ** 2, (weight * paint) ** 2, (weight * paint - 1) ** 2
+    assert losses.tolist() == pytest.approx([d_real, d_fake, g_gan, 0.75, 4 * 0.75])
+    to_g = 2 * (weight * paint - 1) * weight - 2 * 1 - 8 * 4 * 1
+    to_d = (2 * (weight * 0.25 - 1) * 0.25 + 2 * weight * paint**2) / 2
+    assert gen.value.item() == pytest.approx(paint - to_g) and disc.weight.item() == pytest.approx(weight - to_d)
+    assert disc.weight.requires_grad and not losses.requires_grad
+
+
+def test_d_can_be_trained_again_after_a_failed_step():
+    state = fresh_state(replace(Config(), ngf=4, ndf=4, crop_size=64, gan_loss="hinge", n_scales=1))
+    x = torch.rand(1, 3, 64, 64)
+    with pytest.raises(RuntimeError, match="size"):
+        hd_step(state, x, x[:, :, :32], replace(Config(), gan_loss="hinge"), nullcontext, None)
+    state.disc.requires_grad_(False)
+    step_for(replace(Config(), gan_loss="hinge"), state, nullcontext, CPU)(x, x)
+    assert all(p.requires_grad for p in state.disc.parameters())
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_any_mixture_learns_one_pair_by_heart(name):
+    torch.manual_seed(0)
+    cfg = replace(Config(), ngf=8, ndf=8, crop_size=64, load_size=64, dropout=0.0, lr=2e-3,
+                  **{"lambda_l1": 100.0, **MIXTURES[name]})
+    state = fresh_state(cfg)
+    bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
+    step = step_for(cfg, state, bf16 if cfg.precision == "bf16" else nullcontext, CPU)
+    assert step.func is (train_step if cfg.paper_step else hd_step)
+    x, y = nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64).unsqueeze(1)
+    before = [p.clone() for net in (state.gen, state.disc) for p in net.parameters()]
+    losses = torch.stack([step(x, y) for _ in range(30)])
+    assert losses.isfinite().all() and losses[-5:, 3].mean() < 0.7 * losses[0, 3]
+    after = [p for net in (state.gen, state.disc) for p in net.parameters()]
+    assert not any(map(torch.equal, before, after))
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Stops the run within its n-th step from now on, of the paper or of hd/."""
+
+    def install(n):
+        count = itertools.count(1)
+
+        def looked_at(step, *args, **options):
+            if next(count) == n:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(*args, **options)
+
+        for name in ("train_step", "hd_step"):
+            monkeypatch.setattr(train_module, name, partial(looked_at, getattr(train_module, name)))
+
+    return install
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_run_that_was_cut_ends_as_one_that_was_not(small, end_of, same, cut, name):
+    """To the bit: both networks, what spectral norm and the average keep, both optimisers, the logged losses."""
+    whole, halted = small("whole", **MIXTURES[name]), small("halted", **MIXTURES[name])
+    train(whole)
+    cut(10)
+    with pytest.raises(Stopped):
+        train(halted)
+    train(replace(halted, resume=True))
+    assert same(end_of(whole), end_of(halted))
+    (first, *_) = csv.DictReader((whole.out_dir / "log.csv").read_text().splitlines())
+    assert ("g_fm" in first) == bool(whole.lambda_fm) and "g_vgg" not in first
+    assert ("ema" in end_of(whole)["state"]) == bool(whole.ema)
+
+
+@pytest.mark.parametrize("change", [dict(generator="local"), dict(n_downs=3), dict(n_blocks=2), dict(n_scales=1),
+                                    dict(spectral_norm=False)])
+def test_another_network_cannot_continue_a_run(small, change):
+    train(small(n_epochs=1, **ALL))
+    with pytest.raises(ValueError, match=f"has {next(iter(change))} "):
+        train(small(n_epochs=2, resume=True, **{**ALL, **change}))
+
+
+@pytest.mark.parametrize("name", ["global, everything", "local, hinge, bf16"])
+def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, monkeypatch, name):
+    cfg = small(n_epochs=1, **MIXTURES[name])
+    train(cfg)
+    state = load_tensors(cfg.out_dir / "checkpoint.pth.tar")["state"]
+    assert not torch.equal(state["ema"]["net"]["model.1.weight"], state["gen"]["model.1.weight"])
+    gen, again = (load_generator(cfg.out_dir / name) for name in ("gen.pth.tar", "checkpoint.pth.tar"))
+    for other in (state["ema"]["net"], again.state_dict()):  # the average, not the last
+        assert all(torch.equal(value, other[key]) for key, value in gen.state_dict().items())
+    assert gen.crop_size == 64 and gen.trained["generator"] == cfg.generator
+    assert translate(gen, np.zeros((50, 70, 3), np.uint8)).shape == (50, 70, 3)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--checkpoint", str(cfg.out_dir / "gen.pth.tar"), "--data-root",
+                                      str(cfg.data_root), "--num-workers", "0", "--device", "cpu"])
+    assert evaluate_module.main() == 0
+    least = 2 * gen.multiple
+    for suffix, sizes in itertools.product(("pt2", "onnx"), [(1, least, least), (2, 64, 96)]):
+        path = tmp_path / f"gen.{suffix}"
+        if not path.exists():
+            export(gen, path)
+        x = torch.rand(sizes[0], 3, *sizes[1:])
+        if suffix == "pt2":
+            made = torch.export.load(path).module()(x)
+        else:
+            session = pytest.importorskip("onnxruntime").InferenceSession(path)
+            made = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+        torch.testing.assert_close(made, gen(x), rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_follows_as_if_it_took_in_every_step():
+    """A weight that jumps once: what is left of the old one is decay for each step since, but for the first steps."""
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    average = Average(net, 0.9)
+    for _ in range(1000 * EVERY):
+        average.follow(net)
+    nn.init.ones_(net.weight)
+    for steps in range(1, 3 * EVERY + 1):
+        average.follow(net)
+        assert average.net.weight.item() == pytest.approx(1 - 0.9 ** (steps // EVERY * EVERY), abs=1e-5)
+    short = Average(nn.Linear(1, 1), 0.999)
+    for _ in range(EVERY):
+        short.follow(net)
+    assert abs(short.net.weight.item() - 1) < 0.02  # the initialisation is forgotten at once
+
+
+def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, end_of):
+    train(small(n_epochs=1))
+    last = load_tensors(small().out_dir / "checkpoint.pth.tar")["state"]["gen"]
+    train(small(resume=True, n_epochs=2, ema=0.9, lr=1e-12))
+    mean = end_of(small())["state"]["ema"]["net"]["output.1.weight"]
+    torch.testing.assert_close(mean, last["output.1.weight"])
+
+
+def test_without_vgg_s_weights_a_sentence_says_so_and_the_run_goes_on(small, monkeypatch, capsys):
+    def fail(weights):
+        raise OSError("no network")
+
+    monkeypatch.setattr(losses_module, "vgg19", fail)
+    train(small(n_epochs=1, lambda_vgg=10.0))
+    assert "lambda_vgg counts as 0: the weights of VGG19 cannot be had here (no network)" in capsys.readouterr().out
+    (row,) = csv.DictReader((small().out_dir / "log.csv").read_text().splitlines())
+    assert float(row["g_vgg"]) == 0
+
+
+def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
+    """By hooks on the whole network, with random weights; the layers are found by their widths."""
+    torch.manual_seed(0)
+    net = vgg19(weights=None)
+    monkeypatch.setattr(losses_module, "vgg19", lambda weights: net)
+    cfg = replace(Config(), ngf=4, ndf=4, crop_size=64, lambda_vgg=10.0, lambda_l1=0.0, gan_loss="lsgan")
+    step = step_for(cfg, fresh_state(cfg), nullcontext, CPU)
+    assert step(*torch.rand(2, 1, 3, 64, 64))[4] > 0
+    a, b = torch.rand(2, 1, 3, 64, 64)
+    layers, seen = [*net.features], []
+    firsts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)
+              and (i == 1 or isinstance(layers[i - 2], nn.MaxPool2d))]  # relu1_1 … relu5_1
+    for i in firsts:
+        layers[i].register_forward_hook(lambda module, args, out: seen.append(out.clone()))
+    for image in (a, b):
+        for layer in layers:
+            image = layer(image)
+    wanted = sum(weight * (x - y).abs().mean() for weight, x, y in zip(
+        (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), seen[:5], seen[5:], strict=True))
+    perceptual = Perceptual(net.features)
+    torch.testing.assert_close(perceptual(a, b), wanted)
+    torch.testing.assert_close(perceptual(a[:, :1], b[:, :1]), perceptual(a[:, :1].expand_as(a), b[:, :1].expand_as(b)))
+    assert len(firsts) == 5 and not any(p.requires_grad or p.grad is not None for p in net.features[:30].parameters())
+
+
+def test_hinge_is_not_told_that_somebody_wins(small, capsys, monkeypatch):
+    """The thresholds of that sentence are those of binary cross-entropy."""
+    monkeypatch.setattr(train_module, "hd_step", lambda *_, **__: torch.tensor([0.0, 0.0, 0.9, 0.3]))
+    train(small(gan_loss="hinge", n_epochs=6))
+    assert "has won" not in capsys.readouterr().out
+
+
+STEPS = """
+import sys, torch
+from contextlib import nullcontext
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+from config import Config
+from conftest import fresh_state
+from runtime.distributed import processes
+from train import step_for
+
+cfg = Config(**{settings!r})
+with processes("cpu") as ranks:
+    torch.manual_seed(0)
+    state = fresh_state(cfg)
+    step = step_for(cfg, ranks.replicate(state), nullcontext, ranks.device)
+    x, y = torch.load({samples!r}, weights_only=True)
+    gradients = []
+    for _ in range(3):
+        step(x[ranks.rank :: ranks.world], y[ranks.rank :: ranks.world])
+        gradients.append([p.grad.clone() for net in (state.gen, state.disc) for p in net.parameters()])
+    mine = [*state.gen.state_dict().values(), *state.disc.state_dict().values()]
+    for other in ranks.all_gather(mine):
+        assert all(map(torch.equal, mine, other)), "replicas differ"
+    if ranks.main:
+        torch.save(gradients[0], {out!r} + str(ranks.world))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{}, dict(generator="local")])
+def test_two_processes_take_the_step_of_one_with_both_images(small, tmp_path, change):
+    """Nothing in these networks looks at two images at once."""
+    torch.save(torch.rand(2, 2, 3, 64, 64) * 2 - 1, tmp_path / "samples.pt")
+    script = tmp_path / "steps.py"
+    script.write_text(STEPS.format(root=str(ROOT), settings=small(**{**ALL, **change}).plain(),
+                                   samples=str(tmp_path / "samples.pt"), out=str(tmp_path / "out")))
+    for n in (1, 2):
+        process = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", n, script, cwd=ROOT)
+        assert process.wait(timeout=120) == 0, process.stderr.read()
+    one, two = (torch.load(tmp_path / f"out{n}", weights_only=True) for n in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_runs_of_two_processes_go_on_with_one(small, end_of):
+    cfg = small(**ALL)
+    process = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train.py",
+                     "--spectral-norm", "--checkpointing", *flags(cfg.data_root, cfg.out_dir, n_epochs=1, **ALL),
+                     cwd=ROOT)
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    train(replace(cfg, n_epochs=2, resume=True))
+    assert end_of(cfg)["epoch"] == 2 and end_of(cfg)["state"]["ema"]["steps"] == 3 + 6
+    assert not any(name.startswith("module.") for name in end_of(cfg)["state"]["gen"])
+    assert Path(cfg.out_dir, "examples", "epoch_0002.png").exists()
