@@ -191,7 +191,7 @@ def to_array(image: Image.Image | np.ndarray, channels: int, source: Path | np.n
                 image = over_white(image.convert("RGBA"))
             image = image.convert("L" if channels == 1 else "RGB")
         elif image.mode == "P" or n != channels:
-            raise _unlike(source, natural_channels(image), channels)
+            raise _unlike(source, 3 if image.mode == "P" else n, channels)
         return to_unit(np.atleast_3d(image), limits, source)
     array = np.atleast_3d(image)
     values, n = to_unit(array, limits, source), array.shape[2]

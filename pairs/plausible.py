@@ -95,17 +95,19 @@ class Seen:
         """One pair's images, as `read_image` returns them."""
         self.channels[" + ".join(str(natural_channels(image)) for image in images)] += 1
         for array in map(np.asarray, images):
-            kind = "uint8" if array.dtype.itemsize == 1 else "uint16" if is_uint16(array) else "float32"
+            kind = "uint8" if array.dtype in (bool, np.uint8) else "uint16" if is_uint16(array) else "float32"
             self.kind = max(self.kind, kind, key=KINDS.index)
-            ends = np.percentile(array, [0.1, 99.9]) if kind == "float32" else (array.min(), array.max())
-            self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
+            finite = array[np.isfinite(array)] if kind == "float32" else array
+            if finite.size:
+                ends = np.percentile(finite, [0.1, 99.9]) if kind == "float32" else (finite.min(), finite.max())
+                self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
             flat = self.indices is not None and array.dtype.kind in "iu" and np.atleast_3d(array).shape[2] == 1
             found = self.indices | {*np.unique(array).tolist()} - {VOID} if flat else None
             self.indices = found if found and 0 <= min(found) <= max(found) < 64 else None
 
     def range(self) -> str:
         """The two values, rounded outward to two digits, for a command line."""
-        ends = self.low, self.high if self.high > self.low else self.low + 1
+        ends = (self.low, self.high if self.high > self.low else self.low + 1) if self.low < math.inf else (0, 1)
         powers = [10.0 ** (1 - math.floor(math.log10(abs(v)))) if v else 1.0 for v in ends]
         return f"{math.floor(ends[0] * powers[0]) / powers[0]:.6g} {math.ceil(ends[1] * powers[1]) / powers[1]:.6g}"
 
