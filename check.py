@@ -6,17 +6,17 @@
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from config import Config
-from dataset import Jitter, PairedImages, read_pair
+from dataset import Jitter, PairedImages, read_images, read_pair
 from pairs.download import ensure_dataset
-from pairs.find import Pair, evenly, find_pairs
+from pairs.find import Pair, evenly, find_pairs, parts
 from pairs.geometry import Geometry, usual_size
-from pairs.plausible import check_headers, check_ranges, check_small
+from pairs.plausible import check_headers, check_small, check_values
+from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.files import save_grid
@@ -33,13 +33,19 @@ def check(cfg: Config) -> int:
 
     def size(pair: Pair) -> str:
         try:
-            height, width, _ = read_pair(pair, 3, 3)[0].shape
+            height, width, _ = read_pair(pair, a, b)[0].shape
         except DataError as error:
             problems.append(str(error))
             return "unusable"
-        return f"{2 * width}×{height} side by side" if len(pair) == 1 else f"{width}×{height} A and B"
+        inputs, _, mask = parts(pair)
+        if len(pair) == 1:
+            return f"{2 * width}×{height} side by side"
+        several = f"A1 to A{len(inputs)}" if len(inputs) > 1 else "A"
+        return f"{width}×{height} {several} and B" + (" with masks" if mask is not None else "")
 
     good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
+    x, y = values_of(cfg.plain())
+    a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
     for split, pairs in found.splits.items():
         with ThreadPoolExecutor() as pool:
             sizes = list(tqdm(pool.map(size, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
@@ -51,7 +57,12 @@ def check(cfg: Config) -> int:
                 counted[split] = check_headers(good[split], at_most=0)
         except UserError as error:
             problems.append(str(error))
-    check_ranges(sum(good.values(), []), partial(read_pair, channels_a=3, channels_b=3), at_most=200)
+    try:
+        seen = check_values(sum(found.splits.values(), []), read_images, x, y, cfg.direction, at_most=200)
+        for (name, side), values in zip(seen.items(), (a, b), strict=True):
+            say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
+    except UserError as error:
+        problems.insert(0, str(error))
     if "train" in counted:
         check_small(counted["train"], geometry)
         usual = usual_size(counted["train"])
@@ -60,11 +71,11 @@ def check(cfg: Config) -> int:
             + f" (resize {cfg.resize})")
     if good.get("train"):
         name = cfg.data_root.resolve().name
-        data = PairedImages(good["train"], cfg.direction, cfg.in_channels, cfg.out_channels, geometry, cfg.label_side,
-                            Jitter(cfg))
-        titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})"]
+        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg))
+        titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
+        tiles = (data[i] for i in evenly(range(len(data)), 6))
         try:
-            save_grid(Path(f"preview_{name}.png"), [list(data[i]) for i in evenly(range(len(data)), 6)], titles,
+            save_grid(Path(f"preview_{name}.png"), [[x_i, *y_i.split(y.channels)] for x_i, y_i in tiles], titles,
                       f"{name}, {cfg.direction}, jittered")
             say(f"preview of jittered pairs: preview_{name}.png")
         except OSError as error:

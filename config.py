@@ -5,14 +5,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+Range = tuple[float, float] | None  # low and high
+
 
 @dataclass(frozen=True)
 class Config:
     # Data
     data_root: Path = Path("data/demo")  # folder of pairs; known names are drawn or downloaded when absent
     direction: Literal["AtoB", "BtoA"] = "AtoB"  # which half is the input; A is the left half
-    in_channels: Literal[1, 3] = 3  # channels of the input image: 1 gray, 3 RGB
-    out_channels: Literal[1, 3] = 3  # channels of the output image: 1 gray, 3 RGB
+    in_channels: int = 3  # channels of the input, 1 to 64: 1 gray, 3 RGB; of several inputs A1, A2, ... together
+    out_channels: int = 3  # channels of the output, 1 to 64: 1 gray, 3 RGB
+    range_a: Range = None  # the values in A that become -1 and 1; if not given, the whole range of 8 or 16 bits
+    range_b: Range = None  # the same in B
+    n_labels: int = 0  # classes, where the input holds their indices; in_channels is then the same; 0: no indices
     resize: Literal["stretch", "aspect", "none"] = "stretch"  # to a square, as the paper; shorter side; native size
     load_size: int = 286  # pixels; height (with aspect: shorter side) to which training pairs are resized, then cropped
     crop_size: int = 256  # pixels, a multiple of 16; height of what the networks see
@@ -82,13 +87,19 @@ class Config:
                 object.__setattr__(self, f.name, Path(value))
             elif f.type is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
+            elif f.type == Range:
+                if value is not None:
+                    _require(self, f.name, _is_range(value), "must be two finite numbers, the lower one first")
+                    object.__setattr__(self, f.name, tuple(map(float, value)))
             elif get_args(f.type):
                 words = ", ".join(str(word) for word in get_args(f.type))
                 _require(self, f.name, value in get_args(f.type), f"must be one of {words}")
             else:
                 _require(self, f.name, type(value) is f.type, f"must be of type {f.type.__name__}")
 
-        for name, (low, high) in BOUNDS.items():
+        if self.n_labels:
+            object.__setattr__(self, "in_channels", self.n_labels)
+        for name, (low, high) in (BOUNDS | ({"in_channels": (1, 255)} if self.n_labels else {})).items():
             rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
             _require(self, name, low <= getattr(self, name) <= high and getattr(self, name) < math.inf, rule)
         for name in ("crop_size", "crop_width"):
@@ -98,6 +109,11 @@ class Config:
                  f"must be at least crop_size ({self.crop_size})")
         _require(self, "color_jitter_side", not self.color_jitter or self.label_side not in (
             "both", self.color_jitter_side), f"must not be the label side ({self.label_side}) with color_jitter")
+        recoloured = "in_channels" if self.color_jitter_side == self.direction[0] else "out_channels"
+        colours = getattr(self, recoloured) in (1, 3) and not (recoloured == "in_channels" and self.n_labels)
+        _require(self, recoloured, not self.color_jitter or colours, "must be 1 or 3, of colours, with color_jitter")
+        _require(self, "out_channels", not self.lambda_vgg or self.out_channels in (1, 3),
+                 "must be 1 or 3 with lambda_vgg")
         shorter = min(self.crop_size, self.crop_width or self.crop_size)
         _require(self, "n_layers", shorter >= 3 * 2**self.n_layers,
                  f"must be so small that 3 * 2**n_layers is at most the crop's shorter side ({shorter})")
@@ -132,16 +148,18 @@ class Config:
         return self.gan_loss == "bce" and not (self.n_scales or self.lambda_fm or self.lambda_vgg)
 
     def plain(self) -> dict:
-        """The settings as strings, numbers and booleans, which `Config(**plain)` takes back."""
-        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+        """The settings as strings, numbers, booleans and lists, which `Config(**plain)` takes back."""
+        return {name: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+                for name, v in asdict(self).items()}
 
 
-BOUNDS = dict(load_size=(16, 8192), crop_size=(16, 4096), crop_width=(0, 4096), color_jitter=(0, 1), ngf=(1, 1024),
-              ndf=(1, 1024), n_layers=(0, 5), dropout=(0, 0.999), n_downs=(1, 6), n_blocks=(1, 64), n_scales=(0, 3),
-              lambda_l1=(0, math.inf), lambda_fm=(0, math.inf), lambda_vgg=(0, math.inf), ema=(0, 0.99999),
-              lr=(1e-20, 1), beta1=(0, 0.999), n_epochs=(0, math.inf), n_epochs_decay=(0, math.inf),
-              batch_size=(1, math.inf), save_every=(1, math.inf), eval_every=(0, math.inf), n_val=(0, math.inf),
-              n_examples=(1, 64), num_workers=(0, 256), seed=(0, 2**32 - 1))
+BOUNDS = dict(n_labels=(0, 255), in_channels=(1, 64), out_channels=(1, 64), load_size=(16, 8192), crop_size=(16, 4096),
+              crop_width=(0, 4096), color_jitter=(0, 1), ngf=(1, 1024), ndf=(1, 1024), n_layers=(0, 5),
+              dropout=(0, 0.999), n_downs=(1, 6), n_blocks=(1, 64), n_scales=(0, 3), lambda_l1=(0, math.inf),
+              lambda_fm=(0, math.inf), lambda_vgg=(0, math.inf), ema=(0, 0.99999), lr=(1e-20, 1), beta1=(0, 0.999),
+              n_epochs=(0, math.inf), n_epochs_decay=(0, math.inf), batch_size=(1, math.inf),
+              save_every=(1, math.inf), eval_every=(0, math.inf), n_val=(0, math.inf), n_examples=(1, 64),
+              num_workers=(0, 256), seed=(0, 2**32 - 1))
 
 
 def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
@@ -149,11 +167,17 @@ def _require(cfg: Config, name: str, ok: bool, rule: str) -> None:
         raise ValueError(f"{name} {rule}; it is {getattr(cfg, name)!r}")
 
 
+def _is_range(value) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(
+        type(v) in (int, float) and abs(v) < 1e300 for v in value) and float(value[0]) < float(value[1])
+
+
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
-PAPER = dict(in_channels=3, out_channels=3, resize="stretch", load_size=286, crop_size=256, crop_width=0,
-             interpolation="linear", flip=True, label_side="none", color_jitter=0.0, ngf=64, ndf=64, n_layers=3,
-             dropout=0.5, generator="unet", n_scales=0, spectral_norm=False, gan_loss="bce", lambda_l1=100.0,
-             lambda_fm=0.0, lambda_vgg=0.0, lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, ema=0.0, batch_size=1)
+PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch", load_size=286,
+             crop_size=256, crop_width=0, interpolation="linear", flip=True, label_side="none", color_jitter=0.0,
+             ngf=64, ndf=64, n_layers=3, dropout=0.5, generator="unet", n_scales=0, spectral_norm=False,
+             gan_loss="bce", lambda_l1=100.0, lambda_fm=0.0, lambda_vgg=0.0, lr=2e-4, beta1=0.5, n_epochs=200,
+             n_epochs_decay=0, ema=0.0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo

@@ -14,30 +14,40 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
-from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
+from pairs.find import Pair, evenly, name_hash, parts, sources, usable_pairs  # noqa: E402
 from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
-from pairs.images import read_image, read_size, split, to_array, to_batch  # noqa: E402
-from pairs.plausible import check_headers, check_ranges, check_sizes, check_small, describe  # noqa: E402
+from pairs.images import read_image, read_size, split  # noqa: E402
+from pairs.plausible import check_headers, check_sizes, check_small, check_values, describe  # noqa: E402
+from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
 from runtime.console import say  # noqa: E402
 from utils import DataError, UserError, name_of  # noqa: E402
 
 
-def read_pair(pair: Pair, channels_a: int, channels_b: int, enough: Callable[[Size], Size] | None = None,
-              ) -> tuple[np.ndarray, np.ndarray]:
-    """A and B as `to_array` returns them; A is the left half of a file. Raises DataError.
+def read_images(pair: Pair, enough: Callable[[Size], Size] | None = None) -> list[tuple[list, list]]:
+    """Images and sources of A (several inputs, or one), of B, and of the mask, if there is one. Raises DataError.
 
-    Both are of one height and width, but for the JPEGs that are decoded at 1/2, 1/4 or 1/8 of their size where that
-    is still `enough` for images of that size: several times faster than reducing them afterwards.
+    A is the left half of a file that holds both. All are of one height and width, but for the JPEGs that are decoded
+    at 1/2, 1/4 or 1/8 of their size where that is still `enough` for images of that size: several times faster than
+    reducing them afterwards.
     """
-    sizes = [read_size(source) for source in pair]
+    sizes = [read_size(source) for source in sources(pair)]
     check_sizes(pair, sizes)
-    width, height = sizes[0][0] * len(pair) // 2, sizes[0][1]  # of a half, when one file holds both
+    inputs, target, mask = parts(pair)
+    width, height = sizes[0][0] if target is not None else sizes[0][0] // 2, sizes[0][1]
     wanted = enough((width, height)) if enough else (width, height)
     reduce = next((f for f in (8, 4, 2) if width >= f * wanted[0] and height >= f * wanted[1]
                    and width % f == height % f == 0), 1)
-    images = [read_image(source, reduce) for source in pair]
-    a, b = images if len(images) == 2 else split(images[0], name_of(pair[0]))
-    return to_array(a, channels_a, name_of(pair[0])), to_array(b, channels_b, name_of(pair[-1]))
+    images = [read_image(source, reduce) for source in inputs]
+    if target is None:
+        return [([half], [*inputs]) for half in split(images[0], name_of(inputs[0]))]
+    sides = [(images, [*inputs]), ([read_image(target, reduce)], [target])]
+    return sides if mask is None else [*sides, ([read_image(mask)], [mask])]
+
+
+def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
+    """A and B as `Values.array` makes them of `read_images`, and the mask, if there is one, as `mask_array`."""
+    makers = a.array, b.array, mask_array
+    return [make(images, names) for make, (images, names) in zip(makers, read_images(pair, enough), strict=False)]
 
 
 AUTO_CACHE = 2 * 10**9  # bytes
@@ -54,36 +64,43 @@ class Jitter:
         self.place = A.Compose([A.RandomCrop(cfg.crop_size, cfg.crop_width or cfg.crop_size),
                                 A.HorizontalFlip(p=0.5 if cfg.flip else 0)])
 
-    def __call__(self, pair: np.ndarray, in_channels: int, epoch: int, index: int) -> np.ndarray:
-        """(H, W, C) → (crop_size, crop_width, C); in_channels of C are x, the others y."""
+    def __call__(self, pair: np.ndarray, x: Values, y: Values, epoch: int, index: int) -> np.ndarray:
+        """(H, W, C) → (crop_size, crop_width, C): the channels of x, y and a mask."""
         for number, transform in enumerate([*self.place, *self.color], 1):  # apart: Compose would seed all the same
             seed = np.random.SeedSequence((self.seed, epoch, index, number)).generate_state(4)
             transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
         for transform in self.color:
-            sides = np.split(pair, [in_channels], axis=2)
+            sides = np.split(pair, [x.stored, x.stored + y.stored], axis=2)
             side = 0 if self.recolours_x else 1
             sides[side] = transform(image=np.ascontiguousarray(sides[side]))["image"]
             pair = np.concatenate(sides, axis=2)
-        return self.place(image=pair)["image"]
+        if pair.shape[2] <= 64:
+            return self.place(image=pair)["image"]
+        placed = self.place(image=pair[..., :64], mask=pair[..., 64:])  # OpenCV mirrors no more than 128 channels
+        return np.concatenate([placed["image"], placed["mask"]], axis=2)
 
 
 class PairedImages(Dataset):
     """Pairs (x, y), each a float (C, H, W) tensor in [-1, 1]: with jitter a crop, else whole (`Geometry`).
 
+    Where the pairs have masks, y carries the mask behind its channels, -1 for what is ignored (`composite`).
     An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used; with `skip`, says
     so, and the next pair that can be read takes its place.
     """
 
     split = ""  # where the pairs come from: train, val or test
-    record: dict | None = None  # what a checkpoint keeps of the data: held_out and trained_on
+    record: dict | None = None  # what a checkpoint keeps of the data
     cache: dict[int, np.ndarray] | None = None  # what was read is kept in memory, resized but not jittered yet
 
-    def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", in_channels: int = 3, out_channels: int = 3,
-                 geometry: Geometry | None = None, label_side: str = "none", jitter: Jitter | None = None,
-                 skip: bool = False):
-        self.pairs, self.direction, self.label_side = pairs, direction, label_side
+    def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", x: Values | None = None,
+                 y: Values | None = None, geometry: Geometry | None = None, label_side: str = "none",
+                 jitter: Jitter | None = None, skip: bool = False):
+        self.pairs, self.direction = pairs, direction
         self.geometry = geometry = geometry or Geometry()
-        self.in_channels, self.out_channels, self.jitter, self.skip = in_channels, out_channels, jitter, skip
+        self.x, self.y, self.jitter, self.skip = x or Values(), y or Values(), jitter, skip
+        self.masked = len(pairs) > 0 and len(pairs[0]) == 3  # all have a mask, or none
+        labels = {"none": "", "both": "AB"}.get(label_side, label_side)
+        self.nearest = labels + (direction[0] if self.x.n_labels else "")  # sides that are resized without new values
         self.size = geometry.crop if jitter or geometry.resize == "stretch" else None  # of all items; None: they differ
 
     def __len__(self) -> int:
@@ -91,7 +108,7 @@ class PairedImages(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         pixels, _ = self.pixels([key if isinstance(key, tuple) else (0, key)])
-        x, y = to_batch(pixels, self.in_channels)
+        x, y = to_batch(pixels, self.x)
         return x[0], y[0]
 
     def pixels(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, int]:
@@ -99,10 +116,9 @@ class PairedImages(Dataset):
         pairs, skipped = [], 0
         for epoch, index in keys:
             pair, index, missed = self._usable(index)
-            pairs.append(self.jitter(pair, self.in_channels, epoch, index) if self.jitter else pair)
+            pairs.append(self.jitter(pair, self.x, self.y, epoch, index) if self.jitter else pair)
             skipped += missed
-        if len({pair.dtype for pair in pairs}) > 1:  # 8 bits beside 16
-            pairs = [pair if pair.dtype == np.float32 else pair / np.float32(255) for pair in pairs]
+        pairs = alike(pairs)
         return torch.from_numpy(np.stack(pairs) if len(pairs) > 1 else pairs[0][None]), skipped
 
     def _usable(self, index: int) -> tuple[np.ndarray, int, bool]:
@@ -126,17 +142,15 @@ class PairedImages(Dataset):
         return self.cache[index]
 
     def read(self, index: int) -> np.ndarray:
-        """x and y side by side as channels, resized: (H, W, C), uint8, or float32 in [0, 1] from 16 bits."""
+        """x, y and the mask as channels, resized: (H, W, C), uint8, or float32 in [0, 1] where one of them needs it."""
         a_is_x = self.direction == "AtoB"
-        channels = (self.in_channels, self.out_channels) if a_is_x else (self.out_channels, self.in_channels)
+        a, b = (self.x, self.y) if a_is_x else (self.y, self.x)
         size = self.geometry.load if self.jitter else self.geometry.whole
-        enough = size if self.jitter and self.label_side == "none" else None  # targets that are scored stay exact
-        images = read_pair(self.pairs[index], *channels, enough)
-        sides = [self.geometry.interpolate(image, size(image.shape[1::-1]), label=self.label_side in (name, "both"))
-                 for name, image in zip("AB", images, strict=True)]
-        if sides[0].dtype != sides[1].dtype:
-            sides = [side if side.dtype == np.float32 else side / np.float32(255) for side in sides]
-        pixels = np.concatenate(sides if a_is_x else sides[::-1], axis=2)
+        enough = size if self.jitter and not self.nearest else None  # targets that are scored stay exact
+        images = read_pair(self.pairs[index], a, b, enough)
+        sides = [self.geometry.interpolate(image, size(image.shape[1::-1]), label=name in self.nearest + "M")
+                 for name, image in zip("ABM", images, strict=False)]
+        pixels = stack(sides if a_is_x else [sides[1], sides[0], *sides[2:]])
         return pad(pixels, self.geometry.crop) if self.jitter else pixels
 
 
@@ -152,15 +166,17 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes, geometry = check_headers(train_pairs, skip=cfg.skip_unreadable), Geometry.of(cfg.plain())
     check_headers(val_pairs, skip=cfg.skip_unreadable)
-    check_ranges(train_pairs, partial(read_pair, channels_a=3, channels_b=3))
+    x, y = values_of(cfg.plain())
+    seen = check_values(train_pairs, read_images, x, y, cfg.direction)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {describe(sizes, train_pairs)}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
     check_small(sizes, geometry)
-    make = partial(PairedImages, direction=cfg.direction, in_channels=cfg.in_channels, out_channels=cfg.out_channels,
-                   geometry=geometry, label_side=cfg.label_side, skip=cfg.skip_unreadable)
+    make = partial(PairedImages, direction=cfg.direction, x=x, y=y, geometry=geometry, label_side=cfg.label_side,
+                   skip=cfg.skip_unreadable)
     train_data, val_data = make(train_pairs, jitter=Jitter(cfg)), make(scored)
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
+                         "kind": seen[cfg.direction[-1]].kind, "inputs": len(parts(train_pairs[0])[0]),
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
     needed = world * sum(map(in_memory, (train_data, val_data)))  # each process keeps its own

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
@@ -24,14 +23,14 @@ from tqdm import tqdm
 
 from dataset import PairedImages
 from generator import Generator
-from inference.load import load_generator
+from inference.load import load_generator, values_in
 from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
 from inference.translate import at_any_size, network_size, translate_pixels
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, Scale
-from pairs.images import normalise, to_tensor
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
+from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision
 from runtime.files import atomic, save_grid
@@ -61,15 +60,15 @@ class Evaluate:
 
 def predictions(gen: Generator, data: PairedImages, order: Sequence[int], workers: int, opts: Evaluate,
                 dtype: torch.dtype) -> Iterator[tuple]:
-    """(x, y_fake, y) of the pairs, one at a time, each (C, H, W). Raises DataError when a pair cannot be read."""
+    """(x, y_fake, y) of the pairs, one at a time, each (C, H, W), y with its mask. Raises DataError."""
     device = next(gen.parameters()).device
     if opts.full_size:
         for index in tqdm(order, "scoring", leave=False, disable=None):
-            x, y = np.split(data.read(index), [data.in_channels], axis=2)
-            y_fake = translate_pixels(gen, x, opts.scale, norm=opts.norm, dropout=opts.dropout, seed=opts.seed,
-                                      dtype=dtype)
-            x, y = (normalise(to_tensor(side)).to(device) for side in (x, y))
-            yield x, y_fake.to(device), y
+            pixels = data.read(index)
+            y_fake = translate_pixels(gen, pixels[..., : data.x.stored], opts.scale, norm=opts.norm,
+                                      dropout=opts.dropout, seed=opts.seed, dtype=dtype)
+            x, y = to_batch(torch.from_numpy(pixels)[None].to(device), data.x)
+            yield x[0], y_fake.to(device), y[0]
         return
     with open_batches(data, [(0, index) for index in order], 1, workers, device) as batches:
         for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
@@ -83,7 +82,7 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     """What a translator without any learning makes of x: x itself, or the mean of (at most 200) training targets."""
     if name == "identity":
         return lambda x: x
-    mean = torch.stack([train[i][1] for i in evenly(range(len(train)), 200)]).mean(0)
+    mean = torch.stack([train[i][1][: train.y.channels] for i in evenly(range(len(train)), 200)]).mean(0)
     return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 
@@ -108,7 +107,8 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     check_headers(pairs, skip=True)
     square = Geometry(crop_size=gen.crop_size, crop_width=gen.crop_width)
     shown = Geometry("none") if opts.full_size else Geometry.of(gen.trained) if gen.trained else square
-    return tuple(PairedImages(each, direction, gen.in_channels, gen.out_channels, geometry, labels)
+    x, y = values_in(gen, direction=direction)
+    return tuple(PairedImages(each, direction, x, y, geometry, labels)
                  for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))
 
 
@@ -134,11 +134,12 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             continue
         for who, translator in translators.items():
             made = translator(x) if translator else y_fake
-            if made.shape != y.shape:
-                raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
-            rows[who].append(image_scores(made, y))
+            if len(made) != data.y.channels:
+                raise UserError(f"baseline {who} has {len(made)} channels, the target has {data.y.channels}")
+            made, target = composite(made, y)
+            rows[who].append(image_scores(made, target))
             for metric in metrics[who]:
-                metric.update(made, y)
+                metric.update(made, target)
         l1.append(rows["output"][-1]["l1"])
     bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
@@ -212,6 +213,8 @@ def main() -> int:
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
         raise UserError("--palette needs a generator with 3 output channels")
+    if opts.perceptual and gen.out_channels not in (1, 3):
+        raise UserError("--perceptual needs a generator with 1 or 3 output channels")
     network_size(gen, (256, 256), opts.scale, resize=False)  # says what is wrong with the scale, before any file
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
@@ -234,7 +237,7 @@ def main() -> int:
         l1 = found["l1_of_each"]
         order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]
-        rows = [list(row) for row in predictions(gen, data, chosen, 0, opts, dtype)]
+        rows = [[x, *composite(y_fake, y)] for x, y_fake, y in predictions(gen, data, chosen, 0, opts, dtype)]
         save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
                   "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")

@@ -28,23 +28,15 @@ from tqdm import tqdm
 from config import Config
 from generator import Generator
 from inference.export import export
-from inference.load import load_generator
+from inference.load import load_generator, values_in
 from inference.translate import network_size, to_scale, to_size, translate_tensors
-from pairs.find import list_images
+from pairs.find import list_images, list_inputs
 from pairs.geometry import Scale, Size
-from pairs.images import (
-    SUFFIXES,
-    from_network,
-    normalise,
-    read_image,
-    split,
-    to_array,
-    to_tensor,
-    transparency,
-    write_array,
-)
+from pairs.images import SUFFIXES, can_hold, normalise, read_image, split, to_tensor, write_array
+from pairs.values import Values, is_deep
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
+from runtime.files import rgb
 from runtime.speed import cast_weights, choose_levers, prepare
 from utils import DataError, UserError, name_of
 
@@ -76,21 +68,28 @@ class Item:
     """One file on its way: what the network takes, and what is needed to write the result."""
 
     output: Path
-    x: Tensor  # (C, H, W), uint8, or float in [0, 1] from 16 bits, at the scale of the network
+    x: Tensor  # (C, H, W) as `Values.to_network` takes it, at the scale of the network
     size: Size  # of the input
+    deep: bool  # whether the input has 16 bits
     alpha: np.ndarray | None  # (H, W), the input's transparency
-    shown: list[np.ndarray]  # to write the result next to: the input, and of a side-by-side file the target, in RGB
+    shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
 
 
-def read_item(source: Path, output: Path, gen: Generator, opts: Predict) -> Item:
-    """Raises DataError when the file cannot be used."""
-    parts = [read_image(source)]
+def read_item(source: Path | tuple[Path, ...], output: Path, gen: Generator, opts: Predict) -> Item:
+    """Raises DataError when a file cannot be used."""
+    files = source if isinstance(source, tuple) else (source,)
+    x_values, y_values = values_in(gen)
+    images, target = [read_image(file) for file in files], []
     if opts.side_by_side != "no":
-        parts = split(parts[0], name_of(source))[:: 1 if opts.side_by_side == "left" else -1]
-    array = to_array(parts[0], gen.in_channels, name_of(source))
+        image, *target = split(images[0], name_of(source))[:: 1 if opts.side_by_side == "left" else -1]
+        images = [image]
+    array = x_values.array(images, files)
     x = to_tensor(to_scale(gen, array, opts.scale, opts.resize))
-    shown = [to_array(part, 3) for part in parts] if opts.compare else []
-    return Item(output, x, array.shape[1::-1], transparency(parts[0]), shown)
+    shown = []
+    if opts.compare:
+        shown = [rgb(x_values.to_network(to_tensor(array)[None])[0])]
+        shown += [rgb(normalise(to_tensor(y_values.array([half], files)))) for half in target]
+    return Item(output, x, array.shape[1::-1], is_deep(images), x_values.alpha(images), shown)
 
 
 def write_item(item: Item, y_fake: Tensor, gen: Generator) -> None:
@@ -98,12 +97,12 @@ def write_item(item: Item, y_fake: Tensor, gen: Generator) -> None:
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
                         "--precision fp32 may help")
-    deep = item.x.dtype != torch.uint8
-    result = from_network(to_size(gen, y_fake, item.size), deep, item.alpha)
+    y_fake, values, alpha = to_size(gen, y_fake, item.size), values_in(gen)[1], item.alpha
     if item.shown:
-        sheet = np.concatenate([item.shown[0], to_array(read_image(result), 3), *item.shown[1:]], axis=1)
-        result = from_network(normalise(to_tensor(sheet)), deep)
-    write_array(item.output, result)
+        opaque = 1.0 if alpha is None else torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
+        made = 1 - (1 - rgb(y_fake)) * opaque  # laid over white
+        y_fake, values, alpha = torch.cat([item.shown[0], made, *item.shown[1:]], dim=2), Values(), None
+    write_array(item.output, values.from_network(y_fake, item.deep, alpha))
 
 
 def read_ahead(work: Callable, jobs: Iterable[tuple], pool: Executor, n: int, failures: list[str]) -> Iterator:
@@ -121,6 +120,7 @@ def read_ahead(work: Callable, jobs: Iterable[tuple], pool: Executor, n: int, fa
 
 def translate_items(gen: Generator, items: Iterable[Item], opts: Predict, dtype: torch.dtype) -> Iterator[tuple]:
     """Each item with its y_fake; neighbours of one size and depth go through the network together."""
+    x_values, y_values = values_in(gen)
     options = dict(tile=opts.tile, norm=opts.norm, dropout=opts.dropout, seed=opts.seed)
     fast = gen if dtype == torch.float32 else cast_weights(copy.deepcopy(gen), dtype)
     if opts.compile:
@@ -131,12 +131,13 @@ def translate_items(gen: Generator, items: Iterable[Item], opts: Predict, dtype:
             net.compile()
     for (_, kind), alike in itertools.groupby(items, lambda item: (item.x.shape, item.x.dtype)):
         while batch := list(itertools.islice(alike, opts.batch_size)):
-            x = normalise(torch.stack([item.x for item in batch]))
-            net, precision = (fast, dtype) if kind == torch.uint8 else (gen, torch.float32)  # bf16 has too few digits
+            x = x_values.to_network(torch.stack([item.x for item in batch]))
+            eight_bits = kind == torch.uint8 and y_values.kind == "uint8"
+            net, precision = (fast, dtype) if eight_bits else (gen, torch.float32)  # bf16 has too few digits
             yield from zip(batch, translate_tensors(net, x, **options, dtype=precision), strict=True)
 
 
-def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype: torch.dtype) -> list[str]:
+def predict(gen: Generator, jobs: list[tuple], opts: Predict, dtype: torch.dtype) -> list[str]:
     """Translates each (input, output) and returns a sentence for each that failed; prints the speed at the end."""
     failures, start = [], time.perf_counter()
     read, write = functools.partial(read_item, gen=gen, opts=opts), functools.partial(write_item, gen=gen)
@@ -151,8 +152,10 @@ def predict(gen: Generator, jobs: list[tuple[Path, Path]], opts: Predict, dtype:
     return failures
 
 
-def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, Path]]:
+def find_jobs(source: Path, output: Path, ending: str = "", n_inputs: int = 1) -> list[tuple]:
     """(input, output) of every image; a folder keeps its relative names, but for the `ending` if given.
+
+    Where a network takes several inputs, the first is the tuple of their files, in folders A1, A2, … in `source`.
 
     Raises FileNotFoundError, or ValueError where outputs and inputs, or two outputs, meet.
     """
@@ -160,6 +163,8 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
         raise UserError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
     if not source.exists():
         raise FileNotFoundError(f"--input {name_of(source)} is not there")
+    if n_inputs > 1 and source.is_file():
+        raise UserError(f"the network takes {n_inputs} inputs together: --input must be a folder that holds A1, A2, …")
     if source.is_file():
         if output.is_dir() or not output.suffix:
             output = output / source.name
@@ -167,7 +172,11 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
     else:
         if output.is_file():
             raise UserError(f"--output {name_of(output)} is a file; for a folder of images, it must be a folder")
-        jobs = [(path, output / path.relative_to(source)) for path in list_images(source)]
+        if n_inputs == 1:
+            jobs = [(path, output / path.relative_to(source)) for path in list_images(source)]
+        else:
+            together = list_inputs(source, n_inputs)
+            jobs = [(files, output.joinpath(*files[0].relative_to(source).parts[1:])) for files in together]
         if not jobs:
             raise FileNotFoundError(f"0 images in {name_of(source)}")
     if ending:
@@ -179,7 +188,7 @@ def find_jobs(source: Path, output: Path, ending: str = "") -> list[tuple[Path, 
     return jobs
 
 
-def check_jobs(jobs: list[tuple[Path, Path]], source: Path) -> None:
+def check_jobs(jobs: list[tuple], source: Path) -> None:
     """Raises ValueError where an output is an input, lies in the folder `source`, or is another output as well."""
     folder = functools.cache(Path.resolve)  # without links and `..`
 
@@ -192,7 +201,7 @@ def check_jobs(jobs: list[tuple[Path, Path]], source: Path) -> None:
                 return found.st_dev, found.st_ino
         return path
 
-    inputs = {identity(path): path for path, _ in jobs}
+    inputs = {identity(file) for files, _ in jobs for file in (files if isinstance(files, tuple) else (files,))}
     outputs = {}
     for path, target in jobs:
         if folder(target.parent).is_relative_to(folder(source)):  # never so where source is a file
@@ -201,6 +210,7 @@ def check_jobs(jobs: list[tuple[Path, Path]], source: Path) -> None:
         if (key := identity(target)) in inputs:
             raise UserError(f"{name_of(target)} is an input, and would be overwritten: choose another --output")
         if (other := outputs.setdefault(key, path)) is not path:
+            other, path = (files[0] if isinstance(files, tuple) else files for files in (other, path))
             raise UserError(f"{name_of(other)} and {name_of(path)} would both be written to {name_of(target)}")
 
 
@@ -220,7 +230,15 @@ def main() -> int | None:
         raise UserError("--input and --output are needed, or --export")
     network_size(gen, (256, 256), opts.scale, opts.resize)  # says what is wrong with them, before any file
     prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
-    jobs = find_jobs(opts.input, opts.output, opts.ending)
+    n_inputs = gen.trained.get("inputs", 1)
+    if n_inputs > 1 and opts.side_by_side != "no":
+        raise UserError(f"the network takes {n_inputs} inputs together, which no side-by-side file holds")
+    jobs = find_jobs(opts.input, opts.output, opts.ending, n_inputs)
+    kind = values_in(gen)[1].kind
+    for suffix in {output.suffix.lower() for _, output in jobs}:
+        if not opts.compare and not can_hold(suffix, gen.out_channels, kind):
+            raise UserError(f"the outputs are {kind} of {gen.out_channels} channels, which {suffix} files do not hold: "
+                            "--ending .npy, or an --output of that ending")
     lossy = any(output.suffix.lower() in (".jpg", ".jpeg", ".webp") for _, output in jobs)
     if lossy and gen.trained.get("label_side") in ("both", str(gen.trained.get("direction"))[-1]):
         say("the outputs are label maps, whose colours JPEG and WebP blur: --ending .png keeps them")

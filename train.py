@@ -10,7 +10,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,6 +28,7 @@ from inference.load import head_start
 from inference.metrics import LabelScores, image_scores, load_palette
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
+from pairs.values import composite
 from runtime.checkpoint import Run
 from runtime.cli import parse
 from runtime.console import run_main, say
@@ -117,12 +118,24 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
                  Average(gen, cfg.ema) if cfg.ema else None)
 
 
-def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses."""
+def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device,
+             masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; of pairs with masks."""
     if cfg.paper_step:
-        return partial(train_step, state, lambda_l1=cfg.lambda_l1, autocast=autocast)
-    return partial(hd_step, state, cfg=cfg, autocast=autocast,
-                   perceptual=load_perceptual(device) if cfg.lambda_vgg else None)
+        step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
+    else:
+        perceptual = load_perceptual(device) if cfg.lambda_vgg else None
+        step = partial(hd_step, cfg=cfg, autocast=autocast, perceptual=perceptual)
+    return partial(masked_step, step, state) if masked else partial(step, state)
+
+
+def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> Tensor:
+    """A step where y carries a mask behind its channels: where that is 0, the output counts as the target.
+
+    Each pixel's L1 is weighted by the mask, and D sees nothing of what is ignored, in either pair.
+    """
+    seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
+    return step(seen, x, y[:, :-1])
 
 
 @torch.no_grad()
@@ -142,7 +155,7 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
         for x, y in stop.between(batches):
             torch.manual_seed(cfg.seed)
             with autocast():
-                y_fake = at_any_size(gen, x).float()
+                y_fake, y = composite(at_any_size(gen, x).float(), y)
             l1 += F.l1_loss(y_fake, y) * len(x)
             for row in zip(x, y_fake, y, strict=True):
                 if index in wanted:
@@ -183,7 +196,7 @@ def train(cfg: Config) -> None:
         progress = run.restore(state, train_data.record)
         labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
-        step = graphed(step_for(cfg, ranks.replicate(state), autocast, device), levers)
+        step = graphed(step_for(cfg, ranks.replicate(state), autocast, device, train_data.masked), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks, losses_of(cfg))
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
             f"{ranks.world}, {count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")

@@ -33,7 +33,7 @@ class Stopped(Exception):
         self.number = number
 
 
-def name_of(source: Path | np.ndarray) -> str:
+def name_of(source: Path | np.ndarray | str) -> str:
     """A source for a message; a path with characters that do not print comes in quotes."""
     if isinstance(source, np.ndarray):
         return "an array"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from generator import Generator
 from hd.networks import GlobalGenerator, LocalEnhancer, make_generator
 from pairs.geometry import Geometry
+from pairs.values import Values, values_of
 from runtime.checkpoint import load_tensors, result_of
 from utils import UserError
 
@@ -26,7 +27,8 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
     """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch releases.
 
-    Its attribute `trained` holds the settings that the file tells: direction, label_side, those of `Geometry`.
+    Its attribute `trained` holds the settings that the file tells: direction, label_side, those of `Geometry`, of
+    `values_of`, and how many inputs go together.
     Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
@@ -54,12 +56,11 @@ def generator_of(saved: dict, path: Path) -> Generator:
             width, height = gen.trained["usual_size"] = tuple(map(int, saved["usual_size"]))
             if min(width, height, *Geometry.of(gen.trained).whole((width, height))) < 1:
                 raise UserError(f"its training images are {width}×{height}")
+        gen.trained |= {"kind": saved.get("kind", "uint8"), "inputs": int(saved.get("inputs", 1))}
+        values_in(gen)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise UserError(f"{path} holds no generator that this program knows: {reason}") from error
-    if {gen.in_channels, gen.out_channels} - {1, 3}:
-        raise UserError(f"{path} translates {gen.in_channels} channels to {gen.out_channels}; "
-                         "images have 1 or 3")
     if not all(value.isfinite().all() for value in gen.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite")
     return gen
@@ -103,6 +104,12 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
 
 def depth_of(gen: nn.Module) -> int:
     return len(getattr(gen, "encoder", ()))
+
+
+def values_in(gen: Generator, **others) -> tuple[Values, Values]:
+    """What x and y of the network mean, as far as its file tells, but for `others`. Raises ValueError."""
+    own = {"in_channels": gen.in_channels, "out_channels": gen.out_channels}
+    return values_of({**getattr(gen, "trained", {}), **own, **others})
 
 
 def published_keys(depth: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The translation of images and tensors of any size: scale, padding and tiles."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,40 +9,49 @@ from PIL import Image
 from torch import Tensor
 
 from generator import Generator
+from inference.load import values_in
 from pairs.geometry import Geometry, Scale, Size
 from pairs.geometry import resize as resize_result
-from pairs.images import from_network, normalise, read_image, to_array, to_tensor, transparency
+from pairs.images import read_image, to_tensor
+from pairs.values import is_deep
 from runtime.devices import seeded
 from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
 
 
-def translate(gen: Generator, image: Image.Image | np.ndarray, *, scale: Scale = "trained",
+def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, *, scale: Scale = "trained",
               resize: bool = False, **options) -> Image.Image | np.ndarray:
-    """The translation of a PIL image or a uint8 or uint16 array, (H, W) or (H, W, C): the same kind, the same size.
+    """The translation of a PIL image or an array, (H, W) or (H, W, C): the same kind, the same size.
 
     Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one, (H, W, 3)
-    for three. Transparency is laid over white for the network and carried through as a fourth. Pillow has no 16-bit
-    colour: of an I;16 image, a colour network gives 8 bits. EXIF orientation is left alone; files are turned upright.
+    for three, in the numbers and the range of its training targets; from 16 bits, it has no less. Several inputs come
+    as a list. Transparency is laid over white for the network and carried through as a fourth channel. Pillow has no
+    16-bit colour: of an I;16 image, a colour network gives 8 bits; and where it has no such image at all, the result
+    is an array. EXIF orientation is left alone; files are turned upright.
     scale and resize are those of `network_size`, the other options those of `translate_tensors`. Raises ValueError on
     other images.
     """
-    picture = image if isinstance(image, Image.Image) else read_image(image)
-    x = to_array(picture, gen.in_channels)
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    pictures = [each if isinstance(each, Image.Image) else read_image(each) for each in images]
+    x_values, y_values = values_in(gen)
+    x = x_values.array(pictures, ["the image"] * len(images))
     y_fake = translate_pixels(gen, x, scale, resize, **options)
-    result = from_network(y_fake, x.dtype != np.uint8, transparency(picture))
-    if isinstance(image, np.ndarray):
+    result = y_values.from_network(y_fake, is_deep(pictures), x_values.alpha(pictures))
+    if isinstance(images[0], np.ndarray):
         return result
-    deep_colour = result.ndim == 3 and result.dtype == np.uint16
-    return Image.fromarray((result >> 8).astype(np.uint8) if deep_colour else result)
+    if result.ndim == 3 and result.dtype == np.uint16:
+        result = (result >> 8).astype(np.uint8)
+    is_picture = result.ndim == 2 or result.dtype == np.uint8 and result.shape[2] in (3, 4)
+    return Image.fromarray(result) if is_picture else result
 
 
 def translate_pixels(gen: Generator, pixels: np.ndarray, scale: Scale = "trained",
                      resize: bool = False, **options) -> Tensor:
-    """What `to_array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1]; the options are those of `translate`."""
+    """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1]; the options are those of `translate`."""
     x = to_tensor(to_scale(gen, pixels, scale, resize))
-    return to_size(gen, translate_tensors(gen, normalise(x)[None], **options)[0], pixels.shape[1::-1])
+    x = values_in(gen)[0].to_network(x[None])
+    return to_size(gen, translate_tensors(gen, x, **options)[0], pixels.shape[1::-1])
 
 
 def network_size(gen: Generator, size: Size, scale: Scale, resize: bool) -> Size:
@@ -87,7 +96,8 @@ def to_size(gen: Generator, y_fake: Tensor, size: Size) -> Tensor:
 def is_label(gen: Generator, side: int) -> bool:
     """Whether the network was trained on label maps on this side: 0, its input, or -1, its output."""
     trained = getattr(gen, "trained", {})
-    return trained.get("label_side") in ("both", str(trained.get("direction"))[side])
+    indices = side == 0 and trained.get("n_labels", 0) > 0
+    return indices or trained.get("label_side") in ("both", str(trained.get("direction"))[side])
 
 
 @torch.inference_mode()

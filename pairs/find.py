@@ -15,24 +15,38 @@ from pathlib import Path
 import numpy as np
 
 from pairs.download import DATASETS, ensure_dataset
-from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here
+from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
 SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
-# Where A and B of a split may lie, as seen from the data's folder, in lower case; "" is that folder itself
-LAYOUTS = {name: [(f"{name}/a", f"{name}/b"), (f"{name}_a", f"{name}_b"), (f"{name}a", f"{name}b"),
-                  (f"a/{name}", f"b/{name}")] for name in chain(*SPLITS.values())} | {"": [("a", "b")]}
-PLACES = {*LAYOUTS, *chain(*chain(*LAYOUTS.values()))}
-KNOWN = {part for place in PLACES for part in place.split("/")} - {""}
+# Where a side (@) of a split may lie, as seen from the data's folder, in lower case; "" is that folder itself
+LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in chain(*SPLITS.values())} | {"": ["@"]}
+SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
+PLACE = re.compile("|".join([*LAYOUTS, *chain(*LAYOUTS.values())]).replace("@", SIDE))
+PARTS = {part for place in chain(LAYOUTS, *LAYOUTS.values()) for part in place.split("/")} - {""}
+KNOWN = re.compile("|".join(PARTS).replace("@", SIDE))
 # How A and B are called at the end of file names and inside an .npz
 SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
          ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
 
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
-# A side-by-side file (path,), files of A and B (path, path), or two arrays of uint8, each (H, W) or (H, W, C).
+# A side-by-side file (path,), files of A and B (path, path), or two arrays of numbers, each (H, W) or (H, W, C). The
+# place of A may be taken by a tuple of several inputs, and a mask may come third. `parts` tells them apart.
 Pair = tuple
+
+
+def parts(pair: Pair) -> tuple[tuple[Path | np.ndarray, ...], Path | np.ndarray | None, Path | None]:
+    """The inputs in A, or the file that holds both sides; B, or None there; and the mask, or None."""
+    a, b, mask = (*pair, None, None)[:3]
+    return a if isinstance(a, tuple) else (a,), b, mask
+
+
+def sources(pair: Pair) -> list[Path | np.ndarray]:
+    """All of the pair's files, or arrays."""
+    inputs, *others = parts(pair)
+    return [*inputs, *(source for source in others if source is not None)]
 
 
 @dataclass
@@ -68,8 +82,9 @@ def usable_pairs(root: Path, seed: int, held_out: Sequence[str] | None = None) -
 def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None) -> Found:
     """The pairs in `root`, in the order of their names. For each split the first of these that is there:
 
-        train.npz                 two uint8 arrays, sources (A) and targets (B)
-        train/A, train/B          or train_A, train_B; trainA, trainB; A/train, B/train: paired by name
+        train.npz                 two arrays, sources (A) and targets (B)
+        train/A, train/B          or train_A, train_B; trainA, trainB; A/train, B/train: paired by name; several
+                                  inputs are A1, A2, …; masks, if there are any, M
         train                     files paired by the ends of their names, such as 1_A, 1_B (SIDES), or side-by-side
                                   files, A on the left
 
@@ -94,8 +109,9 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
             + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
             + ("" if any(found.splits.values()) else _hint(images, root)))
     found.notes += index.left_out()
-    found.names = [str(i) if isinstance(pair[0], np.ndarray) else _name("/".join(pair[0].parts[len(root.parts) :]))
-                   for i, pair in enumerate(found.splits["train"])]
+    first = [sources(pair)[0] for pair in found.splits["train"]]
+    found.names = [str(i) if isinstance(source, np.ndarray) else _name("/".join(source.parts[len(root.parts) :]))
+                   for i, source in enumerate(first)]
     if not found.splits["val"] and not found.splits["test"] and not found.orphans:
         _hold_out(found, seed, root, held_out or [])
     found.splits = {split: pairs for split, pairs in found.splits.items() if pairs}
@@ -105,7 +121,7 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
 class _Index:
     """What one walk over `root` finds. Nothing is opened but what this program may have drawn, by its name.
 
-    images: by place (PLACES), the (name, path) of the images in it and in folders of other names below it, in the
+    images: by place (PLACE), the (name, path) of the images in it and in folders of other names below it, in the
     order of their paths; names are as seen from the place. What becomes a pair, or lacks a partner, is taken out.
     """
 
@@ -116,8 +132,8 @@ class _Index:
         for folder, folders, files in chain.from_iterable(_walk(top, self._unreadable) for top in tops):
             for path in (folder / name for name in folders):
                 if path.is_symlink():
-                    (tops if self._place(path) in PLACES else self.links).append(path)
-            home = next(home for home in (folder, *folder.parents) if self._place(home) in PLACES)
+                    (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
+            home = next(home for home in (folder, *folder.parents) if PLACE.fullmatch(self._place(home)))
             images, below = self.images[self._place(home)], folder.parts[len(home.parts) :]
             for file in files:
                 path, ending = folder / file, _ending(file)
@@ -135,7 +151,7 @@ class _Index:
         return "/".join(folder.parts[len(self.root.parts) :]).lower()
 
     def _unreadable(self, error: OSError) -> None:
-        if self._place(Path(error.filename)) in PLACES:
+        if PLACE.fullmatch(self._place(Path(error.filename))):
             raise error
 
     def unused(self) -> list[Path]:
@@ -162,6 +178,21 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(place / name for place, _, names in _walk(folder) for name in names if _ending(name) in SUFFIXES)
 
 
+def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
+    """The images of one name in the `n` folders A1, A2, … inside `folder`. Raises UserError where one is missing."""
+    numbers = {place: re.fullmatch(r"a(\d+)", place.name.lower()) for place in folder.iterdir() if place.is_dir()}
+    homes = sorted((place for place in numbers if numbers[place]), key=lambda place: int(numbers[place][1]))
+    if len(homes) != n:
+        raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
+                        f"holds {len(homes)}")
+    found = Found()
+    *inputs, last = ([(_name(path.relative_to(home).as_posix()), path) for path in list_images(home)] for home in homes)
+    together = [tuple(sources(pair)) for pair in _pair(inputs, last, [], found)]
+    if found.orphans:
+        raise UserError(f"images without a partner of the same name among the inputs: {_some(found.orphans)}")
+    return together
+
+
 def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     for place, folders, names in os.walk(top, onerror=onerror):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -181,10 +212,13 @@ def _name(path: str) -> str:
 def _find_split(split: str, index: _Index, found: Found) -> list[Pair]:
     if npz := index.npz.get(f"{split}.npz"):
         return _load_npz(npz)
-    for places in LAYOUTS[split]:
-        a, b = (index.images.pop(place, []) for place in places)
-        if a or b:
-            return _pair(a, b, found)
+    for layout in LAYOUTS[split]:
+        a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
+        numbers = {place: int(match[1]) for place in index.images
+                   if (match := re.fullmatch(layout.replace("@", r"a(\d+)"), place))} if not a else {}
+        inputs = [index.images.pop(place) for place in sorted(numbers, key=lambda place: (numbers[place], place))]
+        if a or b or inputs:
+            return _pair(inputs or [a], b, index.images.pop(layout.replace("@", "m"), []), found)
     return _one_folder(index.images.pop(split, []), split, index, found)
 
 
@@ -212,22 +246,26 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, found
         if 4 * n >= 3 * len(here):
             found.notes.append(f"{place}: files paired by the ends of their names, {named}")
             index.images[split] += chain(*by_end.values())
-            return _pair(a, b, found)
+            return _pair([a], b, [], found)
         found.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
     return [(path,) for _, path in here]
 
 
-def _pair(a: list[tuple[str, Path]], b: list[tuple[str, Path]], found: Found) -> list[Pair]:
-    """Pairs those (name, path) of `a` and `b` whose names are equal; what has no partner is added to `found`."""
-    sides = {}, {}
-    for by_name, named in zip(sides, (a, b), strict=True):
+def _pair(inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],
+          found: Found) -> list[Pair]:
+    """Pairs those (name, path) of all sides whose names are equal; what has no partner is added to `found`."""
+    sides = []
+    for named in [*inputs, b, *([masks] if masks else [])]:
+        sides.append({})
         for name, path in named:
-            if (other := by_name.setdefault(name, path)) is not path:
+            if (other := sides[-1].setdefault(name, path)) is not path:
                 raise UserError(f"{name_of(other)} and {name_of(path)} have the same name: which one is meant?")
-    for side, other in (sides, sides[::-1]):
-        found.orphans += [path for name, path in side.items() if name not in other]
-    return [(path, sides[1][name]) for name, path in sides[0].items() if name in sides[1]]
+    common = set.intersection(*map(set, sides))
+    found.orphans += [path for side in sides for name, path in side.items() if name not in common]
+    n = len(inputs)
+    return [(tuple(side[name] for side in sides[:n]) if n > 1 else path, *(side[name] for side in sides[n:]))
+            for name, path in sides[0].items() if name in common]
 
 
 def _load_npz(path: Path) -> list[Pair]:
@@ -242,10 +280,11 @@ def _load_npz(path: Path) -> list[Pair]:
             arrays = [file[names[name]] for name in order]
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
-    usable = [a.dtype == np.uint8 and a.ndim in (3, 4) and a.shape[3:] in ((), (1,), (3,), (4,)) for a in arrays]
-    if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3] or not len(arrays[0]):
-        raise DataError(f"{path} must hold two uint8 arrays, sources and targets, of one shape (N, H, W) or "
-                        f"(N, H, W, C), N above 0; it holds {[(a.dtype.name, *a.shape) for a in arrays]}")
+    usable = [a.ndim in (3, 4) and len(a) > 0 and is_image_array(a[0]) for a in arrays]
+    if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3]:
+        raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of one shape (N, H, W) or "
+                        f"(N, H, W, C), N above 0, C at most 64; it holds "
+                        f"{[(a.dtype.name, *a.shape) for a in arrays]}")
     return list(zip(*arrays, strict=True))
 
 
@@ -292,7 +331,7 @@ def _places(paths: list[Path], root: Path) -> str:
 
 def _hint(images: list[Path], root: Path) -> str:
     """The end of a sentence that names the one folder below `root` that looks like a data set of its own."""
-    homes = {tuple(takewhile(lambda part: part.lower() not in KNOWN, folder.relative_to(root).parts))
+    homes = {tuple(takewhile(lambda part: not KNOWN.fullmatch(part.lower()), folder.relative_to(root).parts))
              for folder in {path.parent for path in images}}
     home = homes.pop() if len(homes) == 1 else ()
     return f". Did you mean --data-root {name_of(root.joinpath(*home))}?" if home else ""

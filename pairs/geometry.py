@@ -71,6 +71,9 @@ def resize(image: np.ndarray, size: Size, how: Literal["linear", "bicubic", "nea
     which the authors' PyTorch release uses.
     """
     height, width, channels = image.shape
+    if channels > 4:  # of which OpenCV averages no areas
+        parts = np.split(image, range(4, channels, 4), axis=2)
+        return np.concatenate([resize(part, size, how) for part in parts], axis=2)
     if how == "bicubic" and size != (width, height):
         batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         batch = F.interpolate(batch, size[::-1], mode="bicubic", antialias=True)  # of uint8: rounded and clamped

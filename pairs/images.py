@@ -1,4 +1,4 @@
-"""Image files to what the networks take, and back: decoding, orientation, transparency, 16 bits, errors with names."""
+"""Image files to arrays and back: decoding, orientation, transparency, 16 bits, floats, errors with names."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 from runtime.files import DRAWN, atomic
@@ -19,10 +19,11 @@ from utils import DataError, UserError, name_of
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF"]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"}
 OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".eps",
                   ".ico", ".tga", ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".raw", ".cr2",
                   ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng"}  # images that are not read
+ARRAY = "(H, W) or (H, W, C) with C from 1 to 64"  # what an array must look like
 TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
           6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}  # by EXIF orientation
 
@@ -44,21 +45,77 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
-def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
-    """The image, decoded and upright; an array is uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
+def is_array(source: Path | np.ndarray) -> bool:
+    """Whether the source is no picture but numbers: an array of an .npz, or an .npy file."""
+    return isinstance(source, np.ndarray) or source.suffix.lower() == ".npy"
 
-    16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA; an array
-    of uint16 as it is. A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the
-    decoder averages. Raises DataError, and UserError on other arrays.
+
+def _load_npy(path: Path) -> np.ndarray:
+    """The array in the file, which stays on the disk until it is looked at. Raises DataError."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not is_image_array(array) or array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"it must hold numbers, {ARRAY}" + (
+                f"; it holds {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else ""))
+    except Exception as error:  # damaged files make numpy raise nearly anything
+        raise DataError(f"{name_of(path)} cannot be read: {error}") from error
+    return array
+
+
+def is_image_array(array) -> bool:
+    """Whether it is an array of numbers, (H, W) or (H, W, C)."""
+    return (isinstance(array, np.ndarray) and array.dtype.kind in "buif" and array.size > 0
+            and array.ndim in (2, 3) and array.shape[2:] <= (64,))
+
+
+def _numeric_tiff(path: Path) -> tuple[int, int] | None:
+    """Width and height of a TIFF of numbers that Pillow does not decode: of several channels, or of 64 bits."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    # Whatever is wrong with the header, Pillow will say it.
+    with contextlib.suppress(Exception), path.open("rb") as file:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        signed_or_float = tags.get(339, (1,))[0] in (2, 3)
+        if signed_or_float and (tags.get(277, 1) > 1 or tags[258][0] == 64):
+            return tags[256], tags[257]
+    return None
+
+
+def _read_numeric_tiff(path: Path, size: tuple[int, int]) -> np.ndarray:
+    if size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+        raise DataError(f"{name_of(path)} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels")
+    try:
+        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, OSError) as error:
+        raise DataError(f"{name_of(path)} cannot be read: {error}") from error
+    if array is None:
+        raise DataError(f"{name_of(path)} is a damaged TIFF, or of a kind that is not known: .npy holds any channels")
+    return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2:] in ((3,), (4,)) else array  # from BGR
+
+
+def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
+    """The image, decoded and upright; an array, or an .npy file, is (H, W) or (H, W, C) with C from 1 to 64.
+
+    16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA; floats
+    of several channels, arrays of other types than uint8, and of more channels than pictures have, as arrays too. A
+    JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the decoder averages.
+    Raises DataError, and UserError on other arrays.
     """
+    if isinstance(source, Path) and is_array(source):
+        source = np.array(_load_npy(source))
     if not isinstance(source, Path):
-        usable = isinstance(source, np.ndarray) and source.dtype.newbyteorder("=") in (np.uint8, np.uint16)
-        if not usable or not source.size or source.ndim not in (2, 3) or np.atleast_3d(source).shape[2] > 4:
+        if not is_image_array(source):
             kind = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
-            raise UserError(f"an image must be uint8 or uint16, (H, W) or (H, W, C), not {kind}")
-        if source.dtype != np.uint8:
-            return source
+            raise UserError(f"an image must be an array of numbers, {ARRAY}, not {kind}")
+        if source.dtype == bool:
+            source = source.astype(np.uint8) * 255
+        if source.dtype != np.uint8 or np.atleast_3d(source).shape[2] > 4:
+            return source.astype(source.dtype.newbyteorder("="), copy=False)
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
+    if size := _numeric_tiff(source):
+        return _read_numeric_tiff(source, size)
     with _opened(source) as image:
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             array = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -84,8 +141,11 @@ def split(image: Image.Image | np.ndarray, name: str = "the image") -> list[Imag
 
 def read_size(source: Path | np.ndarray) -> tuple[int, int]:
     """Width and height of the upright image, from the file's header alone. Raises DataError."""
-    if isinstance(source, np.ndarray):
-        return source.shape[1], source.shape[0]
+    if is_array(source):
+        array = source if isinstance(source, np.ndarray) else _load_npy(source)
+        return array.shape[1], array.shape[0]
+    if size := _numeric_tiff(source):
+        return size
     with _opened(source) as image:
         if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode the pixels to look behind them
             return image.size
@@ -95,7 +155,7 @@ def read_size(source: Path | np.ndarray) -> tuple[int, int]:
 
 def has_frames(source: Path | np.ndarray) -> bool:
     """Whether the file holds more pages or frames than the first, which is the one that is read. Raises DataError."""
-    if isinstance(source, np.ndarray):
+    if is_array(source) or _numeric_tiff(source):
         return False
     with _opened(source) as image:
         return image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False)  # no phone's JPEG
@@ -112,26 +172,69 @@ def drawn_here(path: Path) -> bool:
         return False
 
 
-def to_array(image: Image.Image | np.ndarray, channels: int, name: str = "the image") -> np.ndarray:
-    """(H, W, channels): uint8, or float32 in [0, 1] from a 16-bit image, whose whole range 0 to 65535 counts.
+def to_array(image: Image.Image | np.ndarray, channels: int, source: Path | np.ndarray | str = "the image",
+             limits: tuple[float, float] | None = None) -> np.ndarray:
+    """(H, W, channels) of what `read_image` made of the source: uint8, or float32 in [0, 1].
 
-    Takes what `read_image` returns. Transparency is laid over white, so that hidden colours do not come out; RGB
-    becomes gray by luminance. Raises DataError on 32-bit and floating-point images, of which nobody knows what is
-    white.
+    It is float32 where `limits`, low and high, are given, and from 16 bits, whose whole range 0 to 65535 counts. Gray
+    and colour of 8 or 16 bits become one another, by luminance; transparency is laid over white, so that hidden
+    colours do not come out, unless it is asked for as a channel. In arrays, no channel is transparency.
+    Raises DataError where the channels are others, and on values that are not finite or of unknown range.
     """
-    if isinstance(image, np.ndarray) or image.mode.startswith("I;16"):
-        values = np.atleast_3d(image) / np.float32(65535)
-        if values.shape[2] in (2, 4):
-            values = values[..., :-1] * values[..., -1:] + (1 - values[..., -1:])
-        if values.shape[2] == 1:
-            return np.repeat(values, channels, axis=2)
-        return values if channels == 3 else values @ np.float32([[0.299], [0.587], [0.114]])  # luminance
-    if image.mode in ("I", "F"):
-        raise DataError(f"{name} holds 32-bit values of unknown range: convert it to 8 or 16 bits")
-    if image.has_transparency_data:
-        image = over_white(image.convert("RGBA"))
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return array.reshape(*array.shape[:2], channels)
+    has_alpha = isinstance(source, str) or not is_array(source)
+    if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):
+        n = len(image.getbands())
+        if channels == 4 and image.has_transparency_data:
+            image = image.convert("RGBA")
+        elif channels in (1, 3) and (has_alpha or n in (1, 3)):
+            if image.has_transparency_data:
+                image = over_white(image.convert("RGBA"))
+            image = image.convert("L" if channels == 1 else "RGB")
+        elif image.mode == "P" or n != channels:
+            raise _unlike(source, 3 if image.mode == "P" else n, channels)
+        return to_unit(np.atleast_3d(image), limits, source)
+    array = np.atleast_3d(image)
+    values, n = to_unit(array, limits, source), array.shape[2]
+    if n == channels:
+        return values
+    if not (is_uint16(array) and channels in (1, 3) and (n in (1, 3) or has_alpha and n in (2, 4))):
+        raise _unlike(source, n, channels)
+    if n in (2, 4):
+        alpha = array[..., -1:] / np.float32(65535)
+        values = values[..., :-1] * alpha + (1 - alpha)
+    if values.shape[2] == 1:
+        return np.repeat(values, channels, axis=2)
+    return values if channels == 3 else values @ np.float32([[0.299], [0.587], [0.114]])  # luminance
+
+
+def to_unit(array: np.ndarray, limits: tuple[float, float] | None, source: Path | np.ndarray | str) -> np.ndarray:
+    """uint8 as it is, or float32 in [0, 1], from `limits` or the range of 16 bits; what lies beyond is clipped."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{name_of(source)} holds values that are not finite")
+    if limits:
+        low, high = limits
+        return (np.subtract(array, low, dtype=np.float64) / (high - low)).clip(0, 1).astype(np.float32)
+    if array.dtype == np.uint8:
+        return array
+    if not is_uint16(array):
+        raise DataError(f"{name_of(source)} holds {array.dtype} values of unknown range: range_a or range_b tells it")
+    return array / np.float32(65535)
+
+
+def is_uint16(array: np.ndarray) -> bool:
+    return array.dtype.newbyteorder("=") == np.uint16
+
+
+def natural_channels(image: Image.Image | np.ndarray) -> int:
+    """How many channels the image has; transparency, which is laid over white, and palettes do not count."""
+    if isinstance(image, np.ndarray):
+        return np.atleast_3d(image).shape[2]
+    return 1 if image.mode.startswith(("1", "L", "I", "F")) else 3
+
+
+def _unlike(source: Path | np.ndarray | str, n: int, channels: int) -> DataError:
+    return DataError(f"{name_of(source)} has {n} channel{'s' * (n > 1)}, not the {channels} that in_channels or "
+                     "out_channels says")
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -139,10 +242,12 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def transparency(image: Image.Image | np.ndarray) -> np.ndarray | None:
+def transparency(image: Image.Image | np.ndarray, channels: int) -> np.ndarray | None:
     """What `to_array` lays over white, (H, W) of uint8 or uint16, or None."""
+    if channels not in (1, 3):
+        return None
     if isinstance(image, np.ndarray):
-        return image[..., -1] if image.shape[2:] in ((2,), (4,)) else None
+        return image[..., -1] if is_uint16(image) and image.shape[2:] in ((2,), (4,)) else None
     there = image.has_transparency_data and not image.mode.startswith("I;16")
     return np.asarray(image.convert("RGBA").getchannel("A")) if there else None
 
@@ -159,30 +264,32 @@ def normalise(images: Tensor, layout: torch.memory_format = torch.preserve_forma
     return images.clone(memory_format=layout).mul_(2).sub_(1)
 
 
-def from_network(y_fake: Tensor, deep: bool, alpha: np.ndarray | None = None) -> np.ndarray:
-    """(C, H, W) in [-1, 1] → uint8, or with `deep` uint16, (H, W) for one channel, else (H, W, C).
-
-    A transparency `alpha` makes it (H, W, 4).
-    """
-    top, dtype = (65535, np.uint16) if deep else (255, np.uint8)
-    array = ((y_fake.float().cpu() + 1) * (top / 2)).round_().clamp_(0, top).permute(1, 2, 0).numpy().astype(dtype)
-    if alpha is not None:
-        array = np.concatenate([np.repeat(array, 3 // array.shape[2], axis=2), alpha[..., None]], axis=2)
-    return array[..., 0] if array.shape[2] == 1 else array
+def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
+    """Whether files of that ending keep so many channels of such numbers; of 16 bits, the upper 8 will do."""
+    is_tiff = suffix.lower() in (".tif", ".tiff")
+    return suffix.lower() == ".npy" or channels in (1, 3, 4) and (is_tiff or np.dtype(kind).kind != "f")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4), in the format that the ending names.
+    """Writes uint8, uint16 or float32, (H, W) or (H, W, C), in the format that the ending names.
 
-    PNG and TIFF keep 16 bits; the others get the upper 8. JPEG and BMP get transparency laid over white.
-    Raises DataError on another ending, or when it cannot be written.
+    Pictures have 1 or 3 channels, and a fourth is transparency, which JPEG and BMP get laid over white; .npy takes
+    any number. PNG and TIFF keep 16 bits, the others get the upper 8; TIFF and .npy keep floats.
+    Raises DataError on another ending or one that cannot hold the array, or when it cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{name_of(path)} ends in none of {', '.join(sorted(SUFFIXES))}")
+    if not can_hold(suffix, natural_channels(array), array.dtype):
+        raise DataError(f"{name_of(path)} cannot be written: {suffix} does not hold {array.dtype} of "
+                        f"{natural_channels(array)} channels, but .npy does")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if array.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff"):
+        if suffix == ".npy":
+            with atomic(path) as file:
+                np.save(file, array, allow_pickle=False)
+            return
+        if array.dtype != np.uint8 and suffix in (".png", ".tif", ".tiff"):
             codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
             _, encoded = cv2.imencode(suffix, array if array.ndim == 2 else cv2.cvtColor(array, codes[array.shape[2]]))
             with atomic(path) as file:
@@ -197,10 +304,3 @@ def write_array(path: Path, array: np.ndarray) -> None:
             image.save(file, kind, **quality)
     except (OSError, ValueError, cv2.error) as error:
         raise DataError(f"{name_of(path)} cannot be written: {error}") from error
-
-
-def to_batch(pixels: Tensor, in_channels: int, channels_last: bool = False) -> tuple[Tensor, Tensor]:
-    """x and y, float (N, C, H, W) in [-1, 1]; pixels: (N, H, W, C), uint8 or float32 in [0, 1], x's channels first."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    sides = pixels.permute(0, 3, 1, 2).tensor_split([in_channels], dim=1)
-    return tuple(normalise(side, layout) for side in sides)

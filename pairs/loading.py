@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from config import Config
-from pairs.images import to_batch
+from pairs.values import to_batch
 from runtime.devices import usable_cores
 from runtime.distributed import Ranks
 from runtime.signals import SIGNALS, leave_children
@@ -92,7 +92,7 @@ class Batches:
                 pixels = pixels.to(self.device, non_blocking=self.stream is not None)
             for part in pixels.split(self.batch_size):
                 with torch.cuda.stream(self.stream):
-                    x, y = to_batch(part, self.data.in_channels, self.channels_last)
+                    x, y = to_batch(part, self.data.x, self.channels_last)
                 if self.stream:
                     now = torch.cuda.current_stream(self.device)
                     now.wait_stream(self.stream)
@@ -129,7 +129,7 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     block, even when an exception would keep the loader alive.
     """
     workers = min(workers, usable_cores())
-    pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.in_channels + data.out_channels))) \
+    pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.x.stored + data.y.stored))) \
         if workers and data.size else 1  # of several sizes, each pair travels alone
     messages = BatchSampler(sampler, batch_size * max(1, pairs // batch_size), drop_last=False)
     # A generator of its own for the seeds it draws: nothing else must notice the loader.

@@ -1,25 +1,31 @@
 """Tells what is unlikely to be a pair, from the headers of files and the values in use."""
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
-from pairs.find import Pair, evenly
+from pairs.find import Pair, evenly, sources
 from pairs.geometry import Geometry
-from pairs.images import has_frames, read_size
+from pairs.images import has_frames, is_uint16, natural_channels, read_size
+from pairs.values import KINDS, VOID, Values
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
 
 def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
-    """Raises DataError when a side-by-side file has an odd width, or when A and B differ in size."""
+    """Raises DataError when a side-by-side file has an odd width, or when the files of a pair differ in size."""
     if len(pair) == 1 and sizes[0][0] % 2:
         raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
-    if sizes[0] != sizes[-1]:
-        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}, but {name_of(pair[1])} is "
-                        f"{sizes[1][0]}×{sizes[1][1]}: a pair must be of one size")
+    first, *others = zip(sources(pair), sizes, strict=True)
+    for source, size in others:
+        if size != first[1]:
+            raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}, but {name_of(source)} is "
+                            f"{size[0]}×{size[1]}: a pair must be of one size")
 
 
 def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> Counter:
@@ -31,13 +37,13 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     sizes, narrow, moving = Counter(), [], []
     for pair in evenly(pairs, at_most):
         try:
-            found = [read_size(source) for source in pair]
+            found = [read_size(source) for source in sources(pair)]
             check_sizes(pair, found)
             width, height = found[0]
-            sizes[width * len(pair) // 2, height] += 1
+            sizes[width if len(pair) > 1 else width // 2, height] += 1
             if len(pair) == 1 and width <= height and not pair[0].stem.lower().endswith(("_ab", "-ab")):
                 narrow.append(f"{name_of(pair[0])} ({width}×{height})")
-            moving += [name_of(source) for source in pair if has_frames(source)]
+            moving += [name_of(source) for source in sources(pair) if has_frames(source)]
         except DataError as error:
             if not skip:
                 raise
@@ -74,20 +80,67 @@ def check_small(sizes: Counter, geometry: Geometry) -> None:
             "they are padded by reflection")
 
 
-def check_ranges(pairs: Sequence[Pair], read: Callable, at_most: int = 20) -> None:
-    """Says which sides of up to `at_most` pairs, evenly spaced, use less than a tenth of their range.
+@dataclass
+class Seen:
+    """What the files of one side hold, as far as they were read."""
 
-    White beside other values is left out of account: label maps often mark by it what belongs to no class.
+    kind: str = "uint8"  # of KINDS: the narrowest that holds their numbers
+    low: float = math.inf  # of floats, all but a thousandth at either end lie between the two
+    high: float = -math.inf
+    channels: Counter = field(default_factory=Counter)
+    indices: set[int] | None = field(default_factory=set)  # all values; None where they cannot be class indices
+    used: np.ndarray = field(default_factory=lambda: np.zeros(256, bool))  # of the range that `Values` says
+
+    def add(self, images: Sequence[Image.Image | np.ndarray]) -> None:
+        """One pair's images, as `read_image` returns them."""
+        self.channels[" + ".join(str(natural_channels(image)) for image in images)] += 1
+        for array in map(np.asarray, images):
+            kind = "uint8" if array.dtype in (bool, np.uint8) else "uint16" if is_uint16(array) else "float32"
+            self.kind = max(self.kind, kind, key=KINDS.index)
+            finite = array[np.isfinite(array)] if kind == "float32" else array
+            if finite.size:
+                ends = np.percentile(finite, [0.1, 99.9]) if kind == "float32" else (finite.min(), finite.max())
+                self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
+            flat = self.indices is not None and array.dtype.kind in "iu" and np.atleast_3d(array).shape[2] == 1
+            found = self.indices | {*np.unique(array).tolist()} - {VOID} if flat else None
+            self.indices = found if found and 0 <= min(found) <= max(found) < 64 else None
+
+    def range(self) -> str:
+        """The two values, rounded outward to two digits, for a command line."""
+        ends = (self.low, self.high if self.high > self.low else self.low + 1) if self.low < math.inf else (0, 1)
+        powers = [10.0 ** (1 - math.floor(math.log10(abs(v)))) if v else 1.0 for v in ends]
+        return f"{math.floor(ends[0] * powers[0]) / powers[0]:.6g} {math.ceil(ends[1] * powers[1]) / powers[1]:.6g}"
+
+    def __str__(self) -> str:
+        return f"{' or '.join(self.channels)} channels, {self.kind}, {self.low:.6g} to {self.high:.6g}"
+
+
+def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, direction: str,
+                 at_most: int = 20) -> dict[str, Seen]:
+    """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
+
+    read(pair) returns images and sources of A and of B. Raises UserError where numbers need a range, and proposes one.
     """
-    used = np.zeros((2, 256), bool)
+    seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            for row, side in zip(used, read(pair), strict=True):
-                row[side if side.dtype == np.uint8 else (side * 255).astype(np.uint8)] = True
-    for name, row in zip("AB", used, strict=True):
-        values = np.flatnonzero(row)
-        if len(values) > 2 and values[-1] == 255:
-            values = values[:-1]
-        if len(values) and values[-1] - values[0] < 25:
-            say(f"side {name} uses less than a tenth of its range, {values[0] / 255:.0%} to {values[-1] / 255:.0%}: "
-                "class indices or depth train better spread over all of it")
+            for name, (images, names) in zip("AB", read(pair), strict=False):
+                seen[name].add(images)
+                if not wanted[name].n_labels:
+                    values = wanted[name].array(images, names)
+                    seen[name].used[values if values.dtype == np.uint8 else (values * 255).astype(np.uint8)] = True
+    for name, side in seen.items():
+        values, used = wanted[name], np.flatnonzero(side.used)
+        flag = f"--range-{name.lower()} {side.range()}" if side.channels else ""
+        if side.kind == "float32" and not values.limits and not values.n_labels:
+            raise UserError(f"side {name} holds numbers of which nobody knows what is black and what is white: {flag} "
+                            f"takes in nearly all of those in {side.channels.total()} pairs")
+        if len(used) > 2 and used[-1] == 255:  # label maps often mark by white what belongs to no class
+            used = used[:-1]
+        if name == direction[0] and side.indices and (top := max(side.indices)) >= max(1, values.n_labels):
+            say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel"
+                + (f", and those from {values.n_labels} on belong to no class" if values.n_labels else ""))
+        elif len(used) and used[-1] - used[0] < 25:
+            say(f"side {name} uses less than a tenth of its range, {used[0] / 255:.0%} to {used[-1] / 255:.0%}: class "
+                "indices or depth train better spread over all of it" + (f", {flag}" if side.high != VOID else ""))
+    return seen

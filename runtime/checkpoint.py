@@ -25,8 +25,8 @@ from utils import UserError, name_of
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
 FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those of pix2pixHD's
 # For a run's whole life
-FIXED = ["direction", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers", *FOLLOW_UP,
-         "n_scales", "spectral_norm"]
+FIXED = ["direction", "in_channels", "out_channels", "n_labels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
+         *FOLLOW_UP, "n_scales", "spectral_norm"]
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,8 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
-    names = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "interpolation", "label_side", "seed"]
+    names = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "interpolation", "label_side", "range_a",
+             "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
     told = {name: value for name, value in record.items() if name != "trained_on"}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
@@ -78,12 +79,34 @@ def complete_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def rgb(image: Tensor) -> Tensor:
+    """(C, H, W) in [-1, 1] as people can look at it, (3, H, W): gray, colour, or the first three of more channels.
+
+    Of two, their mean; of channels that are 0 and 1, a colour for each, and black where all are 0.
+    """
+    image = image.detach().float().cpu()
+    if holds_classes(image):
+        hues = torch.arange(len(image)) * 0.618 * 2 * math.pi  # neighbours far apart
+        wheel = torch.stack([torch.cos(hues + third) for third in (0.0, 2.1, 4.2)])
+        return torch.einsum("kc,chw->khw", wheel * 0.8 + 0.2, image) + image.sum(0) - 1
+    return image[:3] if len(image) >= 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
+
+
+def holds_classes(image: Tensor) -> bool:
+    """Whether each channel is a class: at most one of them is 1, the others are 0, which no value of 8 bits becomes."""
+    return len(image) > 1 and bool(((image == 0) | (image == 1)).all() and image.sum(0).max() <= 1)
+
+
 def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: str = "") -> None:
-    """Writes rows of images (C, H, W) in [-1, 1], C 1 or 3, as one PNG with a title over each column.
+    """Writes rows of images (C, H, W) in [-1, 1] as one PNG with a title over each column, as `rgb` shows them.
 
     Images of several sizes, or with a side above CELL, are drawn to one scale, with white around the smaller ones.
     """
-    images = [image.detach().float().cpu().expand(3, -1, -1) for row in rows for image in row]
+    for title, image in zip(titles, rows[0], strict=False):
+        if len(image) not in (1, 3):
+            what = "mean of 2 channels" if len(image) == 2 else f"channels 1 to 3 of {len(image)}"
+            caption += f"; {title}: " + (f"{len(image)} classes" if holds_classes(image) else what)
+    images = [rgb(image) for row in rows for image in row]
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if (scale := min(1.0, CELL / max(height, width))) < 1:
         images = [F.interpolate(image[None], [max(1, round(side * scale)) for side in image.shape[1:]], mode="bilinear",

@@ -199,13 +199,14 @@ def what_next(cfg: Config, pair: tuple, split: str) -> str:
     here = Path(sys.executable)
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
     gen = cfg.out_dir / "gen.pth.tar"
-    x = pair[0 if cfg.direction == "AtoB" else -1]
-    x = short(x) if isinstance(x, Path) else "FILE"
+    x = pair[0] if cfg.direction == "AtoB" or len(pair) == 1 else pair[1]
+    ending = x.suffix if isinstance(x, Path) and x.suffix == ".npy" else ".png"
+    x = short(x) if isinstance(x, Path) else "FILE" if not isinstance(x, tuple) else "FOLDER"
     half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
     return "\n".join([
         f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
-                                cfg.out_dir / "translated.png"),
+                                cfg.out_dir / f"translated{ending if x != 'FOLDER' else ''}"),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
                             *(["--split", "test"] if split == "test" else []))])
 

@@ -20,6 +20,7 @@ import train as train_module
 from config import Config
 from dataset import Jitter, PairedImages
 from pairs.geometry import Geometry
+from pairs.values import Values, values_of
 from runtime.checkpoint import load_tensors
 from runtime.speed import choose_levers
 
@@ -36,6 +37,7 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+RGB, GRAY = Values(3), Values(1)
 ROOT = Path(train_module.__file__).parent
 
 
@@ -72,8 +74,8 @@ def elsewhere(tmp_path_factory, monkeypatch):
 
 def paired(pairs, cfg, train=True):
     """The pairs as the settings would train on them, or validate."""
-    return PairedImages(pairs, cfg.direction, cfg.in_channels, cfg.out_channels,
-                        Geometry.of(cfg.plain()), cfg.label_side, Jitter(cfg) if train else None)
+    return PairedImages(pairs, cfg.direction, *values_of(cfg.plain()), Geometry.of(cfg.plain()),
+                        cfg.label_side, Jitter(cfg) if train else None)
 
 
 def fresh_state(cfg, dtype=torch.float32):

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 from dataclasses import fields, replace
@@ -9,12 +10,15 @@ from config import Config
 
 
 @pytest.mark.parametrize("change", [
-    dict(direction="sideways"), dict(direction="atob"), dict(in_channels=2), dict(crop_size=200),
+    dict(direction="sideways"), dict(direction="atob"), dict(in_channels=0), dict(out_channels=65), dict(crop_size=200),
     dict(crop_size=4112), dict(crop_width=100), dict(load_size=255), dict(ngf=0), dict(n_layers=7), dict(n_layers=-1),
     dict(crop_size=64, load_size=64, n_layers=5), dict(dropout=1.0), dict(lambda_l1=-1.0),
     dict(lambda_l1=math.nan), dict(lr=0.0), dict(lr=math.nan), dict(beta1=1.0), dict(n_epochs=-1),
     dict(n_epochs=0, n_epochs_decay=0), dict(batch_size=0), dict(save_every=0), dict(precision="half"),
     dict(device="tpu"), dict(seed=-1), dict(color_jitter=2.0), dict(color_jitter=0.1, label_side="A"),
+    dict(range_a=(4000.0, 500.0)), dict(range_b=(0.0, math.nan)), dict(range_a=(0.0,)), dict(range_b=2.0),
+    dict(range_a=(0, 2**2000)), dict(n_labels=256), dict(in_channels=4, color_jitter=0.1),
+    dict(n_labels=3, color_jitter=0.1),
     dict(generator="resnet"), dict(n_scales=4), dict(gan_loss="wgan"), dict(lambda_fm=-1.0), dict(ema=1.0),
     dict(n_layers=0, n_scales=1), dict(n_layers=0, lambda_fm=10.0), dict(checkpointing=True),
     dict(n_downs=6, generator="global", crop_size=64, load_size=64),
@@ -30,7 +34,13 @@ def test_a_bad_value_is_refused_with_its_field_and_value(change):
         replace(Config(), **change)
     message = str(error.value)
     assert any(message.startswith(name) and repr(value) in message for name, value in change.items()) or (
-        message.startswith("color_jitter_side")), message
+        message.startswith(("color_jitter_side", "in_channels"))), message
+
+
+def test_ranges_and_labels_survive_the_way_through_json():
+    cfg = replace(Config(), range_b=[500, 4000], n_labels=150)
+    assert cfg.range_b == (500.0, 4000.0) and cfg.in_channels == 150
+    assert Config(**json.loads(json.dumps(cfg.plain()))) == cfg
 
 
 def test_every_field_is_read_by_some_script():

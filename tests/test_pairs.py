@@ -271,8 +271,9 @@ def test_what_is_not_clear_is_refused(tmp_path, files, message):
 
 @pytest.mark.parametrize("arrays", [
     [np.zeros((2, 8, 8, 3), np.uint8)],
-    [np.zeros((2, 8, 8, 3), np.float32)] * 2,
-    [np.zeros((2, 8, 8, 2), np.uint8)] * 2,
+    [np.zeros((2, 8, 8, 3), np.complex64)] * 2,
+    [np.zeros((2, 8, 8, 65), np.uint8)] * 2,
+    [np.full((2, 8, 8), "a")] * 2,
     [np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8)],
     [np.array([{}, {}], object)] * 2,
     [np.zeros((0, 8, 8, 3), np.uint8)] * 2,

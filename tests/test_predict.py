@@ -113,9 +113,14 @@ def test_kinds_and_depths_come_back_as_they_went_in(gen):
         for dtype in (np.uint8, np.uint16):
             result = translate(gen, np.zeros(shape, dtype))
             assert result.dtype == dtype and result.shape == (50, 70, 4 if shape[2:] == (4,) else 3)
-    for bad in (np.zeros((4, 4)), np.zeros((0, 4), np.uint8), np.zeros((4, 4, 5), np.uint8), np.zeros(4, bool), [1, 2]):
-        with pytest.raises(ValueError, match="must be uint8 or uint16"):
+    for bad in (np.zeros((0, 4), np.uint8), np.zeros((4, 4, 65), np.uint8), np.zeros(4, bool), [1, 2],
+                np.zeros((4, 4), "U")):
+        with pytest.raises(ValueError, match="must be an array of numbers"):
             translate(gen, bad)
+    with pytest.raises(ValueError, match="the image has 5 channels, not the 3"):
+        translate(gen, np.zeros((4, 4, 5), np.uint8))
+    with pytest.raises(ValueError, match="unknown range"):
+        translate(gen, np.zeros((4, 4)))
     big_endian = image(70, 50, 1, np.uint16)[..., 0]
     assert (translate(gen, big_endian.astype(">u2")) == translate(gen, big_endian)).all()
     with pytest.raises(ValueError, match="unknown range"):
@@ -466,15 +471,18 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mist
 
 
 def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
-    def write(channels=3, **changes):
-        net = Generator(channels, 3, 4, 64)
-        config = dict(zip(GENERATOR, (channels, 3, 4, 64, 0.5, 0), strict=True))
+    def write(told=(), **changes):
+        net = Generator(3, 3, 4, 64)
+        config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True)) | dict(told)
         torch.save({"format": "pix2pix generator", "config": config, "state_dict": net.state_dict(), **changes},
                    tmp_path / "odd.pth.tar")
 
-    write(channels=4)
-    with pytest.raises(ValueError, match="4 channels to 3"):
-        load_generator(tmp_path / "odd.pth.tar")
+    for told, changes in ((dict(range_a=[5]), {}), (dict(range_b=[5, 1]), {}), (dict(range_a=[0, math.inf]), {}),
+                          (dict(range_a="x"), {}), (dict(n_labels=2), {}), ({}, dict(kind="text")),
+                          ({}, dict(kind=[1])), ({}, dict(inputs="many"))):
+        write(told, **changes)
+        with pytest.raises(ValueError, match="odd.pth.tar holds no generator"):
+            load_generator(tmp_path / "odd.pth.tar")
     broken = Generator(3, 3, 4, 64).state_dict()
     broken["encoder.0.weight"][0] = torch.nan
     write(state_dict=broken)

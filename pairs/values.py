@@ -1,0 +1,154 @@
+"""What the numbers in files mean: channels, ranges, class indices and masks, to what the networks take and back."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pairs.images import is_uint16, natural_channels, normalise, to_array, transparency
+from utils import DataError, name_of
+
+KINDS = ("uint8", "uint16", "float32")
+VOID = 255  # the index of what belongs to no class
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one side of the pairs holds: x or y."""
+
+    channels: int = 3  # as the networks see them
+    limits: tuple[float, float] | None = None  # what becomes -1 and 1; None: the whole range of 8 or 16 bits
+    n_labels: int = 0  # classes, where the files hold their indices
+    kind: str = "uint8"  # of KINDS: the numbers in which outputs are written
+
+    def __post_init__(self):
+        low, high = self.limits or (0, 1)
+        if self.kind not in KINDS or not -math.inf < low < high < math.inf or self.n_labels not in (0, self.channels):
+            raise ValueError(f"numbers cannot be {self.kind} from {low} to {high}, nor {self.n_labels} classes")
+
+    def __str__(self) -> str:
+        low, high = self.limits or ("black", "white")
+        return f"{self.channels} classes" if self.n_labels else f"{self.channels} channels, {low} to {high} as -1 to 1"
+
+    @property
+    def stored(self) -> int:
+        """Channels on the way to the device: indices become one channel a class there."""
+        return 1 if self.n_labels else self.channels
+
+    def array(self, images: Sequence[Image.Image | np.ndarray], sources: Sequence[Path | np.ndarray | str],
+              ) -> np.ndarray:
+        """What `read_image` made of one source, or of several to stack, as (H, W, stored), uint8 or float32 in [0, 1].
+
+        One becomes what is wanted, as far as `to_array` can; of several, each has the channels of its file. Indices
+        stay what they are, never a palette's colours; those that are no class become VOID. Raises DataError.
+        """
+        names = " and ".join(map(name_of, sources))
+        if self.n_labels:
+            indices = np.atleast_3d(images[0])
+            if len(images) > 1 or indices.shape[2] > 1 or indices.dtype.kind not in "biu":
+                raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole numbers")
+            return np.where((indices >= 0) & (indices < self.n_labels), indices, VOID).astype(np.uint8)
+        if len(images) == 1:
+            return to_array(images[0], self.channels, sources[0], self.limits)
+        counts = [natural_channels(image) for image in images]
+        if sum(counts) != self.channels:
+            raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
+                            "that in_channels or out_channels says")
+        parts = [to_array(image, n, source, self.limits)
+                 for image, n, source in zip(images, counts, sources, strict=True)]
+        if len({part.shape[:2] for part in parts}) > 1:
+            raise DataError(f"{names} are not of one size")
+        return stack(parts)
+
+    def alpha(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray | None:
+        """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
+        return None if self.n_labels or len(images) > 1 else transparency(images[0], self.channels)
+
+    def to_network(self, pixels: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+        """(N, stored, H, W), uint8 or float in [0, 1] → (N, channels, H, W) in [-1, 1], or 0 and 1 for classes."""
+        if not self.n_labels:
+            return normalise(pixels, layout)
+        indices = pixels if pixels.dtype == torch.uint8 else (pixels * 255).round()  # float beside a float target
+        classes = torch.arange(self.n_labels, device=pixels.device)[:, None, None]
+        return (indices == classes).to(torch.float32, memory_format=layout)
+
+    def from_network(self, y_fake: Tensor, deep: bool = False, alpha: np.ndarray | None = None) -> np.ndarray:
+        """(C, H, W) in [-1, 1] → numbers of this kind and range, (H, W) for one channel, else (H, W, C).
+
+        With `deep`, 8 bits become 16, but in a range of one's own. A transparency `alpha` joins whole numbers of 1 or
+        3 channels as a fourth.
+        """
+        kind = "uint16" if deep and self.kind == "uint8" and not self.limits else self.kind
+        low, high = self.limits or (0, 1 if kind == "float32" else np.iinfo(kind).max)
+        array = ((y_fake.float().cpu() + 1) * ((high - low) / 2)).add_(low)
+        if kind != "float32":
+            array = array.round_().clamp_(max(low, 0), min(high, np.iinfo(kind).max))
+        array = array.permute(1, 2, 0).numpy().astype(kind)
+        if alpha is not None and kind != "float32" and array.shape[2] in (1, 3):
+            if alpha.dtype != kind:
+                alpha = alpha * np.uint16(257) if kind == "uint16" else alpha >> 8
+            colour = np.repeat(array, 3 // array.shape[2], axis=2)
+            array = np.concatenate([colour, alpha[..., None].astype(kind)], axis=2)
+        return array[..., 0] if array.shape[2] == 1 else array
+
+
+def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
+    """What x and y hold, by the settings of a run, or as a generator's file tells them. Raises ValueError."""
+    limits = {"A": settings.get("range_a"), "B": settings.get("range_b")}
+    direction = str(settings.get("direction", "AtoB"))
+    x, y = (limits.get(side) and tuple(map(float, limits[side])) for side in (direction[0], direction[-1]))
+    return (Values(settings["in_channels"], x, settings.get("n_labels", 0)),
+            Values(settings["out_channels"], y, kind=settings.get("kind", "uint8")))
+
+
+def stack(sides: Sequence[np.ndarray]) -> np.ndarray:
+    """The channels of all; 8 bits beside floats become floats."""
+    return np.concatenate(alike(sides), axis=2)
+
+
+def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """All in uint8, or where one is not, all as float32 in [0, 1]."""
+    if len({array.dtype for array in arrays}) == 1:
+        return list(arrays)
+    return [array if array.dtype == np.float32 else array / np.float32(255) for array in arrays]
+
+
+def mask_array(images: Sequence[Image.Image | np.ndarray], sources: Sequence[Path]) -> np.ndarray:
+    """A mask as (H, W, 1), uint8 or float32 in [0, 1]: 0 is ignored, white counts; so does 1 where nothing is more."""
+    numbers = np.asarray(images[0])
+    mask = to_array(images[0], 1, sources[0], (0.0, 1.0) if numbers.dtype.kind == "f" else None)
+    return mask * 255 if mask.dtype == np.uint8 and mask.max() == 1 else mask
+
+
+def is_deep(images: Sequence[Image.Image | np.ndarray]) -> bool:
+    """Whether one of them has 16 bits."""
+    return any(image.mode.startswith("I;16") if isinstance(image, Image.Image) else is_uint16(image)
+               for image in images)
+
+
+def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Tensor, Tensor]:
+    """x and y, float (N, C, H, W) in [-1, 1]; a mask stays behind y's channels.
+
+    pixels: (N, H, W, C), uint8 or float32 in [0, 1], the stored channels of x first.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    sides = pixels.permute(0, 3, 1, 2).tensor_split([x.stored], dim=1)
+    return x.to_network(sides[0], layout), normalise(sides[1], layout)
+
+
+def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """y_fake and y, (…, C, H, W) both; where y carries a mask behind its channels, y_fake shows y where the mask is 0.
+
+    Of the two, |y_fake - y| is weighted by the mask, and so is the gradient that reaches the generator.
+    """
+    channels = y_fake.shape[-3]
+    if y.shape[-3] == channels:
+        return y_fake, y
+    y, mask = y.split(channels, dim=-3)
+    return torch.lerp(y, y_fake.float(), (mask + 1) / 2), y

@@ -1,0 +1,455 @@
+"""Channels, ranges, class indices, several inputs and masks: from files to what the networks see, and back."""
+
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from contextlib import nullcontext
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import RGB, fresh_state, paired, settings
+from PIL import Image
+
+import evaluate
+import predict
+from check import check
+from config import Config
+from dataset import Jitter, PairedImages, load_data, read_pair
+from inference.load import load_generator
+from inference.translate import translate
+from pairs.find import find_pairs, list_inputs
+from pairs.geometry import Geometry
+from pairs.images import read_image, read_size, to_array, write_array
+from pairs.plausible import Seen
+from pairs.values import Values, composite, values_of
+from runtime.files import rgb
+from train import step_for, train
+from utils import DataError, UserError
+
+SIZE = 48
+
+
+def smooth(seed, channels=3, low=0, high=255, dtype=np.uint8):
+    coarse = np.random.default_rng(seed).uniform(low, high, (4, 4, channels)).astype(np.float32)
+    image = cv2.resize(coarse, (SIZE, SIZE)).reshape(SIZE, SIZE, channels)
+    return image.astype(dtype) if channels > 1 else image[..., 0].astype(dtype)
+
+
+def classes(seed, n=5):
+    """A palette PNG's indices in blocks, 255 in one corner."""
+    blocks = np.random.default_rng(seed).integers(0, n, (6, 6)).astype(np.uint8)
+    indices = np.kron(blocks, np.ones((SIZE // 6, SIZE // 6), np.uint8))
+    indices[:8, :8] = 255
+    image = Image.fromarray(indices).convert("P")
+    image.putdata(indices.flatten().tolist())
+    image.putpalette([channel for i in range(256) for channel in (255 - i, i * 37 % 256, 90)])
+    return image
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, content)
+    else:
+        (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path)
+
+
+SETS = {  # the sides by folder and ending, the settings, and what an output looks like
+    "four channels": ({"A.npy": lambda i: smooth(i, 4), "B.png": smooth}, dict(in_channels=4), ("png", np.uint8, 3)),
+    "two inputs": ({"A1.png": smooth, "A2.npy": lambda i: smooth(i, 2, 0, 1, np.float32),
+                    "B.png": lambda i: smooth(i, 1)}, dict(in_channels=5, out_channels=1, range_a=(0, 255)),
+                   ("png", np.uint8, 1)),
+    "float with a range": ({"A.png": smooth, "B.npy": lambda i: smooth(i, 1, 500, 4000, np.float32)},
+                           dict(out_channels=1, range_b=(500, 4000)), ("npy", np.float32, 1)),
+    "class indices": ({"A.png": classes, "B.png": smooth}, dict(n_labels=5), ("png", np.uint8, 3)),
+    "masks": ({"A.png": smooth, "B.png": lambda i: smooth(i + 50),
+               "M.png": lambda i: (smooth(i, 1) > 100).astype(np.uint8)}, {}, ("png", np.uint8, 3)),
+}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Makes the data set of that name and the configuration of a run on it."""
+
+    def make(name, **changes):
+        sides, wanted, _ = SETS[name]
+        for split, n, first in (("train", 6, 0), ("val", 2, 100)):
+            for side, content in sides.items():
+                folder, ending = side.split(".")
+                for i in range(n):
+                    write(tmp_path / "data" / split / folder / f"{i}.{ending}", content(first + i))
+        return settings(tmp_path / "data", tmp_path / "run", **{**wanted, "n_epochs": 1, **changes})
+
+    return make
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def run(command, *words):
+        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, words), "--device", "cpu"])
+        return command.main()
+
+    return run
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, call, capsys, name):
+    cfg, (ending, dtype, channels) = made(name), SETS[name][2]
+    assert check(cfg) == 0
+    assert "the input is" in capsys.readouterr().out
+    train(cfg)
+    train(replace(cfg, resume=True, n_epochs=2))
+    sides = [path.name for path in (cfg.data_root / "val").iterdir() if path.name.startswith("A")]
+    source = cfg.data_root / "val" / ("A" if len(sides) == 1 else "")
+    words = ["--checkpoint", cfg.out_dir / "gen.pth.tar"]
+    assert not call(predict, *words, "--input", source, "--output", tmp_path / "out", "--ending", f".{ending}")
+    for path in (tmp_path / "out").iterdir():
+        result = np.load(path) if ending == "npy" else np.asarray(Image.open(path))
+        assert result.dtype == dtype and result.shape == (SIZE, SIZE) + ((channels,) if channels > 1 else ())
+        if ending == "npy":
+            assert 500 <= result.min() < result.max() <= 4000
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    for more in ([], ["--full-size"]):
+        assert call(evaluate, *words, "--data-root", cfg.data_root, "--num-workers", 0, *more) == 0
+    scores = json.loads((cfg.out_dir / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]
+    assert 0 < scores["l1"]["mean"] < 2
+    assert load_generator(cfg.out_dir / "gen.pth.tar").trained["inputs"] == len(sides)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float16, np.float32, np.float64])
+def test_a_range_maps_its_ends_to_minus_one_and_one_and_back_and_clips_what_lies_beyond(dtype):
+    low, high = (50, 200) if dtype == np.uint8 else (500, 4000)
+    numbers = np.array([[low, high, (low + high) // 2, 0, 255 if dtype == np.uint8 else 5000]], dtype)
+    values = Values(1, (low, high), kind="uint8" if dtype == np.uint8 else "float32")
+    x = values.to_network(torch.from_numpy(values.array([read_image(numbers)], [numbers])).permute(2, 0, 1)[None])
+    torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 1.0, 0.0, -1.0, 1.0]), atol=1e-2, rtol=0)
+    back = values.from_network(x[0])
+    np.testing.assert_allclose(back, np.clip(numbers.astype(float), low, high), rtol=1e-6)
+    assert back.dtype == values.kind
+
+
+def test_a_ranged_output_has_the_kind_of_the_targets_not_of_the_input(made, tmp_path):
+    cfg = made("float with a range", range_a=(0, 100))
+    train(cfg)
+    gen = load_generator(cfg.out_dir / "gen.pth.tar")
+    assert translate(gen, smooth(0)).dtype == translate(gen, smooth(0, dtype=np.uint16)).dtype == np.float32
+    shutil.rmtree(cfg.data_root)
+    for split in ("train", "val"):
+        for i in range(3):
+            write(cfg.data_root / split / "A" / f"{i}.npy", smooth(i, 3, 0, 1, np.float32))
+            write(cfg.data_root / split / "B" / f"{i}.png", smooth(i))
+    cfg = settings(cfg.data_root, tmp_path / "other", range_a=(0, 1), n_epochs=1)
+    train(cfg)  # floats in, 8 bits out
+    assert translate(load_generator(cfg.out_dir / "gen.pth.tar"), smooth(0, 3, 0, 1, np.float32)).dtype == np.uint8
+
+
+@pytest.mark.parametrize(("low", "high", "proposed"), [(-1000, 3071, "-1000 3[01]00"), (0.02, 0.97, "0.0.* (0.9.*|1)"),
+                                                        (7, 7, "7 8")])
+def test_floats_without_a_range_get_one_proposed_from_the_data(made, low, high, proposed):
+    cfg = made("float with a range", range_b=None)
+    for i in range(6):
+        array = np.random.default_rng(i).uniform(low, high, (SIZE, SIZE)).astype(np.float32)
+        array[0, 0] = 1e20  # one dead pixel does not count
+        np.save(cfg.data_root / "train" / "B" / f"{i}.npy", array)
+    with pytest.raises(UserError, match=f"side B holds numbers .*: --range-b {proposed} takes"):
+        train(cfg)
+    assert not cfg.out_dir.exists() and check(cfg) == 2
+
+
+def test_a_proposed_range_is_rounded_outward():
+    assert Seen(low=-1024, high=3071).range() == "-1100 3100" and Seen(low=500, high=4000).range() == "500 4000"
+    assert Seen(low=0, high=0.0123).range() == "0 0.013" and Seen(low=0, high=0).range() == "0 1"
+
+
+def test_values_that_are_not_finite_are_told_by_the_name_of_their_file(made):
+    cfg = made("float with a range")
+    for bad in (np.nan, np.inf):
+        cfg = replace(cfg, out_dir=cfg.out_dir.with_name(f"run {bad}"))
+        np.save(cfg.data_root / "train" / "B" / "3.npy", np.full((SIZE, SIZE), bad, np.float32))
+        with pytest.raises(DataError, match="3.npy holds values that are not finite"):
+            train(cfg)
+
+
+@pytest.mark.parametrize(("array", "channels"), [
+    (np.zeros((4, 4, 4), np.uint16), 3), (np.zeros((4, 4, 4), np.uint8), 3), (np.zeros((4, 4, 2), np.uint8), 1),
+    (np.zeros((4, 4, 5), np.uint8), 3), (np.zeros((4, 4, 3), np.uint8), 4), (np.zeros((4, 4), np.uint8), 2)])
+def test_other_channels_than_the_settings_say_are_told_by_both_counts_never_taken_for_transparency(
+        tmp_path, array, channels):
+    np.save(tmp_path / "a.npy", array)
+    n = array.shape[2] if array.ndim == 3 else 1
+    for source in (tmp_path / "a.npy", array):
+        with pytest.raises(DataError, match=rf"has {n} channels?, not the {channels} that in_channels"):
+            to_array(read_image(source), channels, source)
+
+
+def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 4, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    cv2.imwrite(str(tmp_path / "b.png"), cv2.cvtColor(pixels.astype(np.uint16) * 257, cv2.COLOR_RGBA2BGRA))
+    assert (to_array(read_image(tmp_path / "a.png"), 4, tmp_path / "a.png") == pixels).all()
+    np.testing.assert_allclose(to_array(read_image(tmp_path / "b.png"), 4, tmp_path / "b.png") * 255, pixels, atol=1e-3)
+    with pytest.raises(DataError, match="has 3 channels, not the 4"):
+        to_array(Image.new("RGB", (4, 4)), 4)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_numeric_tiffs_come_back_as_they_were_written(tmp_path, kind, channels):
+    array = np.random.default_rng(0).uniform(-500, 4000, (5, 7, channels)).astype(kind)
+    array = array[..., 0] if channels == 1 else array
+    bgr = array if channels == 1 else array[..., [2, 1, 0, 3][:channels]]
+    (tmp_path / "a.tif").write_bytes(cv2.imencode(".tif", np.ascontiguousarray(bgr))[1].tobytes())
+    read = np.asarray(read_image(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(read, array.astype(read.dtype))
+    assert read_size(tmp_path / "a.tif") == (7, 5)
+    if kind == np.float32:
+        write_array(tmp_path / "b.tif", array)
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "b.tif")), array)
+
+
+def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path, call):
+    for suffix, array in ((".png", np.zeros((4, 4, 5), np.uint8)), (".jpg", np.zeros((4, 4), np.float32)),
+                          (".tif", np.zeros((4, 4, 2), np.float32))):
+        with pytest.raises(DataError, match="does not hold .* but .npy does"):
+            write_array(tmp_path / f"a{suffix}", array)
+        write_array(tmp_path / "a.npy", array)
+        np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
+    cfg = made("float with a range")
+    train(cfg)
+    with pytest.raises(UserError, match="float32 of 1 channels, which .png files do not hold: --ending .npy"):
+        call(predict, "--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", cfg.data_root / "val" / "A", "--output",
+             tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(tmp_path):
+    write(tmp_path / "A" / "0.png", classes(3))
+    for name, target in (("B", smooth(0)), ("deep", smooth(0, dtype=np.uint16) * 200)):
+        write(tmp_path / name / "0.npy", target)
+    x, y = values_of(replace(Config(), n_labels=5).plain())
+    cfg = replace(Config(), n_labels=5, load_size=72, crop_size=64)
+    raw = np.asarray(classes(3))
+    for target in ("B", "deep"):
+        pair = (tmp_path / "A" / "0.png", tmp_path / target / "0.npy")
+        whole = PairedImages([pair], "AtoB", x, y, Geometry("none"))
+        one_hot = whole[0][0]
+        assert one_hot.shape == (5, SIZE, SIZE) and set(one_hot.unique().tolist()) == {0.0, 1.0}
+        np.testing.assert_array_equal(one_hot.argmax(0)[raw != 255], raw[raw != 255])
+        assert (one_hot.sum(0)[torch.from_numpy(raw == 255)] == 0).all()  # void
+        assert (one_hot.sum(0)[torch.from_numpy(raw != 255)] == 1).all()
+        for epoch in range(3):
+            jittered = paired([pair], cfg)[epoch, 0][0]
+            assert jittered.shape == (5, 64, 64) and set(jittered.unique().tolist()) == {0.0, 1.0}
+            assert jittered.sum(0).max() == 1
+
+
+@pytest.mark.parametrize(("array", "classes"), [
+    (np.array([[0, 4, 5, 255, -1, 300]], np.int32), [0, 4]), (np.array([[1, 2, 200, 3]], np.uint8), [1, 2, 3])])
+def test_indices_beyond_the_classes_are_void(array, classes):
+    found = Values(5, n_labels=5).array([read_image(array)], [array])[0, :, 0]
+    assert found[found != 255].tolist() == classes
+
+
+@pytest.mark.parametrize("image", [smooth(0), smooth(0, 1, 0, 1, np.float32)])
+def test_colours_and_floats_are_no_class_indices(image):
+    with pytest.raises(DataError, match="holds no class indices"):
+        Values(5, n_labels=5).array([read_image(image)], ["a.png"])
+
+
+@pytest.mark.parametrize(("labels", "said"), [(0, "0 to 4: --n-labels 5 makes each a channel"), (5, ""),
+                                              (3, "--n-labels 5 .* those from 3 on belong to no class")])
+def test_class_indices_are_recognised_and_what_to_do_is_said(made, capsys, labels, said):
+    cfg = made("class indices", n_labels=labels)
+    for look in (load_data, check):
+        look(cfg)
+        shown = capsys.readouterr().out
+        assert re.search(said, shown) if said else "--n-labels" not in shown
+
+
+def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
+    for number, place in ((10, "A10"), (2, "a2"), (1, "A1")):
+        for i in range(3):
+            write(tmp_path / place / f"{i}.npy", np.full((4, 4), number, np.uint8))
+    for i in range(3):
+        write(tmp_path / "B" / f"{i}.png", np.full((4, 4), 99, np.uint8))
+    pair = find_pairs(tmp_path).splits["train"][0]
+    assert [path.parent.name for path in pair[0]] == ["A1", "a2", "A10"]
+    a, b = read_pair(pair, Values(3), Values(1))
+    assert a[0, 0].tolist() == [1, 2, 10] and b[0, 0].tolist() == [99]
+    assert [path.parent.name for path in list_inputs(tmp_path, 3)[0]] == ["A1", "a2", "A10"]
+    with pytest.raises(DataError, match=r"A1.*a2.*A10.* have 1 \+ 1 \+ 1 channels together, not the 4"):
+        read_pair(pair, Values(4), Values(1))
+    with pytest.raises(UserError, match="takes 2 inputs together, from folders A1, A2, …, of which .* holds 3"):
+        list_inputs(tmp_path, 2)
+    (tmp_path / "a2" / "1.npy").unlink()
+    assert sorted(path.parent.name for path in find_pairs(tmp_path).orphans) == ["A1", "A10", "B"]
+    with pytest.raises(UserError, match="without a partner"):
+        list_inputs(tmp_path, 3)
+
+
+@pytest.mark.parametrize("layout", ["{}/@", "{}_@", "{}@", "@/{}"])
+def test_numbered_inputs_and_masks_are_found_in_every_layout(tmp_path, layout):
+    for split in ("train", "val"):
+        for side in ("A1", "A2", "B", "M"):
+            write(tmp_path / layout.format(split).replace("@", side) / "1.png", smooth(0))
+    found = find_pairs(tmp_path)
+    for split in ("train", "val"):
+        (inputs, target, mask), = found.splits[split]
+        assert len(inputs) == 2 and "B" in str(target.relative_to(tmp_path)) and "M" in str(mask.relative_to(tmp_path))
+    assert not found.notes and not found.orphans
+
+
+def test_a_pair_without_its_mask_or_of_another_size_is_told(tmp_path):
+    for side in "ABM":
+        for i in range(3):
+            write(tmp_path / side / f"{i}.png", smooth(i))
+    write(tmp_path / "M" / "1.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(DataError, match="M/1.png is 8×8"):
+        for pair in sum(find_pairs(tmp_path).splits.values(), []):
+            read_pair(pair, RGB, RGB)
+    (tmp_path / "M" / "1.png").unlink()
+    assert len(find_pairs(tmp_path).orphans) == 2
+
+
+def test_crop_and_mirror_are_shared_by_all_inputs_the_target_and_the_mask(tmp_path):
+    ramp = np.arange(72 * 72, dtype=np.float32).reshape(72, 72) / 72**2
+    for side in ("A1", "A2", "B", "M"):
+        write(tmp_path / side / "0.npy", ramp)
+    cfg = replace(Config(), in_channels=2, out_channels=1, range_a=(0, 1), range_b=(0, 1), load_size=72, crop_size=64)
+    pair = ((tmp_path / "A1" / "0.npy", tmp_path / "A2" / "0.npy"), tmp_path / "B" / "0.npy", tmp_path / "M" / "0.npy")
+    data, corners = paired([pair], cfg), set()
+    assert data.masked
+    for epoch in range(8):
+        x, y = data[epoch, 0]
+        assert x.shape == y.shape == (2, 64, 64)
+        assert torch.equal(x[0], x[1]) and torch.equal(x[0], y[0]) and torch.equal(y[0], y[1])
+        corners.add(x[0, 0, 0].item())
+    assert len(corners) > 3
+
+
+def test_a_mask_of_zeros_and_ones_counts_like_one_of_black_and_white(tmp_path):
+    ones = (smooth(0, 1) > 100).astype(np.uint8)
+    for name, mask in (("ones", ones), ("white", ones * 255), ("half", ones * 128)):
+        for side in "AB":
+            write(tmp_path / side / "0.png", smooth(0))
+        write(tmp_path / "M" / f"{name}.png", mask)
+    masks = {name: read_pair((tmp_path / "A" / "0.png", tmp_path / "B" / "0.png", tmp_path / "M" / f"{name}.png"), RGB,
+                             RGB)[2] for name in ("ones", "white", "half")}
+    assert (masks["ones"] == masks["white"]).all() and masks["half"].max() == 128
+
+
+@pytest.mark.parametrize("changes", [{}, dict(gan_loss="hinge", lambda_fm=10.0)])
+def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
+    cfg = small(ngf=4, ndf=4, dropout=0.0, **changes)
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    mask = (torch.rand(2, 1, 64, 64) > 0.5).float()
+    mask[:, :, :, :20] = 0.25
+
+    def losses_and_weights(target):
+        torch.manual_seed(0)
+        state = fresh_state(cfg)
+        step = step_for(cfg, state, nullcontext, torch.device("cpu"), masked=True)
+        losses = step(x, torch.cat([target, mask * 2 - 1], 1))
+        return losses, [value.clone() for value in state.gen.state_dict().values()], state
+
+    losses, weights, _ = losses_and_weights(y)
+    torch.manual_seed(0)
+    y_fake = fresh_state(cfg).gen(x)
+    torch.testing.assert_close(losses[3], (mask * (y_fake - y).abs()).mean())
+    y_fake = y_fake.detach().requires_grad_()
+    shown, target = composite(y_fake, torch.cat([y, mask * 2 - 1], 1))
+    (shown - target).abs().sum().backward()
+    assert (y_fake.grad[(mask == 0).expand_as(y_fake)] == 0).all()
+    assert (y_fake.grad[(mask == 1).expand_as(y_fake)].abs() == 1).all()
+    assert torch.equal(shown[(mask == 0).expand_as(y)], y[(mask == 0).expand_as(y)])
+
+
+def test_a_white_mask_changes_nothing(small, same):
+    """Also of a graph's step, which is recorded once: the mask comes in with y, and is no state."""
+    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    ends = []
+    for masked in (False, True):
+        torch.manual_seed(0)
+        state = fresh_state(small(dropout=0.0))
+        step = step_for(small(), state, nullcontext, torch.device("cpu"), masked=masked)
+        for _ in range(2):
+            step(x, torch.cat([y, torch.ones(2, 1, 64, 64)], 1) if masked else y)
+        ends.append(state.gen.state_dict())
+    assert same(*ends)
+
+
+def test_as_many_channels_as_there_may_be_go_through_resizing_and_jitter_one_by_one(tmp_path):
+    cfg = replace(Config(), in_channels=64, out_channels=64, load_size=72, crop_size=64)
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        write(tmp_path / side / "0.npy", rng.integers(0, 255, (100, 90, 64), dtype=np.uint8))
+    write(tmp_path / "M" / "0.png", rng.integers(0, 255, (100, 90), dtype=np.uint8))
+    pair = tuple(tmp_path / f"{side}/0.{'png' if side == 'M' else 'npy'}" for side in "ABM")
+    for epoch in range(4):
+        x, y = paired([pair], cfg)[epoch, 0]
+        assert x.shape == (64, 64, 64) and y.shape == (65, 64, 64)
+        one = PairedImages([tuple(np.load(path)[..., 63] for path in pair[:2])], "AtoB", Values(1), Values(1),
+                           Geometry.of(cfg.plain()), jitter=Jitter(cfg))
+        torch.testing.assert_close(torch.stack([x[63], y[63]]), torch.cat(one[epoch, 0]))
+
+
+def test_grids_show_any_channels():
+    four = torch.tensor([-0.7, 0.2, 0.3, 0.9])[:, None, None]
+    assert torch.equal(rgb(four), four[:3])
+    assert rgb(torch.tensor([-1.0, 0.5])[:, None, None]).flatten().tolist() == [-0.25] * 3
+    one_hot = torch.eye(6).reshape(6, 1, 6)
+    one_hot[:, :, 0] = 0  # void
+    shown = rgb(one_hot)
+    assert (shown[:, 0, 0] == -1).all() and len(torch.unique(shown, dim=2)[0, 0]) == 6
+    assert torch.equal(rgb(torch.full((3, 1, 1), 0.2)), torch.full((3, 1, 1), 0.2))
+
+
+class Runs:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
+    path, whole = tmp_path / "a.npy", io.BytesIO()
+    np.save(whole, smooth(0))
+    whole = whole.getvalue()
+    pickled, huge, zipped = io.BytesIO(), whole.replace(b"(48, 48, 3)", b"(48,99999999)"), io.BytesIO()
+    np.save(pickled, np.array([Runs(tmp_path / "canary")], object), allow_pickle=True)
+    with zipfile.ZipFile(zipped, "w") as file:
+        file.writestr("a.npy", whole)
+    flat, text = io.BytesIO(), io.BytesIO()
+    np.save(flat, np.zeros(9)), np.save(text, np.full((4, 4), "a"))
+    for content in (b"", b"text", whole[:60], whole[:-1], pickled.getvalue(), huge, zipped.getvalue(), flat.getvalue(),
+                    text.getvalue(), whole.replace(b"|u1", b"|O8"), whole.replace(b"(48, 48, 3)", b"(-8,-48, 3)")):
+        path.write_bytes(content)
+        for read in (read_image, read_size):
+            with pytest.raises(DataError, match="a.npy cannot be read"):
+                read(path)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_damaged_numeric_tiffs_are_read_or_refused(tmp_path):
+    whole = cv2.imencode(".tif", smooth(0, 3, 0, 1, np.float32))[1].tobytes()
+    rng, path = np.random.default_rng(0), tmp_path / "a.tif"
+    for n in range(300):
+        content = bytearray(whole[: rng.integers(8, len(whole))] if n % 3 == 0 else whole)
+        for _ in range(1 + n % 4):  # where the header is, at either end
+            place = rng.integers(len(content)) if n % 2 else -1 - rng.integers(min(300, len(content)))
+            content[place] = rng.integers(256)
+        path.write_bytes(bytes(content))
+        for act in (read_size, read_image):
+            try:
+                act(path)
+            except DataError as error:
+                assert "a.tif" in str(error)
