@@ -16,7 +16,7 @@ import cv2  # noqa: E402
 from config import Config  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
 from pairs.images import read_image, read_size, split, to_array, to_batch  # noqa: E402
-from pairs.plausible import check_headers, check_ranges, check_sizes  # noqa: E402
+from pairs.plausible import check_headers, check_ranges, check_sizes, flat_colours  # noqa: E402
 from runtime.console import say  # noqa: E402
 from utils import DataError, UserError, name_of  # noqa: E402
 
@@ -78,7 +78,7 @@ class PairedImages(Dataset):
     """
 
     split = ""  # where the pairs come from: train, val or test
-    record: dict | None = None  # what a checkpoint keeps of the data: held_out and trained_on
+    record: dict | None = None  # what a checkpoint keeps of the data: held_out, trained_on, colours
     cache: dict[int, np.ndarray] | None = None  # what was read is kept in memory, resized but not jittered yet
 
     def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", in_channels: int = 3, out_channels: int = 3,
@@ -149,7 +149,8 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs, skip=cfg.skip_unreadable)
     check_headers(val_pairs, skip=cfg.skip_unreadable)
-    check_ranges(train_pairs, partial(read_pair, channels_a=3, channels_b=3))
+    read = partial(read_pair, channels_a=3, channels_b=3)
+    check_ranges(train_pairs, read)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {sizes}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
@@ -157,7 +158,8 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                    label_side=cfg.label_side, skip=cfg.skip_unreadable)
     train_data = make(train_pairs, size=cfg.load_size, jitter=Jitter(cfg))
     val_data = make(scored, size=cfg.crop_size)
-    train_data.record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names)))}
+    train_data.record = {"held_out": found.held_out, "trained_on": torch.tensor(list(map(name_hash, found.names))),
+                         "colours": flat_colours(train_pairs, read, "AB".index(cfg.direction[0]))}
     val_data.split = "val" if found.splits.get("val") else "test"
     if cfg.cache == "ram":
         train_data.cache, val_data.cache = {}, {}

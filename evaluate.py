@@ -42,7 +42,7 @@ class Evaluate:
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
     dropout: Literal["on", "off"] = "on"  # on is the paper's noise
     baseline: Literal["none", "identity", "mean"] = "none"  # also score the input itself, or the mean training target
-    palette: str | None = None  # cityscapes, facades or a JSON file: score the outputs as label maps
+    palette: str | None = None  # cityscapes, demo, facades or a JSON file: score the outputs as label maps
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given

@@ -21,7 +21,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
     """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch release.
 
-    Its attribute `trained` holds the settings that the file tells: direction, load_size, label_side.
+    Its attribute `trained` holds what the file tells: direction, load_size, label_side, epoch, colours.
     Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
@@ -38,7 +38,9 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
         gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
         if "held_out" in saved:
             gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        gen.trained["epoch"] = saved.get("epoch")
+        gen.trained["colours"] = [(int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []]
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise UserError(f"{path} holds no generator that this program knows: {reason}") from error
     if {gen.in_channels, gen.out_channels} - {1, 3}:

@@ -1,6 +1,7 @@
 """Image files to what the networks take, and back: decoding, orientation, transparency, 16 bits, errors with names."""
 
 import contextlib
+import io
 import re
 import warnings
 import zlib
@@ -28,11 +29,11 @@ TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: 
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image file, not yet decoded; what goes wrong inside the block becomes a DataError."""
+def _opened(path: Path | bytes) -> Iterator[Image.Image]:
+    """The image file, or the bytes of one, not yet decoded; what goes wrong inside the block becomes a DataError."""
     name = name_of(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             yield image
@@ -44,14 +45,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
-def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
-    """The image, decoded and upright; an array is uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4.
+def read_image(source: Path | bytes | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
+    """The image of a file or its bytes, decoded and upright; an array: uint8 or uint16, (H, W) or (H, W, C), C 1 to 4.
 
     16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA; an array
     of uint16 as it is. A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the
     decoder averages. Raises DataError, and UserError on other arrays.
     """
-    if not isinstance(source, Path):
+    if not isinstance(source, Path | bytes):
         usable = isinstance(source, np.ndarray) and source.dtype.newbyteorder("=") in (np.uint8, np.uint16)
         if not usable or not source.size or source.ndim not in (2, 3) or np.atleast_3d(source).shape[2] > 4:
             kind = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
@@ -61,7 +62,8 @@ def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.n
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
     with _opened(source) as image:
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
-            array = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_UNCHANGED)
+            file = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.fromfile(source, np.uint8)
+            array = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
             if array is None or array.ndim != 3:
                 raise ValueError("damaged, or a kind of 16-bit image that is not known")
             array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
