@@ -308,7 +308,7 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
-    """Writes what inference needs: the weights, the settings that rebuild the network, the epoch, the labels' colours."""
+    """Writes what inference needs: the weights, settings that rebuild the network, the epoch, the labels' colours."""
     settings = {name: cfg.plain()[name] for name in [*GENERATOR, "direction", "load_size", "label_side", "seed"]}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, "held_out": record["held_out"],
                  "colours": record.get("colours"), "state_dict": on_cpu(weights)}
