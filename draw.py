@@ -11,10 +11,10 @@ import json
 import re
 import socket
 import webbrowser
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -41,7 +41,9 @@ from runtime.speed import cast_weights, choose_levers, prepare
 from utils import UserError
 
 EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # hosts for all of a machine's addresses, and one that is meant
 BYTES = 32 * 2**20  # of a request's body
+CLIENTS = 1000  # that are remembered
 URLS = Map([Rule("/", methods=["GET"], endpoint="page"), Rule("/settings", methods=["GET"], endpoint="settings"),
             Rule("/example/<int:number>", methods=["GET"], endpoint="example"),
             Rule("/translate", methods=["POST"], endpoint="translate")])
@@ -59,18 +61,21 @@ class Draw:
     port: int = 8000  # 0 takes a free one
     browser: bool = True  # open the page
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well, as predict.py
 
 
 class App:
     """The WSGI application. Requests of one client (X-Client) that come while an older one waits take its place."""
 
-    def __init__(self, gen: Generator, dtype: torch.dtype, palette: str = "", examples: Sequence[Pair] = (),
-                 host: str = "127.0.0.1"):
-        self.gen, self.dtype, self.examples, self.host = gen, dtype, examples, host
-        self.fast = gen if dtype == torch.float32 else cast_weights(copy.deepcopy(gen), dtype)
-        self.palette = choose_palette(palette, gen.trained.get("colours") or [])
-        self.names = {"localhost", "127.0.0.1", "::1", host.lower(), socket.gethostname().lower()}
-        self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client that waits
+    def __init__(self, opts: Draw):
+        device = choose_device(opts.device)
+        self.dtype = choose_precision(opts.precision, device)
+        self.gen = gen = load_generator(opts.checkpoint, device)
+        prepare(gen, replace(choose_levers(Config(), device, self.dtype), compile=False))
+        self.fast = gen if self.dtype == torch.float32 else cast_weights(copy.deepcopy(gen), self.dtype)
+        self.palette = choose_palette(opts.palette, gen.trained.get("colours", []))
+        self.examples, self.host = find_examples(opts.checkpoint, gen), opts.host.lower()
+        self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client
 
     def __call__(self, environ: dict, start_response):
         request = Request(environ)
@@ -92,8 +97,8 @@ class App:
     def check_origin(self, request: Request) -> None:
         """Refuses pages of other sites, also those whose name was made to lead to this machine (DNS rebinding)."""
         name = re.sub(r":\d+$", "", request.environ.get("HTTP_HOST", "")).strip("[]").lower()
-        anywhere = self.host in ("0.0.0.0", "::") and is_address(name)
-        if name not in self.names and not anywhere:
+        own = (self.host, "localhost", "127.0.0.1", "::1", socket.gethostname().lower())
+        if name not in own and not (self.host in ANYWHERE and is_address(name)):
             raise exceptions.Forbidden("this address is not one of the server's own")
         if request.path != "/" and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             raise exceptions.Forbidden("other sites may not ask")
@@ -112,22 +117,23 @@ class App:
 
     def translate(self, request: Request) -> Response:
         body, client, ticket = request.get_data(cache=False), request.headers.get("X-Client", ""), object()
+        if len(body) >= BYTES:  # where no header tells the length, it is cut there
+            raise exceptions.RequestEntityTooLarge
         if not re.match(rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP", body, re.DOTALL):
             raise exceptions.UnsupportedMediaType("the body must be an image: PNG, JPEG or WebP")
         if client:
+            if len(self.newest) > CLIENTS:  # none is dropped for that
+                self.newest.clear()
             self.newest[client] = ticket
-        try:
-            with self.lock, memory_advice("send a smaller image"):
-                if self.newest.get(client, ticket) is not ticket:
-                    raise exceptions.Conflict("a newer drawing has taken this one's place")
-                return png(self.translated(read_image(body)))
-        finally:
-            if self.newest.get(client) is ticket:
-                self.newest.pop(client, None)
+        with self.lock, memory_advice("send a smaller image"):
+            if self.newest.get(client, ticket) is not ticket:
+                raise exceptions.Conflict("a newer drawing has taken this one's place")
+            return png(self.translated(read_image(body)))
 
     def translated(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """As predict.py translates it, to the pixel: 16 bits in full precision, 8 bits in that of the device."""
-        deep = isinstance(image, np.ndarray) or image.mode.startswith("I;16")
+        image = np.asarray(image) if getattr(image, "mode", "I;16").startswith("I;16") else image
+        deep = isinstance(image, np.ndarray)
         net, dtype = (self.gen, torch.float32) if deep else (self.fast, self.dtype)
         return np.asarray(translate(net, image, dtype=dtype))
 
@@ -161,7 +167,7 @@ def choose_palette(name: str, trained: list[tuple]) -> dict[str, tuple]:
     def shares(palette: dict[str, tuple]) -> dict[str, float]:
         """Of the classes that were met in training; JPEG has moved their colours a little."""
         return {key: share for *colour, share in trained for key, exact in palette.items()
-                if max(abs(a - b) for a, b in zip(colour, exact, strict=True)) <= 8}
+                if max(abs(a - b) for a, b in zip(colour, exact, strict=True)) <= 10}
 
     if name:
         palette = EDGES if name == "edges" else load_palette(name)
@@ -199,17 +205,13 @@ def listen(app: App, host: str, port: int) -> BaseWSGIServer:
 @memory_advice("take another --device")
 def main() -> None:
     opts = tyro.cli(Draw, description=__doc__)
-    device = choose_device(opts.device)
-    dtype = choose_precision("auto", device)
-    gen = load_generator(opts.checkpoint, device)
-    prepare(gen, replace(choose_levers(Config(), device, dtype), compile=False))
-    app = App(gen, dtype, opts.palette, find_examples(opts.checkpoint, gen), opts.host)
+    app = App(opts)
     server = listen(app, opts.host, opts.port)
     if not app.palette:
         say("the checkpoint tells of no label colours: the page takes photos; --palette gives classes to draw with")
     if opts.host != "localhost" and not (is_address(opts.host) and ipaddress.ip_address(opts.host).is_loopback):
         say(f"warning: whoever reaches {opts.host} may draw, without a password and unencrypted; see docs/draw.md")
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(opts.host, opts.host)
+    name = ANYWHERE.get(opts.host, opts.host)
     address = f"http://{f'[{name}]' if ':' in name else name}:{server.port}/"
     say(f"draw at {address} (Ctrl-C ends)")
     if opts.browser:

@@ -111,13 +111,18 @@ def flat_colours(pairs: Sequence[Pair], read: Callable, side: int, at_most: int 
 
 
 def _peaks(pixels: np.ndarray) -> list[tuple[tuple, int]]:
-    """Up to 40 colours of (N, 3) that stand out, 12 or more apart, and how many pixels are within 6 of each."""
+    """Up to 40 colours of (N, 3) that stand out, and how many pixels are within 6 of each; the commonest first.
+
+    Within 12 of another there is no colour; within 24 of one that is 3 times as common it is JPEG's noise.
+    """
     codes, n = np.unique(pixels @ (65536, 256, 1), return_counts=True)
     colours, peaks = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1), []
     while n.any() and len(peaks) < 40:
-        distance = abs(colours - colours[n.argmax()]).max(axis=1)
+        colour = colours[n.argmax()]
+        distance = abs(colours - colour).max(axis=1)
         if (count := int(n[distance <= 6].sum())) < 0.0005 * len(pixels):
             break
-        peaks.append((tuple(colours[n.argmax()].tolist()), count))
+        if all(times < 3 * count or abs(colour - other).max() > 24 for other, times in peaks):
+            peaks.append((tuple(colour.tolist()), count))
         n = np.where(distance < 12, 0, n)
     return sorted(peaks, key=lambda peak: -peak[1])
