@@ -1,8 +1,10 @@
 """draw.py by its requests, and draw.html in a browser (marked so), both on a network that has learnt nothing much."""
 
+import base64
 import contextlib
 import io
 import json
+import os
 import socket
 import sys
 import threading
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import settings, wait_until
+from conftest import BROWSER, settings, wait_until
 from PIL import Image, ImageDraw
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
@@ -290,3 +292,399 @@ def test_the_body_of_a_real_request_is_bounded_too(server):
                 connection.sendall(chunk)
             connection.sendall(b"0\r\n\r\n")
         assert b" 413 " in (answer := connection.recv(4096)), answer
+
+
+# The page in a browser
+
+
+class Visit:
+    """A page of the app, and what went over the wire."""
+
+    def __init__(self, page, server):
+        self.page, self.errors, self.hosts, self.sent, self.open = page, [], set(), 0, 0
+        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", self.request)
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda request: setattr(self, "open", self.open - request.url.endswith("/translate")))
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        self.settle()
+
+    def request(self, request):
+        self.hosts.add(request.url.split("/")[2])
+        if request.url.endswith("/translate"):
+            self.sent, self.open = self.sent + 1, self.open + 1
+
+    def settle(self):
+        """Returns once nothing is left to translate."""
+        wait_until(lambda: not self.page.evaluate("document.body.hidden || busy || wanted"), lambda: True, 30)
+
+    def pixels(self, name):
+        """A canvas as (H, W, 3), and its alpha as nothing but opaque."""
+        width, height, data = self.page.evaluate("""name => {
+            const canvas = document.getElementById(name), context = canvas.getContext("2d");
+            const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+            let text = "";
+            for (let i = 0; i < data.length; i += 4096) text += String.fromCharCode(...data.subarray(i, i + 4096));
+            return [canvas.width, canvas.height, btoa(text)];
+        }""", name)
+        array = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
+        assert (array[..., 3] == 255).all()
+        return array[..., :3]
+
+    def drag(self, *points):
+        """With the mouse, from point to point in pixels of the drawing."""
+        (x, y), *rest = (self.at(*point) for point in points)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        for point in rest or [(x, y)]:
+            self.page.mouse.move(*point, steps=3)
+        self.page.mouse.up()
+
+    def at(self, x, y):
+        box = self.page.locator("#drawing").bounding_box()
+        width, height = self.page.evaluate("[width, height]")
+        return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
+
+    def press(self, *keys):
+        """Keys, and those of classes by name."""
+        names = [name.rstrip("123456789") for name in self.page.locator("#classes button").all_text_contents()]
+        for key in keys:
+            self.page.keyboard.press(str(names.index(key) + 1) if key in names else key)
+
+    def said(self):
+        return self.page.locator("#message").inner_text()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--disable-background-networking"] + ["--no-sandbox"] * (getattr(os, "geteuid", bool)() == 0)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, server):
+    """Opens the page in a browser of its own; afterwards, nobody has complained and no other host was asked."""
+    visits, contexts = [], []
+
+    def open_page(server=server, context=None, **options):
+        contexts.append(context or chromium.new_context(viewport={"width": 1000, "height": 700}, **options))
+        visits.append(Visit(contexts[-1].new_page(), server))
+        return visits[-1]
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    for visit in visits:
+        assert not visit.errors, visit.errors
+        assert all(host.startswith("127.0.0.1:") for host in visit.hosts)
+
+
+browser = pytest.mark.browser
+
+
+def colours(array):
+    return {*map(tuple, array.reshape(-1, 3).tolist())}
+
+
+@browser
+def test_a_rectangle_is_drawn_and_translated(visit, app):
+    page = visit()
+    assert colours(page.pixels("drawing")) == {WALL}  # the commonest class
+    before = page.pixels("result")
+    page.press("window")
+    page.drag((40, 50), (10, 20))
+    page.settle()
+    expected = np.full((64, 64, 3), WALL, np.uint8)
+    expected[20:51, 10:41] = WINDOW
+    assert np.array_equal(page.pixels("drawing"), expected)
+    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(expected)))
+    assert not np.array_equal(page.pixels("result"), before)
+    assert "output, 0." in page.page.locator("#time").inner_text()
+
+
+@browser
+def test_no_tool_leaves_a_colour_that_is_no_class(visit):
+    page = visit(device_scale_factor=1.5)
+    for tool, name in zip("rlbf", ("roof", "sky", "door", "shop"), strict=True):
+        page.press(tool, name)
+        page.drag((5, 8), (30.3, 21.7), (51.1, 60.6))
+        page.drag((60, 2), (-20, 40), (80, 80))  # and outside
+        page.settle()
+    assert colours(page.pixels("drawing")) <= {*demo.PALETTE.values()} and len(colours(page.pixels("drawing"))) >= 4
+
+
+@browser
+def test_a_line_has_its_width_and_no_holes(visit):
+    page = visit()
+    page.press("l", "sky", *"[[[[[[")
+    page.drag((3, 5), (60, 37))
+    drawn = (page.pixels("drawing") == SKY).all(axis=2)
+    assert drawn.sum() == 58 and (drawn.sum(axis=0)[3:61] == 1).all()  # one pixel a column
+    page.press(*"]]]]]")
+    page.drag((30, 20))
+    assert (page.pixels("drawing")[15:26, 27:33] == SKY).all(axis=2).sum() > 25  # a dot of six
+
+
+@browser
+def test_fill_stops_at_the_borders(visit):
+    page = visit()
+    page.press("l", "sky")
+    page.drag((0, 20), (40, 63))
+    page.drag((63, 0), (20, 50))
+    before = page.pixels("drawing")
+    page.press("f", "window")
+    page.drag((2, 2))
+    expected = Image.fromarray(before)
+    ImageDraw.floodfill(expected, (2, 2), WINDOW)
+    assert np.array_equal(page.pixels("drawing"), np.asarray(expected)) and len(colours(before)) == 2
+
+
+@browser
+def test_undo_and_redo_bring_back_every_byte(visit):
+    page, states = visit(), []
+    for tool, name, stroke in [("r", "window", ((1, 1), (20, 20))), ("b", "door", ((5, 30), (50, 40), (9, 60))),
+                               ("l", "sky", ((0, 0), (63, 63))), ("f", "roof", ((63, 0),))]:
+        states.append(page.pixels("drawing"))
+        page.press(tool, name)
+        page.drag(*stroke)
+    states.append(page.pixels("drawing"))
+    page.page.click("#clear")
+    assert colours(page.pixels("drawing")) == {WALL}
+    for state in states[::-1]:
+        page.press("Control+z")
+        assert np.array_equal(page.pixels("drawing"), state)
+    assert page.page.locator("#undo").is_disabled()
+    for state in states[1:]:
+        page.press("Control+Shift+Z")
+        assert np.array_equal(page.pixels("drawing"), state)
+    page.drag((30, 30))  # a new stroke ends what could be done again
+    assert page.page.locator("#redo").is_disabled()
+
+
+@browser
+def test_pick_takes_the_class_under_the_pointer(visit):
+    page = visit()
+    page.press("door")
+    page.drag((10, 10), (20, 20))
+    page.press("sky", "i")
+    page.drag((15, 15))
+    assert page.page.locator("#classes [aria-pressed=true]").inner_text().startswith("door")
+
+
+@browser
+def test_a_stroke_is_one_request_and_the_newest_state_comes_last(visit, app):
+    page = visit()
+    sent = page.sent
+    page.page.clock.install(time=0)
+    page.page.clock.pause_at(1000)
+    page.drag((5, 5), (50, 50), (5, 50))
+    assert page.sent == sent
+    page.page.clock.resume()
+    page.settle()
+    assert page.sent == sent + 1
+    with app.lock:  # the network is at work on the first of many
+        for i in range(5):
+            page.drag((5 * i, 5), (5 * i + 3, 50))
+            page.page.wait_for_timeout(80)
+        assert page.sent == sent + 2 and page.open == 1
+    page.settle()
+    assert page.sent == sent + 3
+    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(page.pixels("drawing"))))
+
+
+@browser
+def test_without_live_nothing_is_sent_until_asked(visit, app):
+    page = visit()
+    page.page.uncheck("#live")
+    sent = page.sent
+    page.drag((5, 5), (50, 50))
+    page.settle()
+    assert page.sent == sent
+    page.page.click("#now")
+    page.settle()
+    assert page.sent == sent + 1
+    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(page.pixels("drawing"))))
+
+
+def upload(page, data, name="image.jpg"):
+    page.page.set_input_files("#upload", {"name": name, "mimeType": "image/jpeg", "buffer": data})
+    page.page.get_by_text("is drawn at").or_(page.page.get_by_text("no image")).wait_for()
+    page.settle()
+
+
+@browser
+def test_a_photo_of_another_shape_becomes_classes_and_keeps_its_shape(visit, app):
+    page = visit()
+    big = Image.fromarray(facades()[0][0]).resize((3000, 2000), Image.Resampling.BICUBIC)
+    upload(page, encoded(np.asarray(big), "JPEG"))
+    drawing = page.pixels("drawing")
+    assert drawing.shape == (64, 96, 3) and colours(drawing) <= {*demo.PALETTE.values()} and len(colours(drawing)) > 5
+    assert "3000×2000" in page.said()
+    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(drawing)))
+    page.press("Control+z")
+    assert page.pixels("drawing").shape == (64, 64, 3)
+    upload(page, b"no image")
+    assert "no image that this browser can read" in page.said() and page.pixels("drawing").shape == (64, 64, 3)
+
+
+@browser
+@pytest.mark.parametrize("kind, name", [("paste", "clipboardData"), ("drop", "dataTransfer")])
+def test_images_come_in_by_paste_and_drop(visit, kind, name):
+    page = visit()
+    drawing = np.full((64, 64, 3), SKY, np.uint8)
+    drawing[:20] = WINDOW
+    page.page.evaluate("""([kind, name, data]) => {
+        const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(data), c => c.charCodeAt());
+        transfer.items.add(new File([bytes], "x.png", {type: "image/png"}));
+        document.dispatchEvent(kind === "paste" ? new ClipboardEvent(kind, {clipboardData: transfer})
+            : new DragEvent(kind, {dataTransfer: transfer}));
+    }""", [kind, name, base64.b64encode(encoded(drawing)).decode()])
+    page.page.get_by_text("is drawn at").wait_for()
+    assert np.array_equal(page.pixels("drawing"), drawing)
+
+
+@browser
+def test_an_example_brings_its_target_and_files_are_what_is_shown(visit, run, client):
+    page = visit()
+    page.page.click("#example")
+    page.page.get_by_text("example 1 of 2: 001").wait_for()
+    page.settle()
+    drawing, result = page.pixels("drawing"), page.pixels("result")
+    assert len(colours(drawing)) >= 5 and colours(drawing) <= {*demo.PALETTE.values()}
+
+    def saved(button):
+        with page.page.expect_download() as download:
+            page.page.click(button)
+        return np.asarray(Image.open(download.value.path()).convert("RGB"))
+
+    assert np.array_equal(saved("#save-input"), drawing) and np.array_equal(saved("#save-output"), result)
+    assert np.array_equal(saved("#save-both"), np.concatenate([drawing, result], axis=1))
+    page.page.click("#target")
+    page.page.wait_for_timeout(100)
+    target = decoded(client.get("/example/0").data)[:, 256:, ::-1].reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
+    assert np.abs(page.pixels("result") - target).mean() < 6 < np.abs(result - target).mean()
+    page.page.click("#target")
+    page.page.wait_for_timeout(100)
+    assert np.array_equal(page.pixels("result"), result)
+
+
+@browser
+def test_a_finger_draws_and_does_not_scroll(visit):
+    page = visit(has_touch=True, is_mobile=True)
+    page.page.set_viewport_size({"width": 360, "height": 500})
+    assert page.page.evaluate("document.documentElement.scrollWidth") == 360
+    page.page.get_by_role("button", name="window").tap()
+    page.page.locator("#drawing").evaluate("canvas => canvas.scrollIntoView({block: 'center'})")
+    session = page.page.context.new_cdp_session(page.page)
+    top = page.page.evaluate("scrollY")
+    for kind, *points in [("touchStart", (10, 50)), ("touchMove", (20, 30)), ("touchMove", (40, 10)), ("touchEnd",)]:
+        points = [dict(zip("xy", page.at(*point), strict=True)) for point in points]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert page.page.evaluate("scrollY") == top
+    drawn = (page.pixels("drawing") == WINDOW).all(axis=2)
+    assert drawn[10:51, 10:41].all() and drawn.sum() == 41 * 31
+
+
+@browser
+def test_one_can_draw_by_keyboard_alone(visit):
+    page = visit()
+    page.press("sky")
+    page.page.locator("#drawing").focus()
+    page.press("Shift+ArrowLeft", "ArrowUp", " ", "ArrowRight", "ArrowDown", "Shift+ArrowDown", " ")
+    drawn = (page.pixels("drawing") == SKY).all(axis=2)
+    assert drawn[31:41, 24:26].all() and drawn.sum() == 20
+    page.press(" ", "Shift+ArrowDown", "Escape")
+    assert ((page.pixels("drawing") == SKY).all(axis=2) == drawn).all()
+    reached = set()
+    for _ in range(40):
+        page.press("Tab")
+        reached |= {*page.page.evaluate("[document.activeElement].flatMap(e => [e.id, ...e.innerText.split('\\n')])")}
+    assert {"Rectangle", "Fill", "Clear", "upload", "live", "save-output", *demo.PALETTE} <= reached
+
+
+@browser
+def test_a_reload_keeps_the_drawing(visit, app):
+    page = visit()
+    page.press("door")
+    page.drag((10, 10), (33, 44))
+    page.settle()
+    drawing = page.pixels("drawing")
+    page.page.reload()
+    page.settle()
+    assert np.array_equal(page.pixels("drawing"), drawing) and len(colours(drawing)) == 2
+    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(drawing)))
+
+
+@browser
+def test_two_people_do_not_disturb_each_other(visit, app):
+    pages = visit(), visit()
+    with app.lock:
+        for page, name in zip(pages, ("sky", "door"), strict=True):
+            page.press(name)
+            page.drag((10, 10), (33, 44))
+            page.page.wait_for_timeout(100)
+    for page in pages:
+        page.settle()
+    for page, name in zip(pages, ("sky", "door"), strict=True):
+        assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE[name]}
+        assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(page.pixels("drawing"))))
+
+
+@browser
+def test_a_server_that_is_gone_is_told_and_the_drawing_stays(visit, app):
+    with served(app) as server:
+        page = visit(server)
+    page.press("door")
+    page.drag((10, 10), (33, 44))
+    page.page.get_by_text("draw.py does not answer").wait_for()
+    assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE["door"]}
+    assert any("ERR_CONNECTION_REFUSED" in error for error in page.errors)  # the browser's own line
+    page.errors.clear()
+
+
+@browser
+def test_what_the_server_says_is_shown(visit, app, monkeypatch):
+    page = visit()
+    monkeypatch.setattr(draw, "read_image", lambda body: exec('raise UserError("a sentence")', vars(draw)))
+    page.drag((10, 10), (33, 44))
+    page.page.get_by_text("a sentence (400)").wait_for()
+    monkeypatch.undo()
+    page.drag((10, 10), (43, 44))
+    page.settle()
+    assert page.said() == ""
+    page.errors.clear()  # the browser's own line on the status
+
+
+@browser
+def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_path):
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    torch.save({**saved, "colours": None}, tmp_path / "gen.pth.tar")
+    photos, edges = app_of(tmp_path, precision="fp32"), app_of(tmp_path, precision="fp32", palette="edges")
+    with served(photos) as server:
+        page = visit(server)
+        assert "Upload" in page.said() and not page.sent and page.page.locator("#tools").is_hidden()
+        page.drag((10, 10), (33, 44))
+        assert colours(page.pixels("drawing")) == {(255, 255, 255)}
+        upload(page, encoded(facades()[0][1], "JPEG"))
+        drawing = page.pixels("drawing")
+        assert len(colours(drawing)) > 500
+        assert np.array_equal(page.pixels("result"), photos.translated(Image.fromarray(drawing)))
+        page.page.reload()
+        page.settle()
+        assert np.array_equal(page.pixels("drawing"), drawing)
+    with served(edges) as server:
+        page = visit(server)
+        assert colours(page.pixels("drawing")) == {(255, 255, 255)}
+        page.drag((10, 10), (33, 44))  # a brush, at first
+        assert colours(page.pixels("drawing")) == {(255, 255, 255), (0, 0, 0)}
+        page.press("1")
+        page.page.locator("#size").fill("40")
+        page.drag((20, 20), (35, 35))
+        page.settle()
+        assert colours(page.pixels("drawing")) == {(255, 255, 255)}
