@@ -678,6 +678,7 @@ def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_p
         page.page.reload()
         page.settle()
         assert np.array_equal(page.pixels("drawing"), drawing)
+        assert np.array_equal(page.pixels("result"), photos.translated(Image.fromarray(drawing)))
     with served(edges) as server:
         page = visit(server)
         assert colours(page.pixels("drawing")) == {(255, 255, 255)}
