@@ -24,7 +24,8 @@ from train import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "inference.md", "draw.md"))]
+GUIDES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+                    for name in ("training", "inference", "draw"))]
 TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu"]
 
 
