@@ -292,8 +292,7 @@ def test_a_body_without_end_is_not_read_to_its_end(server, length):
                     connection.sendall(b"10000\r\n\x89PNG" + bytes(65532) + b"\r\n")
                 connection.sendall(b"0\r\n\r\n")
         connection.settimeout(20)
-        answer = connection.makefile("rb").read()
-        assert b" 413 " in answer and b"32 MiB" in answer, answer
+        assert b" 413 " in (answer := connection.recv(4096)), answer
 
 
 # The page in a browser
