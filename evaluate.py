@@ -48,7 +48,7 @@ class Evaluate:
     baseline: Literal["none", "identity", "mean"] = "none"  # also score the input itself, or the mean training target
     full_size: bool = False  # score at the size of the targets, as predict.py writes; else as validation shows them
     scale: Scale = "trained"  # with full_size, as predict.py takes it
-    palette: str | None = None  # cityscapes, facades or a JSON file: score the outputs as label maps
+    palette: str | None = None  # cityscapes, demo, facades or a JSON file: score the outputs as label maps
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given

@@ -33,8 +33,10 @@ class Stopped(Exception):
         self.number = number
 
 
-def name_of(source: Path | np.ndarray | str) -> str:
+def name_of(source: Path | np.ndarray | bytes | str) -> str:
     """A source for a message; a path with characters that do not print comes in quotes."""
     if isinstance(source, np.ndarray):
         return "an array"
+    if isinstance(source, bytes):
+        return "the image"
     return str(source) if str(source).isprintable() else repr(str(source))

@@ -28,7 +28,7 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
     """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch releases.
 
     Its attribute `trained` holds the settings that the file tells: direction, label_side, those of `Geometry`, of
-    `values_of`, and how many inputs go together.
+    `values_of`, and how many inputs go together; epoch, colours.
     Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
@@ -58,7 +58,9 @@ def generator_of(saved: dict, path: Path) -> Generator:
                 raise UserError(f"its training images are {width}×{height}")
         gen.trained |= {"kind": saved.get("kind", "uint8"), "inputs": int(saved.get("inputs", 1))}
         values_in(gen)
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        gen.trained["epoch"] = saved.get("epoch")
+        gen.trained["colours"] = [(int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []]
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise UserError(f"{path} holds no generator that this program knows: {reason}") from error
     if not all(value.isfinite().all() for value in gen.state_dict().values()):

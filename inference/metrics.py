@@ -14,6 +14,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from pairs import demo
 from runtime.console import say
 from utils import UserError
 
@@ -98,21 +99,22 @@ FACADES = {
     "cornice": (32, 255, 223), "sill": (112, 255, 143), "balcony": (192, 255, 63), "blind": (255, 239, 0),
     "deco": (255, 159, 0), "molding": (255, 79, 0), "pillar": (255, 0, 0), "shop": (175, 0, 0),
 }
+PALETTES = {"cityscapes": CITYSCAPES, "demo": demo.PALETTE, "facades": FACADES}
 
 
 def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
-    """cityscapes, facades, or a JSON file {"class": [red, green, blue], …}; classes called "void …" are not scored.
+    """One of PALETTES, or of a JSON file {"class": [red, green, blue], …}; classes called "void …" are not scored.
 
     Raises ValueError or FileNotFoundError.
     """
-    if name in ("cityscapes", "facades"):
-        return {"cityscapes": CITYSCAPES, "facades": FACADES}[name]
+    if name in PALETTES:
+        return PALETTES[name]
     try:
         palette = json.loads(Path(name).read_text(encoding="utf-8"))
         palette = {str(key): tuple(colour) for key, colour in palette.items()}
         good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"palette {name} is not cityscapes, facades or a JSON file of colours: {error}") from error
+        raise UserError(f"palette {name} is not {', '.join(PALETTES)} or a JSON file of colours: {error}") from error
     if not good or sum(not key.startswith("void") for key in palette) < 2:
         raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
     if len(set(palette.values())) < len(palette):

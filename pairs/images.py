@@ -1,6 +1,7 @@
 """Image files to arrays and back: decoding, orientation, transparency, 16 bits, floats, errors with names."""
 
 import contextlib
+import io
 import re
 import warnings
 import zlib
@@ -29,11 +30,11 @@ TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: 
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image file, not yet decoded; what goes wrong inside the block becomes a DataError."""
+def _opened(path: Path | bytes) -> Iterator[Image.Image]:
+    """The image file, or the bytes of one, not yet decoded; what goes wrong inside the block becomes a DataError."""
     name = name_of(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             yield image
@@ -95,17 +96,18 @@ def _read_numeric_tiff(path: Path, size: tuple[int, int]) -> np.ndarray:
     return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2:] in ((3,), (4,)) else array  # from BGR
 
 
-def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
-    """The image, decoded and upright; an array, or an .npy file, is (H, W) or (H, W, C) with C from 1 to 64.
+def read_image(source: Path | bytes | np.ndarray, reduce: int = 1) -> Image.Image | np.ndarray:
+    """The image of a file or its bytes, decoded and upright.
 
-    16-bit colour, of which Pillow keeps 8 bits, comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA; floats
-    of several channels, arrays of other types than uint8, and of more channels than pictures have, as arrays too. A
-    JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the decoder averages.
+    An array, or an .npy file, is (H, W) or (H, W, C) with C from 1 to 64. 16-bit colour, of which Pillow keeps 8 bits,
+    comes as an array of uint16, (H, W, 3) RGB or (H, W, 4) RGBA; floats of several channels, arrays of other types than
+    uint8, and of more channels than pictures have, as arrays too. A JPEG may be decoded at 1/reduce (2, 4 or 8) of its
+    size, which it must be a multiple of: the decoder averages.
     Raises DataError, and UserError on other arrays.
     """
     if isinstance(source, Path) and is_array(source):
         source = np.array(_load_npy(source))
-    if not isinstance(source, Path):
+    if not isinstance(source, Path | bytes):
         if not is_image_array(source):
             kind = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
             raise UserError(f"an image must be an array of numbers, {ARRAY}, not {kind}")
@@ -114,11 +116,12 @@ def read_image(source: Path | np.ndarray, reduce: int = 1) -> Image.Image | np.n
         if source.dtype != np.uint8 or np.atleast_3d(source).shape[2] > 4:
             return source.astype(source.dtype.newbyteorder("="), copy=False)
         return Image.fromarray(source.squeeze(-1) if source.shape[2:] == (1,) else source)
-    if size := _numeric_tiff(source):
+    if isinstance(source, Path) and (size := _numeric_tiff(source)):
         return _read_numeric_tiff(source, size)
     with _opened(source) as image:
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
-            array = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_UNCHANGED)
+            file = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.fromfile(source, np.uint8)
+            array = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
             if array is None or array.ndim != 3:
                 raise ValueError("damaged, or a kind of 16-bit image that is not known")
             array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB if array.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
@@ -144,7 +147,7 @@ def read_size(source: Path | np.ndarray) -> tuple[int, int]:
     if is_array(source):
         array = source if isinstance(source, np.ndarray) else _load_npy(source)
         return array.shape[1], array.shape[0]
-    if size := _numeric_tiff(source):
+    if isinstance(source, Path) and (size := _numeric_tiff(source)):
         return size
     with _opened(source) as image:
         if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode the pixels to look behind them

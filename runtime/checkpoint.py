@@ -323,7 +323,7 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
-    """Writes what inference needs: the weights, the settings that rebuild the network, the epoch."""
+    """Writes what inference needs: the weights, settings that rebuild the network, the epoch, what the data told."""
     names = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "interpolation", "label_side", "range_a",
              "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}

@@ -1,7 +1,9 @@
 """Small data sets and small runs, on the CPU, without a network."""
 
+import importlib.util
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -181,6 +183,17 @@ def at_step(on_steps):
     return install
 
 
+# Chromium from the system: Debian's package is chromium-headless-shell
+BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser",
+                                               "google-chrome", "chrome"))), None)
+NO_BROWSER = "needs Chromium on the path and the package playwright"
+
+
+def pytest_terminal_summary(terminalreporter):
+    if any(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(f"the tests of draw.html in a browser were skipped: {NO_BROWSER}")
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
@@ -188,5 +201,7 @@ def pytest_addoption(parser):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("browser") and not (BROWSER and importlib.util.find_spec("playwright")):
+        pytest.skip(NO_BROWSER)
     if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
         pytest.skip("slow: run with --slow")

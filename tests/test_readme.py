@@ -1,4 +1,4 @@
-"""README.md, docs/training.md and docs/inference.md are true as printed: every command, every snippet, every name.
+"""README.md and the guides in docs/ are true as printed: every command, every snippet, every name.
 
 Only .ci/run runs the two set-up commands; those of torchrun are parsed here, and run in test_distributed.py.
 """
@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ import tyro
 from conftest import write_pair
 from PIL import Image
 from torch.distributed.run import get_args_parser as torchrun
+from werkzeug.serving import BaseWSGIServer
 
+import draw
 from config import RECIPES
 from inference.export import export
 from inference.load import load_generator
@@ -24,7 +27,8 @@ from train import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "inference.md"))]
+GUIDES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+                    for name in ("training", "inference", "draw"))]
 TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu"]
 
 
@@ -112,6 +116,10 @@ def test_every_command_runs(demo, monkeypatch):
     for name in ("facades", "cityscapes_to_labels"):
         Path("runs", name).mkdir()
         shutil.copy("runs/demo/gen.pth.tar", Path("runs", name))
+    listen = draw.listen  # at any port, and not for long
+    monkeypatch.setattr(draw, "listen", lambda app, host, port: listen(app, host, 0))
+    monkeypatch.setattr(BaseWSGIServer, "serve_forever", BaseWSGIServer.server_close)
+    monkeypatch.setattr(webbrowser, "open", lambda address: None)
     for number, (script, *flags) in enumerate(PROGRAMS, 2):
         if script == "train.py":
             flags += [*TINY, f"--n-epochs={number}"]

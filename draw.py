@@ -1,0 +1,225 @@
+"""Serves a page to draw on: what one draws is translated while one draws.
+
+    python draw.py --checkpoint runs/demo/gen.pth.tar
+    python draw.py --checkpoint facades_label2photo_net_G.pth --palette facades --port 8080
+"""
+
+import contextlib
+import copy
+import ipaddress
+import json
+import re
+import socket
+import webbrowser
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from werkzeug import exceptions
+from werkzeug.routing import Map, Rule
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
+
+from config import Config
+from dataset import read_pair
+from generator import Generator
+from inference.load import load_generator
+from inference.metrics import PALETTES, load_palette
+from inference.translate import translate
+from pairs.find import Pair, evenly, find_pairs
+from pairs.images import read_image
+from pairs.values import Values
+from runtime.cli import load
+from runtime.console import run_main, say
+from runtime.devices import memory_advice, use_device, use_precision
+from runtime.speed import cast_weights, choose_levers, prepare
+from utils import UserError
+
+EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # hosts for all of a machine's addresses, and one that is meant
+BYTES = 32 * 2**20  # of a request's body
+CLIENTS = 1000  # that are remembered
+URLS = Map([Rule("/", methods=["GET"], endpoint="page"), Rule("/settings", methods=["GET"], endpoint="settings"),
+            Rule("/example/<int:number>", methods=["GET"], endpoint="example"),
+            Rule("/translate", methods=["POST"], endpoint="translate")])
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin",
+           "Cache-Control": "no-store", "Content-Security-Policy":
+           "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+           "img-src blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"}
+
+
+@dataclass(frozen=True)
+class Draw:
+    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    palette: str = ""  # demo, facades, cityscapes, edges or a JSON file; if not given, the training labels' colours
+    host: str = "127.0.0.1"  # the address to listen at; 0.0.0.0 lets in whoever reaches this machine
+    port: int = 8000  # 0 takes a free one
+    browser: bool = True  # open the page
+    device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well, as predict.py
+
+
+class App:
+    """The WSGI application. Requests of one client (X-Client) that come while an older one waits take its place."""
+
+    def __init__(self, opts: Draw):
+        device = use_device(opts.device)
+        self.dtype = use_precision(opts.precision, device)
+        self.gen = gen = load_generator(opts.checkpoint, device)
+        prepare(gen, replace(choose_levers(Config(), device, self.dtype), compile=False))
+        self.fast = gen if self.dtype == torch.float32 else cast_weights(copy.deepcopy(gen), self.dtype)
+        self.palette = choose_palette(opts.palette, gen.trained.get("colours", []))
+        self.examples, self.host = find_examples(opts.checkpoint, gen), opts.host.lower()
+        self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client
+
+    def __call__(self, environ: dict, start_response):
+        request = Request(environ)
+        request.max_content_length = BYTES
+        try:
+            self.check_origin(request)
+            endpoint, values = URLS.bind_to_environ(environ).match()
+            response = getattr(self, endpoint)(request, **values)
+        except exceptions.RequestEntityTooLarge:
+            response = Response(f"the image takes more than {BYTES >> 20} MiB\n", 413)
+        except exceptions.HTTPException as error:
+            allow = [(name, value) for name, value in error.get_headers() if name == "Allow"]
+            response = Response(f"{error.description}\n", error.code, allow)
+        except UserError as error:
+            response = Response(f"{error}\n", 400)
+        response.headers.update(HEADERS)
+        return response(environ, start_response)
+
+    def check_origin(self, request: Request) -> None:
+        """Refuses pages of other sites, also those whose name was made to lead to this machine (DNS rebinding)."""
+        name = re.sub(r":\d+$", "", request.environ.get("HTTP_HOST", "")).strip("[]").lower()
+        own = (self.host, "localhost", "127.0.0.1", "::1", socket.gethostname().lower())
+        if name not in own and not (self.host in ANYWHERE and is_address(name)):
+            raise exceptions.Forbidden("this address is not one of the server's own")
+        if request.path != "/" and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+            raise exceptions.Forbidden("other sites may not ask")
+
+    def page(self, request: Request) -> Response:
+        return Response(Path(__file__).with_name("draw.html").read_bytes(), mimetype="text/html")
+
+    def settings(self, request: Request) -> Response:
+        trained = self.gen.trained
+        names = [pair[0].stem if isinstance(pair[0], Path) else str(n) for n, pair in enumerate(self.examples, 1)]
+        size = trained.get("usual_size") or (self.gen.crop_width or self.gen.crop_size or 256, self.gen.crop_size or 256)
+        found = dict(size=size, direction=trained.get("direction"), epoch=trained.get("epoch"),
+                     kind="photo" if not self.palette else "edges" if {*EDGES} == {*self.palette} else "labels",
+                     palette=[dict(name=name, colour=c[:3], share=c[3]) for name, c in self.palette.items()],
+                     examples=names)
+        return Response(json.dumps(found), mimetype="application/json")
+
+    def translate(self, request: Request) -> Response:
+        body, client, ticket = request.get_data(cache=False), request.headers.get("X-Client", ""), object()
+        if len(body) >= BYTES:  # where no header tells the length, it is cut there
+            raise exceptions.RequestEntityTooLarge
+        if not re.match(rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP", body, re.DOTALL):
+            raise exceptions.UnsupportedMediaType("the body must be an image: PNG, JPEG or WebP")
+        if client:
+            if len(self.newest) > CLIENTS:  # none is dropped for that
+                self.newest.clear()
+            self.newest[client] = ticket
+        with self.lock, memory_advice("send a smaller image"):
+            if self.newest.get(client, ticket) is not ticket:
+                raise exceptions.Conflict("a newer drawing has taken this one's place")
+            return png(self.translated(read_image(body)))
+
+    def translated(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """As predict.py translates it, to the pixel: 16 bits in full precision, 8 bits in that of the device."""
+        image = np.asarray(image) if getattr(image, "mode", "I;16").startswith("I;16") else image
+        deep = isinstance(image, np.ndarray)
+        net, dtype = (self.gen, torch.float32) if deep else (self.fast, self.dtype)
+        return np.asarray(translate(net, image, dtype=dtype))
+
+    def example(self, request: Request, number: int) -> Response:
+        """Input and target side by side, of the examples from 0 on."""
+        if number >= len(self.examples):
+            raise exceptions.NotFound(f"there are {len(self.examples)} examples, from 0 on")
+        sides = read_pair(self.examples[number], Values(), Values())
+        sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
+        return png(np.concatenate(sides if self.gen.trained.get("direction") != "BtoA" else sides[::-1], axis=1))
+
+
+def is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
+
+
+def png(array: np.ndarray) -> Response:
+    """uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4) in RGB."""
+    _, file = cv2.imencode(".png", array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array)
+    return Response(file.tobytes(), mimetype="image/png")
+
+
+def choose_palette(name: str, trained: list[tuple]) -> dict[str, tuple]:
+    """(red, green, blue, share) of each class to draw with, by name; none where photos come in.
+
+    trained: the colours that the checkpoint tells. Without a palette by name, they get the names of the one that has
+    them all, if they are half of it or more.
+    """
+    def shares(palette: dict[str, tuple]) -> dict[str, float]:
+        """Of the classes that were met in training; JPEG has moved their colours a little."""
+        return {key: share for *colour, share in trained for key, exact in palette.items()
+                if max(abs(a - b) for a, b in zip(colour, exact, strict=True)) <= 10}
+
+    if name:
+        palette = EDGES if name == "edges" else load_palette(name)
+        return {key: (*colour, shares(palette).get(key, 0)) for key, colour in palette.items()}
+    for palette in (EDGES, *PALETTES.values()):
+        met = shares(palette)
+        if len(met) == len(trained) and 2 * len(met) >= len(palette):
+            return {key: (*palette[key], share) for key, share in met.items()}
+    return {"#{:02x}{:02x}{:02x}".format(*colour[:3]): colour for colour in trained}
+
+
+def find_examples(checkpoint: Path, gen: Generator) -> list[Pair]:
+    """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
+    with contextlib.suppress(UserError, OSError):
+        if cfg := load(checkpoint.parent):
+            found = find_pairs(cfg.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out")).splits
+            return evenly(found.get("val") or found.get("test") or [], 100)
+    return []
+
+
+class Quiet(WSGIRequestHandler):
+    def log_request(self, *_) -> None:  # one is sent at each move of the pen
+        pass
+
+
+def listen(app: App, host: str, port: int) -> BaseWSGIServer:
+    """The server, which waits at this address. Raises UserError when it is taken or none of this machine's."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+            return make_server(host, port, app, threaded=True, request_handler=Quiet, fd=taken.fileno())
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot listen at {host}, port {port}: {error}; --port 0 takes a free one") from error
+
+
+@memory_advice("take another --device")
+def main() -> None:
+    opts = tyro.cli(Draw, description=__doc__)
+    app = App(opts)
+    server = listen(app, opts.host, opts.port)
+    if not app.palette:
+        say("the checkpoint tells of no label colours: the page takes photos; --palette gives classes to draw with")
+    if opts.host != "localhost" and not (is_address(opts.host) and ipaddress.ip_address(opts.host).is_loopback):
+        say(f"warning: whoever reaches {opts.host} may draw, without a password and unencrypted; see docs/draw.md")
+    name = ANYWHERE.get(opts.host, opts.host)
+    address = f"http://{f'[{name}]' if ':' in name else name}:{server.port}/"
+    say(f"draw at {address} (Ctrl-C ends)")
+    if opts.browser:
+        webbrowser.open(address)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    run_main(main)
