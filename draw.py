@@ -110,7 +110,8 @@ class App:
     def settings(self, request: Request) -> Response:
         trained = self.gen.trained
         names = [pair[0].stem if isinstance(pair[0], Path) else str(n) for n, pair in enumerate(self.examples, 1)]
-        size = trained.get("usual_size") or (self.gen.crop_width or self.gen.crop_size or 256, self.gen.crop_size or 256)
+        height = self.gen.crop_size or 256
+        size = trained.get("usual_size") or (self.gen.crop_width or height, height)
         found = dict(size=size, direction=trained.get("direction"), epoch=trained.get("epoch"),
                      kind="photo" if not self.palette else "edges" if {*EDGES} == {*self.palette} else "labels",
                      palette=[dict(name=name, colour=c[:3], share=c[3]) for name, c in self.palette.items()],
