@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator
-from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
+from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, load_palette, summary
 from pairs.find import evenly, usable_pairs
 from pairs.loading import open_batches
 from pairs.plausible import check_headers
@@ -43,6 +43,7 @@ class Evaluate:
     dropout: Literal["on", "off"] = "on"  # on is the paper's noise
     baseline: Literal["none", "identity", "mean"] = "none"  # also score the input itself, or the mean training target
     palette: str | None = None  # cityscapes, facades or a JSON file: score the outputs as label maps
+    reader: Path | None = None  # a photo -> labels generator: score what it reads in the outputs against the inputs
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given
@@ -77,9 +78,9 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
     if direction not in ("AtoB", "BtoA"):
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
-    labels = gen.trained.get("label_side", "none")
-    if opts.palette and labels != direction[-1]:  # averaging label maps would invent colours between two classes
-        labels = direction[-1] if labels == "none" else "both"
+    labels, maps = gen.trained.get("label_side", "none"), direction[0 if opts.reader else -1]
+    if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
+        labels = maps if labels == "none" else "both"
     found = usable_pairs(opts.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out"))
     if found.held_out and "held_out" not in gen.trained:
         say("the checkpoint does not tell which pairs were held out: it may have been trained on those that are scored")
@@ -92,9 +93,26 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
                               labels) for each in (pairs, splits.get("train", pairs)))
 
 
+def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generator:
+    """The network that reads labels in what `gen` makes of them. Raises ValueError where the two do not fit."""
+    reader = load_generator(opts.reader, device)
+    if not opts.palette:
+        raise UserError("--reader needs --palette, the classes of the labels that it reads")
+    channels = gen.in_channels, gen.out_channels, reader.in_channels, reader.out_channels
+    if channels[0] != 3 or channels[1] != channels[2] or channels[3] != 3 or gen.crop_size != reader.crop_size:
+        raise UserError(f"the reader takes {channels[2]} channels to {channels[3]} at {reader.crop_size} pixels, which "
+                        f"does not undo {channels[0]} to {channels[1]} at {gen.crop_size}")
+    ways = {opts.direction if opts.direction != "trained" else gen.trained.get("direction"),
+            reader.trained.get("direction")}
+    if len(ways) == 1 and ways != {None}:
+        raise UserError(f"the reader translates {ways.pop()} as the generator does: it must be trained the other way")
+    return reader
+
+
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
     """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image.
 
+    With a reader, label scores are those of what it reads in the images, and "target" what it reads in real ones.
     An image whose output is not finite is named, left out for all, and has the l1 nan. Raises ValueError when all are.
     """
     device = next(gen.parameters()).device
@@ -102,9 +120,11 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     if opts.baseline != "none":
         translators[opts.baseline] = baseline(opts.baseline, train)
     rows, l1 = {who: [] for who in translators}, []
-    metrics = {who: [] for who in translators}  # of all images together
+    metrics = {who: [Checkerboard()] for who in translators}  # of all images together
+    reader = load_reader(opts, gen, device) if opts.reader else None
+    read = {who: LabelScores(load_palette(opts.palette)) for who in (*translators, "target")} if reader else {}
     for who in translators:
-        if opts.palette:
+        if opts.palette and not reader:
             metrics[who].append(LabelScores(load_palette(opts.palette)))
         if opts.perceptual:
             metrics[who].append(Perceptual(device))
@@ -112,13 +132,17 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         if not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
+        images = {"target": y}
         for who, translator in translators.items():
-            made = translator(x) if translator else y_fake
+            images[who] = made = translator(x) if translator else y_fake
             if made.shape != y.shape:
                 raise UserError(f"baseline {who} has {made.shape[0]} channels, the target has {y.shape[0]}")
             rows[who].append(image_scores(made, y))
             for metric in metrics[who]:
                 metric.update(made, y)
+        for who, scores in read.items():
+            with torch.inference_mode(), reader.test_time(dropout="off"):
+                scores.update(reader(images[who][None])[0], x)
         l1.append(rows["output"][-1]["l1"])
     bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
@@ -130,6 +154,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     for who in translators:
         for metric in metrics[who]:
             scores[who] |= metric.compute()
+    for who, metric in read.items():
+        scores.setdefault(who, {}).update(metric.compute())
     return {"scores": scores, "l1_of_each": l1}
 
 
@@ -188,7 +214,7 @@ def main() -> int:
     device = choose_device(opts.device)
     dtype = choose_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
-    if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
+    if opts.palette and load_palette(opts.palette) and gen.out_channels != 3 and not opts.reader:
         raise UserError("--palette needs a generator with 3 output channels")
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
