@@ -39,7 +39,7 @@ class Config:
     name: str = ""  # of the run; if not given, that of the data or of the recipe
     out_dir: Path | None = None  # the run's folder; if not given, runs/NAME, or runs/NAME-2, ... where that is taken
     resume: bool = False  # go on with the run in out_dir, or the last one of that name; begin it if there is none
-    save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
+    save_every: int = 1  # epochs between checkpoints, and at least 20 s; the last epoch is always saved
     eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by val_l1; 0: never
     n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
     n_examples: int = 4  # validation pairs drawn in the example grids
