@@ -1,4 +1,4 @@
-"""README.md, docs/training.md and docs/inference.md are true as printed: every command, every snippet, every name.
+"""README.md, and of docs/ training.md, inference.md and pix2pixhd.md, are true as printed: commands, snippets, names.
 
 Only .ci/run runs the two set-up commands; those of torchrun are parsed here, and run in test_distributed.py.
 """
@@ -21,7 +21,8 @@ from train import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "inference.md"))]
+GUIDES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8")
+                    for name in ("training.md", "inference.md", "pix2pixhd.md"))]
 TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu"]
 
 
