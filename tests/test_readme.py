@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8")
                     for name in ("training.md", "inference.md", "pix2pixhd.md"))]
-TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu"]
+TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu",
+        "--n-epochs-decay=0"]
 
 
 def blocks(language):
