@@ -195,6 +195,10 @@ def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
     cv2.imwrite(str(tmp_path / "b.png"), cv2.cvtColor(pixels.astype(np.uint16) * 257, cv2.COLOR_RGBA2BGRA))
     assert (to_array(read_image(tmp_path / "a.png"), 4, tmp_path / "a.png") == pixels).all()
     np.testing.assert_allclose(to_array(read_image(tmp_path / "b.png"), 4, tmp_path / "b.png") * 255, pixels, atol=1e-3)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert (to_array(read_image(tmp_path / "p.png"), 4, tmp_path / "p.png") == (10, 200, 30, 0)).all()
     with pytest.raises(DataError, match="has 3 channels, not the 4"):
         to_array(Image.new("RGB", (4, 4)), 4)
 
@@ -244,10 +248,12 @@ def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(
         np.testing.assert_array_equal(one_hot.argmax(0)[raw != 255], raw[raw != 255])
         assert (one_hot.sum(0)[torch.from_numpy(raw == 255)] == 0).all()  # void
         assert (one_hot.sum(0)[torch.from_numpy(raw != 255)] == 1).all()
+        write(tmp_path / "A" / "1.png", np.asarray(classes(3)) // 64 * 4)  # 0 and 12: void beyond, nothing between
+        edges = paired([(tmp_path / "A" / "1.png", pair[1])], replace(cfg, n_labels=13))
         for epoch in range(3):
-            jittered = paired([pair], cfg)[epoch, 0][0]
-            assert jittered.shape == (5, 64, 64) and set(jittered.unique().tolist()) == {0.0, 1.0}
-            assert jittered.sum(0).max() == 1
+            jittered = edges[epoch, 0][0]
+            assert jittered.shape == (13, 64, 64) and set(jittered.unique().tolist()) == {0.0, 1.0}
+            assert jittered.sum(0).min() == 1 and set(jittered.argmax(0).unique().tolist()) <= {0, 12}
 
 
 @pytest.mark.parametrize(("array", "classes"), [
@@ -343,6 +349,9 @@ def test_a_mask_of_zeros_and_ones_counts_like_one_of_black_and_white(tmp_path):
     masks = {name: read_pair((tmp_path / "A" / "0.png", tmp_path / "B" / "0.png", tmp_path / "M" / f"{name}.png"), RGB,
                              RGB)[2] for name in ("ones", "white", "half")}
     assert (masks["ones"] == masks["white"]).all() and masks["half"].max() == 128
+    pair = tuple(tmp_path / name for name in ("A/0.png", "B/0.png", "M/ones.png"))
+    enlarged = paired([pair], replace(Config(), load_size=72, crop_size=64))[0][1]
+    assert set(enlarged[3].unique().tolist()) == {-1.0, 1.0}  # nothing between
 
 
 @pytest.mark.parametrize("changes", [{}, dict(gan_loss="hinge", lambda_fm=10.0)])
