@@ -27,7 +27,7 @@ def run(small):
 
 def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
     saved = torch.load(run.out_dir / "gen.pth.tar", weights_only=True)
-    assert set(saved) == {"format", "state_dict", "config", "epoch", "held_out"} and saved["epoch"] == 1
+    assert set(saved) == {"format", "state_dict", "config", "epoch", "held_out", "colours"} and saved["epoch"] == 1
     settings = saved["config"]
     assert settings["direction"] == "AtoB" and settings["load_size"] == 72
     gen = Generator(*(settings[name] for name in ("in_channels", "out_channels", "ngf", "crop_size", "dropout")))
