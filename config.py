@@ -58,7 +58,7 @@ class Config:
     name: str = ""  # of the run; if not given, that of the data or of the recipe
     out_dir: Path | None = None  # the run's folder; if not given, runs/NAME, or runs/NAME-2, ... where that is taken
     resume: bool = False  # go on with the run in out_dir, or the last one of that name; begin it if there is none
-    save_every: int = 1  # epochs between checkpoints; the last epoch is always saved
+    save_every: int = 1  # epochs between checkpoints, and at least 20 s; the last epoch is always saved
     eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by best_by; 0: never
     best_by: Literal["val_l1", "psnr", "ms_ssim", "label_accuracy"] = "val_l1"  # the score that best.pth.tar is best in
     palette: str = ""  # cityscapes, facades or a JSON file: eval_every also scores the outputs as label maps

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator, values_in
-from inference.metrics import LabelScores, Perceptual, image_scores, load_palette, summary
+from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, load_palette, summary
 from inference.translate import at_any_size, network_size, translate_pixels
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, Scale
@@ -49,6 +49,7 @@ class Evaluate:
     full_size: bool = False  # score at the size of the targets, as predict.py writes; else as validation shows them
     scale: Scale = "trained"  # with full_size, as predict.py takes it
     palette: str | None = None  # cityscapes, demo, facades or a JSON file: score the outputs as label maps
+    reader: Path | None = None  # a photo -> labels generator: score what it reads in the outputs against the inputs
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given
@@ -94,9 +95,9 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
     if direction not in ("AtoB", "BtoA"):
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
-    labels = gen.trained.get("label_side", "none")
-    if opts.palette and labels != direction[-1]:  # averaging label maps would invent colours between two classes
-        labels = direction[-1] if labels == "none" else "both"
+    labels, maps = gen.trained.get("label_side", "none"), direction[0 if opts.reader else -1]
+    if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
+        labels = maps if labels == "none" else "both"
     found = usable_pairs(opts.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out"))
     if found.held_out and "held_out" not in gen.trained:
         say("the checkpoint does not tell which pairs were held out: it may have been trained on those that are scored")
@@ -112,9 +113,26 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
                  for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))
 
 
+def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generator:
+    """The network that reads labels in what `gen` makes of them. Raises ValueError where the two do not fit."""
+    reader = load_generator(opts.reader, device)
+    if not opts.palette:
+        raise UserError("--reader needs --palette, the classes of the labels that it reads")
+    channels = gen.in_channels, gen.out_channels, reader.in_channels, reader.out_channels
+    if channels[0] != 3 or channels[1] != channels[2] or channels[3] != 3 or gen.crop_size != reader.crop_size:
+        raise UserError(f"the reader takes {channels[2]} channels to {channels[3]} at {reader.crop_size} pixels, which "
+                        f"does not undo {channels[0]} to {channels[1]} at {gen.crop_size}")
+    ways = {opts.direction if opts.direction != "trained" else gen.trained.get("direction"),
+            reader.trained.get("direction")}
+    if len(ways) == 1 and ways != {None}:
+        raise UserError(f"the reader translates {ways.pop()} as the generator does: it must be trained the other way")
+    return reader
+
+
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
     """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image.
 
+    With a reader, label scores are those of what it reads in the images, and "target" what it reads in real ones.
     An image whose output is not finite is named, left out for all, and has the l1 nan. Raises ValueError when all are.
     """
     device = next(gen.parameters()).device
@@ -122,9 +140,11 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     if opts.baseline != "none":
         translators[opts.baseline] = baseline(opts.baseline, train)
     rows, l1 = {who: [] for who in translators}, []
-    metrics = {who: [] for who in translators}  # of all images together
+    metrics = {who: [Checkerboard()] for who in translators}  # of all images together
+    reader = load_reader(opts, gen, device) if opts.reader else None
+    read = {who: LabelScores(load_palette(opts.palette)) for who in (*translators, "target")} if reader else {}
     for who in translators:
-        if opts.palette:
+        if opts.palette and not reader:
             metrics[who].append(LabelScores(load_palette(opts.palette)))
         if opts.perceptual:
             metrics[who].append(Perceptual(device))
@@ -132,14 +152,19 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         if not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
+        images = {"target": y[: data.y.channels]}
         for who, translator in translators.items():
             made = translator(x) if translator else y_fake
             if len(made) != data.y.channels:
                 raise UserError(f"baseline {who} has {len(made)} channels, the target has {data.y.channels}")
             made, target = composite(made, y)
+            images[who] = made
             rows[who].append(image_scores(made, target))
             for metric in metrics[who]:
                 metric.update(made, target)
+        for who, scores in read.items():
+            with torch.inference_mode(), reader.test_time(dropout="off"):
+                scores.update(at_any_size(reader, images[who][None])[0], x)
         l1.append(rows["output"][-1]["l1"])
     bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
@@ -151,6 +176,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     for who in translators:
         for metric in metrics[who]:
             scores[who] |= metric.compute()
+    for who, metric in read.items():
+        scores.setdefault(who, {}).update(metric.compute())
     return {"scores": scores, "l1_of_each": l1}
 
 
@@ -211,7 +238,7 @@ def main() -> int:
     device = use_device(opts.device)
     dtype = use_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
-    if opts.palette and load_palette(opts.palette) and gen.out_channels != 3:
+    if opts.palette and load_palette(opts.palette) and gen.out_channels != 3 and not opts.reader:
         raise UserError("--palette needs a generator with 3 output channels")
     if opts.perceptual and gen.out_channels not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")

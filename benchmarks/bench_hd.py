@@ -2,12 +2,10 @@
 
     python benchmarks/bench_hd.py [--sizes 256 512 1024] [--steps N] [--json FILE]
 
-The U-Net trains as the paper does, the others as the recipe pix2pixhd. Each variant has a process of its own. Memory
-is the peak of the tensors on CUDA; on the CPU that of the process, above what it took before there was a network.
+The U-Net trains as the paper does, the others as the recipe pix2pixhd. Memory is what the
+second step takes at once on top of weights, gradients and Adam's moments.
 """
 
-import multiprocessing
-import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,29 +26,22 @@ VARIANTS = {"U-Net": {}, "global": HD, "global, checkpointing": dict(HD, checkpo
 class Bench:
     sizes: tuple[int, ...] = (256, 512, 1024)  # pixels
     variants: tuple[str, ...] = tuple(VARIANTS)  # which of them
-    steps: int = 3  # counted, behind one that warms up
+    steps: int = 3  # counted, behind two others
     ngf: int = 0  # width of the generators, where not their own
     device: str = "auto"  # auto, cuda, cuda:1 or cpu
     json: Path | None = None  # also write the table, the hardware and the versions there
-
-
-def resident() -> int:
-    """The most memory that this process has held, in bytes, on Linux."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(name: str, size: int, opts: Bench, device: torch.device) -> dict:
     """One row: seconds a step, peak memory in bytes."""
     width = {"ngf": opts.ngf, "ndf": opts.ngf} if opts.ngf else {}
     cfg = replace(Config(), **{**VARIANTS[name], "crop_size": size, "load_size": size, **width})
-    before = resident()
     torch.manual_seed(0)
     state, step = real_step(cfg, device)
     x, y = batch_of(1, cfg, device)
-    step(x, y)
+    step(x, y)  # makes the moments
+    memory = common.peak_memory(lambda: step(x, y), device)
     seconds = common.in_turns({name: lambda: step(x, y)}, device, rounds=opts.steps)[name]
-    memory = (torch.cuda.max_memory_allocated(device) if device.type == "cuda"
-              else resident() - before)
     return {"variant": name, "size": size, "parameters": count(state.gen), "memory": memory, **common.spread(seconds)}
 
 
@@ -58,9 +49,7 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
     rows = []
     for size in opts.sizes:
         for name in opts.variants:
-            with multiprocessing.get_context("spawn").Pool(1) as alone:
-                row = alone.apply(measure, (name, size, opts, device))
-            rows.append(row)
+            rows.append(row := measure(name, size, opts, device))
             print(f"{size:>4} {name:<22} {row['median']:.2f} s a step ({row['min']:.2f} to {row['max']:.2f}, "
                   f"{opts.steps} steps), {row['memory'] / 2**30:.2f} GiB, {row['parameters']:,} parameters", flush=True)
     return rows

@@ -1,5 +1,6 @@
 """What the benchmarks share: the machine, times taken in turns, and the way from the command line to a file of rows."""
 
+import itertools
 import json
 import platform
 import shutil
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import tyro
 from torch.backends import cudnn
+from torch.profiler import ProfilerActivity, profile
 
 from runtime.console import run_main
 from runtime.devices import use_device
@@ -48,6 +50,20 @@ def seconds_of(act: Callable, device: torch.device, n: int = 1) -> float:
     end.record()
     torch.cuda.synchronize(device)
     return start.elapsed_time(end) / n / 1000
+
+
+def peak_memory(act: Callable, device: torch.device) -> int:
+    """Bytes that act() takes at once, on top of what was there."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        act()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        act()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
 
 
 def in_turns(acts: dict[str, Callable], device: torch.device, n: int = 1, rounds: int = 0,

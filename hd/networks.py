@@ -3,7 +3,6 @@
 The names of their weights are those of the authors' release, so that its files load.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -37,12 +36,9 @@ def stem(in_channels: int, out_channels: int, norm: Norm = "instance") -> list[n
     return [nn.ReflectionPad2d(3), *conv(in_channels, out_channels, 7, norm), nn.ReLU(True)]
 
 
-def down(channels: int, norm: Norm = "instance") -> list[nn.Module]:
-    return [*conv(channels, 2 * channels, 3, norm, stride=2, padding=1), nn.ReLU(True)]
-
-
-def up(channels: int, norm: Norm = "instance") -> list[nn.Module]:
-    return [*conv(channels, channels // 2, 3, norm, stride=2, padding=1, up=True), nn.ReLU(True)]
+def resample(before: int, after: int, norm: Norm = "instance") -> list[nn.Module]:
+    """To half the size where the channels grow, (N, C, H, W) → (N, 2C, H/2, W/2), else to twice."""
+    return [*conv(before, after, 3, norm, stride=2, padding=1, up=after < before), nn.ReLU(True)]
 
 
 def head(in_channels: int, out_channels: int) -> list[nn.Module]:
@@ -61,21 +57,17 @@ class ResidualBlock(nn.Module):
 
 
 def run(layers: nn.Sequential, x: Tensor, checkpointing: bool) -> Tensor:
-    """layers(x); with `checkpointing`, backward computes again what lies between the ends of stages."""
+    """layers(x); with `checkpointing`, backward computes again what lies between every second activation or block.
+
+    That halves the peak of both networks. Nothing is drawn in there: only what is loaded from files has Dropout.
+    """
     if not (checkpointing and torch.is_grad_enabled()):
         return layers(x)
-    for stage in stages(layers):  # nothing in them is drawn: only what is loaded has Dropout
-        x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+    ends = [i for i, layer in enumerate(layers, 1) if isinstance(layer, nn.ReLU | nn.Tanh | ResidualBlock)]
+    cuts = [0, *ends[1:-1:2], len(layers)]
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        x = checkpoint(layers[begin:end], x, use_reentrant=False, preserve_rng_state=False)
     return x
-
-
-def stages(layers: nn.Sequential) -> Iterator[nn.Sequential]:
-    """The same layers, cut behind every activation and every block."""
-    begin = 0
-    for end, layer in enumerate(layers, 1):
-        if isinstance(layer, nn.ReLU | nn.Tanh | ResidualBlock):
-            yield layers[begin:end]
-            begin = end
 
 
 class GlobalGenerator(nn.Module):
@@ -97,10 +89,10 @@ class GlobalGenerator(nn.Module):
         self.multiple, self.smallest, self.checkpointing = 2**n_downs, 2 * 2**n_downs, checkpointing
         layers = stem(in_channels, ngf, norm)  # (N, ngf, H, W)
         for i in range(n_downs):
-            layers += down(ngf * 2**i, norm)  # (N, ngf·2^(i+1), H/2^(i+1), W/2^(i+1))
+            layers += resample(ngf * 2**i, ngf * 2 ** (i + 1), norm)  # (N, ngf·2^(i+1), H/2^(i+1), W/2^(i+1))
         layers += [ResidualBlock(ngf * 2**n_downs, norm, dropout) for _ in range(n_blocks)]
         for i in range(n_downs, 0, -1):
-            layers += up(ngf * 2**i, norm)
+            layers += resample(ngf * 2**i, ngf * 2 ** (i - 1), norm)
         self.model = nn.Sequential(*layers, *head(ngf, out_channels))
         self.apply(init_weights)
 
@@ -124,8 +116,8 @@ class LocalEnhancer(nn.Module):
         self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
         self.multiple, self.smallest, self.checkpointing = 2 ** (n_downs + 1), 4 * 2**n_downs, checkpointing
         self.model = GlobalGenerator(in_channels, out_channels, 2 * ngf, n_downs, n_blocks).model[:-3]
-        self.model1_1 = nn.Sequential(*stem(in_channels, ngf), *down(ngf))
-        self.model1_2 = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(n_local_blocks)), *up(2 * ngf),
+        self.model1_1 = nn.Sequential(*stem(in_channels, ngf), *resample(ngf, 2 * ngf))
+        self.model1_2 = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(n_local_blocks)), *resample(2 * ngf, ngf),
                                       *head(ngf, out_channels))
         self.pool = pool()
         self.apply(init_weights)
@@ -158,9 +150,10 @@ def pool() -> nn.AvgPool2d:
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """n_scales PatchGANs that judge pairs at full, half and quarter size: x (N, C, H, W), y (N, C', H, W) →
-    [[features, …, logits], …], a list a scale, from the finest; the features are what the n_layers + 1 layers before
-    the logits give."""
+    """n_scales PatchGANs, each with the pair x (N, C, H, W), y (N, C', H, W) at half the size of the one before.
+
+    Returns [[features, …, logits], …], a list a scale, the finest first: n_layers + 1 features, then logits.
+    """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ndf: int = 64, n_layers: int = 3,
                  n_scales: int = 2):

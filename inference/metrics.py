@@ -40,6 +40,30 @@ def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
             if not v.isnan().any()}
 
 
+class Checkerboard:
+    """Energy at the Nyquist frequency, of the outputs against the targets': 1 is as much, more shows as checkerboards.
+
+    Of blocks of 16×16 pixels, the patterns that change sign with every column, every row, or both.
+    """
+
+    def __init__(self):
+        self.fake = self.real = 0.0
+
+    def update(self, y_fake: Tensor, y: Tensor) -> None:
+        self.fake += self.energy(y_fake)
+        self.real += self.energy(y)
+
+    @staticmethod
+    def energy(image: Tensor) -> float:
+        rows, columns = (1 - 2 * (torch.arange(n, device=image.device) % 2) for n in image.shape[-2:])
+        patterns = torch.stack([rows[:, None].expand(image.shape[-2:]), columns.expand(image.shape[-2:]),
+                                rows[:, None] * columns])
+        return F.avg_pool2d(image.float()[:, None] * patterns, 16).square().mean().item()
+
+    def compute(self) -> dict[str, float]:
+        return {"nyquist": self.fake / self.real if self.real else math.nan}
+
+
 class Perceptual:
     """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had."""
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,6 +28,7 @@ FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those o
 # For a run's whole life
 FIXED = ["direction", "in_channels", "out_channels", "n_labels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
          *FOLLOW_UP, "n_scales", "spectral_norm"]
+SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Run:
         self.cfg, self.ranks, self.writer = cfg, ranks, Writer(ranks.device)
         self.saved, self.record = None, {}  # the checkpoint, until it is restored; of the data
         self.lock, self.made, self.settings, self.before, self.learnt = None, False, None, b"", False
+        self.saved_at = -math.inf  # when the last checkpoint was due
 
     def __enter__(self) -> "Run":
         try:
@@ -257,7 +260,8 @@ class Run:
     def save_in_background(self, state: Any, progress: Progress, history: list[dict]) -> None:
         """Writes, while training goes on, the checkpoint of an epoch that is due for one, and best.pth.tar.
 
-        While an earlier checkpoint is still being written, the next one is left out. The last one is for `save`.
+        One that comes within SPACING of the one before, or while that is being written, is left out; the last one is
+        for `save`.
         """
         cfg, epoch = self.cfg, progress.epoch
         self.learnt = True
@@ -268,7 +272,9 @@ class Run:
                     self.writer.check(wait=True)
                 weights = snapshot(state.result.state_dict())
                 self.writer.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
-            if epoch < cfg.total_epochs and epoch % cfg.save_every == 0 and not self.writer.busy(self._write):
+            due = epoch % cfg.save_every == 0 and time.monotonic() - self.saved_at >= SPACING
+            if due and epoch < cfg.total_epochs and not self.writer.busy(self._write):
+                self.saved_at = time.monotonic()
                 self.writer.submit(self._write, snapshot(state_dict(state)), progress, list(history))
         self.ranks.barrier()
 

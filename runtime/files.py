@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 from torchvision.utils import make_grid
 
-CELL = 1024  # pixels of the longest side in a grid
+CELL = 512  # pixels of the longest side in a grid
 DRAWN = {"Software": "pix2pix"}  # marks what is drawn for people, so that it never becomes a training pair
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import Config
+from runtime import checkpoint
 from runtime.checkpoint import Progress, Run
 from runtime.console import say
 from runtime.distributed import Ranks
@@ -29,7 +30,6 @@ LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 MORE_LOSSES = {"g_fm": "lambda_fm", "g_vgg": "lambda_vgg"}  # each where its weight is not 0
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
 EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
-PLOT_SECONDS = 20  # between two drawings of the curves, which keep Python busy
 PATIENCE = 5  # epochs in a row before a winner is named
 SMOOTH = 10  # epochs of which means are taken before the validation's L1 is said to rise: single ones wander
 
@@ -38,14 +38,15 @@ class Logger:
     """Keeps the history of a run, one dict of COLUMNS an epoch, and shows it in files of the run's folder.
 
     The history is part of the checkpoint, so the files are written anew from it and never disagree with a resumed run.
-    They are written in the background, the curves once more when the block ends. No failure in here ends a training
-    run. In the processes that are not the main one, all of it is silent.
+    They are written in the background; grids and curves, which keep Python busy, after the first epoch, then at most
+    every SPACING seconds, and for the last epoch when the block ends. No failure in here ends a training run. In the
+    processes that are not the main one, all of it is silent.
     """
 
     def __init__(self, run: Run):
         self.run, self.cfg, self.folder, self.silent = run, run.cfg, run.cfg.out_dir, not run.ranks.main
         self.history = run.history
-        self.plotted, self.plot_time = len(self.history), -math.inf
+        self.drawn, self.drawn_at, self.examples = len(self.history), -math.inf, []
         self.tensorboard = None
         if self.silent:
             return
@@ -57,10 +58,11 @@ class Logger:
             say(f"no TensorBoard events: {error}")
 
     def epoch(self, row: dict, examples: list[list[Tensor]]) -> None:
-        """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes all files."""
+        """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes the files."""
         if self.silent:
             return
         self.history.append(row)
+        self.examples = examples
         losses = " ".join(f"{name} {row[name]:.3f}" for name in losses_of(self.cfg))
         extra = "".join(f" {name} {row[name]:g}" for name in EXTRAS if row.get(name))
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
@@ -74,17 +76,21 @@ class Logger:
         return self
 
     def __exit__(self, *exc) -> None:
-        if self.plotted < len(self.history):
-            self._try(self._write_plot, self.history)
+        if self.drawn < len(self.history):
+            self._draw(self.history, self.examples)
         if self.tensorboard:
             self.tensorboard.close()
 
     def _write(self, history: list[dict], examples: list[list[Tensor]]) -> None:
         self._try(self._write_csv, history)
         self._try(self._write_events, history[-1])
+        if time.monotonic() - self.drawn_at >= checkpoint.SPACING:
+            self._draw(history, examples)
+
+    def _draw(self, history: list[dict], examples: list[list[Tensor]]) -> None:
+        self.drawn, self.drawn_at = len(history), time.monotonic()
         self._try(self._write_examples, history[-1], examples)
-        if time.monotonic() - self.plot_time > PLOT_SECONDS:
-            self._try(self._write_plot, history)
+        self._try(self._write_plot, history)
 
     def _try(self, write: Callable, *args) -> None:
         try:
@@ -124,7 +130,6 @@ class Logger:
             axes.grid(alpha=0.3)
         with atomic(self.folder / "losses.png") as file:
             figure.savefig(file, format="png", dpi=100, metadata=DRAWN)
-        self.plotted, self.plot_time = len(history), time.monotonic()
 
     def _write_examples(self, row: dict, examples: list[list[Tensor]]) -> None:
         save_grid(self.folder / "examples" / f"epoch_{row['epoch']:04d}.png", examples, ["input", "output", "target"],

@@ -23,6 +23,7 @@ from config import Config
 from dataset import Jitter, PairedImages
 from pairs.geometry import Geometry
 from pairs.values import Values, values_of
+from runtime import checkpoint
 from runtime.checkpoint import load_tensors
 from runtime.speed import choose_levers
 
@@ -130,6 +131,12 @@ def data(tmp_path):
 def small(data, tmp_path):
     """Makes configurations of runs that take a second."""
     return lambda name="run", **changes: replace(settings(data, tmp_path / name), **changes)
+
+
+@pytest.fixture
+def unspaced(monkeypatch):
+    """Checkpoints, grids and curves come with every epoch, however short."""
+    monkeypatch.setattr(checkpoint, "SPACING", 0)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,16 @@ from dataset import PairedImages, load_data
 from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
 from inference.load import load_generator
-from inference.metrics import CITYSCAPES, FACADES, LabelScores, Perceptual, image_scores, load_palette, summary
+from inference.metrics import (
+    CITYSCAPES,
+    FACADES,
+    Checkerboard,
+    LabelScores,
+    Perceptual,
+    image_scores,
+    load_palette,
+    summary,
+)
 from runtime.checkpoint import is_best
 from runtime.console import run_main
 from train import train
@@ -396,3 +405,60 @@ def test_the_label_accuracy_of_training_is_the_one_that_is_evaluated(data, small
     monkeypatch.chdir("/")
     train(replace(cfg, resume=True, n_epochs=2, palette=str(data / "colours.json")))
     assert "val_label_accuracy" in (cfg.out_dir / "log.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize("pattern", ["rows", "columns", "both"])
+def test_checkerboards_are_measured_and_edges_are_not(pattern):
+    """A pattern of one pixel's period, whichever way it runs; not what a sharp photo has too."""
+    rows, columns = torch.arange(64)[:, None] % 2, torch.arange(96) % 2
+    sign = {"rows": rows + 0 * columns, "columns": columns + 0 * rows, "both": rows ^ columns}[pattern] * 2.0 - 1
+    y = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 0.1
+    same, more = Checkerboard(), Checkerboard()
+    same.update(y.flip(2), y)
+    more.update(y + 0.05 * sign, y)
+    assert 0.9 < same.compute()["nyquist"] < 1.1
+    noise = 3 * 0.1**2 / 256  # of the mean of 256 pixels, for each of the three patterns
+    assert more.compute()["nyquist"] == pytest.approx(1 + 0.05**2 / noise, rel=0.1)
+    more.update(torch.zeros(3, 64, 96), torch.zeros(3, 64, 96))
+    assert math.isnan(Checkerboard().compute()["nyquist"])
+
+
+@pytest.fixture
+def readable(data, small):
+    """Pairs of labels and their photographic negative, a generator that labels nothing, and a reader that is right."""
+    rng = np.random.default_rng(0)
+    for path in data.glob("*/*.png"):
+        blocks = rng.integers(0, 2, (8, 8)).repeat(6, 0).repeat(6, 1)[..., None]
+        labels = np.where(blocks, np.uint8([255, 239, 0]), np.uint8([0, 0, 223])).astype(np.uint8)
+        write_pair(path, left=labels, right=255 - labels)
+    train(small("gen", n_epochs=1, direction="AtoB"))
+    train(small("reader", n_epochs=1, direction="BtoA"))
+    return small("gen"), small("reader").out_dir / "gen.pth.tar"
+
+
+def test_the_reader_s_labels_are_compared_with_the_input(readable, monkeypatch):
+    """Against the target, or read by the generator itself, real photos would not score 1 where the reader is right."""
+    cfg, reader = readable
+    opts = options(cfg, reader=reader, palette="facades", baseline="identity", out_dir=cfg.out_dir / "e")
+    gen = load_generator(opts.checkpoint)
+    forward = Generator.forward  # the reader takes the negative; the generator paints all gray
+    monkeypatch.setattr(Generator, "forward", lambda self, x: -x if self is not gen else forward(self, x))
+    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]
+    assert len(scored(opts)[0][0].flatten(1).unique(dim=1).T) == 2  # no colours are mixed
+    assert found["target"].keys() == {"pixel_accuracy", "class_accuracy", "class_iou"}
+    assert found["target"]["pixel_accuracy"] > 0.99  # resizing mixes the colours of the photos
+    assert found["output"]["pixel_accuracy"] < 0.9 and found["identity"]["pixel_accuracy"] < 0.1
+    assert f"{found['target']['pixel_accuracy']:.4f}" in table(found)
+
+
+@pytest.mark.parametrize(("mistake", "said"), [
+    ("no palette", "needs --palette"), ("the generator itself", "trained the other way"),
+    ("other channels", "takes 1 channels to 3"), ("absent", "nowhere")])
+def test_a_reader_of_no_use_is_a_sentence_and_leaves_no_folder(readable, call, small, mistake, said):
+    cfg, reader = readable
+    if mistake == "other channels":
+        train(small("gray", n_epochs=1, direction="BtoA", in_channels=1))
+    reader = {"absent": "nowhere", "the generator itself": cfg.out_dir / "gen.pth.tar",
+              "other channels": small("gray").out_dir / "gen.pth.tar"}.get(mistake, reader)
+    status, out, folders = call("--reader", reader, *([] if mistake == "no palette" else ["--palette", "facades"]))
+    assert status == 2 and said in out and not folders, out

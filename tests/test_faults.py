@@ -40,7 +40,7 @@ def fork(act, *args):
 
 @pytest.mark.slow
 @posix
-def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch):
+def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unspaced):
     """SIGKILL at random moments, many of them in the middle of writing a checkpoint, which every epoch ends with.
 
     What is on disk always loads, --resume continues at once, though loader processes outlive their parent, and the end

@@ -206,6 +206,8 @@ def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, mo
             session = pytest.importorskip("onnxruntime").InferenceSession(path)
             made = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
         torch.testing.assert_close(made, gen(x), rtol=1e-3, atol=1e-4)
+    with pytest.raises(AssertionError, match=rf">= {least}"):
+        torch.export.load(tmp_path / "gen.pt2").module()(torch.rand(1, 3, gen.multiple, 64))
 
 
 def test_the_average_follows_as_if_it_took_in_every_step():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from runtime import logger as logger_module
 from runtime.checkpoint import Progress
 from runtime.distributed import Ranks
 from runtime.logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, overfitting, verdict
@@ -179,19 +180,22 @@ def test_the_curves_have_log_2_as_their_reference(small, logger_of, monkeypatch)
     assert heights == pytest.approx([0.6, 0.6, 0.9, math.log(2)])
 
 
-def test_the_curves_are_drawn_now_and_then_and_at_the_end(small, logger_of, monkeypatch):
+def test_grids_and_curves_are_drawn_now_and_then_and_at_the_end(small, logger_of, monkeypatch):
     """Drawing takes Python's attention from a training whose epochs take a second."""
-    drawn = []
+    drawn, clock = [], [0.0]
+    monkeypatch.setattr(logger_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     logger = logger_of()
-    plot = logger._write_plot
-    monkeypatch.setattr(logger, "_write_plot", lambda history: drawn.append(len(history)) or plot(history))
-    for epoch in (1, 2, 3):
+    (small().out_dir / "examples").mkdir()
+    monkeypatch.setattr(logger, "_write_plot", lambda history: drawn.append(len(history)))
+    for epoch, clock[0] in ((1, 0), (2, 19), (3, 20), (4, 30)):
         logger.epoch(row(epoch), EXAMPLES)
-    assert drawn == [1]
-    logger.__exit__()
     assert drawn == [1, 3]
-    logger.__exit__()
-    assert drawn == [1, 3]
+    for _ in range(2):  # at the end, what is drawn already is not drawn again
+        logger.__exit__()
+        assert drawn == [1, 3, 4]
+    grids = sorted(path.name for path in (small().out_dir / "examples").iterdir())
+    assert grids == [f"epoch_000{epoch}.png" for epoch in drawn]
+    assert len((small().out_dir / "log.csv").read_text().splitlines()) == 1 + 4
 
 
 def test_writing_can_be_handed_to_another_thread(small, logger_of):

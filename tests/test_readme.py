@@ -28,8 +28,9 @@ from train import train
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-                    for name in ("training", "inference", "draw"))]
-TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu"]
+                    for name in ("training", "inference", "draw", "pix2pixhd"))]
+TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu",
+        "--n-epochs-decay=0"]
 
 
 def blocks(language):
