@@ -24,7 +24,10 @@ from utils import DataError, UserError, name_of
 
 
 def check(cfg: Config) -> int:
-    """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong."""
+    """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong.
+
+    Raises UserError where it cannot tell what numbers mean.
+    """
     ensure_dataset(cfg.data_root)
     found = find_pairs(cfg.data_root, cfg.seed)
     problems = [f"no partner for {name_of(path)}" for path in found.orphans]
@@ -46,6 +49,10 @@ def check(cfg: Config) -> int:
     good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     x, y = values_of(cfg.plain())
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
+    seen = check_values(sum(found.splits.values(), []), read_images, x, y, cfg.direction, at_most=200)
+    for (name, side), values in zip(seen.items(), (a, b), strict=True):
+        if side.channels:
+            say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
     for split, pairs in found.splits.items():
         with ThreadPoolExecutor() as pool:
             sizes = list(tqdm(pool.map(size, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
@@ -57,12 +64,6 @@ def check(cfg: Config) -> int:
                 counted[split] = check_headers(good[split], at_most=0)
         except UserError as error:
             problems.append(str(error))
-    try:
-        seen = check_values(sum(found.splits.values(), []), read_images, x, y, cfg.direction, at_most=200)
-        for (name, side), values in zip(seen.items(), (a, b), strict=True):
-            say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
-    except UserError as error:
-        problems.insert(0, str(error))
     if "train" in counted:
         check_small(counted["train"], geometry)
         usual = usual_size(counted["train"])

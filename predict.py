@@ -33,7 +33,7 @@ from inference.translate import network_size, to_scale, to_size, translate_tenso
 from pairs.find import list_images, list_inputs
 from pairs.geometry import Scale, Size
 from pairs.images import SUFFIXES, can_hold, normalise, read_image, split, to_tensor, write_array
-from pairs.values import Values, is_deep
+from pairs.values import Values, kind_of
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from runtime.files import rgb
@@ -89,7 +89,7 @@ def read_item(source: Path | tuple[Path, ...], output: Path, gen: Generator, opt
     if opts.compare:
         shown = [rgb(x_values.to_network(to_tensor(array)[None])[0])]
         shown += [rgb(normalise(to_tensor(y_values.array([half], files)))) for half in target]
-    return Item(output, x, array.shape[1::-1], is_deep(images), x_values.alpha(images), shown)
+    return Item(output, x, array.shape[1::-1], "uint16" in map(kind_of, images), x_values.alpha(images), shown)
 
 
 def write_item(item: Item, y_fake: Tensor, gen: Generator) -> None:

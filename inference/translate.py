@@ -13,7 +13,7 @@ from inference.load import values_in
 from pairs.geometry import Geometry, Scale, Size
 from pairs.geometry import resize as resize_result
 from pairs.images import read_image, to_tensor
-from pairs.values import is_deep
+from pairs.values import kind_of
 from runtime.devices import seeded
 from utils import DataError, UserError
 
@@ -37,7 +37,7 @@ def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, *, sca
     x_values, y_values = values_in(gen)
     x = x_values.array(pictures, ["the image"] * len(images))
     y_fake = translate_pixels(gen, x, scale, resize, **options)
-    result = y_values.from_network(y_fake, is_deep(pictures), x_values.alpha(pictures))
+    result = y_values.from_network(y_fake, "uint16" in map(kind_of, pictures), x_values.alpha(pictures))
     if isinstance(images[0], np.ndarray):
         return result
     if result.ndim == 3 and result.dtype == np.uint16:

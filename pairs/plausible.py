@@ -11,8 +11,8 @@ from PIL import Image
 
 from pairs.find import Pair, evenly, sources
 from pairs.geometry import Geometry
-from pairs.images import has_frames, is_uint16, natural_channels, read_size
-from pairs.values import KINDS, VOID, Values
+from pairs.images import has_frames, natural_channels, read_size
+from pairs.values import KINDS, VOID, Values, kind_of
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
@@ -94,11 +94,13 @@ class Seen:
     def add(self, images: Sequence[Image.Image | np.ndarray]) -> None:
         """One pair's images, as `read_image` returns them."""
         self.channels[" + ".join(str(natural_channels(image)) for image in images)] += 1
-        for array in map(np.asarray, images):
-            kind = "uint8" if array.dtype in (bool, np.uint8) else "uint16" if is_uint16(array) else "float32"
+        for image in images:
+            kind, array = kind_of(image), np.asarray(image)
+            if kind == "float32" != self.kind:  # beside floats, what is of 8 or 16 bits needs no range
+                self.low, self.high = math.inf, -math.inf
             self.kind = max(self.kind, kind, key=KINDS.index)
             finite = array[np.isfinite(array)] if kind == "float32" else array
-            if finite.size:
+            if finite.size and (kind == "float32" or self.kind != "float32"):
                 ends = np.percentile(finite, [0.1, 99.9]) if kind == "float32" else (finite.min(), finite.max())
                 self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
             flat = self.indices is not None and array.dtype.kind in "iu" and np.atleast_3d(array).shape[2] == 1
@@ -112,7 +114,7 @@ class Seen:
         return f"{math.floor(ends[0] * powers[0]) / powers[0]:.6g} {math.ceil(ends[1] * powers[1]) / powers[1]:.6g}"
 
     def __str__(self) -> str:
-        return f"{' or '.join(self.channels)} channels, {self.kind}, {self.low:.6g} to {self.high:.6g}"
+        return f"channels {' or '.join(self.channels)}, {self.kind}, {self.low:.6g} to {self.high:.6g}"
 
 
 def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, direction: str,

@@ -33,8 +33,9 @@ class Values:
             raise ValueError(f"numbers cannot be {self.kind} from {low} to {high}, nor {self.n_labels} classes")
 
     def __str__(self) -> str:
-        low, high = self.limits or ("black", "white")
-        return f"{self.channels} classes" if self.n_labels else f"{self.channels} channels, {low} to {high} as -1 to 1"
+        ends = "{:g} to {:g}".format(*self.limits) if self.limits else "black to white"
+        channels = f"{self.channels} channel{'s' * (self.channels > 1)}"
+        return f"{self.channels} classes" if self.n_labels else f"{channels}, {ends} as -1 to 1"
 
     @property
     def stored(self) -> int:
@@ -45,8 +46,9 @@ class Values:
               ) -> np.ndarray:
         """What `read_image` made of one source, or of several to stack, as (H, W, stored), uint8 or float32 in [0, 1].
 
-        One becomes what is wanted, as far as `to_array` can; of several, each has the channels of its file. Indices
-        stay what they are, never a palette's colours; those that are no class become VOID. Raises DataError.
+        One becomes what is wanted, as far as `to_array` can; of several, each has the channels of its file, and the
+        limits are for those that need some, or for all where none does. Indices stay what they are, never a palette's
+        colours; those that are no class become VOID. Raises DataError.
         """
         names = " and ".join(map(name_of, sources))
         if self.n_labels:
@@ -60,8 +62,9 @@ class Values:
         if sum(counts) != self.channels:
             raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
                             "that in_channels or out_channels says")
-        parts = [to_array(image, n, source, self.limits)
-                 for image, n, source in zip(images, counts, sources, strict=True)]
+        needy = [kind_of(image) == "float32" for image in images]
+        limits = [self.limits if needs or not any(needy) else None for needs in needy]
+        parts = [to_array(*each) for each in zip(images, counts, sources, limits, strict=True)]
         if len({part.shape[:2] for part in parts}) > 1:
             raise DataError(f"{names} are not of one size")
         return stack(parts)
@@ -126,10 +129,11 @@ def mask_array(images: Sequence[Image.Image | np.ndarray], sources: Sequence[Pat
     return mask * 255 if mask.dtype == np.uint8 and mask.max() == 1 else mask
 
 
-def is_deep(images: Sequence[Image.Image | np.ndarray]) -> bool:
-    """Whether one of them has 16 bits."""
-    return any(image.mode.startswith("I;16") if isinstance(image, Image.Image) else is_uint16(image)
-               for image in images)
+def kind_of(image: Image.Image | np.ndarray) -> str:
+    """The narrowest of KINDS that holds the image's numbers."""
+    if isinstance(image, Image.Image):
+        return "uint16" if image.mode.startswith("I;16") else "float32" if image.mode in ("I", "F") else "uint8"
+    return "uint8" if image.dtype == np.uint8 else "uint16" if is_uint16(image) else "float32"
 
 
 def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ def write(path, content):
 SETS = {  # the sides by folder and ending, the settings, and what an output looks like
     "four channels": ({"A.npy": lambda i: smooth(i, 4), "B.png": smooth}, dict(in_channels=4), ("png", np.uint8, 3)),
     "two inputs": ({"A1.png": smooth, "A2.npy": lambda i: smooth(i, 2, 0, 1, np.float32),
-                    "B.png": lambda i: smooth(i, 1)}, dict(in_channels=5, out_channels=1, range_a=(0, 255)),
+                    "B.png": lambda i: smooth(i, 1)}, dict(in_channels=5, out_channels=1, range_a=(0, 1)),
                    ("png", np.uint8, 1)),
     "float with a range": ({"A.png": smooth, "B.npy": lambda i: smooth(i, 1, 500, 4000, np.float32)},
                            dict(out_channels=1, range_b=(500, 4000)), ("npy", np.float32, 1)),
@@ -161,7 +161,24 @@ def test_floats_without_a_range_get_one_proposed_from_the_data(made, low, high, 
         np.save(cfg.data_root / "train" / "B" / f"{i}.npy", array)
     with pytest.raises(UserError, match=f"side B holds numbers .*: --range-b {proposed} takes"):
         train(cfg)
-    assert not cfg.out_dir.exists() and check(cfg) == 2
+    assert not cfg.out_dir.exists()
+    with pytest.raises(UserError, match="--range-b"):
+        check(cfg)
+
+
+def test_a_range_is_for_the_inputs_that_need_one_and_for_all_where_none_does():
+    photo, depth, deep = (np.full((4, 4), value, kind) for value, kind in (
+        (51, np.uint8), (1000, np.float32), (1000, np.uint16)))
+
+    def x(*images):
+        made = Values(2, (0, 4000)).array([read_image(image) for image in images], images)
+        return made[0, 0].round(3).tolist()
+
+    assert x(photo, depth) == pytest.approx([0.2, 0.25]) and x(deep, deep) == [0.25, 0.25]
+    for images in ((photo, depth), (depth, photo)):  # nor do 8 bits count for what is proposed
+        seen = Seen()
+        seen.add([read_image(image) for image in images])
+        assert (seen.kind, seen.low, seen.high) == ("float32", 1000, 1000)
 
 
 def test_a_proposed_range_is_rounded_outward():
@@ -441,8 +458,9 @@ def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
     flat, text = io.BytesIO(), io.BytesIO()
     np.save(flat, np.zeros(9)), np.save(text, np.full((4, 4), "a"))
     harmful = pickle.dumps(Runs(tmp_path / "canary"))
-    for content in (b"", b"text", harmful, whole[:60], whole[:-1], pickled.getvalue(), huge, zipped.getvalue(), flat.getvalue(),
-                    text.getvalue(), whole.replace(b"|u1", b"|O8"), whole.replace(b"(48, 48, 3)", b"(-8,-48, 3)")):
+    for content in (b"", b"text", harmful, whole[:60], whole[:-1], pickled.getvalue(), huge, zipped.getvalue(),
+                    flat.getvalue(), text.getvalue(), whole.replace(b"|u1", b"|O8"),
+                    whole.replace(b"(48, 48, 3)", b"(-8,-48, 3)")):
         path.write_bytes(content)
         for read in (read_image, read_size):
             with pytest.raises(DataError, match="a.npy cannot be read"):
