@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
@@ -439,7 +440,8 @@ def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
         file.writestr("a.npy", whole)
     flat, text = io.BytesIO(), io.BytesIO()
     np.save(flat, np.zeros(9)), np.save(text, np.full((4, 4), "a"))
-    for content in (b"", b"text", whole[:60], whole[:-1], pickled.getvalue(), huge, zipped.getvalue(), flat.getvalue(),
+    harmful = pickle.dumps(Runs(tmp_path / "canary"))
+    for content in (b"", b"text", harmful, whole[:60], whole[:-1], pickled.getvalue(), huge, zipped.getvalue(), flat.getvalue(),
                     text.getvalue(), whole.replace(b"|u1", b"|O8"), whole.replace(b"(48, 48, 3)", b"(-8,-48, 3)")):
         path.write_bytes(content)
         for read in (read_image, read_size):
