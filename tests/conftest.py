@@ -208,7 +208,7 @@ def pytest_addoption(parser):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if any(map(item.get_closest_marker, ("slow", "browser"))) and not item.config.getoption("--slow"):
+        pytest.skip("slow: run with --slow")
     if item.get_closest_marker("browser") and not (BROWSER and importlib.util.find_spec("playwright")):
         pytest.skip(NO_BROWSER)
-    if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
-        pytest.skip("slow: run with --slow")

@@ -199,7 +199,7 @@ def test_validation_on_cuda_reads_one_value_an_epoch(small, fake, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, dict(resize=True), dict(tile=64)])
+@pytest.mark.parametrize("options", [{}, dict(tile=64)])
 def test_inference_on_cuda_takes_images_there_and_brings_them_back(fake, dtype, options):
     with fake:
         gen = cast_weights(Generator(ngf=8, crop_size=64).to(CUDA), dtype)
