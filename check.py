@@ -60,7 +60,8 @@ def check(cfg: Config) -> int:
     try:
         seen = check_values(sum(found.splits.values(), []), read_images, x, y, cfg.direction, at_most=200)
         for (name, side), values in zip(seen.items(), (a, b), strict=True):
-            say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
+            if side.channels:
+                say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
     except UserError as error:
         problems.insert(0, str(error))
     if "train" in counted:
