@@ -17,7 +17,7 @@ from config import Config  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, parts, sources, usable_pairs  # noqa: E402
 from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split  # noqa: E402
-from pairs.plausible import check_headers, check_sizes, check_small, check_values, describe, flat_colours  # noqa: E402
+from pairs.plausible import check_headers, check_shown, check_sizes, check_small, check_values, describe, flat_colours  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
 from runtime.console import say  # noqa: E402
 from utils import DataError, UserError, name_of  # noqa: E402
@@ -172,11 +172,14 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {describe(sizes, train_pairs)}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
     check_small(sizes, geometry)
+    if cfg.best_by == "ms_ssim":
+        check_shown(scored, geometry, 160)
     make = partial(PairedImages, direction=cfg.direction, x=x, y=y, geometry=geometry, label_side=cfg.label_side,
                    skip=cfg.skip_unreadable)
     train_data, val_data = make(train_pairs, jitter=Jitter(cfg)), make(scored)
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
-                         "kind": seen[cfg.direction[-1]].kind, "inputs": len(parts(train_pairs[0])[0]),
+                         "kind": seen[cfg.direction[-1]].kind,
+                         "inputs": len(parts(train_pairs[0])[0]) if cfg.direction == "AtoB" else 1,
                          "colours": None if cfg.n_labels else flat_colours(
                              train_pairs, partial(read_pair, a=Values(), b=Values()), "AB".index(cfg.direction[0])),
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}

@@ -29,11 +29,11 @@ from werkzeug.wrappers import Request, Response
 from config import Config
 from dataset import read_pair
 from generator import Generator
-from inference.load import load_generator
+from inference.load import load_generator, values_in
 from inference.metrics import PALETTES, load_palette
 from inference.translate import translate
 from pairs.find import Pair, evenly, find_pairs
-from pairs.images import read_image
+from pairs.images import can_hold, read_image
 from pairs.values import Values
 from runtime.cli import load
 from runtime.console import run_main, say
@@ -72,6 +72,7 @@ class App:
         device = use_device(opts.device)
         self.dtype = use_precision(opts.precision, device)
         self.gen = gen = load_generator(opts.checkpoint, device)
+        check_pictures(gen)
         prepare(gen, replace(choose_levers(Config(), device, self.dtype), compile=False))
         self.fast = gen if self.dtype == torch.float32 else cast_weights(copy.deepcopy(gen), self.dtype)
         self.palette = choose_palette(opts.palette, gen.trained.get("colours", []))
@@ -144,9 +145,18 @@ class App:
         """Input and target side by side, of the examples from 0 on."""
         if number >= len(self.examples):
             raise exceptions.NotFound(f"there are {len(self.examples)} examples, from 0 on")
-        sides = read_pair(self.examples[number], Values(), Values())
+        sides = read_pair(self.examples[number], Values(), Values())[:2]  # without a mask
         sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
         return png(np.concatenate(sides if self.gen.trained.get("direction") != "BtoA" else sides[::-1], axis=1))
+
+
+def check_pictures(gen: Generator) -> None:
+    """Raises UserError where no single PNG holds what the network takes, or what it makes."""
+    (x, y), inputs = values_in(gen), gen.trained["inputs"]
+    for who, values, several in (("takes", x, f" from {inputs} files" if inputs > 1 else ""), ("makes", y, "")):
+        if several or not can_hold(".png", values.stored, values.kind):
+            raise UserError(f"the page is for pictures, but the network {who} {values.kind} of {values.channels} "
+                            f"channels{several}: predict.py translates files")
 
 
 def is_address(name: str) -> bool:
@@ -210,7 +220,10 @@ def main() -> None:
     opts = tyro.cli(Draw, description=__doc__)
     app = App(opts)
     server = listen(app, opts.host, opts.port)
-    if not app.palette:
+    if app.gen.trained.get("n_labels"):
+        say("the network takes class indices, which the page has not: only images of indices are translated, sent as "
+            "docs/draw.md says")
+    elif not app.palette:
         say("the checkpoint tells of no label colours: the page takes photos; --palette gives classes to draw with")
     if opts.host != "localhost" and not (is_address(opts.host) and ipaddress.ip_address(opts.host).is_loopback):
         say(f"warning: whoever reaches {opts.host} may draw, without a password and unencrypted; see docs/draw.md")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator, values_in
-from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, load_palette, summary
+from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, load_palette, summary
 from inference.translate import at_any_size, network_size, translate_pixels
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, Scale
@@ -254,8 +254,9 @@ def main() -> int:
             f"norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over images; "
             f"{time.perf_counter() - start:.0f} s on {device}")
         say(table(found["scores"]))
-        if "ms_ssim" not in found["scores"]["output"]:
-            say("no ms_ssim: it needs more than 160 pixels a side")
+        for name, pixels in NEEDS.items():
+            if name not in found["scores"]["output"]:
+                say(f"no {name}: it needs more than {pixels} pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}
         report = nan_to_null({"n": len(data), "settings": settings, **found})

@@ -18,19 +18,22 @@ from pairs import demo
 from runtime.console import say
 from utils import UserError
 
+NEEDS = {"ssim": 10, "ms_ssim": 160}  # an image must have more pixels a side
+
 
 def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
     """Scores of one pair of images (C, H, W) in [-1, 1].
 
-    l1: mean absolute difference, in those units. psnr in dB, ssim, ms_ssim: of the images in [0, 1]; ms_ssim needs
-    more than 160 pixels a side and is nan below.
+    l1: mean absolute difference, in those units. psnr in dB, ssim, ms_ssim: of the images in [0, 1]; what needs more
+    pixels a side (NEEDS) is nan.
     """
     a, b = y_fake.float()[None] / 2 + 0.5, y.float()[None] / 2 + 0.5
-    large = min(y.shape[-2:]) > 160
-    ms_ssim = multiscale_structural_similarity_index_measure(a, b, data_range=1.0).item() if large else math.nan
+    similarity = {"ssim": structural_similarity_index_measure,
+                  "ms_ssim": multiscale_structural_similarity_index_measure}
     return {"l1": F.l1_loss(y_fake.float(), y.float()).item(),
             "psnr": peak_signal_noise_ratio(a, b, data_range=1.0).item(),
-            "ssim": structural_similarity_index_measure(a, b, data_range=1.0).item(), "ms_ssim": ms_ssim}
+            **{name: measure(a, b, data_range=1.0).item() if min(y.shape[-2:]) > NEEDS[name] else math.nan
+               for name, measure in similarity.items()}}
 
 
 def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -43,7 +46,8 @@ def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 class Checkerboard:
     """Energy at the Nyquist frequency, of the outputs against the targets': 1 is as much, more shows as checkerboards.
 
-    Of blocks of 16×16 pixels, the patterns that change sign with every column, every row, or both.
+    Of blocks of 16×16 pixels, the patterns that change sign with every column, every row, or both. Images without such
+    a block do not count.
     """
 
     def __init__(self):
@@ -55,6 +59,8 @@ class Checkerboard:
 
     @staticmethod
     def energy(image: Tensor) -> float:
+        if min(image.shape[-2:]) < 16:
+            return 0.0
         rows, columns = (1 - 2 * (torch.arange(n, device=image.device) % 2) for n in image.shape[-2:])
         patterns = torch.stack([rows[:, None].expand(image.shape[-2:]), columns.expand(image.shape[-2:]),
                                 rows[:, None] * columns])

@@ -80,6 +80,17 @@ def check_small(sizes: Counter, geometry: Geometry) -> None:
             "they are padded by reflection")
 
 
+def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
+    """Raises UserError for the first pair that validation shows with at most so many pixels a side."""
+    for pair in pairs:
+        with contextlib.suppress(DataError):  # told by whoever needs the pair
+            width, height = read_size(sources(pair)[0])
+            shown = geometry.whole((width if len(pair) > 1 else width // 2, height))
+            if min(shown) <= most:
+                raise UserError(f"best_by must be another than ms_ssim, which needs more than {most} pixels a side: "
+                                f"validation shows {name_of(sources(pair)[0])} as {shown[0]}×{shown[1]}")
+
+
 @dataclass
 class Seen:
     """What the files of one side hold, as far as they were read."""
@@ -126,8 +137,10 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            for name, (images, names) in zip("AB", read(pair), strict=False):
+            sides = dict(zip("AB", read(pair), strict=False))
+            for name, (images, _) in sides.items():
                 seen[name].add(images)
+            for name, (images, names) in sides.items():
                 if not wanted[name].n_labels:
                     values = wanted[name].array(images, names)
                     seen[name].used[values if values.dtype == np.uint8 else (values * 255).astype(np.uint8)] = True

@@ -26,7 +26,7 @@ from utils import UserError, name_of
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
 FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those of pix2pixHD's
 # For a run's whole life
-FIXED = ["direction", "in_channels", "out_channels", "n_labels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
+FIXED = ["direction", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
          *FOLLOW_UP, "n_scales", "spectral_norm"]
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 

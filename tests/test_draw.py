@@ -24,6 +24,7 @@ from werkzeug.test import Client
 import draw
 import predict
 import train
+from hd.networks import make_generator
 from inference.load import load_generator
 from inference.metrics import FACADES
 from pairs import demo
@@ -247,6 +248,25 @@ def test_an_example_is_the_input_and_then_the_target(client, app, run, monkeypat
     assert np.array_equal(decoded(client.get("/example/1").data), pair)
     monkeypatch.setitem(app.gen.trained, "direction", "BtoA")
     assert np.array_equal(decoded(client.get("/example/1").data), np.roll(pair, 256, axis=1))
+
+
+@pytest.mark.parametrize(("told", "config", "sentence"), [
+    ({"kind": "float32"}, {"range_b": [0, 9]}, "makes float32 of 3 channels"), ({"inputs": 2}, {}, "from 2 files"),
+    ({}, {"in_channels": 5}, "takes uint8 of 5 channels"), ({}, {"out_channels": 5}, "makes uint8 of 5 channels")])
+def test_a_network_for_no_pictures_is_refused_and_shows_no_white_page(run, tmp_path, told, config, sentence):
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    saved["config"] |= config
+    saved["state_dict"] = make_generator(saved["config"]).state_dict()
+    torch.save({**saved, **told}, tmp_path / "gen.pth.tar")
+    with pytest.raises(UserError, match=sentence):
+        app_of(tmp_path)
+
+
+def test_an_example_comes_without_its_mask(app, monkeypatch, tmp_path):
+    for name, shape in (("a", (8, 8, 3)), ("b", (8, 8, 3)), ("m", (8, 8))):
+        Image.fromarray(noise(*shape)).save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(app, "examples", [tuple(tmp_path / f"{name}.png" for name in "abm")])
+    assert decoded(Client(app).get("/example/0").data).shape == (8, 16, 3)
 
 
 def test_without_data_or_a_run_there_are_no_examples_and_photos_come_in(run, tmp_path):

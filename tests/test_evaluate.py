@@ -29,7 +29,7 @@ from inference.metrics import (
 from runtime.checkpoint import is_best
 from runtime.console import run_main
 from train import train
-from utils import DataError
+from utils import DataError, UserError
 
 
 def test_l1_and_psnr_are_what_they_are_by_hand():
@@ -52,6 +52,22 @@ def test_an_image_against_itself_is_perfect_and_ms_ssim_needs_size():
     assert scores["l1"] == 0 and scores["ssim"] == pytest.approx(1) and scores["ms_ssim"] == pytest.approx(1)
     small = image_scores(y[:, :64, :64], y[:, :64, :64])
     assert math.isnan(small["ms_ssim"]) and "ms_ssim" not in summary([small])
+
+
+@pytest.mark.parametrize("size", [1, 6, 10, 15])
+def test_an_image_too_small_for_a_metric_is_scored_by_the_others(size):
+    """It would end a run with --eval-every at its first validation, and lose the epoch."""
+    y, board = torch.rand(3, size, 40) * 2 - 1, Checkerboard()
+    board.update(y, y)
+    assert image_scores(y, y)["l1"] == 0 and math.isnan(board.compute()["nyquist"])
+    assert math.isnan(image_scores(y, y)["ssim"]) == (size <= 10)
+
+
+@pytest.mark.parametrize("resize", ["aspect", "none"])
+def test_a_run_is_not_trained_to_the_end_without_a_best_epoch(small, resize):
+    """MS-SSIM is nan on small images, of whichever size the crops are."""
+    with pytest.raises(UserError, match="best_by must be another than ms_ssim, which needs more than 160 pixels"):
+        train(small(resize=resize, eval_every=1, best_by="ms_ssim"))
 
 
 def test_summary_is_mean_and_deviation_over_images():

@@ -124,6 +124,27 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
     assert load_generator(cfg.out_dir / "gen.pth.tar").trained["inputs"] == len(sides)
 
 
+def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path, call):
+    cfg = made("two inputs", direction="BtoA", in_channels=1, out_channels=5)
+    train(cfg)
+    words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", cfg.data_root / "val" / "B"]
+    assert not call(predict, *words, "--output", tmp_path / "out", "--ending", ".npy")
+    assert np.load(tmp_path / "out" / "0.npy").shape == (SIZE, SIZE, 5)
+
+
+def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
+    cfg = made("class indices")
+    train(cfg)
+    with pytest.raises(UserError, match="n_labels 5, which cannot become 4: --n-labels 5 goes on with it"):
+        train(replace(cfg, resume=True, n_epochs=2, n_labels=4))
+
+
+def test_one_side_of_other_channels_hides_nothing_of_the_other(made, capsys):
+    assert check(made("four channels", in_channels=3)) == 2
+    told = capsys.readouterr().out
+    assert "has 4 channels, not the 3" in told and re.search(r"side B: 3 channels, uint8, \d+ to \d+;", told)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float16, np.float32, np.float64])
 def test_a_range_maps_its_ends_to_minus_one_and_one_and_back_and_clips_what_lies_beyond(dtype):
     low, high = (50, 200) if dtype == np.uint8 else (500, 4000)
