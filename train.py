@@ -221,7 +221,7 @@ def train(cfg: Config) -> None:
                 run.save(state, meter.progress(), log.history)  # --resume goes on from here
                 raise
             run.save(state, progress, log.history)
-        say(what_next(cfg, val_data.pairs[0], val_data.split))
+        say(what_next(cfg, val_data.pairs[0], val_data.split, train_data.record["kind"]))
 
 
 @memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")
