@@ -120,7 +120,7 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
 
 def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device,
              masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
-    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; of pairs with masks."""
+    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; either with masks."""
     if cfg.paper_step:
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
     else:
