@@ -18,7 +18,7 @@ class Config:
     range_a: Range = None  # the values in A that become -1 and 1; if not given, the whole range of 8 or 16 bits
     range_b: Range = None  # the same in B
     n_labels: int = 0  # classes, where the input holds their indices; in_channels is then the same; 0: no indices
-    resize: Literal["stretch", "aspect", "none"] = "stretch"  # to a square, as the paper; shorter side; native size
+    resize: Literal["stretch", "aspect", "none"] = "stretch"  # both sides to load_size, as the paper; shorter; neither
     load_size: int = 286  # pixels; height (with aspect: shorter side) to which training pairs are resized, then cropped
     crop_size: int = 256  # pixels, a multiple of 16; height of what the networks see
     crop_width: int = 0  # pixels, a multiple of 16; 0: as crop_size. The two set the U-Net's depth
@@ -35,15 +35,15 @@ class Config:
     n_layers: int = 3  # D's field: 0 is 1x1, 1 is 16x16, 2 is 34x34, 3 is 70x70, 4 is 142x142, 5 is 286x286
     dropout: float = 0.5  # in the U-Net's first three decoder blocks, the only noise; 0 turns it off
     generator: Literal["unet", "global", "local"] = "unet"  # global and local: pix2pixHD's (docs/pix2pixhd.md)
-    n_downs: int = 4  # global, local: halvings of the size; local has one more
+    n_downs: int = 4  # global, local: how often the size is halved; in local once more
     n_blocks: int = 9  # global, local: residual blocks at the smallest size
     n_scales: int = 0  # 1 to 3: pix2pixHD's discriminators, each at half the size of the one before; 0: the paper's
-    spectral_norm: bool = False  # bound how steep each layer of D is
+    spectral_norm: bool = False  # divide the weights of each layer of D by their largest singular value
     checkpointing: bool = False  # global, local: compute activations twice, instead of keeping them: less memory
     init_from: Path | None = None  # weights to begin with: gen.pth.tar, checkpoint.pth.tar (D too), *_net_G.pth
 
     # Optimisation
-    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # what D learns from; bce is the paper's
+    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # cross-entropy, as the paper; least squares; a margin
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
     lambda_fm: float = 0.0  # weight of L1 between D's features of generated and of real pairs; 0: off
     lambda_vgg: float = 0.0  # weight of L1 between VGG19's features, which torchvision downloads; 0: off
@@ -51,7 +51,7 @@ class Config:
     beta1: float = 0.5  # Adam's first momentum; the second is 0.999
     n_epochs: int = 8  # epochs at the constant learning rate; enough for the demo, where the paper takes 200
     n_epochs_decay: int = 0  # further epochs, over which the learning rate falls linearly towards 0
-    ema: float = 0.0  # gen.pth.tar holds the mean of G's weights, of which this stays at each step: 0.999; 0: the last
+    ema: float = 0.0  # 0.999: gen.pth.tar holds a mean of G's weights, of which each step keeps this share; 0: the last
     batch_size: int = 1  # pairs a step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
@@ -194,7 +194,7 @@ RECIPES = {
 
 
 def recipe(name: str) -> Config:
-    """The paper's settings for a data set. Raises ValueError when there is no recipe of that name."""
+    """The paper's settings for a data set, or the follow-up's. Raises ValueError when no recipe has that name."""
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     return replace(Config(), **{"data_root": Path("data") / name, "name": name, **RECIPES[name]})

@@ -50,7 +50,7 @@ def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] |
     return [make(images, names) for make, (images, names) in zip(makers, read_images(pair, enough), strict=False)]
 
 
-AUTO_CACHE = 2 * 10**9  # bytes
+AUTO_CACHE = 2 * 10**9  # bytes that `cache` auto keeps at most
 
 
 class Jitter:

@@ -34,7 +34,6 @@ from inference.metrics import PALETTES, load_palette
 from inference.translate import translate
 from pairs.find import Pair, evenly, find_pairs
 from pairs.images import can_hold, read_image
-from pairs.values import Values
 from runtime.cli import load
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
@@ -145,18 +144,24 @@ class App:
         """Input and target side by side, of the examples from 0 on."""
         if number >= len(self.examples):
             raise exceptions.NotFound(f"there are {len(self.examples)} examples, from 0 on")
-        sides = read_pair(self.examples[number], Values(), Values())[:2]  # without a mask
+        forth = self.gen.trained.get("direction") != "BtoA"
+        a, b = (replace(side, channels=min(side.channels, 3)) for side in values_in(self.gen)[:: 1 if forth else -1])
+        sides = read_pair(self.examples[number], a, b)[:2]  # without a mask
         sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
-        return png(np.concatenate(sides if self.gen.trained.get("direction") != "BtoA" else sides[::-1], axis=1))
+        sides = [np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides]
+        return png(np.concatenate(sides[:: 1 if forth else -1], axis=1))
 
 
 def check_pictures(gen: Generator) -> None:
-    """Raises UserError where no single PNG holds what the network takes, or what it makes."""
-    (x, y), inputs = values_in(gen), gen.trained["inputs"]
-    for who, values, several in (("takes", x, f" from {inputs} files" if inputs > 1 else ""), ("makes", y, "")):
-        if several or not can_hold(".png", values.stored, values.kind):
-            raise UserError(f"the page is for pictures, but the network {who} {values.kind} of {values.channels} "
-                            f"channels{several}: predict.py translates files")
+    """Raises UserError where the network does not take a picture, or does not make one."""
+    x, y = values_in(gen)
+    inputs = gen.trained["inputs"]
+    if inputs > 1 or x.n_labels or x.channels not in (1, 3):
+        what = (f"{inputs} inputs together" if inputs > 1 else f"indices of {x.n_labels} classes" if x.n_labels
+                else f"{x.channels} channels")
+        raise UserError(f"the network takes {what}, and the page gives one gray or colour image: take predict.py")
+    if not can_hold(".png", y.channels, y.kind):
+        raise UserError(f"the outputs are {y.kind} of {y.channels} channels, which no page shows: take predict.py")
 
 
 def is_address(name: str) -> bool:

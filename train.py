@@ -120,7 +120,7 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
 
 def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device,
              masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
-    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; of pairs with masks."""
+    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; either with masks."""
     if cfg.paper_step:
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
     else:
@@ -221,7 +221,7 @@ def train(cfg: Config) -> None:
                 run.save(state, meter.progress(), log.history)  # --resume goes on from here
                 raise
             run.save(state, progress, log.history)
-        say(what_next(cfg, val_data.pairs[0], val_data.split))
+        say(what_next(cfg, val_data.pairs[0], val_data.split, train_data.record["kind"]))
 
 
 @memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")

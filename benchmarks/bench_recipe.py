@@ -20,6 +20,7 @@ import tyro
 
 from config import recipe
 from train import train
+from utils import UserError
 
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {}, "hinge": dict(gan_loss="hinge", lambda_l1=25.0),
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
@@ -94,6 +95,9 @@ def lines(rows: list[dict]) -> Iterator[str]:
 
 
 def bench(opts: Recipes, device: torch.device) -> list[dict]:
+    unknown = {word for variant in opts.variants for word in variant.split("+")} - {*INGREDIENTS}
+    if unknown:  # before hours of training
+        raise UserError(f"no ingredient is called {', '.join(sorted(unknown))}; there are {', '.join(INGREDIENTS)}")
     rows = []
     for row in runs(opts):
         rows.append(row)

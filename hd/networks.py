@@ -127,16 +127,6 @@ class LocalEnhancer(nn.Module):
         coarse = run(self.model, self.pool(x), self.checkpointing)  # (N, 2·ngf, H/2, W/2)
         return run(self.model1_2, run(self.model1_1, x, self.checkpointing) + coarse, self.checkpointing)
 
-    def load_global(self, weights: dict[str, Tensor]) -> None:
-        """Takes over a GlobalGenerator of width 2·ngf, but for its last convolution; raises ValueError on another."""
-        own = self.model.state_dict()
-        theirs = {name.removeprefix("model."): value for name, value in weights.items()}
-        differ = [f"model.{name}" for name in own if name not in theirs or theirs[name].shape != own[name].shape]
-        if differ or len(theirs) != len(own) + 2:
-            raise ValueError("these are not the weights of a global generator of twice the ngf, with the same n_downs "
-                             f"and n_blocks; the first that differs: {', '.join(differ[:1]) or 'their number'}")
-        self.model.load_state_dict({name: theirs[name] for name in own})
-
 
 def check_size(net: GlobalGenerator | LocalEnhancer, x: Tensor) -> None:
     height, width = x.shape[-2:]

@@ -95,8 +95,9 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
             net.load_state_dict(fits, strict=False)
             told.append(taken + (f", not {textwrap.shorten(', '.join(fresh), 120, placeholder=' …')}" if fresh else ""))
         elif net is gen:
-            raise UserError(f"only {taken} have their like in {path}, too few to begin with: its ngf, crop_size or "
-                            "generator is another")
+            why = ("a local generator takes those of a global one of twice its ngf" if isinstance(gen, LocalEnhancer)
+                   else "its ngf, crop_size or generator is another")
+            raise UserError(f"only {taken} have their like in {path}, too few to begin with: {why}")
         else:
             told.append(f"D begins anew, as only {taken} have their like there")
     if is_published(saved):

@@ -37,3 +37,10 @@ def test_every_benchmark_runs_and_writes_its_rows(data, tmp_path, name, flags):
     rows = tmp_path / "rows.json"
     subprocess.run([sys.executable, FOLDER / f"{name}.py", *roots, *flags, "--json", rows], check=True)
     assert json.loads(rows.read_text())["rows"]
+
+
+def test_a_misspelt_variant_is_told_before_the_others_are_trained(data, tmp_path):
+    done = subprocess.run([sys.executable, FOLDER / "bench_recipe.py", data, "--variants", "paper", "ema+lsgn",
+                           "--out-dir", tmp_path / "runs"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no ingredient is called lsgn" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

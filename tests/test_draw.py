@@ -250,23 +250,31 @@ def test_an_example_is_the_input_and_then_the_target(client, app, run, monkeypat
     assert np.array_equal(decoded(client.get("/example/1").data), np.roll(pair, 256, axis=1))
 
 
-@pytest.mark.parametrize(("told", "config", "sentence"), [
-    ({"kind": "float32"}, {"range_b": [0, 9]}, "makes float32 of 3 channels"), ({"inputs": 2}, {}, "from 2 files"),
-    ({}, {"in_channels": 5}, "takes uint8 of 5 channels"), ({}, {"out_channels": 5}, "makes uint8 of 5 channels")])
-def test_a_network_for_no_pictures_is_refused_and_shows_no_white_page(run, tmp_path, told, config, sentence):
+def test_an_example_of_floats_is_shown_in_their_range_and_without_its_mask(run, tmp_path, monkeypatch):
+    saved, sides = torch.load(run / "gen.pth.tar", weights_only=True), (noise(64, 64, 3), noise(64, 64, 3)[..., 0])
+    torch.save({**saved, "config": {**saved["config"], "range_b": [0.0, 1.0]}}, tmp_path / "gen.pth.tar")
+    Image.fromarray(sides[0]).save(tmp_path / "A.png")
+    Image.fromarray(sides[0]).save(tmp_path / "M.png")
+    np.save(tmp_path / "B.npy", np.repeat(sides[1][..., None], 3, axis=2) / np.float32(255))
+    app = app_of(tmp_path)
+    app.examples = [tuple(tmp_path / name for name in ("A.png", "B.npy", "M.png"))]
+    expected = np.concatenate([sides[0], np.repeat(sides[1][..., None], 3, axis=2)], axis=1)
+    assert np.array_equal(decoded(Client(app).get("/example/0").data)[..., ::-1], expected)
+
+
+@pytest.mark.parametrize("told, sentence", [
+    (dict(inputs=2), "takes 2 inputs together"), (dict(kind="float32"), "float32 of 3 channels, which no page shows"),
+    (dict(config=dict(n_labels=3)), "takes indices of 3 classes"),
+    (dict(config=dict(in_channels=4)), "takes 4 channels"), (dict(config=dict(out_channels=2)), "uint8 of 2 channels"),
+], ids=str)
+def test_a_network_without_pictures_is_refused_at_the_start(run, tmp_path, told, sentence):
+    """Else the page opens, and every drawing is refused, shown black, or ends in a traceback."""
     saved = torch.load(run / "gen.pth.tar", weights_only=True)
-    saved["config"] |= config
-    saved["state_dict"] = make_generator(saved["config"]).state_dict()
-    torch.save({**saved, **told}, tmp_path / "gen.pth.tar")
+    config = saved["config"] | told.get("config", {})
+    torch.save({**saved, **told, "config": config, "state_dict": make_generator(config).state_dict()},
+               tmp_path / "gen.pth.tar")
     with pytest.raises(UserError, match=sentence):
         app_of(tmp_path)
-
-
-def test_an_example_comes_without_its_mask(app, monkeypatch, tmp_path):
-    for name, shape in (("a", (8, 8, 3)), ("b", (8, 8, 3)), ("m", (8, 8))):
-        Image.fromarray(noise(*shape)).save(tmp_path / f"{name}.png")
-    monkeypatch.setattr(app, "examples", [tuple(tmp_path / f"{name}.png" for name in "abm")])
-    assert decoded(Client(app).get("/example/0").data).shape == (8, 16, 3)
 
 
 def test_without_data_or_a_run_there_are_no_examples_and_photos_come_in(run, tmp_path):

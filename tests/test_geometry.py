@@ -113,7 +113,7 @@ def test_an_image_smaller_than_a_crop_is_reflected_at_its_edges_and_that_is_said
 
 
 @pytest.mark.parametrize("resize", [
-    pytest.param("stretch", marks=pytest.mark.slow), "aspect", pytest.param("none", marks=pytest.mark.slow)])
+    pytest.param(mode, marks=pytest.mark.slow) for mode in ("stretch", "aspect", "none")])
 def test_mixed_sizes_train_resume_translate_and_are_scored_in_every_mode(tmp_path, resize):
     """As real processes, with loaders; a rectangle as a crop, 64×96, and sizes above, below and across it."""
     root = write_set(tmp_path / "mixed", [(120, 80), (80, 120), (30, 40), (300, 100)], copies=2)

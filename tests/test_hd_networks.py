@@ -12,6 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from config import Config
+from discriminator import Discriminator
 from hd.networks import (
     GlobalGenerator,
     LocalEnhancer,
@@ -20,7 +21,7 @@ from hd.networks import (
     make_discriminator,
     make_generator,
 )
-from inference.load import load_generator
+from inference.load import head_start, load_generator
 from inference.translate import translate, translate_tensors
 from train import count
 
@@ -290,14 +291,15 @@ def test_checkpointing_halves_the_peak_and_changes_no_gradient(make):
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True))
 
 
-def test_the_local_enhancer_takes_over_a_global_generator():
+def test_the_local_enhancer_begins_with_a_global_generator(tmp_path):
     torch.manual_seed(0)
     trained, local = GlobalGenerator(ngf=8, n_downs=3, n_blocks=2), LocalEnhancer(ngf=4, n_downs=3, n_blocks=2)
     fresh = {name: value.clone() for name, value in local.state_dict().items()}
-    local.load_global(trained.state_dict())
+    torch.save(trained.state_dict(), tmp_path / "latest_net_G.pth")
+    told = head_start(local, Discriminator(), tmp_path / "latest_net_G.pth")
+    assert "parameters of G, not model1_1.1.weight" in told
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(local.model(x), trained.model[:-3](x))
     assert all(torch.equal(value, fresh[name]) for name, value in local.state_dict().items() if "model1_" in name)
-    for other in (dict(ngf=4), dict(ngf=8, n_blocks=3), dict(ngf=8, n_downs=2)):
-        with pytest.raises(ValueError, match="not the weights of a global generator of twice the ngf"):
-            local.load_global(GlobalGenerator(**{"n_downs": 3, "n_blocks": 2, **other}).state_dict())
+    with pytest.raises(ValueError, match="too few to begin with: .* twice its ngf"):
+        head_start(LocalEnhancer(ngf=8, n_downs=3, n_blocks=2), Discriminator(), tmp_path / "latest_net_G.pth")

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import sys
 import zipfile
@@ -107,6 +108,9 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
     assert "the input is" in capsys.readouterr().out
     train(cfg)
     train(replace(cfg, resume=True, n_epochs=2))
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
+    flags = printed[printed.index("--checkpoint") :].replace("FOLDER", str(cfg.data_root / "val"))
+    assert not call(predict, *shlex.split(flags))
     sides = [path.name for path in (cfg.data_root / "val").iterdir() if path.name.startswith("A")]
     source = cfg.data_root / "val" / ("A" if len(sides) == 1 else "")
     words = ["--checkpoint", cfg.out_dir / "gen.pth.tar"]
