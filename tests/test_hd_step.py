@@ -180,7 +180,7 @@ def test_another_network_cannot_continue_a_run(small, change):
         train(small(n_epochs=2, resume=True, **{**ALL, **change}))
 
 
-@pytest.mark.parametrize("name", ["global, everything", "local, hinge, bf16"])
+@pytest.mark.parametrize("name", ["global, everything", pytest.param("local, hinge, bf16", marks=pytest.mark.slow)])
 def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, monkeypatch, name):
     cfg = small(n_epochs=1, **MIXTURES[name])
     train(cfg)
