@@ -27,6 +27,7 @@ from hd.step import hd_step
 from inference.load import head_start
 from inference.metrics import LabelScores, image_scores, load_palette
 from inference.translate import at_any_size
+from pairs.images import can_hold
 from pairs.loading import Batches, loaders
 from pairs.values import composite
 from runtime.checkpoint import Run
@@ -221,7 +222,8 @@ def train(cfg: Config) -> None:
                 run.save(state, meter.progress(), log.history)  # --resume goes on from here
                 raise
             run.save(state, progress, log.history)
-        say(what_next(cfg, val_data.pairs[0], val_data.split))
+        ending = ".png" if can_hold(".png", cfg.out_channels, train_data.record["kind"]) else ".npy"
+        say(what_next(cfg, val_data.pairs[0], val_data.split, ending))
 
 
 @memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")

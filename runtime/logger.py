@@ -192,8 +192,11 @@ def overfitting(history: list[dict]) -> str:
     return ""
 
 
-def what_next(cfg: Config, pair: tuple, split: str) -> str:
-    """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all."""
+def what_next(cfg: Config, pair: tuple, split: str, ending: str = ".png") -> str:
+    """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all.
+
+    ending: of files that hold the outputs.
+    """
 
     def short(path: Path) -> str:
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
@@ -205,13 +208,14 @@ def what_next(cfg: Config, pair: tuple, split: str) -> str:
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
     gen = cfg.out_dir / "gen.pth.tar"
     x = pair[0] if cfg.direction == "AtoB" or len(pair) == 1 else pair[1]
-    ending = x.suffix if isinstance(x, Path) and x.suffix == ".npy" else ".png"
+    ending = ".npy" if isinstance(x, Path) and x.suffix == ".npy" else ending
     x = short(x) if isinstance(x, Path) else "FILE" if not isinstance(x, tuple) else "FOLDER"
     half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
     return "\n".join([
         f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
-                                cfg.out_dir / f"translated{ending if x != 'FOLDER' else ''}"),
+                                *([cfg.out_dir / "translated", "--ending", ending] if x == "FOLDER" else
+                                  [cfg.out_dir / f"translated{ending}"])),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
                             *(["--split", "test"] if split == "test" else []))])
 
