@@ -35,7 +35,8 @@ def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, *, sca
     images = list(image) if isinstance(image, list | tuple) else [image]
     pictures = [each if isinstance(each, Image.Image) else read_image(each) for each in images]
     x_values, y_values = values_in(gen)
-    x = x_values.array(pictures, ["the image"] * len(images))
+    several = len(images) > 1  # of which arrays count with all of their channels, as .npy files do
+    x = x_values.array(pictures, [each if several and isinstance(each, np.ndarray) else "the image" for each in images])
     y_fake = translate_pixels(gen, x, scale, resize, **options)
     result = y_values.from_network(y_fake, "uint16" in map(kind_of, pictures), x_values.alpha(pictures))
     if isinstance(images[0], np.ndarray):

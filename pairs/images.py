@@ -228,10 +228,15 @@ def is_uint16(array: np.ndarray) -> bool:
     return array.dtype.newbyteorder("=") == np.uint16
 
 
-def natural_channels(image: Image.Image | np.ndarray) -> int:
-    """How many channels the image has; transparency, which is laid over white, and palettes do not count."""
+def natural_channels(image: Image.Image | np.ndarray, source: Path | np.ndarray | str = "the image") -> int:
+    """How many channels the image has; transparency, which is laid over white, and palettes do not count.
+
+    In arrays, no channel is transparency.
+    """
     if isinstance(image, np.ndarray):
         return np.atleast_3d(image).shape[2]
+    if not isinstance(source, str) and is_array(source):
+        return len(image.getbands())
     return 1 if image.mode.startswith(("1", "L", "I", "F")) else 3
 
 

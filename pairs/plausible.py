@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -102,9 +103,9 @@ class Seen:
     indices: set[int] | None = field(default_factory=set)  # all values; None where they cannot be class indices
     used: np.ndarray = field(default_factory=lambda: np.zeros(256, bool))  # of the range that `Values` says
 
-    def add(self, images: Sequence[Image.Image | np.ndarray]) -> None:
-        """One pair's images, as `read_image` returns them."""
-        self.channels[" + ".join(str(natural_channels(image)) for image in images)] += 1
+    def add(self, images: Sequence[Image.Image | np.ndarray], names: Sequence[Path | np.ndarray]) -> None:
+        """One pair's images, as `read_image` returns them of these files or arrays."""
+        self.channels[" + ".join(map(str, map(natural_channels, images, names)))] += 1
         for image in images:
             kind, array = kind_of(image), np.asarray(image)
             if kind == "float32" != self.kind:  # beside floats, what is of 8 or 16 bits needs no range
@@ -138,8 +139,8 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             sides = dict(zip("AB", read(pair), strict=False))
-            for name, (images, _) in sides.items():
-                seen[name].add(images)
+            for name, (images, names) in sides.items():
+                seen[name].add(images, names)
             for name, (images, names) in sides.items():
                 if not wanted[name].n_labels:
                     values = wanted[name].array(images, names)

@@ -58,7 +58,7 @@ class Values:
             return np.where((indices >= 0) & (indices < self.n_labels), indices, VOID).astype(np.uint8)
         if len(images) == 1:
             return to_array(images[0], self.channels, sources[0], self.limits)
-        counts = [natural_channels(image) for image in images]
+        counts = list(map(natural_channels, images, sources))
         if sum(counts) != self.channels:
             raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
                             "that in_channels or out_channels says")

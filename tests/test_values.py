@@ -143,10 +143,37 @@ def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
         train(replace(cfg, resume=True, n_epochs=2, n_labels=4))
 
 
+@pytest.mark.parametrize(("name", "ending"), [
+    ("float with a range", "translated.npy"), ("two inputs", "translated --ending .png"), ("masks", "translated.png")])
+def test_the_command_that_a_run_prints_names_a_format_that_holds_its_outputs(made, call, capsys, name, ending):
+    cfg = made(name)
+    train(cfg)
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
+    assert told.endswith(ending)
+    words = shlex.split(told.replace("FOLDER", str(cfg.data_root / "val")))
+    assert not call(predict, *words[words.index("--checkpoint"):])
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_input_among_several_loses_no_channel_for_transparency(made, channels):
+    """As .npy, and as an array for a trained network."""
+    cfg = made("two inputs", in_channels=channels + 2, range_a=None)
+    for path in cfg.data_root.glob("*/A?/*"):
+        path.unlink()
+    for split, n in (("train", 6), ("val", 2)):
+        for i in range(n):
+            write(cfg.data_root / split / "A1" / f"{i}.npy", smooth(i, channels))
+            write(cfg.data_root / split / "A2" / f"{i}.npy", smooth(i, 2))
+    train(cfg)
+    gen = load_generator(cfg.out_dir / "gen.pth.tar")
+    assert translate(gen, [smooth(0, channels), smooth(0, 2)]).shape == (SIZE, SIZE)
+
+
 def test_one_side_of_other_channels_hides_nothing_of_the_other(made, capsys):
     assert check(made("four channels", in_channels=3)) == 2
     told = capsys.readouterr().out
-    assert "has 4 channels, not the 3" in told and re.search(r"side B: 3 channels, uint8, \d+ to \d+;", told)
+    assert "has 4 channels, not the 3" in told and "side A: 4 channels" in told
+    assert re.search(r"side B: 3 channels, uint8, \d+ to \d+;", told)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float16, np.float32, np.float64])
@@ -202,7 +229,7 @@ def test_a_range_is_for_the_inputs_that_need_one_and_for_all_where_none_does():
     assert x(photo, depth) == pytest.approx([0.2, 0.25]) and x(deep, deep) == [0.25, 0.25]
     for images in ((photo, depth), (depth, photo)):  # nor do 8 bits count for what is proposed
         seen = Seen()
-        seen.add([read_image(image) for image in images])
+        seen.add([read_image(image) for image in images], images)
         assert (seen.kind, seen.low, seen.high) == ("float32", 1000, 1000)
 
 
