@@ -214,8 +214,8 @@ def what_next(cfg: Config, pair: tuple, split: str, kind: str = "uint8") -> str:
     return "\n".join([
         f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
-                                cfg.out_dir / f"translated{ending if x != 'FOLDER' else ''}",
-                                *(["--ending", ending] if x == "FOLDER" and ending == ".npy" else [])),
+                                *([cfg.out_dir / "translated", "--ending", ending] if x == "FOLDER" else
+                                  [cfg.out_dir / f"translated{ending}"])),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
                             *(["--split", "test"] if split == "test" else []))])
 

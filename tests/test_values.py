@@ -172,8 +172,8 @@ def test_an_input_among_several_loses_no_channel_for_transparency(made, channels
 def test_one_side_of_other_channels_hides_nothing_of_the_other(made, capsys):
     assert check(made("four channels", in_channels=3)) == 2
     told = capsys.readouterr().out
-    assert "has 4 channels, not the 3" in told and "side A: 4 channels" in told
-    assert re.search(r"side B: 3 channels, uint8, \d+ to \d+;", told)
+    assert "has 4 channels, not the 3" in told and "side A: channels 4" in told
+    assert re.search(r"side B: channels 3, uint8, \d+ to \d+;", told)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float16, np.float32, np.float64])
