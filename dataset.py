@@ -149,7 +149,7 @@ class PairedImages(Dataset):
         enough = size if self.jitter and not self.nearest else None  # targets that are scored stay exact
         images = read_pair(self.pairs[index], a, b, enough)
         sides = [self.geometry.interpolate(image, size(image.shape[1::-1]), label=name in self.nearest + "M")
-                 for name, image in zip("ABM", images, strict=False)]
+                 for name, image in zip("ABM", images, strict=False)]  # M: the mask
         pixels = stack(sides if a_is_x else [sides[1], sides[0], *sides[2:]])
         return pad(pixels, self.geometry.crop) if self.jitter else pixels
 

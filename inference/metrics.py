@@ -135,7 +135,7 @@ PALETTES = {"cityscapes": CITYSCAPES, "demo": demo.PALETTE, "facades": FACADES}
 def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
     """One of PALETTES, or of a JSON file {"class": [red, green, blue], …}; classes called "void …" are not scored.
 
-    Raises ValueError or FileNotFoundError.
+    Raises ValueError.
     """
     if name in PALETTES:
         return PALETTES[name]
@@ -143,7 +143,7 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         palette = json.loads(Path(name).read_text(encoding="utf-8"))
         palette = {str(key): tuple(colour) for key, colour in palette.items()}
         good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"palette {name} is not {', '.join(PALETTES)} or a JSON file of colours: {error}") from error
     if not good or sum(not key.startswith("void") for key in palette) < 2:
         raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")

@@ -126,6 +126,8 @@ def test_a_palette_can_be_a_file(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match="mine.json"):
             load_palette(str(path))
+    with pytest.raises(ValueError, match="palette facade is not cityscapes, .*facades.* or a JSON file"):  # misspelt
+        load_palette("facade")
 
 
 @pytest.fixture
