@@ -81,6 +81,8 @@ def check(cfg: Config) -> int:
             say(f"preview of jittered pairs: preview_{name}.png")
         except OSError as error:
             problems.append(f"the preview preview_{name}.png cannot be written here: {error.strerror}")
+        except DataError as error:
+            problems.append(str(error))
     for problem in problems[:50]:
         say(f"problem: {problem}")
     say(f"problems: {len(problems)}" + (", of which the first 50 are named" if len(problems) > 50 else ""))

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -148,8 +149,13 @@ class PairedImages(Dataset):
         size = self.geometry.load if self.jitter else self.geometry.whole
         enough = size if self.jitter and not self.nearest else None  # targets that are scored stay exact
         images = read_pair(self.pairs[index], a, b, enough)
-        sides = [self.geometry.interpolate(image, size(image.shape[1::-1]), label=name in self.nearest + "M")
-                 for name, image in zip("ABM", images, strict=False)]  # M: the mask
+        wanted = [size(image.shape[1::-1]) for image in images]
+        width, height = wanted[0]
+        if width * height > Image.MAX_IMAGE_PIXELS:
+            raise DataError(f"{name_of(sources(self.pairs[index])[0])} becomes {width}×{height} with resize "
+                            f"{self.geometry.resize}, which is too large")
+        sides = [self.geometry.interpolate(image, shape, label=name in self.nearest + "M")
+                 for name, image, shape in zip("ABM", images, wanted, strict=False)]  # M: the mask
         pixels = stack(sides if a_is_x else [sides[1], sides[0], *sides[2:]])
         return pad(pixels, self.geometry.crop) if self.jitter else pixels
 

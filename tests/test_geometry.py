@@ -11,6 +11,7 @@ from conftest import ROOT, flags, launch, paired, settings, write_pair
 from PIL import Image
 
 import train as train_module
+from check import check
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import image_scores
@@ -18,6 +19,7 @@ from inference.translate import network_size, translate
 from pairs.find import usable_pairs
 from pairs.geometry import Geometry, pad, resize, usual_size
 from pairs.images import normalise, to_tensor
+from utils import DataError
 
 
 def coordinates(width, height):
@@ -110,6 +112,14 @@ def test_an_image_smaller_than_a_crop_is_reflected_at_its_edges_and_that_is_said
     cfg = small(data_root=root, resize="none", n_epochs=1)
     train_module.train(cfg)
     assert "1 of 3 training pairs are smaller than a crop, 64×64, where it is taken" in capsys.readouterr().out
+
+
+def test_a_strip_that_aspect_would_blow_up_is_a_sentence_and_eats_no_memory(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    cfg = small(data_root=write_set(tmp_path / "strips", [(200, 2)], copies=2), resize="aspect", load_size=72)
+    with pytest.raises(DataError, match=r"0.png becomes 7200×72 with resize aspect, which is too large"):
+        train_module.train(cfg)
+    assert check(cfg) == 2 and "7200×72 with resize aspect, which is too large" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("resize", [
