@@ -12,6 +12,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 from conftest import write_pair
@@ -88,6 +89,15 @@ def place(tmp_path, monkeypatch):
         for i in range(1, 5):
             write_pair(Path("data", name, "train", f"{i:03d}.png"), seed=i)
         write_pair(Path("data", name, "val", "001.png"), width=512, height=256)
+    for split, n in (("train", 4), ("val", 1)):  # photos with depth in millimetres, class indices with photos
+        for i in range(n):
+            for name, side in (("depth", "A"), ("labels", "B")):
+                write_pair(Path("data", name, split, side, f"{i}.png"), seed=i)
+            for folder in (Path("data/depth", split, "B"), Path("data/labels", split, "A")):
+                folder.mkdir(parents=True, exist_ok=True)
+            np.save(Path("data/depth", split, "B", f"{i}.npy"), np.linspace(500, 4000, 96 * 48).reshape(48, 96))
+            indices = np.random.default_rng(i).integers(0, 19, (48, 96), dtype=np.uint8)
+            Image.fromarray(indices).save(Path("data/labels", split, "A", f"{i}.png"))
     write_pair(Path("labels.png"))
     write_pair(Path("labels", "1.png"))
     write_pair(Path("frames", "000001.png"))
