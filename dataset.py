@@ -190,10 +190,11 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                              train_pairs, partial(read_pair, a=Values(), b=Values()), "AB".index(cfg.direction[0])),
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
-    needed = world * sum(map(in_memory, (train_data, val_data)))  # each process keeps its own
-    if cfg.cache == "ram" or cfg.cache == "auto" and needed <= AUTO_CACHE:
-        say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
-        train_data.cache, val_data.cache = {}, {}
+    if cfg.cache != "none":
+        needed = world * sum(map(in_memory, (train_data, val_data)))  # each process keeps its own
+        if cfg.cache == "ram" or needed <= AUTO_CACHE:
+            say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
+            train_data.cache, val_data.cache = {}, {}
     return train_data, val_data
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from generator import Generator
 from inference.load import values_in
-from pairs.geometry import Geometry, Scale, Size
-from pairs.geometry import resize as resize_result
+from pairs.geometry import Geometry, Scale, Size, resize
 from pairs.images import read_image, to_tensor
 from pairs.values import kind_of
 from runtime.devices import seeded
@@ -91,7 +90,7 @@ def to_size(gen: Generator, y_fake: Tensor, size: Size) -> Tensor:
     if y_fake.shape[:0:-1] == size:
         return y_fake
     how = "nearest" if is_label(gen, -1) else "linear"
-    return to_tensor(resize_result(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
+    return to_tensor(resize(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
 
 
 def is_label(gen: Generator, side: int) -> bool:
