@@ -1,10 +1,11 @@
 """Trains the paper's recipe with single ingredients added, from several seeds, and compares validation scores and cost.
 
     python benchmarks/bench_recipe.py data/facades [--n-epochs 12] [--seeds 0 1 2] [--json FILE]
-    python benchmarks/bench_recipe.py data/facades --variants paper ema+decay+fm
+    python benchmarks/bench_recipe.py data/facades --variants paper ema+decay+fm --palette facades
 
 The runs stay in --out-dir, a folder each, the variants of a seed one after the other: started again, the benchmark
-reads what is finished and goes on with what was cut. Other settings need another folder.
+reads what is finished and goes on with what was cut. Other settings need another folder. The cost of a step is timed
+at the end, the variants in turns.
 """
 
 import csv
@@ -17,15 +18,20 @@ from pathlib import Path
 import common
 import torch
 import tyro
+from bench_train import batch_of, real_step
 
-from config import recipe
+from config import Config, recipe
+from evaluate import Evaluate, evaluate, load_pairs
+from inference.load import load_generator
 from train import train
 from utils import UserError
 
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {}, "hinge": dict(gan_loss="hinge", lambda_l1=25.0),
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
                "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic")}
-SCORES = ("val_l1", "val_ssim", "val_ms_ssim")
+MEANS = ("val_l1", "val_ssim", "val_ms_ssim")  # over the last epochs of a run
+ENDS = ("nyquist", "pixel_accuracy", "class_iou")  # of the generator that it leaves; the two as a reader sees it
+READER = "reader"
 
 
 @dataclass(frozen=True)
@@ -39,72 +45,116 @@ class Recipes:
     crop_size: int = 128  # pixels
     ngf: int = 32  # width of both networks
     n_val: int = 100  # validation pairs
+    palette: str = ""  # of the inputs: a reader learns to tell them from the targets, and is shown the outputs
+    rounds: int = 20  # in which the variants take turns of 8 steps, for their cost; 0: not timed
     out_dir: Path = Path("runs/recipes")  # of the runs
     num_workers: int = 1  # processes that load images
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     json: Path | None = None  # also write the scores there
 
 
-def settings(variant: str, opts: Recipes) -> dict:
+def settings(variant: str, seed: int, opts: Recipes) -> Config:
     changes = {"n_epochs": opts.n_epochs, "n_epochs_decay": 0}
     for word in variant.split("+"):
         changes |= INGREDIENTS[word]
         if word == "decay":
             changes |= {"n_epochs": opts.n_epochs - opts.n_epochs // 2, "n_epochs_decay": opts.n_epochs // 2}
-    return changes
+    return replace(recipe(opts.recipe), data_root=opts.data_root, out_dir=opts.out_dir / f"{variant}-{seed}", seed=seed,
+                   resume=True, eval_every=1, n_val=opts.n_val, crop_size=opts.crop_size,
+                   load_size=opts.crop_size * 286 // 256, ngf=opts.ngf, ndf=opts.ngf, device=opts.device,
+                   num_workers=opts.num_workers, cache="ram", **changes)
 
 
-def history(folder: Path) -> list[dict]:
-    log = folder / "log.csv"
-    return [*csv.DictReader(log.read_text(encoding="utf-8").splitlines())] if log.exists() else []
+def trained(cfg: Config) -> list[dict]:
+    """The epochs of the run, from its log; whatever of them there is not yet is trained."""
+    log = cfg.out_dir / "log.csv"
+    for _ in range(2):
+        rows = [*csv.DictReader(log.read_text(encoding="utf-8").splitlines())] if log.exists() else []
+        if len(rows) >= cfg.total_epochs:
+            return rows[: cfg.total_epochs]
+        train(cfg)
+    raise UserError(f"{log} has fewer epochs than were trained")
 
 
-def runs(opts: Recipes) -> Iterator[dict]:
-    """One row a run: variant, seed, mean scores of the last epochs, the last one's, median seconds a step."""
+def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, dict]:
+    """What evaluate.py says of the generator that a run left."""
+    reader = opts.out_dir / READER / "gen.pth.tar" if opts.palette else None
+    asked = Evaluate(cfg.out_dir / "gen.pth.tar", opts.data_root, direction=cfg.direction, reader=reader,
+                     palette=opts.palette or None, limit=opts.n_val, num_workers=opts.num_workers)
+    gen = load_generator(asked.checkpoint, device)
+    return evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
+
+
+def runs(opts: Recipes, device: torch.device) -> Iterator[dict]:
+    """One row a run: variant, seed, mean scores of the last epochs, the last one's, those of the generator it left."""
     for seed in opts.seeds:
         for variant in opts.variants:
-            folder = opts.out_dir / f"{variant}-{seed}"
-            if len(history(folder)) < opts.n_epochs:
-                train(replace(recipe(opts.recipe), data_root=opts.data_root, out_dir=folder, seed=seed, resume=True,
-                              eval_every=1, n_val=opts.n_val, crop_size=opts.crop_size,
-                              load_size=opts.crop_size * 286 // 256, ngf=opts.ngf, ndf=opts.ngf, device=opts.device,
-                              num_workers=opts.num_workers, cache="ram", **settings(variant, opts)))
-            rows = history(folder)[: opts.n_epochs]
-            row = {"variant": variant, "seed": seed}
-            for name in SCORES:
-                values = [float(epoch[name]) for epoch in rows[-opts.last :]]
+            cfg = settings(variant, seed, opts)
+            epochs, row = trained(cfg), {"variant": variant, "seed": seed}
+            for name in MEANS:
+                values = [float(epoch[name]) for epoch in epochs[-opts.last :]]
                 row |= {name: statistics.mean(values), f"last_{name}": values[-1]}
-            yield row | {"step": statistics.median(1 / float(epoch["images_per_s"]) for epoch in rows)}
+            scores = scored(cfg, opts, device)
+            yield row | {name: scores["output"].get(name, math.nan) for name in ENDS} | {
+                f"real_{name}": scores.get("target", {}).get(name, math.nan) for name in ENDS}
 
 
-def lines(rows: list[dict]) -> Iterator[str]:
+def costs(opts: Recipes, device: torch.device) -> dict[str, float]:
+    """Seconds of a step on one random pair, for each variant: the median of the rounds."""
+    acts = {}
+    for variant in opts.variants:
+        cfg = settings(variant, 0, opts)
+        torch.manual_seed(0)
+        (state, step), batch = real_step(cfg, device), batch_of(1, cfg, device)
+
+        def steps(state=state, step=step, batch=batch) -> None:
+            for _ in range(8):
+                step(*batch)
+                if state.ema:
+                    state.ema.follow(state.gen)
+
+        steps()
+        acts[variant] = steps
+    return {variant: statistics.median(times) / 8
+            for variant, times in common.in_turns(acts, device, rounds=opts.rounds).items()}
+
+
+def lines(rows: list[dict], seconds: dict[str, float]) -> Iterator[str]:
     """A table: of each variant, mean and spread of its scores, and the cost of a step against the first one's."""
-    scores = [name for name in SCORES if not math.isnan(rows[0][name])]  # MS-SSIM needs more than 160 pixels
+    scores = [name for name in MEANS + ENDS if not math.isnan(rows[0][name])]  # MS-SSIM needs more than 160 pixels
     yield f"| variant | runs | {' | '.join(scores)} | s a step | cost |"
     yield f"|---|---|{'---|' * len(scores)}---|---|"
-    variants = dict.fromkeys(row["variant"] for row in rows)
-    steps = {name: statistics.median(row["step"] for row in rows if row["variant"] == name) for name in variants}
-    for variant in variants:
+    for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         cells = []
         for name in scores:
             values = [row[name] for row in own]
             cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
-        yield (f"| {variant} | {len(own)} | {' | '.join(cells)} | {steps[variant]:.3f} | "
-               f"{steps[variant] / steps[rows[0]['variant']]:.2f}x |")
+        cost = seconds.get(variant, math.nan)
+        yield (f"| {variant} | {len(own)} | {' | '.join(cells)} | {cost:.3f} | "
+               f"{cost / seconds.get(rows[0]['variant'], math.nan):.2f}x |")
+    real = ", ".join(f"{name} {rows[0][f'real_{name}']:.4f}" for name in ENDS
+                     if not math.isnan(rows[0][f"real_{name}"]))
+    if real:
+        yield f"The reader on the real targets: {real}."
 
 
 def bench(opts: Recipes, device: torch.device) -> list[dict]:
     unknown = {word for variant in opts.variants for word in variant.split("+")} - {*INGREDIENTS}
     if unknown:  # before hours of training
         raise UserError(f"no ingredient is called {', '.join(sorted(unknown))}; there are {', '.join(INGREDIENTS)}")
+    if opts.palette:
+        cfg = replace(settings("paper", 0, opts), out_dir=opts.out_dir / READER, eval_every=0)
+        back = "AtoB" if cfg.direction == "BtoA" else "BtoA"
+        trained(replace(cfg, direction=back, label_side=back[-1]))
     rows = []
-    for row in runs(opts):
+    for row in runs(opts, device):
         rows.append(row)
         print(", ".join(f"{name} {value:.4f}" if type(value) is float else f"{name} {value}"
                         for name, value in row.items()), flush=True)
-    print(*lines(rows), sep="\n")
-    return rows
+    seconds = costs(opts, device) if opts.rounds else {}
+    print(*lines(rows, seconds), sep="\n")
+    return [row | {"step": seconds.get(row["variant"], math.nan)} for row in rows]
 
 
 if __name__ == "__main__":

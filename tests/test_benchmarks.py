@@ -29,7 +29,8 @@ def test_the_gpu_report_has_no_failure(data, tmp_path):
     ("bench_hd", ["--sizes", "64", "--ngf", "4", "--steps", "1", "--device", "cpu"]),
     ("bench_predict", ["--n-images", "2", "--rounds", "1", "--device", "cpu"]),
     ("bench_recipe", ["--crop-size", "64", "--ngf", "4", "--n-epochs", "2", "--seeds", "0", "--num-workers", "0",
-                      "--variants", "paper", "ema+decay+fm", "--out-dir", "runs", "--device", "cpu"]),
+                      "--variants", "paper", "ema+decay+fm", "--out-dir", "runs", "--palette", "demo", "--rounds", "1",
+                      "--device", "cpu"]),
     ("bench_train", ["--batches", "1", "--crop-size", "64", "--steps", "1", "--device", "cpu"])])
 def test_every_benchmark_runs_and_writes_its_rows(data, tmp_path, name, flags):
     roots = {"bench_data": ["--data-roots", data], "bench_fidelity": ["--data-root", data],
