@@ -5,7 +5,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import VGG19_Weights, vgg19
 
 from runtime.console import say
 
@@ -63,6 +62,8 @@ class Perceptual(nn.Module):
 
 def load_perceptual(device: torch.device) -> Perceptual | None:
     """With torchvision's weights, which it downloads once; None, and a sentence, where they cannot be had."""
+    from torchvision.models import VGG19_Weights, vgg19  # takes seconds, which few runs need
+
     try:
         return Perceptual(vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features).to(device)
     except Exception as error:  # no network, a broken download

@@ -1,4 +1,7 @@
-"""Scores of images, and of label maps as colours: the paper's photo → labels table (section 4.3)."""
+"""Scores of images, and of label maps as colours: the paper's photo → labels table (section 4.3).
+
+torchmetrics is imported where it is used, for that takes longer than all the rest of a program's start.
+"""
 
 import json
 import math
@@ -7,12 +10,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from pairs import demo
 from runtime.console import say
@@ -27,6 +24,12 @@ def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
     l1: mean absolute difference, in those units. psnr in dB, ssim, ms_ssim: of the images in [0, 1]; what needs more
     pixels a side (NEEDS) is nan.
     """
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
     a, b = y_fake.float()[None] / 2 + 0.5, y.float()[None] / 2 + 0.5
     similarity = {"ssim": structural_similarity_index_measure,
                   "ms_ssim": multiscale_structural_similarity_index_measure}
@@ -159,6 +162,8 @@ class LabelScores:
     """
 
     def __init__(self, palette: dict[str, tuple[int, int, int]]):
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
         void = [name for name in palette if name.startswith("void")]
         scored = [name for name in palette if name not in void]
         self.colours = torch.tensor([palette[name] for name in scored + void], dtype=torch.float32)

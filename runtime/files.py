@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
-from torchvision.utils import make_grid
 
 CELL = 512  # pixels of the longest side in a grid
 DRAWN = {"Software": "pix2pix"}  # marks what is drawn for people, so that it never becomes a training pair
@@ -112,12 +111,14 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
         images = [F.interpolate(image[None], [max(1, round(side * scale)) for side in image.shape[1:]], mode="bilinear",
                                 antialias=True)[0] for image in images]
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-    images = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]), value=1.0) for image in images]
-    grid = make_grid(torch.stack(images) / 2 + 0.5, nrow=len(titles), padding=4, pad_value=1).clamp(0, 1)
-    pixels = (grid * 255).round().byte().permute(1, 2, 0).numpy()
-    font, header, step = ImageFont.load_default(14), 44 if caption else 26, images[0].shape[-1] + 4
-    width = max(pixels.shape[1], round(font.getlength(caption)) + 12)
-    sheet = Image.new("RGB", (width, pixels.shape[0] + header), "white")
+    cells = [F.pad(image, (4, width - image.shape[2], 4, height - image.shape[1]), value=1.0) for image in images]
+    n = len(titles)
+    grid = torch.cat([torch.cat(cells[i : i + n], dim=2) for i in range(0, len(cells), n)], dim=1)
+    grid = F.pad(grid, (0, 4, 0, 4), value=1.0)  # white lines of 4 pixels around all
+    pixels = ((grid / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    font, header, step = ImageFont.load_default(14), 44 if caption else 26, width + 4
+    full = max(pixels.shape[1], round(font.getlength(caption)) + 12)
+    sheet = Image.new("RGB", (full, pixels.shape[0] + header), "white")
     sheet.paste(Image.fromarray(pixels), (0, header))
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 4), caption, fill="black", font=font)

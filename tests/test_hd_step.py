@@ -19,7 +19,6 @@ from torchvision.models import vgg19
 import evaluate as evaluate_module
 import train as train_module
 from config import Config
-from hd import losses as losses_module
 from hd.average import EVERY, Average
 from hd.losses import Perceptual, feature_matching, fooling, towards
 from hd.step import hd_step
@@ -239,7 +238,7 @@ def test_without_vgg_s_weights_a_sentence_says_so_and_the_run_goes_on(small, mon
     def fail(weights):
         raise OSError("no network")
 
-    monkeypatch.setattr(losses_module, "vgg19", fail)
+    monkeypatch.setattr("torchvision.models.vgg19", fail)
     train(small(n_epochs=1, lambda_vgg=10.0))
     assert "lambda_vgg counts as 0: the weights of VGG19 cannot be had here (no network)" in capsys.readouterr().out
     (row,) = csv.DictReader((small().out_dir / "log.csv").read_text().splitlines())
@@ -250,7 +249,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     """By hooks on the whole network, with random weights; the layers are found by their widths."""
     torch.manual_seed(0)
     net = vgg19(weights=None)
-    monkeypatch.setattr(losses_module, "vgg19", lambda weights: net)
+    monkeypatch.setattr("torchvision.models.vgg19", lambda weights: net)
     cfg = replace(Config(), ngf=4, ndf=4, crop_size=64, lambda_vgg=10.0, lambda_l1=0.0, gan_loss="lsgan")
     step = step_for(cfg, fresh_state(cfg), nullcontext, CPU)
     assert step(*torch.rand(2, 1, 3, 64, 64))[4] > 0
