@@ -198,8 +198,10 @@ def train(cfg: Config) -> None:
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(step_for(cfg, ranks.replicate(state), autocast, device, train_data.masked), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks, losses_of(cfg))
+        sizes = count(state.gen), count(state.disc)
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
-            f"{ranks.world}, {count(state.gen):,} + {count(state.disc):,} parameters; writing to {cfg.out_dir}")
+            f"{ranks.world}, {sizes[0]:,} + {sizes[1]:,} parameters, which take {sum(sizes) * 16 / 1e9:.2g} GB with "
+            f"gradients and Adam's moments, and activations more; writing to {cfg.out_dir}")
 
         with Logger(run) as log, Stop(ranks) as stop, loaders(
                 train_data, val_data, cfg, ranks, levers.channels_last) as (train_batches, val_batches):

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -528,3 +529,17 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         train(small(n_epochs=50))
     assert not (small().out_dir / "examples" / "epoch_0020.png").exists()
+
+
+def test_the_start_tells_the_memory_of_what_is_there_already(small, capsys):
+    """Weights, gradients, as large as they, and both moments: of a large network more than many a GPU has."""
+    cfg = small(n_epochs=1)
+    train(cfg)
+    told = float(capsys.readouterr().out.split("parameters, which take ")[1].split(" GB")[0])
+    state, x = fresh_state(cfg), torch.rand(1, 3, 64, 64)
+    train_step(state, x, x, 100.0, nullcontext)
+    weights = [p for net in (state.gen, state.disc) for p in net.parameters()]
+    adam = [each for opt in (state.opt_g, state.opt_d) for each in opt.state.values()]
+    moments = [each[name] for each in adam for name in ("exp_avg", "exp_avg_sq")]
+    held = [*weights, *(p.grad for p in weights), *moments]
+    assert told == pytest.approx(sum(t.nbytes for t in held) / 1e9, rel=0.05)
