@@ -75,7 +75,7 @@ def resize(image: np.ndarray, size: Size, how: Literal["linear", "bicubic", "nea
         parts = np.split(image, range(4, channels, 4), axis=2)
         return np.concatenate([resize(part, size, how) for part in parts], axis=2)
     if how == "bicubic" and size != (width, height):
-        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # a copy: Pillow's arrays are read-only
         batch = F.interpolate(batch, size[::-1], mode="bicubic", antialias=True)  # of uint8: rounded and clamped
         image = (batch.clamp(0, 1) if batch.is_floating_point() else batch)[0].permute(1, 2, 0).numpy()
     elif how == "nearest":

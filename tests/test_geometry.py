@@ -79,6 +79,17 @@ def test_bicubic_is_that_of_pillow_at_both_depths():
         assert difference.mean() < 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_as_pillow_hands_it_over_is_resized_without_a_warning():
+    """Its array is read-only, of which torch warns, in the middle of the first epoch."""
+    torch.set_warn_always(True)
+    try:
+        for how in ("linear", "bicubic", "nearest"):
+            resize(np.asarray(Image.new("RGB", (60, 90))), (30, 40), how)
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_the_usual_size_is_that_of_most_or_in_the_middle():
     assert usual_size(Counter({(600, 600): 5, (10, 900): 4})) == (600, 600)
     assert usual_size(Counter({(100, 80): 1, (200, 160): 1, (900, 170): 1})) == (200, 160)
