@@ -106,8 +106,10 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
         raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
     check_headers(pairs, skip=True)
-    square = Geometry(crop_size=gen.crop_size, crop_width=gen.crop_width)
-    shown = Geometry("none") if opts.full_size else Geometry.of(gen.trained) if gen.trained else square
+    own = Geometry(crop_size=gen.crop_size, crop_width=gen.crop_width) if gen.crop_size else Geometry("none")
+    told = "crop_size" in gen.trained  # in files of runs; the authors' tell nothing, and some networks take any size
+    shown = Geometry("none") if opts.full_size else Geometry.of(gen.trained) if told else own
+    square = Geometry(crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
     x, y = values_in(gen, direction=direction)
     return tuple(PairedImages(each, direction, x, y, geometry, labels)
                  for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))

@@ -11,7 +11,8 @@ EVERY = 8  # steps between two updates of the average
 class Average:
     """`net`: a copy of the generator whose weights follow it, as if each step let `decay` of what was there stay.
 
-    The first steps forget faster, so that the initialisation does not count in a short run.
+    The first EVERY steps leave nothing of what was there, and those after them forget faster, so that the
+    initialisation does not count, however short the run.
     """
 
     def __init__(self, gen: nn.Module, decay: float):
@@ -21,9 +22,9 @@ class Average:
     def follow(self, gen: nn.Module) -> None:
         """Takes in the weights after one more step."""
         self.steps += 1
-        if self.steps % EVERY:
+        if self.steps > EVERY and self.steps % EVERY:
             return
-        keep = min(self.decay, (1 + self.steps) / (10 + self.steps)) ** EVERY
+        keep = min(self.decay, (1 + self.steps) / (10 + self.steps)) ** EVERY if self.steps > EVERY else 0.0
         for mean, value in zip(self.net.state_dict().values(), gen.state_dict().values(), strict=True):
             mean.lerp_(value, 1 - keep) if mean.is_floating_point() else mean.copy_(value)
 

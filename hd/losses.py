@@ -65,7 +65,8 @@ def load_perceptual(device: torch.device) -> Perceptual | None:
     from torchvision.models import VGG19_Weights, vgg19  # takes seconds, which few runs need
 
     try:
-        return Perceptual(vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features).to(device)
+        perceptual = Perceptual(vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features)
     except Exception as error:  # no network, a broken download
         say(f"lambda_vgg counts as 0: the weights of VGG19 cannot be had here ({str(error).strip().splitlines()[0]})")
         return None
+    return perceptual.to(device)

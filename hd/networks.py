@@ -149,7 +149,7 @@ class MultiscaleDiscriminator(nn.Module):
                  n_scales: int = 2):
         super().__init__()
         self.n_layers, self.n_scales, self.pool = n_layers, n_scales, pool()
-        widths = [ndf * min(2**i, 8) for i in range(n_layers + 1)]
+        widths = [ndf, *(min(ndf * 2**i, 512) for i in range(1, n_layers + 1))]
         for scale in range(n_scales):  # scale0 is the coarsest
             layers = [[nn.Conv2d(in_channels + out_channels, ndf, 4, 2, 2), nn.LeakyReLU(0.2, True)]]
             for i in range(n_layers):

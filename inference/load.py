@@ -95,8 +95,8 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
             net.load_state_dict(fits, strict=False)
             told.append(taken + (f", not {textwrap.shorten(', '.join(fresh), 120, placeholder=' …')}" if fresh else ""))
         elif net is gen:
-            why = ("a local generator takes those of a global one of twice its ngf" if isinstance(gen, LocalEnhancer)
-                   else "its ngf, crop_size or generator is another")
+            why = ("a local generator takes those of a global one of twice its ngf, the same n_downs and n_blocks"
+                   if isinstance(gen, LocalEnhancer) else "its generator, or what sets that one's size, is another")
             raise UserError(f"only {taken} have their like in {path}, too few to begin with: {why}")
         else:
             told.append(f"D begins anew, as only {taken} have their like there")
@@ -174,7 +174,10 @@ def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
         """Where the residual blocks stand in a sequence of layers."""
         return sorted({int(key.split(".")[1]) for key in theirs if key.startswith(part) and ".conv_block." in key})
 
-    first, *_ = at = blocks("model.")
+    at = blocks("model.")
+    if not at:
+        raise UserError("these are no weights of a published ResNet or pix2pixHD: there are no residual blocks")
+    first = at[0]
     n_downs, n_local = (first - 4) // 3, len(blocks("model1_2."))
     ngf, in_channels = theirs["model1_1.1.weight" if local else "model.1.weight"].shape[:2]
     last = f"model1_2.{n_local + 4}.bias" if local else f"model.{first + len(at) + 3 * n_downs + 1}.bias"

@@ -94,8 +94,9 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
     Raises FileNotFoundError when there is no folder or no training pair, ValueError when what is meant is not clear.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; known names, which are downloaded when "
-                                f"absent, are data/NAME with NAME one of {', '.join(DATASETS)}")
+        raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder: --data-root takes that of your pairs. "
+                                "Known names, which are downloaded when absent, are data/NAME with NAME one of "
+                                f"{', '.join(DATASETS)}")
     found, index = Found(), _Index(root)
     for split, names in SPLITS.items():
         found.splits[split] = next((pairs for name in names if (pairs := _find_split(name, index, found))), [])

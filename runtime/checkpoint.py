@@ -233,9 +233,10 @@ class Run:
                    if name in new and new[name] != old and name not in ("resume", "out_dir", "name")}
         for name in FIXED:
             if name in changed:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: "
-                                f"{flag} {changed[name]} goes on with it, another --out-dir starts a new run")
+                flag, value = name.replace("_", "-"), changed[name]
+                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+                raise UserError(f"the run in {folder} has {name} {value}, which cannot become {new[name]}: "
+                                f"{flag} goes on with it, another --out-dir starts a new run")
         if saved["epoch"] >= cfg.total_epochs:
             raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
                             "--n-epochs continues it")

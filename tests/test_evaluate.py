@@ -15,7 +15,8 @@ import evaluate as evaluate_module
 from dataset import PairedImages, load_data
 from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
-from inference.load import load_generator
+from hd.networks import GlobalGenerator
+from inference.load import load_generator, published_keys
 from inference.metrics import (
     CITYSCAPES,
     FACADES,
@@ -160,6 +161,20 @@ def test_baselines_are_the_input_and_the_mean_training_target(trained, data):
     x = torch.rand(3, 64, 64)
     assert torch.equal(baseline("identity", train_pairs)(x), x)
     assert baseline("mean", train_pairs)(x).mean() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("net", "size"), [
+    (Generator(ngf=4, crop_size=64), (64, 64)), (GlobalGenerator(ngf=4, n_downs=3, n_blocks=1), (48, 48))])
+def test_a_published_file_is_scored_at_its_own_size_or_the_images(data, tmp_path, net, size):
+    """Of the authors' U-Nets the depth tells the size; pix2pixHD's networks take any."""
+    ours = published_keys(6) if isinstance(net, Generator) else {name: name for name in net.state_dict()}
+    torch.save({theirs: net.state_dict()[name] for name, theirs in ours.items()}, tmp_path / "latest_net_G.pth")
+    opts = Evaluate(tmp_path / "latest_net_G.pth", data, direction="AtoB", device="cpu", num_workers=0, baseline="mean")
+    gen = load_generator(opts.checkpoint)
+    pairs, train_pairs = load_pairs(opts, gen)
+    assert pairs[0][0].shape[:0:-1] == size
+    found = evaluate_module.evaluate(gen, pairs, train_pairs, opts, torch.float32)
+    assert found["scores"].keys() == {"output", "mean"}
 
 
 def test_the_held_out_tenth_is_the_one_that_training_held_out(small, tmp_path):

@@ -301,5 +301,12 @@ def test_the_local_enhancer_begins_with_a_global_generator(tmp_path):
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(local.model(x), trained.model[:-3](x))
     assert all(torch.equal(value, fresh[name]) for name, value in local.state_dict().items() if "model1_" in name)
-    with pytest.raises(ValueError, match="too few to begin with: .* twice its ngf"):
-        head_start(LocalEnhancer(ngf=8, n_downs=3, n_blocks=2), Discriminator(), tmp_path / "latest_net_G.pth")
+    for other in (dict(ngf=8, n_downs=3, n_blocks=2), dict(ngf=4, n_downs=2, n_blocks=2)):
+        with pytest.raises(ValueError, match="too few to begin with: .* twice its ngf, the same n_downs and n_blocks"):
+            head_start(LocalEnhancer(**other), Discriminator(), tmp_path / "latest_net_G.pth")
+
+
+def test_a_sequence_without_residual_blocks_is_told_in_a_sentence(tmp_path):
+    torch.save({"model.1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "latest_net_G.pth")
+    with pytest.raises(ValueError, match="there are no residual blocks"):
+        load_generator(tmp_path / "latest_net_G.pth")

@@ -223,7 +223,18 @@ def test_the_average_follows_as_if_it_took_in_every_step():
     short = Average(nn.Linear(1, 1), 0.999)
     for _ in range(EVERY):
         short.follow(net)
-    assert abs(short.net.weight.item() - 1) < 0.02  # the initialisation is forgotten at once
+        assert short.net.weight.item() == 1  # the initialisation is forgotten at once
+    nn.init.zeros_(net.weight)
+    for _ in range(EVERY):
+        short.follow(net)
+    assert 0 < short.net.weight.item() < 0.2
+
+
+def test_a_run_shorter_than_a_round_of_the_average_leaves_what_it_learnt(small):
+    """Six pairs in batches of six: one step, after which the average was still the initialisation."""
+    train(small(n_epochs=1, batch_size=6, ema=0.999))
+    state = load_tensors(small().out_dir / "checkpoint.pth.tar")["state"]
+    assert all(torch.equal(value, state["gen"][name]) for name, value in state["ema"]["net"].items())
 
 
 def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, end_of):

@@ -141,6 +141,8 @@ def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
     train(cfg)
     with pytest.raises(UserError, match="n_labels 5, which cannot become 4: --n-labels 5 goes on with it"):
         train(replace(cfg, resume=True, n_epochs=2, n_labels=4))
+    with pytest.raises(UserError, match="spectral_norm False, which cannot become True: --no-spectral-norm goes on"):
+        train(replace(cfg, resume=True, n_epochs=2, spectral_norm=True))
 
 
 @pytest.mark.parametrize(("name", "ending"), [
