@@ -1,14 +1,17 @@
 """Trains the paper's recipe with single ingredients added, from several seeds, and compares validation scores and cost.
 
-    python benchmarks/bench_recipe.py data/facades [--n-epochs 12] [--seeds 0 1 2] [--json FILE]
-    python benchmarks/bench_recipe.py data/facades --variants paper ema+decay+fm --palette facades
+    python benchmarks/bench_recipe.py data/facades --palette facades [--seeds 0 1 2] [--json FILE]
+    python benchmarks/bench_recipe.py data/facades --variants paper ema+decay+fm
 
 The runs stay in --out-dir, a folder each, the variants of a seed one after the other: started again, the benchmark
 reads what is finished and goes on with what was cut. Other settings need another folder. The cost of a step is timed
-at the end, the variants in turns.
+at the end, the variants in turns. fm, hinge and lsgan take the step of hd/, in which G comes first, and hinge and lsgan
+a lambda_l1 of 25: order and l1_25 are what these change alone. The means of bicubic are taken against bicubic targets,
+what the generator scores at the end against the same as all others.
 """
 
 import csv
+import json
 import math
 import statistics
 from collections.abc import Iterator
@@ -23,15 +26,19 @@ from bench_train import batch_of, real_step
 from config import Config, recipe
 from evaluate import Evaluate, evaluate, load_pairs
 from inference.load import load_generator
+from pairs.find import usable_pairs
 from train import train
 from utils import UserError
 
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {}, "hinge": dict(gan_loss="hinge", lambda_l1=25.0),
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
-               "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic")}
+               "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic"),
+               "order": dict(lambda_fm=1e-9), "l1_25": dict(lambda_l1=25.0)}
 MEANS = ("val_l1", "val_ssim", "val_ms_ssim")  # over the last epochs of a run
 ENDS = ("nyquist", "pixel_accuracy", "class_iou")  # of the generator that it leaves; the two as a reader sees it
+ALSO = ("l1", "ssim", "ms_ssim")  # of that one too, for the file of rows
 READER = "reader"
+FREE = ("resume", "name", "out_dir", "data_root", "num_workers", "device")  # settings that change no score
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,11 @@ class Recipes:
     recipe: str = "facades"  # the paper's settings to start from
     variants: tuple[str, ...] = (*INGREDIENTS, "ema+decay+hinge+fm+spectral")  # ingredients, joined by +
     seeds: tuple[int, ...] = (0, 1, 2)  # one run of each variant a seed
-    n_epochs: int = 12  # of each run; decay lets the rate fall over the second half of them
-    last: int = 3  # epochs whose mean is the score of a run, for single ones wander
-    crop_size: int = 128  # pixels
+    n_epochs: int = 5  # of each run; decay lets the rate fall over the second half of them
+    last: int = 2  # epochs whose mean is the score of a run, for single ones wander
+    crop_size: int = 192  # pixels
     ngf: int = 32  # width of both networks
-    n_val: int = 100  # validation pairs
+    n_val: int = 50  # validation pairs
     palette: str = ""  # of the inputs: a reader learns to tell them from the targets, and is shown the outputs
     rounds: int = 20  # in which the variants take turns of 8 steps, for their cost; 0: not timed
     out_dir: Path = Path("runs/recipes")  # of the runs
@@ -66,14 +73,15 @@ def settings(variant: str, seed: int, opts: Recipes) -> Config:
 
 
 def trained(cfg: Config) -> list[dict]:
-    """The epochs of the run, from its log; whatever of them there is not yet is trained."""
-    log = cfg.out_dir / "log.csv"
-    for _ in range(2):
-        rows = [*csv.DictReader(log.read_text(encoding="utf-8").splitlines())] if log.exists() else []
-        if len(rows) >= cfg.total_epochs:
-            return rows[: cfg.total_epochs]
+    """The epochs of the run, from its log; whatever of them there is not yet is trained. Raises UserError."""
+    settings, left = cfg.out_dir / "config.json", cfg.out_dir / "gen.pth.tar"
+    if settings.exists():
+        there, wanted = json.loads(settings.read_text(encoding="utf-8")), cfg.plain()
+        if others := [name for name in wanted if there.get(name) != wanted[name] and name not in FREE]:
+            raise UserError(f"the run in {cfg.out_dir} has another {others[0]}: take another --out-dir")
+    if not left.exists() or load_generator(left).trained["epoch"] != cfg.total_epochs:
         train(cfg)
-    raise UserError(f"{log} has fewer epochs than were trained")
+    return [*csv.DictReader((cfg.out_dir / "log.csv").read_text(encoding="utf-8").splitlines())]
 
 
 def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, dict]:
@@ -82,6 +90,7 @@ def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, dict]:
     asked = Evaluate(cfg.out_dir / "gen.pth.tar", opts.data_root, direction=cfg.direction, reader=reader,
                      palette=opts.palette or None, limit=opts.n_val, num_workers=opts.num_workers)
     gen = load_generator(asked.checkpoint, device)
+    gen.trained["interpolation"] = "linear"  # of all the same targets
     return evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
 
 
@@ -96,7 +105,8 @@ def runs(opts: Recipes, device: torch.device) -> Iterator[dict]:
                 row |= {name: statistics.mean(values), f"last_{name}": values[-1]}
             scores = scored(cfg, opts, device)
             yield row | {name: scores["output"].get(name, math.nan) for name in ENDS} | {
-                f"real_{name}": scores.get("target", {}).get(name, math.nan) for name in ENDS}
+                f"real_{name}": scores.get("target", {}).get(name, math.nan) for name in ENDS} | {
+                f"end_{name}": scores["output"][name]["mean"] for name in ALSO if name in scores["output"]}
 
 
 def costs(opts: Recipes, device: torch.device) -> dict[str, float]:
@@ -120,7 +130,8 @@ def costs(opts: Recipes, device: torch.device) -> dict[str, float]:
 
 
 def lines(rows: list[dict], seconds: dict[str, float]) -> Iterator[str]:
-    """A table: of each variant, mean and spread of its scores, and the cost of a step against the first one's."""
+    """Two tables: of each variant, mean and spread of its scores and the cost of a step; then what is between it and
+    the first variant, seed by seed, for the seeds are the same."""
     scores = [name for name in MEANS + ENDS if not math.isnan(rows[0][name])]  # MS-SSIM needs more than 160 pixels
     yield f"| variant | runs | {' | '.join(scores)} | s a step | cost |"
     yield f"|---|---|{'---|' * len(scores)}---|---|"
@@ -133,6 +144,13 @@ def lines(rows: list[dict], seconds: dict[str, float]) -> Iterator[str]:
         cost = seconds.get(variant, math.nan)
         yield (f"| {variant} | {len(own)} | {' | '.join(cells)} | {cost:.3f} | "
                f"{cost / seconds.get(rows[0]['variant'], math.nan):.2f}x |")
+    yield f"\n| variant, less {rows[0]['variant']} | {' | '.join(scores)} |"
+    yield f"|---|{'---|' * len(scores)}"
+    first = {row["seed"]: row for row in rows if row["variant"] == rows[0]["variant"]}
+    for variant in [*dict.fromkeys(row["variant"] for row in rows)][1:]:
+        own = [row for row in rows if row["variant"] == variant]
+        cells = [", ".join(f"{row[name] - first[row['seed']][name]:+.4f}" for row in own) for name in scores]
+        yield f"| {variant} | {' | '.join(cells)} |"
     real = ", ".join(f"{name} {rows[0][f'real_{name}']:.4f}" for name in ENDS
                      if not math.isnan(rows[0][f"real_{name}"]))
     if real:
@@ -143,6 +161,8 @@ def bench(opts: Recipes, device: torch.device) -> list[dict]:
     unknown = {word for variant in opts.variants for word in variant.split("+")} - {*INGREDIENTS}
     if unknown:  # before hours of training
         raise UserError(f"no ingredient is called {', '.join(sorted(unknown))}; there are {', '.join(INGREDIENTS)}")
+    if usable_pairs(opts.data_root, 0).held_out:
+        raise UserError("the data needs a split val or test: what is held out by chance is another with each seed")
     if opts.palette:
         cfg = replace(settings("paper", 0, opts), out_dir=opts.out_dir / READER, eval_every=0)
         back = "AtoB" if cfg.direction == "BtoA" else "BtoA"
