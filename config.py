@@ -34,6 +34,7 @@ class Config:
     ndf: int = 64  # width of the discriminator's first layer
     n_layers: int = 3  # D's field: 0 is 1x1, 1 is 16x16, 2 is 34x34, 3 is 70x70, 4 is 142x142, 5 is 286x286
     dropout: float = 0.5  # in the U-Net's first three decoder blocks, the only noise; 0 turns it off
+    dropout_blocks: Literal["paper", "release"] = "paper"  # release: not in the first, as the authors' PyTorch release
     generator: Literal["unet", "global", "local"] = "unet"  # global and local: pix2pixHD's (docs/pix2pixhd.md)
     n_downs: int = 4  # global, local: how often the size is halved; in local once more
     n_blocks: int = 9  # global, local: residual blocks at the smallest size
@@ -175,9 +176,9 @@ def _is_range(value) -> bool:
 # Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
 PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch", load_size=286,
              crop_size=256, crop_width=0, interpolation="linear", flip=True, label_side="none", color_jitter=0.0,
-             ngf=64, ndf=64, n_layers=3, dropout=0.5, generator="unet", n_scales=0, spectral_norm=False,
-             gan_loss="bce", lambda_l1=100.0, lambda_fm=0.0, lambda_vgg=0.0, lr=2e-4, beta1=0.5, n_epochs=200,
-             n_epochs_decay=0, ema=0.0, batch_size=1)
+             ngf=64, ndf=64, n_layers=3, dropout=0.5, dropout_blocks="paper", generator="unet", n_scales=0,
+             spectral_norm=False, gan_loss="bce", lambda_l1=100.0, lambda_fm=0.0, lambda_vgg=0.0, lr=2e-4, beta1=0.5,
+             n_epochs=200, n_epochs_decay=0, ema=0.0, batch_size=1)
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo

@@ -33,6 +33,7 @@ from utils import UserError
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {}, "hinge": dict(gan_loss="hinge", lambda_l1=25.0),
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
                "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic"),
+               "dropout": dict(dropout_blocks="release"),
                "order": dict(lambda_fm=1e-9), "l1_25": dict(lambda_l1=25.0)}
 MEANS = ("val_l1", "val_ssim", "val_ms_ssim")  # over the last epochs of a run
 ENDS = ("nyquist", "pixel_accuracy", "class_iou")  # of the generator that it leaves; the two as a reader sees it

@@ -183,12 +183,21 @@ class PatchDiscriminator(Discriminator):
         return [[*features, h]]
 
 
+def release_dropout(gen: Generator, dropout: float) -> Generator:
+    """The U-Net with dropout as in the authors' PyTorch release: a block later than in the paper, and at most to where
+    the full width of 8·ngf ends."""
+    for i, block in enumerate(gen.decoder):
+        block[3].p = dropout if 1 <= i <= len(gen.encoder) - 5 else 0.0
+    return gen
+
+
 def make_generator(settings: dict) -> Generator | GlobalGenerator | LocalEnhancer:
     """The generator of these settings, as a configuration or a file names them; files that name none hold a U-Net."""
     channels, crop_size = (settings["in_channels"], settings["out_channels"], settings["ngf"]), settings["crop_size"]
     kind = settings.get("generator", "unet")
     if kind == "unet":
-        return Generator(*channels, crop_size, settings["dropout"], settings.get("crop_width", 0))
+        gen = Generator(*channels, crop_size, settings["dropout"], settings.get("crop_width", 0))
+        return release_dropout(gen, settings["dropout"]) if settings.get("dropout_blocks") == "release" else gen
     gen = {"global": GlobalGenerator, "local": LocalEnhancer}[kind](
         *channels, settings["n_downs"], settings["n_blocks"], crop_size, settings.get("checkpointing", False))
     gen.crop_width = settings.get("crop_width", 0)

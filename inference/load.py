@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from generator import Generator
-from hd.networks import GlobalGenerator, LocalEnhancer, make_generator
+from hd.networks import GlobalGenerator, LocalEnhancer, make_generator, release_dropout
 from pairs.geometry import Geometry
 from pairs.values import Values, values_of
 from runtime.checkpoint import load_tensors, result_of
@@ -101,7 +101,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
         else:
             told.append(f"D begins anew, as only {taken} have their like there")
     if is_published(saved):
-        told.append("dropout stays where the paper has it, a block before theirs")
+        told.append("dropout stays where dropout_blocks has it; theirs is release")
     return f"weights from {path}: " + "; ".join(told)
 
 
@@ -151,9 +151,7 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
                          f"{', '.join(differ[:3]) or 'a depth of ' + str(depth)}")
     ngf, in_channels = theirs["model.model.0.weight"].shape[:2]
     out_channels = theirs["model.model.3.bias"].shape[0]
-    gen = Generator(in_channels, out_channels, ngf, 2**depth)
-    for i, block in enumerate(gen.decoder):  # that release starts dropout one block later, and ends it at 8·ngf
-        block[3].p = 0.5 if 1 <= i <= depth - 5 else 0.0
+    gen = release_dropout(Generator(in_channels, out_channels, ngf, 2**depth), 0.5)
     gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
     return gen
 

@@ -331,8 +331,8 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, settings that rebuild the network, the epoch, what the data told."""
-    names = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "interpolation", "label_side", "range_a",
-             "range_b", "n_labels", "seed"]
+    names = [*GENERATOR, "dropout_blocks", *FOLLOW_UP, "direction", "resize", "load_size", "interpolation",
+             "label_side", "range_a", "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
     told = {name: value for name, value in record.items() if name != "trained_on"}
     generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,

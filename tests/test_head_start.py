@@ -98,7 +98,7 @@ def test_of_another_depth_the_blocks_of_one_resolution_are_taken(tmp_path):
 
 
 def test_the_authors_files_are_taken(published, tmp_path):
-    """Their keys are others; our dropout stays where the paper has it, which the file of the new run could not tell."""
+    """Their keys are others; our dropout stays where the settings have it, which the new run's file tells."""
     torch.save(published(7).state_dict(), tmp_path / "latest_net_G.pth")
     gen = Generator(3, 3, 4, 128)
     told = head_start(gen, Discriminator(3, 3, 4), tmp_path / "latest_net_G.pth")
