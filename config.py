@@ -189,13 +189,14 @@ RECIPES = {
     "edges2shoes": EDGES,
     "edges2handbags": EDGES,
     "night2day": dict(PAPER, direction="AtoB", n_epochs=17, batch_size=4),
+    "better": dict(PAPER, ema=0.999, lambda_fm=10.0, spectral_norm=True),  # what helped in docs/recipe.md
     "pix2pixhd": dict(PAPER, load_size=572, crop_size=512, generator="global", n_downs=4, n_blocks=9, n_scales=2,
                       gan_loss="lsgan", lambda_l1=0.0, lambda_fm=10.0, n_epochs=100, n_epochs_decay=100),
 }
 
 
 def recipe(name: str) -> Config:
-    """The paper's settings for a data set, or the follow-up's. Raises ValueError when no recipe has that name."""
+    """The settings of the paper for a data set, or of another recipe. Raises ValueError when none has that name."""
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     return replace(Config(), **{"data_root": Path("data") / name, "name": name, **RECIPES[name]})

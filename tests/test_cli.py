@@ -18,7 +18,7 @@ def test_the_recipes_are_those_of_the_paper():
         "cityscapes_to_labels": ("AtoB", 200, 1, 286, True), "edges2shoes": ("AtoB", 15, 4, 256, False),
         "edges2handbags": ("AtoB", 15, 4, 256, False), "night2day": ("AtoB", 17, 4, 286, True),
     }
-    paper = {name: recipe(name) for name in RECIPES if name != "pix2pixhd"}
+    paper = {name: recipe(name) for name in RECIPES if name not in ("pix2pixhd", "better")}
     assert {name: (c.direction, c.total_epochs, c.batch_size, c.load_size, c.flip)
             for name, c in paper.items()} == wanted
     assert all((c.lambda_l1, c.lr, c.beta1, c.crop_size) == (100, 2e-4, 0.5, 256) for c in paper.values())
@@ -91,3 +91,11 @@ def test_a_damaged_config_file_gets_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json holds no settings"):
         load(tmp_path)
+
+
+def test_the_better_recipe_is_the_paper_s_but_for_what_the_study_names():
+    better, paper = recipe("better").plain(), recipe("maps").plain()
+    study = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    changed = {name for name in paper if better[name] != paper[name]} - {"data_root", "name"}
+    assert changed == {"ema", "lambda_fm", "spectral_norm"}
+    assert all(f"--{name.replace('_', '-')}" in study for name in changed)
