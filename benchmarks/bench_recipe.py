@@ -75,9 +75,9 @@ def settings(variant: str, seed: int, opts: Recipes) -> Config:
 
 def trained(cfg: Config) -> list[dict]:
     """The epochs of the run, from its log; whatever of them there is not yet is trained. Raises UserError."""
-    settings, left = cfg.out_dir / "config.json", cfg.out_dir / "gen.pth.tar"
-    if settings.exists():
-        there, wanted = json.loads(settings.read_text(encoding="utf-8")), cfg.plain()
+    begun, left = cfg.out_dir / "config.json", cfg.out_dir / "gen.pth.tar"
+    if begun.exists():
+        there, wanted = json.loads(begun.read_text(encoding="utf-8")), cfg.plain()
         if others := [name for name in wanted if there.get(name, wanted[name]) != wanted[name] and name not in FREE]:
             raise UserError(f"the run in {cfg.out_dir} has another {others[0]}: take another --out-dir")
     if not left.exists() or load_generator(left).trained["epoch"] != cfg.total_epochs:
