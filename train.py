@@ -29,12 +29,13 @@ from inference.metrics import LabelScores, image_scores, load_palette
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
 from pairs.values import composite
+from runtime.advice import what_next
 from runtime.checkpoint import Run
 from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, no_search, seed_step, use_precision, use_seed
 from runtime.distributed import Ranks, processes
-from runtime.logger import Logger, Meter, losses_of, what_next
+from runtime.logger import Logger, Meter, losses_of
 from runtime.signals import Stop
 from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
 from utils import DataError, Stopped

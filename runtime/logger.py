@@ -1,17 +1,11 @@
-"""What a run tells: progress, log.csv, losses.png, example grids, TensorBoard events, and who is winning."""
+"""What a run tells: progress, log.csv, losses.png, example grids and TensorBoard events."""
 
 import csv
 import io
-import itertools
 import math
-import os
-import shlex
-import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +14,7 @@ from tqdm import tqdm
 
 from config import Config
 from runtime import checkpoint
+from runtime.advice import Overfitting, verdict
 from runtime.checkpoint import Progress, Run
 from runtime.console import say
 from runtime.distributed import Ranks
@@ -30,8 +25,6 @@ LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]
 MORE_LOSSES = {"g_fm": "lambda_fm", "g_vgg": "lambda_vgg"}  # each where its weight is not 0
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
 EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
-PATIENCE = 5  # epochs in a row before a winner is named
-SMOOTH = 10  # epochs of which means are taken before the validation's L1 is said to rise: single ones wander
 
 
 class Logger:
@@ -50,6 +43,9 @@ class Logger:
         self.tensorboard = None
         if self.silent:
             return
+        self.overfitting = Overfitting()
+        for row in self.history:
+            self.overfitting.add(row)
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -68,7 +64,7 @@ class Logger:
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
         self.run.writer.submit(self._write, list(self.history), examples)
-        told = (verdict(self.history) if self.cfg.paper_step else "", overfitting(self.history))
+        told = (verdict(self.history) if self.cfg.paper_step else "", self.overfitting.add(row))
         for sentence in filter(None, told):
             say(sentence)
 
@@ -145,79 +141,6 @@ class Logger:
 def losses_of(cfg: Config) -> list[str]:
     """What a step returns, in its order."""
     return LOSSES + [name for name, weight in MORE_LOSSES.items() if getattr(cfg, weight)]
-
-
-def verdict(history: list[dict]) -> str:
-    """A sentence when D or G has won for exactly PATIENCE epochs, else an empty string.
-
-    D has won when it tells real from generated nearly without error; G when D takes most generated pairs for real.
-    """
-
-    def won(condition) -> bool:
-        """For the last PATIENCE epochs, and not already the epoch before: said once."""
-        recent = [condition(row) for row in history[-PATIENCE - 1 :]]
-        return len(history) >= PATIENCE and all(recent[-PATIENCE:]) and not (len(recent) > PATIENCE and recent[0])
-
-    if won(lambda row: max(row["d_real"], row["d_fake"]) < 0.05):
-        return (f"D has won for {PATIENCE} epochs: it tells real from generated nearly without error, so that G learns "
-                "little from it but still from L1. Try a smaller ndf, a larger lambda_l1 or more data; check in the "
-                "grid that input and target belong together.")
-    if won(lambda row: row["g_gan"] < 0.2 and row["d_fake"] > 1):
-        return (f"G has won for {PATIENCE} epochs: D takes most generated pairs for real and teaches G nothing. "
-                "Try a larger ndf or n_layers, or a smaller lr.")
-    return ""
-
-
-def overfitting(history: list[dict]) -> str:
-    """A sentence in the first epoch in which the run is seen to overfit, else an empty string.
-
-    It is where the validation's L1 was lower SMOOTH epochs ago or earlier, by more than 2 % and more than three times
-    what it wanders from epoch to epoch, while training's has fallen since: both as means of SMOOTH epochs, without the
-    two highest and the two lowest.
-    """
-    val, train = ([row[name] for row in history] for name in ("val_l1", "g_l1"))
-    best = (math.inf, 0.0, 0)  # the lowest mean of the validation's L1, training's there, and the last of their epochs
-    for n in range(SMOOTH, len(history) + 1):
-        now = (*(statistics.fmean(sorted(values[n - SMOOTH : n])[2:-2]) for values in (val, train)), n)
-        wander = statistics.median(abs(b - a) for a, b in itertools.pairwise(val[:n]))
-        risen = now[0] - best[0] > max(3 * wander, 0.02 * best[0]) and now[1] < best[1]
-        if risen and n - best[2] >= SMOOTH:
-            around = history[best[2] - SMOOTH // 2 - 1]["epoch"]
-            return "" if n < len(history) else (
-                f"the run overfits: since about epoch {around}, the validation's L1 has risen from {best[0]:.3f} to "
-                f"{now[0]:.3f}, and training's has fallen from {best[1]:.3f} to {now[1]:.3f}. G learns its pairs by "
-                "heart. More pairs, --flip and --color-jitter help, or fewer epochs; --eval-every 1 keeps the best G "
-                "in best.pth.tar.")
-        best = min(best, now)
-    return ""
-
-
-def what_next(cfg: Config, pair: tuple, split: str, kind: str = "uint8") -> str:
-    """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all.
-
-    kind: the numbers of the outputs, which decide whether a PNG holds them.
-    """
-
-    def short(path: Path) -> str:
-        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-    def command(script: str, *words) -> str:
-        return shlex.join([python, short(Path(__file__).parents[1] / script), *map(str, words)])
-
-    here = Path(sys.executable)
-    python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
-    gen = cfg.out_dir / "gen.pth.tar"
-    x = pair[0] if cfg.direction == "AtoB" or len(pair) == 1 else pair[1]
-    ending = ".png" if kind != "float32" and cfg.out_channels in (1, 3, 4) else ".npy"
-    x = short(x) if isinstance(x, Path) else "FILE" if not isinstance(x, tuple) else "FOLDER"
-    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
-    return "\n".join([
-        f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
-        "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
-                                *([cfg.out_dir / "translated", "--ending", ending] if x == "FOLDER" else
-                                  [cfg.out_dir / f"translated{ending}"])),
-        "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
-                            *(["--split", "test"] if split == "test" else []))])
 
 
 class Meter:

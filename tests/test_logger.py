@@ -1,16 +1,14 @@
 import csv
 import math
-import re
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from runtime import logger as logger_module
 from runtime.checkpoint import Progress
 from runtime.distributed import Ranks
-from runtime.logger import COLUMNS, LOSSES, PATIENCE, Logger, Meter, overfitting, verdict
+from runtime.logger import COLUMNS, LOSSES, Logger, Meter
 
 STATE = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", enabled=False))
 
@@ -38,57 +36,6 @@ def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
 
 
 EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]
-
-
-def test_a_winner_is_named_once_and_only_after_several_epochs():
-    d_wins, even = dict(d_real=0.01, d_fake=0.01, g_gan=6.0), {}
-    history, said = [], []
-    for epoch, losses in enumerate([even] * 3 + [d_wins] * (PATIENCE + 3), 1):
-        history.append(row(epoch, **losses))
-        if sentence := verdict(history):
-            said.append((epoch, sentence))
-    assert len(said) == 1 and said[0][0] == 3 + PATIENCE and "D has won" in said[0][1]
-    assert "G has won" in verdict([row(d_real=1.5, d_fake=2.0, g_gan=0.1)] * PATIENCE)
-    assert not verdict([row(d_real=math.log(2), d_fake=math.log(2), g_gan=math.log(2))] * PATIENCE)
-    assert not verdict([row(**d_wins)] * (PATIENCE - 1))
-
-
-def warned(val, train, start=0):
-    """The epochs, after `start`, in which the history of these L1s is said to overfit."""
-    history = [row(i, val_l1=v, g_l1=t) for i, (v, t) in enumerate(zip(val, train, strict=True), 1)]
-    return [n for n in range(start + 1, len(history) + 1) if overfitting(history[:n])]
-
-
-def wandering(seed, n):
-    """As single epochs of facades wander."""
-    return np.random.default_rng(seed).uniform(-0.01, 0.01, n)
-
-
-def test_a_run_that_learns_by_heart_is_told_so_once():
-    """Also when it is resumed, and when validation recovers and rises again."""
-    epochs = np.arange(120)
-    train = 0.4 * 0.98**epochs
-    for seed in range(10):
-        val = 0.36 + 0.001 * np.maximum(25 - epochs, epochs - 25) + wandering(seed, 120)
-        [epoch] = warned(val, train)
-        assert 36 <= epoch <= 75
-        assert not warned(val, train, start=epoch)
-        history = [row(i, val_l1=v, g_l1=t) for i, (v, t) in enumerate(zip(val, train, strict=True), 1)]
-        assert 15 <= int(re.search(r"since about epoch (\d+)", overfitting(history[:epoch]))[1]) <= 35
-    for wave in (np.sin(epochs / 8), -np.sin(epochs / 8)):
-        assert len(warned(0.36 + 0.05 * wave, train)) == 1
-
-
-def test_epochs_that_merely_wander_are_no_overfitting():
-    """A warning after one bad epoch, or after hundreds of flat ones, teaches people not to read it."""
-    n = 200
-    falling = np.linspace(0.4, 0.2, n)
-    for seed in range(4):
-        assert not warned(0.36 + wandering(seed, n), falling)
-    assert not warned(0.36 + np.where(np.arange(n) % 50 > 45, 0.1, 0), falling)  # a few bad epochs
-    assert not warned(0.1 + 0.001 * np.arange(n) / n, falling)  # a rise of 1 %
-    assert not warned(np.linspace(0.3, 0.4, n), np.linspace(0.3, 0.4, n))  # training does not fall: it diverges
-    assert not warned(0.3 + 0.1 * 0.95 ** np.arange(n), falling)
 
 
 def test_the_csv_can_be_read_back_and_is_rewritten_on_resume(small, logger_of):

@@ -1,0 +1,114 @@
+"""What a run says of itself: who is winning, whether it overfits, and what comes after it."""
+
+import bisect
+import math
+import os
+import shlex
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from config import Config
+
+PATIENCE = 5  # epochs in a row before a winner is named
+SMOOTH = 10  # epochs of which means are taken before the validation's L1 is said to rise: single ones wander
+
+
+def verdict(history: list[dict]) -> str:
+    """A sentence when D or G has won for exactly PATIENCE epochs, else an empty string.
+
+    D has won when it tells real from generated nearly without error; G when D takes most generated pairs for real.
+    """
+
+    def won(condition) -> bool:
+        """For the last PATIENCE epochs, and not already the epoch before: said once."""
+        recent = [condition(row) for row in history[-PATIENCE - 1 :]]
+        return len(history) >= PATIENCE and all(recent[-PATIENCE:]) and not (len(recent) > PATIENCE and recent[0])
+
+    if won(lambda row: max(row["d_real"], row["d_fake"]) < 0.05):
+        return (f"D has won for {PATIENCE} epochs: it tells real from generated nearly without error, so that G learns "
+                "little from it but still from L1. Try a smaller ndf, a larger lambda_l1 or more data; check in the "
+                "grid that input and target belong together.")
+    if won(lambda row: row["g_gan"] < 0.2 and row["d_fake"] > 1):
+        return (f"G has won for {PATIENCE} epochs: D takes most generated pairs for real and teaches G nothing. "
+                "Try a larger ndf or n_layers, or a smaller lr.")
+    return ""
+
+
+class Level(NamedTuple):
+    """Where a run stood: the means of L1 over SMOOTH epochs, the number of the last and the name of the middle one."""
+
+    val: float = math.inf
+    train: float = 0.0
+    n: int = 0
+    middle: int = 0
+
+
+class Overfitting:
+    """Takes in one epoch after the other, and says once, in the first in which it is seen, that the run overfits.
+
+    It does where the validation's L1 was lower SMOOTH epochs ago or earlier, by more than 2 % and more than three times
+    what it wanders from epoch to epoch, while training's has fallen since: both as means of SMOOTH epochs, without the
+    two highest and the two lowest.
+    """
+
+    def __init__(self):
+        self.n = 0
+        self.recent = []  # the last SMOOTH epochs
+        self.wanders = []  # by how much the validation's L1 moved in each epoch, sorted: their median costs nothing
+        self.best = Level()
+        self.told = False
+
+    def add(self, row: dict) -> str:
+        """Takes in one epoch, and returns the sentence if it is due, else an empty string."""
+        if self.recent:
+            bisect.insort(self.wanders, abs(row["val_l1"] - self.recent[-1]["val_l1"]))
+        self.n += 1
+        self.recent = [*self.recent, row][-SMOOTH:]
+        if self.told or self.n < SMOOTH:
+            return ""
+        val, train = (self._mean(name) for name in ("val_l1", "g_l1"))
+        best = self.best
+        self.best = min(best, Level(val, train, self.n, self.recent[SMOOTH // 2 - 1]["epoch"]))
+        wander = (self.wanders[(self.n - 2) // 2] + self.wanders[(self.n - 1) // 2]) / 2
+        risen = val - best.val > max(3 * wander, 0.02 * best.val) and train < best.train
+        if not risen or self.n - best.n < SMOOTH:
+            return ""
+        self.told = True
+        return (f"the run overfits: since about epoch {best.middle}, the validation's L1 has risen from {best.val:.3f} "
+                f"to {val:.3f}, and training's has fallen from {best.train:.3f} to {train:.3f}. G learns its pairs by "
+                "heart. More pairs, --flip and --color-jitter help, or fewer epochs; --eval-every 1 keeps the best G "
+                "in best.pth.tar.")
+
+    def _mean(self, name: str) -> float:
+        return statistics.fmean(sorted(row[name] for row in self.recent)[2:-2])
+
+
+def what_next(cfg: Config, pair: tuple, split: str, kind: str = "uint8") -> str:
+    """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all.
+
+    kind: the numbers of the outputs, which decide whether a PNG holds them.
+    """
+
+    def short(path: Path) -> str:
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+    def command(script: str, *words) -> str:
+        return shlex.join([python, short(Path(__file__).parents[1] / script), *map(str, words)])
+
+    here = Path(sys.executable)
+    python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
+    gen = cfg.out_dir / "gen.pth.tar"
+    x = pair[0] if cfg.direction == "AtoB" or len(pair) == 1 else pair[1]
+    ending = ".png" if kind != "float32" and cfg.out_channels in (1, 3, 4) else ".npy"
+    x = short(x) if isinstance(x, Path) else "FILE" if not isinstance(x, tuple) else "FOLDER"
+    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
+    return "\n".join([
+        f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
+        "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
+                                *([cfg.out_dir / "translated", "--ending", ending] if x == "FOLDER" else
+                                  [cfg.out_dir / f"translated{ending}"])),
+        "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
+                            *(["--split", "test"] if split == "test" else []))])

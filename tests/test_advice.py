@@ -1,0 +1,118 @@
+"""What a run says of itself: who wins, and that it overfits."""
+
+import itertools
+import math
+import re
+import statistics
+import time
+
+import numpy as np
+
+from runtime.advice import PATIENCE, SMOOTH, Overfitting, verdict
+
+
+def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
+    values = dict(epoch=epoch, d_real=d_real, d_fake=d_fake, g_gan=g_gan, g_l1=0.3, val_l1=0.3, lr=2e-4, seconds=1.0,
+                  images_per_s=2.0)
+    return {**values, **changes}
+
+
+def test_a_winner_is_named_once_and_only_after_several_epochs():
+    d_wins, even = dict(d_real=0.01, d_fake=0.01, g_gan=6.0), {}
+    history, said = [], []
+    for epoch, losses in enumerate([even] * 3 + [d_wins] * (PATIENCE + 3), 1):
+        history.append(row(epoch, **losses))
+        if sentence := verdict(history):
+            said.append((epoch, sentence))
+    assert len(said) == 1 and said[0][0] == 3 + PATIENCE and "D has won" in said[0][1]
+    assert "G has won" in verdict([row(d_real=1.5, d_fake=2.0, g_gan=0.1)] * PATIENCE)
+    assert not verdict([row(d_real=math.log(2), d_fake=math.log(2), g_gan=math.log(2))] * PATIENCE)
+    assert not verdict([row(**d_wins)] * (PATIENCE - 1))
+
+
+def rows(val, train):
+    return [row(i, val_l1=v, g_l1=t) for i, (v, t) in enumerate(zip(val, train, strict=True), 1)]
+
+
+def sentences(val, train):
+    """What is said of the history of these L1s, and in which epochs."""
+    overfitting = Overfitting()
+    said = {each["epoch"]: overfitting.add(each) for each in rows(val, train)}
+    return {epoch: sentence for epoch, sentence in said.items() if sentence}
+
+
+def warned(val, train, start=0):
+    """The epochs, after `start`, in which the history of these L1s is said to overfit."""
+    return [epoch for epoch in sentences(val, train) if epoch > start]
+
+
+def wandering(seed, n):
+    """As single epochs of facades wander."""
+    return np.random.default_rng(seed).uniform(-0.01, 0.01, n)
+
+
+def test_a_run_that_learns_by_heart_is_told_so_once():
+    """Also when it is resumed, and when validation recovers and rises again."""
+    epochs = np.arange(120)
+    train = 0.4 * 0.98**epochs
+    for seed in range(10):
+        val = 0.36 + 0.001 * np.maximum(25 - epochs, epochs - 25) + wandering(seed, 120)
+        [epoch] = warned(val, train)
+        assert 36 <= epoch <= 75
+        assert not warned(val, train, start=epoch)
+        assert 15 <= int(re.search(r"since about epoch (\d+)", sentences(val, train)[epoch])[1]) <= 35
+    for wave in (np.sin(epochs / 8), -np.sin(epochs / 8)):
+        assert len(warned(0.36 + 0.05 * wave, train)) == 1
+
+
+def test_epochs_that_merely_wander_are_no_overfitting():
+    """A warning after one bad epoch, or after hundreds of flat ones, teaches people not to read it."""
+    n = 200
+    falling = np.linspace(0.4, 0.2, n)
+    for seed in range(4):
+        assert not warned(0.36 + wandering(seed, n), falling)
+    assert not warned(0.36 + np.where(np.arange(n) % 50 > 45, 0.1, 0), falling)  # a few bad epochs
+    assert not warned(0.1 + 0.001 * np.arange(n) / n, falling)  # a rise of 1 %
+    assert not warned(np.linspace(0.3, 0.4, n), np.linspace(0.3, 0.4, n))  # training does not fall: it diverges
+    assert not warned(0.3 + 0.1 * 0.95 ** np.arange(n), falling)
+
+
+def by_definition(history):
+    """The epochs since which and in which the run overfits, computed from the whole history anew: O(n² log n)."""
+    val, train = ([row[name] for row in history] for name in ("val_l1", "g_l1"))
+    best = (math.inf, 0.0, 0)
+    for n in range(SMOOTH, len(history) + 1):
+        now = (*(statistics.fmean(sorted(values[n - SMOOTH : n])[2:-2]) for values in (val, train)), n)
+        wander = statistics.median(abs(b - a) for a, b in itertools.pairwise(val[:n]))
+        risen = now[0] - best[0] > max(3 * wander, 0.02 * best[0]) and now[1] < best[1]
+        if risen and n - best[2] >= SMOOTH:
+            return history[best[2] - SMOOTH // 2 - 1]["epoch"], n
+        best = min(best, now)
+    return None
+
+
+def test_overfitting_is_found_epoch_by_epoch_as_it_is_from_the_whole_history():
+    """Random walks, some in coarse steps so that values tie; most of them rise in the end."""
+    found = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(1, 120))
+        walks = 0.5 + rng.choice([-0.001, 0.0, 0.001]) * np.arange(n) + rng.normal(0, rng.choice([0.001, 0.01]), (2, n))
+        walks[0] += 0.002 * np.maximum(0, np.arange(n) - rng.integers(0, 60))
+        walks[1] -= 0.002 * np.arange(n)
+        val, train = walks.round(2 if seed % 3 == 0 else 6).tolist()
+        said = [(int(re.search(r"about epoch (\d+)", text)[1]), epoch) for epoch, text in sentences(val, train).items()]
+        wanted = by_definition(rows(val, train))
+        assert said == ([wanted] if wanted else [])
+        found += len(said)
+    assert 20 < found < 90
+
+
+def test_an_epoch_after_thousands_costs_no_more_than_the_first():
+    """It took 4.3 seconds at epoch 5,000."""
+    overfitting = Overfitting()
+    history = rows(*np.random.default_rng(0).uniform(0.3, 0.4, (2, 5000)).tolist())
+    start = time.process_time()
+    for each in history:
+        overfitting.add(each)
+    assert (time.process_time() - start) / len(history) < 0.02
