@@ -13,7 +13,7 @@ from tqdm import tqdm
 from config import Config
 from dataset import Jitter, PairedImages, read_images, read_pair
 from pairs.download import ensure_dataset
-from pairs.find import Pair, evenly, find_pairs, parts
+from pairs.find import Pair, evenly, find_pairs
 from pairs.geometry import Geometry, usual_size
 from pairs.plausible import check_headers, check_small, check_values
 from pairs.values import values_of
@@ -40,11 +40,10 @@ def check(cfg: Config) -> int:
         except DataError as error:
             problems.append(str(error))
             return "unusable"
-        inputs, _, mask = parts(pair)
-        if len(pair) == 1:
+        if pair.side_by_side:
             return f"{2 * width}×{height} side by side"
-        several = f"A1 to A{len(inputs)}" if len(inputs) > 1 else "A"
-        return f"{width}×{height} {several} and B" + (" with masks" if mask is not None else "")
+        several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
+        return f"{width}×{height} {several} and B" + (" with masks" if pair.mask is not None else "")
 
     good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     x, y = values_of(cfg.plain())

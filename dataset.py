@@ -15,7 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
-from pairs.find import Pair, evenly, name_hash, parts, sources, usable_pairs  # noqa: E402
+from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
 from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split  # noqa: E402
 from pairs.plausible import check_headers, check_shown, check_sizes, check_small, check_values, describe, flat_colours  # noqa: E402
@@ -31,18 +31,19 @@ def read_images(pair: Pair, enough: Callable[[Size], Size] | None = None) -> lis
     at 1/2, 1/4 or 1/8 of their size where that is still `enough` for images of that size: several times faster than
     reducing them afterwards.
     """
-    sizes = [read_size(source) for source in sources(pair)]
+    sizes = [read_size(source) for source in pair.files]
     check_sizes(pair, sizes)
-    inputs, target, mask = parts(pair)
-    width, height = sizes[0][0] if target is not None else sizes[0][0] // 2, sizes[0][1]
+    width, height = sizes[0]
+    if pair.side_by_side:
+        width //= 2
     wanted = enough((width, height)) if enough else (width, height)
     reduce = next((f for f in (8, 4, 2) if width >= f * wanted[0] and height >= f * wanted[1]
                    and width % f == height % f == 0), 1)
-    images = [read_image(source, reduce) for source in inputs]
-    if target is None:
-        return [([half], [*inputs]) for half in split(images[0], name_of(inputs[0]))]
-    sides = [(images, [*inputs]), ([read_image(target, reduce)], [target])]
-    return sides if mask is None else [*sides, ([read_image(mask)], [mask])]
+    images, names = [read_image(source, reduce) for source in pair.inputs], [*pair.inputs]
+    if pair.side_by_side:
+        return [([half], names) for half in split(images[0], name_of(names[0]))]
+    sides = [(images, names), ([read_image(pair.target, reduce)], [pair.target])]
+    return sides if pair.mask is None else [*sides, ([read_image(pair.mask)], [pair.mask])]
 
 
 def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
@@ -99,7 +100,7 @@ class PairedImages(Dataset):
         self.pairs, self.direction = pairs, direction
         self.geometry = geometry = geometry or Geometry()
         self.x, self.y, self.jitter, self.skip = x or Values(), y or Values(), jitter, skip
-        self.masked = len(pairs) > 0 and len(pairs[0]) == 3  # all have a mask, or none
+        self.masked = len(pairs) > 0 and pairs[0].mask is not None  # all have a mask, or none
         labels = {"none": "", "both": "AB"}.get(label_side, label_side)
         self.nearest = labels + (direction[0] if self.x.n_labels else "")  # sides that are resized without new values
         self.size = geometry.crop if jitter or geometry.resize == "stretch" else None  # of all items; None: they differ
@@ -152,7 +153,7 @@ class PairedImages(Dataset):
         wanted = [size(image.shape[1::-1]) for image in images]
         width, height = wanted[0]
         if width * height > Image.MAX_IMAGE_PIXELS:
-            raise DataError(f"{name_of(sources(self.pairs[index])[0])} becomes {width}×{height} with resize "
+            raise DataError(f"{name_of(self.pairs[index].files[0])} becomes {width}×{height} with resize "
                             f"{self.geometry.resize}, which is too large")
         sides = [self.geometry.interpolate(image, shape, label=name in self.nearest + "M")
                  for name, image, shape in zip("ABM", images, wanted, strict=False)]  # M: the mask
@@ -185,7 +186,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     train_data, val_data = make(train_pairs, jitter=Jitter(cfg)), make(scored)
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
                          "kind": seen[cfg.direction[-1]].kind,
-                         "inputs": len(parts(train_pairs[0])[0]) if cfg.direction == "AtoB" else 1,
+                         "inputs": len(train_pairs[0].inputs) if cfg.direction == "AtoB" else 1,
                          "colours": None if cfg.n_labels else flat_colours(
                              train_pairs, partial(read_pair, a=Values(), b=Values()), "AB".index(cfg.direction[0])),
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}

@@ -109,7 +109,8 @@ class App:
 
     def settings(self, request: Request) -> Response:
         trained = self.gen.trained
-        names = [pair[0].stem if isinstance(pair[0], Path) else str(n) for n, pair in enumerate(self.examples, 1)]
+        names = [pair.inputs[0].stem if isinstance(pair.inputs[0], Path) else str(n)
+                 for n, pair in enumerate(self.examples, 1)]
         height = self.gen.crop_size or 256
         size = trained.get("usual_size") or (self.gen.crop_width or height, height)
         found = dict(size=size, direction=trained.get("direction"), epoch=trained.get("epoch"),

@@ -168,7 +168,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             with torch.inference_mode(), reader.test_time(dropout="off"):
                 scores.update(at_any_size(reader, images[who][None])[0], x)
         l1.append(rows["output"][-1]["l1"])
-    bad = [data.pairs[i][0] for i, value in enumerate(l1) if math.isnan(value)]
+    bad = [data.pairs[i].files[0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
         raise UserError(f"none of the {len(l1)} outputs is finite: --precision fp32 may help")
     if bad:

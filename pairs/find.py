@@ -32,21 +32,26 @@ SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources
 
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
-# A side-by-side file (path,), files of A and B (path, path), or two arrays of numbers, each (H, W) or (H, W, C). The
-# place of A may be taken by a tuple of several inputs, and a mask may come third. `parts` tells them apart.
-Pair = tuple
+Source = Path | np.ndarray  # a file, or an array of numbers, (H, W) or (H, W, C)
 
 
-def parts(pair: Pair) -> tuple[tuple[Path | np.ndarray, ...], Path | np.ndarray | None, Path | None]:
-    """The inputs in A, or the file that holds both sides; B, or None there; and the mask, or None."""
-    a, b, mask = (*pair, None, None)[:3]
-    return a if isinstance(a, tuple) else (a,), b, mask
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where one pair comes from."""
 
+    inputs: tuple[Source, ...]  # the sources of A; or one file that holds both sides, A on the left
+    target: Source | None = None  # the source of B; None where the input holds both sides
+    mask: Source | None = None
+    name: str = ""  # of the first file, as seen from the data's folder, without its ending; of an array, its number
 
-def sources(pair: Pair) -> list[Path | np.ndarray]:
-    """All of the pair's files, or arrays."""
-    inputs, *others = parts(pair)
-    return [*inputs, *(source for source in others if source is not None)]
+    @property
+    def side_by_side(self) -> bool:
+        return self.target is None
+
+    @property
+    def files(self) -> list[Source]:
+        """All of its sources: the inputs, the target, the mask."""
+        return [*self.inputs, *(source for source in (self.target, self.mask) if source is not None)]
 
 
 @dataclass
@@ -110,9 +115,7 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
             + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
             + ("" if any(found.splits.values()) else _hint(images, root)))
     found.notes += index.left_out()
-    first = [sources(pair)[0] for pair in found.splits["train"]]
-    found.names = [str(i) if isinstance(source, np.ndarray) else _name("/".join(source.parts[len(root.parts) :]))
-                   for i, source in enumerate(first)]
+    found.names = [pair.name for pair in found.splits["train"]]
     if not found.splits["val"] and not found.splits["test"] and not found.orphans:
         _hold_out(found, seed, root, held_out or [])
     found.splits = {split: pairs for split, pairs in found.splits.items() if pairs}
@@ -188,7 +191,7 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
                         f"holds {len(homes)}")
     found = Found()
     *inputs, last = ([(_name(path.relative_to(home).as_posix()), path) for path in list_images(home)] for home in homes)
-    together = [tuple(sources(pair)) for pair in _pair(inputs, last, [], found)]
+    together = [tuple(pair.files) for pair in _pair(folder, inputs, last, [], found)]
     if found.orphans:
         raise UserError(f"images without a partner of the same name among the inputs: {_some(found.orphans)}")
     return together
@@ -210,6 +213,11 @@ def _name(path: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(path)[0])  # noqa: PTH122
 
 
+def _name_in(root: Path, path: Path) -> str:
+    """The same, as seen from `root`."""
+    return _name("/".join(path.parts[len(root.parts) :]))
+
+
 def _find_split(split: str, index: _Index, found: Found) -> list[Pair]:
     if npz := index.npz.get(f"{split}.npz"):
         return _load_npz(npz)
@@ -219,7 +227,8 @@ def _find_split(split: str, index: _Index, found: Found) -> list[Pair]:
                    if (match := re.fullmatch(layout.replace("@", r"a(\d+)"), place))} if not a else {}
         inputs = [index.images.pop(place) for place in sorted(numbers, key=lambda place: (numbers[place], place))]
         if a or b or inputs:
-            return _pair(inputs or [a], b, index.images.pop(layout.replace("@", "m"), []), found)
+            masks = index.images.pop(layout.replace("@", "m"), [])
+            return _pair(index.root, inputs or [a], b, masks, found)
     return _one_folder(index.images.pop(split, []), split, index, found)
 
 
@@ -247,26 +256,27 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, found
         if 4 * n >= 3 * len(here):
             found.notes.append(f"{place}: files paired by the ends of their names, {named}")
             index.images[split] += chain(*by_end.values())
-            return _pair([a], b, [], found)
+            return _pair(index.root, [a], b, [], found)
         found.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
-    return [(path,) for _, path in here]
+    return [Pair((path,), name=_name_in(index.root, path)) for _, path in here]
 
 
-def _pair(inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],
+def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],
           found: Found) -> list[Pair]:
     """Pairs those (name, path) of all sides whose names are equal; what has no partner is added to `found`."""
     sides = []
-    for named in [*inputs, b, *([masks] if masks else [])]:
+    for named in [*inputs, b, masks]:
         sides.append({})
         for name, path in named:
             if (other := sides[-1].setdefault(name, path)) is not path:
                 raise UserError(f"{name_of(other)} and {name_of(path)} have the same name: which one is meant?")
-    common = set.intersection(*map(set, sides))
-    found.orphans += [path for side in sides for name, path in side.items() if name not in common]
-    n = len(inputs)
-    return [(tuple(side[name] for side in sides[:n]) if n > 1 else path, *(side[name] for side in sides[n:]))
-            for name, path in sides[0].items() if name in common]
+    *of_a, of_b, of_m = sides
+    needed = sides if masks else sides[:-1]
+    common = set.intersection(*map(set, needed))
+    found.orphans += [path for side in needed for name, path in side.items() if name not in common]
+    return [Pair(tuple(side[name] for side in of_a), of_b[name], of_m.get(name), _name_in(root, path))
+            for name, path in of_a[0].items() if name in common]
 
 
 def _load_npz(path: Path) -> list[Pair]:
@@ -286,7 +296,7 @@ def _load_npz(path: Path) -> list[Pair]:
         raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of one shape (N, H, W) or "
                         f"(N, H, W, C), N above 0, C at most 64; it holds "
                         f"{[(a.dtype.name, *a.shape) for a in arrays]}")
-    return list(zip(*arrays, strict=True))
+    return [Pair((a,), b, name=str(i)) for i, (a, b) in enumerate(zip(*arrays, strict=True))]
 
 
 def name_hash(name: str) -> int:

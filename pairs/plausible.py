@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pairs.find import Pair, evenly, sources
+from pairs.find import Pair, evenly
 from pairs.geometry import Geometry
 from pairs.images import has_frames, natural_channels, read_size
 from pairs.values import KINDS, VOID, Values, kind_of
@@ -20,9 +20,10 @@ from utils import DataError, UserError, name_of
 
 def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
     """Raises DataError when a side-by-side file has an odd width, or when the files of a pair differ in size."""
-    if len(pair) == 1 and sizes[0][0] % 2:
-        raise DataError(f"{name_of(pair[0])} is {sizes[0][0]}×{sizes[0][1]}: an odd width has no middle to split it at")
-    first, *others = zip(sources(pair), sizes, strict=True)
+    first, *others = zip(pair.files, sizes, strict=True)
+    if pair.side_by_side and first[1][0] % 2:
+        raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}: an odd width has no middle to split it "
+                        "at")
     for source, size in others:
         if size != first[1]:
             raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}, but {name_of(source)} is "
@@ -38,13 +39,14 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     sizes, narrow, moving = Counter(), [], []
     for pair in evenly(pairs, at_most):
         try:
-            found = [read_size(source) for source in sources(pair)]
+            found = [read_size(source) for source in pair.files]
             check_sizes(pair, found)
             width, height = found[0]
-            sizes[width if len(pair) > 1 else width // 2, height] += 1
-            if len(pair) == 1 and width <= height and not pair[0].stem.lower().endswith(("_ab", "-ab")):
-                narrow.append(f"{name_of(pair[0])} ({width}×{height})")
-            moving += [name_of(source) for source in sources(pair) if has_frames(source)]
+            sizes[width // 2 if pair.side_by_side else width, height] += 1
+            file = pair.files[0]
+            if pair.side_by_side and width <= height and not file.stem.lower().endswith(("_ab", "-ab")):
+                narrow.append(f"{name_of(file)} ({width}×{height})")
+            moving += [name_of(source) for source in pair.files if has_frames(source)]
         except DataError as error:
             if not skip:
                 raise
@@ -68,7 +70,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
 def describe(sizes: Counter, pairs: list[Pair]) -> str:
     """What `check_headers` has counted, for a message."""
     ((width, height), _), *others = sizes.most_common()
-    size = f"{2 * width}×{height} side by side" if len(pairs[0]) == 1 else f"{width}×{height} each side"
+    size = f"{2 * width}×{height} side by side" if pairs[0].side_by_side else f"{width}×{height} each side"
     return size + (f" and {len(others)} other sizes" if others else "")
 
 
@@ -85,11 +87,11 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
     """Raises UserError for the first pair that validation shows with at most so many pixels a side."""
     for pair in pairs:
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            width, height = read_size(sources(pair)[0])
-            shown = geometry.whole((width if len(pair) > 1 else width // 2, height))
+            width, height = read_size(pair.files[0])
+            shown = geometry.whole((width // 2 if pair.side_by_side else width, height))
             if min(shown) <= most:
                 raise UserError(f"best_by must be another than ms_ssim, which needs more than {most} pixels a side: "
-                                f"validation shows {name_of(sources(pair)[0])} as {shown[0]}×{shown[1]}")
+                                f"validation shows {name_of(pair.files[0])} as {shown[0]}×{shown[1]}")
 
 
 @dataclass

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from config import Config
 
@@ -86,7 +86,7 @@ class Overfitting:
         return statistics.fmean(sorted(row[name] for row in self.recent)[2:-2])
 
 
-def what_next(cfg: Config, pair: tuple, split: str, kind: str = "uint8") -> str:
+def what_next(cfg: Config, pair: Any, split: str, kind: str = "uint8") -> str:
     """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all.
 
     kind: the numbers of the outputs, which decide whether a PNG holds them.
@@ -101,10 +101,10 @@ def what_next(cfg: Config, pair: tuple, split: str, kind: str = "uint8") -> str:
     here = Path(sys.executable)
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
     gen = cfg.out_dir / "gen.pth.tar"
-    x = pair[0] if cfg.direction == "AtoB" or len(pair) == 1 else pair[1]
+    inputs = pair.inputs if cfg.direction == "AtoB" or pair.side_by_side else (pair.target,)
     ending = ".png" if kind != "float32" and cfg.out_channels in (1, 3, 4) else ".npy"
-    x = short(x) if isinstance(x, Path) else "FILE" if not isinstance(x, tuple) else "FOLDER"
-    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if len(pair) == 1 else []
+    x = "FOLDER" if len(inputs) > 1 else short(inputs[0]) if isinstance(inputs[0], Path) else "FILE"
+    half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if pair.side_by_side else []
     return "\n".join([
         f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",

@@ -21,6 +21,7 @@ from PIL import Image
 import train as train_module
 from config import Config
 from dataset import Jitter, PairedImages
+from pairs.find import Pair
 from pairs.geometry import Geometry
 from pairs.values import Values, values_of
 from runtime import checkpoint
@@ -73,6 +74,11 @@ def wait_until(condition, running, seconds=60):
 def elsewhere(tmp_path_factory, monkeypatch):
     """No test minds where the suite is started, nor finds there what a run left."""
     monkeypatch.chdir(tmp_path_factory.mktemp("started"))
+
+
+def pair_of(a, b=None, mask=None):
+    """The pair of one input, or of a side-by-side file."""
+    return Pair((a,), b, mask)
 
 
 def paired(pairs, cfg, train=True):

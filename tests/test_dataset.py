@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, paired, write_pair
+from conftest import RGB, pair_of, paired, write_pair
 from PIL import Image
 
 import dataset
@@ -32,7 +32,7 @@ def to_bytes(tensor):
 @pytest.fixture
 def located(tmp_path):
     """A pair of which both halves carry their own coordinates."""
-    return [(write_pair(tmp_path / "pair.png", left=coordinates(), right=coordinates()),)]
+    return [pair_of(write_pair(tmp_path / "pair.png", left=coordinates(), right=coordinates()))]
 
 
 JITTER = replace(Config(), load_size=80, crop_size=64, cache="none")
@@ -72,7 +72,7 @@ def test_jitter_is_a_function_of_seed_epoch_and_index(located):
 
 def test_no_two_draws_of_the_jitter_are_one():
     """Row, column, mirror and brightness: uniform, and unlike one another, the next pair's, epoch's and seed's."""
-    pair, n = (coordinates(80), np.full((80, 80), 128, np.uint8)), 2500
+    pair, n = pair_of(coordinates(80), np.full((80, 80), 128, np.uint8)), 2500
     cfg = replace(JITTER, color_jitter=0.5, color_jitter_side="B")
 
     def drawn(seed, first=0, epoch=1):
@@ -102,7 +102,7 @@ def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
     image = Image.new("RGB", size, "red")
     image.paste("blue", (size[0] // 2, 0, *size))
     image.save(tmp_path / "a.png")
-    a, b = read_pair((tmp_path / "a.png",), RGB, RGB)
+    a, b = read_pair(pair_of(tmp_path / "a.png"), RGB, RGB)
     assert a.shape == b.shape == (size[1], size[0] // 2, 3)
     assert (a == (255, 0, 0)).all() and (b == (0, 0, 255)).all()
 
@@ -110,7 +110,8 @@ def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
 @pytest.mark.parametrize(("direction", "wanted"), [("AtoB", (-1, 1)), ("BtoA", (1, -1))])
 def test_direction_says_which_half_is_the_input(tmp_path, direction, wanted):
     black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
-    for pair in ((write_pair(tmp_path / "a.png", left=black, right=white),), (black, white[..., 0])):  # as in an .npz
+    for pair in (pair_of(write_pair(tmp_path / "a.png", left=black, right=white)),
+                 pair_of(black, white[..., 0])):  # as in an .npz
         x, y = paired([pair], replace(JITTER, direction=direction), train=True)[0]
         assert (x.mean().item(), y.mean().item()) == wanted and x.shape == y.shape == (3, 64, 64)
 
@@ -121,9 +122,9 @@ def test_an_odd_width_and_unequal_sizes_are_refused_by_name(tmp_path):
     Image.new("RGB", (4, 8)).save(tmp_path / "b.png")
     for read in (lambda pair: read_pair(pair, RGB, RGB), lambda pair: check_headers([pair])):
         with pytest.raises(DataError, match="odd.png is 9×4: an odd width"):
-            read((tmp_path / "odd.png",))
+            read(pair_of(tmp_path / "odd.png"))
         with pytest.raises(DataError, match="a.png is 8×4, but .*b.png is 4×8"):
-            read((tmp_path / "a.png", tmp_path / "b.png"))
+            read(pair_of(tmp_path / "a.png", tmp_path / "b.png"))
 
 
 def test_shrinking_averages_instead_of_skipping_pixels():
@@ -147,7 +148,7 @@ def test_resizing_does_not_shift_the_image():
 def test_label_maps_keep_their_colours_where_asked(tmp_path, label_side, blurred):
     labels = np.zeros((50, 50, 3), np.uint8)
     labels[:, 25:] = 255
-    pair = (write_pair(tmp_path / "a.png", left=labels, right=labels),)
+    pair = pair_of(write_pair(tmp_path / "a.png", left=labels, right=labels))
     for train in (True, False):
         x, y = paired([pair], replace(JITTER, label_side=label_side), train)[0]
         for side, image in (("A", x), ("B", y)):
@@ -155,7 +156,7 @@ def test_label_maps_keep_their_colours_where_asked(tmp_path, label_side, blurred
 
 
 def test_color_jitter_changes_the_photo_side_only(tmp_path):
-    pairs = [(write_pair(tmp_path / "a.png", width=128, height=64),)]
+    pairs = [pair_of(write_pair(tmp_path / "a.png", width=128, height=64))]
     plain = paired(pairs, JITTER, train=True)[0]
     for side, changed in (("A", 0), ("B", 1)):
         for channels in (3, 1):
@@ -168,7 +169,7 @@ def test_color_jitter_changes_the_photo_side_only(tmp_path):
 def test_16_bit_and_gray_pairs_reach_the_network_in_range(tmp_path):
     Image.fromarray(np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))).save(tmp_path / "1.png")
     cfg = replace(JITTER, in_channels=1, color_jitter=0.1)
-    x, y = paired([(tmp_path / "1.png",) * 2], cfg, train=True)[0]
+    x, y = paired([pair_of(*(tmp_path / "1.png",) * 2)], cfg, train=True)[0]
     assert x.shape == (1, 64, 64) and y.shape == (3, 64, 64) and x.dtype == y.dtype == torch.float32
     assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and -1 <= y.min() < -0.5 and 0.5 < y.max() <= 1
 
@@ -176,9 +177,9 @@ def test_16_bit_and_gray_pairs_reach_the_network_in_range(tmp_path):
 @pytest.mark.parametrize("layout", ["side by side", "A and B"])
 def test_16_bit_colour_reaches_the_network_with_all_its_bits(tmp_path, layout):
     values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64, 1) * 16 + np.zeros(3, np.uint16)
-    pair = (tmp_path / "1.png",) if layout == "side by side" else (tmp_path / "1.png", tmp_path / "2.png")
-    for path in pair:
-        cv2.imwrite(str(path), np.hstack([values, values]) if len(pair) == 1 else values)
+    pair = pair_of(tmp_path / "1.png", None if layout == "side by side" else tmp_path / "2.png")
+    for path in pair.files:
+        cv2.imwrite(str(path), np.hstack([values, values]) if pair.side_by_side else values)
     for y in paired([pair], replace(JITTER, load_size=64, flip=False), train=True)[0]:
         assert len(y.unique()) == 64 * 64
         np.testing.assert_allclose(y[0].numpy(), values[..., 0] / 32767.5 - 1, atol=1e-6)
@@ -197,7 +198,7 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
 
 def test_a_broken_file_is_named_through_a_worker(data):
     (data / "train" / "3.png").write_bytes(b"broken")
-    pairs = paired([(path,) for path in sorted((data / "train").iterdir())], JITTER, train=True)
+    pairs = paired([pair_of(path) for path in sorted((data / "train").iterdir())], JITTER, train=True)
     with loaders(pairs, pairs, replace(JITTER, num_workers=1), Ranks()) as (batches, _), \
             pytest.raises(DataError) as error:
         list(batches)
@@ -225,7 +226,7 @@ def test_n_val_takes_pairs_evenly_and_zero_takes_all(tmp_path):
         write_pair(tmp_path / "train" / f"{i}.png")
         write_pair(tmp_path / "val" / f"{i}.png")
     chosen = load_data(replace(Config(), data_root=tmp_path, n_val=5))[1]
-    assert [pair[0].stem for pair in chosen.pairs] == ["0", "2", "4", "6", "8"]
+    assert [pair.files[0].stem for pair in chosen.pairs] == ["0", "2", "4", "6", "8"]
     assert len(load_data(replace(Config(), data_root=tmp_path, n_val=0))[1]) == 10
 
 
@@ -331,17 +332,17 @@ def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, f
 def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     """Maps, 1200×600: a quarter of the pixels; the halves keep apart, and labels are never averaged."""
     path = write_pair(tmp_path / "a.jpg", 1200, 600)
-    a, b = read_pair((path,), RGB, RGB, lambda size: (286, 286))
+    a, b = read_pair(pair_of(path), RGB, RGB, lambda size: (286, 286))
     assert a.shape == b.shape == (300, 300, 3)
     for enough in (None, lambda size: (301, 301), lambda size: (301, 100), lambda size: (100, 301)):
-        assert read_pair((path,), RGB, RGB, enough)[0].shape == (600, 600, 3)
-    for reduced, full in zip((a, b), read_pair((path,), RGB, RGB), strict=True):
+        assert read_pair(pair_of(path), RGB, RGB, enough)[0].shape == (600, 600, 3)
+    for reduced, full in zip((a, b), read_pair(pair_of(path), RGB, RGB), strict=True):
         difference = np.abs(resize(reduced, (286, 286)).astype(int) - resize(full, (286, 286)))
         assert difference.mean() < 1 and np.percentile(difference, 99) <= 4
     cfg = replace(Config(), load_size=286)
     sizes = []
-    for data in (paired([(path,)], cfg, True), paired([(path,)], cfg, False),
-                 paired([(path,)], replace(cfg, label_side="B"), True)):
+    for data in (paired([pair_of(path)], cfg, True), paired([pair_of(path)], cfg, False),
+                 paired([pair_of(path)], replace(cfg, label_side="B"), True)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dataset.read_pair", lambda *a: sizes.append(a[3] and a[3]((9, 9))) or read_pair(*a))
             data[1, 0]
@@ -350,8 +351,8 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
 
 def test_fractions_neither_cut_a_column_nor_hide_different_sizes(tmp_path):
     odd = write_pair(tmp_path / "odd.jpg", 1206, 600)  # at 1/2, the middle column would belong to both halves
-    assert read_pair((odd,), RGB, RGB, lambda size: (200, 200))[0].shape == (600, 603, 3)
-    pair = write_pair(tmp_path / "a.jpg", 600, 600), write_pair(tmp_path / "b.jpg", 1200, 1200)
+    assert read_pair(pair_of(odd), RGB, RGB, lambda size: (200, 200))[0].shape == (600, 603, 3)
+    pair = pair_of(write_pair(tmp_path / "a.jpg", 600, 600), write_pair(tmp_path / "b.jpg", 1200, 1200))
     with pytest.raises(DataError, match="a pair must be of one size"):
         read_pair(pair, RGB, RGB, lambda size: (286, 286))
 
@@ -397,7 +398,7 @@ def test_a_batch_may_mix_8_and_16_bits(tmp_path):
     Image.fromarray(np.full((64, 64), 51, np.uint8)).save(tmp_path / "8.png")
     Image.fromarray(np.full((64, 64), 51 * 257, np.uint16)).save(tmp_path / "16.png")
     cfg = replace(JITTER, batch_size=2, num_workers=0)
-    mixed = paired([(tmp_path / name,) * 2 for name in ("8.png", "16.png")], cfg)
+    mixed = paired([pair_of(*(tmp_path / name,) * 2) for name in ("8.png", "16.png")], cfg)
     with loaders(mixed, mixed, cfg, Ranks()) as (batches, _):
         (x, y), = batches
     torch.testing.assert_close(x, torch.full((2, 3, 64, 64), 51 / 127.5 - 1), rtol=0, atol=1e-4)

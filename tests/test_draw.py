@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import BROWSER, settings, wait_until
+from conftest import BROWSER, pair_of, settings, wait_until
 from PIL import Image, ImageDraw
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
@@ -257,7 +257,7 @@ def test_an_example_of_floats_is_shown_in_their_range_and_without_its_mask(run, 
     Image.fromarray(sides[0]).save(tmp_path / "M.png")
     np.save(tmp_path / "B.npy", np.repeat(sides[1][..., None], 3, axis=2) / np.float32(255))
     app = app_of(tmp_path)
-    app.examples = [tuple(tmp_path / name for name in ("A.png", "B.npy", "M.png"))]
+    app.examples = [pair_of(*(tmp_path / name for name in ("A.png", "B.npy", "M.png")))]
     expected = np.concatenate([sides[0], np.repeat(sides[1][..., None], 3, axis=2)], axis=1)
     assert np.array_equal(decoded(Client(app).get("/example/0").data)[..., ::-1], expected)
 

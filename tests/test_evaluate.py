@@ -182,9 +182,9 @@ def test_the_held_out_tenth_is_the_one_that_training_held_out(small, tmp_path):
         write_pair(tmp_path / "flat" / f"{i}.png", seed=i)
     cfg = small(data_root=tmp_path / "flat", seed=5, n_epochs=1)
     train(cfg)
-    held_out = {pair[0].name for pair in load_data(cfg)[1].pairs}
-    assert {pair[0].name for pair in scored(options(cfg)).pairs} == held_out
-    assert held_out != {pair[0].name for pair in load_data(replace(cfg, seed=0))[1].pairs}
+    held_out = {pair.files[0].name for pair in load_data(cfg)[1].pairs}
+    assert {pair.files[0].name for pair in scored(options(cfg)).pairs} == held_out
+    assert held_out != {pair.files[0].name for pair in load_data(replace(cfg, seed=0))[1].pairs}
 
 
 @pytest.mark.parametrize("name", ["gen.pth.tar", "checkpoint.pth.tar"])
@@ -194,13 +194,13 @@ def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_gro
     cfg = small(data_root=tmp_path / "flat", n_epochs=1)
     train(cfg)
     train(replace(cfg, resume=True, n_epochs=2, seed=9))
-    held_out = {pair[0].name for pair in load_data(cfg)[1].pairs}
+    held_out = {pair.files[0].name for pair in load_data(cfg)[1].pairs}
     for i in range(20, 60):
         write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
-    assert held_out < {pair[0].name for pair in load_data(cfg)[1].pairs}
+    assert held_out < {pair.files[0].name for pair in load_data(cfg)[1].pairs}
     opts = options(cfg, checkpoint=cfg.out_dir / name)
     capsys.readouterr()
-    assert {pair[0].name for pair in scored(opts).pairs} == held_out
+    assert {pair.files[0].name for pair in scored(opts).pairs} == held_out
     assert "may have been trained on" not in capsys.readouterr().out
     saved = torch.load(opts.checkpoint, weights_only=True)
     del saved["held_out"]  # as files were before

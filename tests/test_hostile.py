@@ -19,7 +19,7 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 import torch
-from conftest import GRAY, RGB, paired
+from conftest import GRAY, RGB, pair_of, paired
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -99,8 +99,8 @@ def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, d
     path.write_bytes(mutated(WHOLE[suffix, mode], changes))
     tried["images"] += 1
     refused_or_read(lambda: read_size(path))
-    refused_or_read(lambda: read_pair((path,), RGB, RGB))
-    refused_or_read(lambda: read_pair((path,), GRAY, RGB, lambda size: (2, 2)))
+    refused_or_read(lambda: read_pair(pair_of(path), RGB, RGB))
+    refused_or_read(lambda: read_pair(pair_of(path), GRAY, RGB, lambda size: (2, 2)))
     refused_or_read(lambda: to_array(read_image(path), 3))
 
 
@@ -121,7 +121,7 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
     cfg = Config(crop_size=64, load_size=72, n_layers=0)
     for size in ((1, 1), (2, 1), (1, 100_000), (2, 100_000), (100_000, 1)):
         Image.new("RGB", size, "red").save(tmp_path / "a.png")
-        data = paired([(tmp_path / "a.png",)], cfg)
+        data = paired([pair_of(tmp_path / "a.png")], cfg)
         if size[0] % 2:
             with pytest.raises(DataError, match="odd width"):
                 data[0]
@@ -130,13 +130,13 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
     frames = [Image.new("RGB", (8, 4), colour) for colour in ("red", "blue")]
     for suffix in ("png", "webp", "tif"):
         frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:])
-        assert read_pair((tmp_path / f"moving.{suffix}",), RGB, RGB)[0].shape == (4, 4, 3)  # the first frame
+        assert read_pair(pair_of(tmp_path / f"moving.{suffix}"), RGB, RGB)[0].shape == (4, 4, 3)  # the first frame
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "moving.gif").rename(tmp_path / "false.png")
     with pytest.raises(DataError, match="is no PNG"):
         read_image(tmp_path / "false.png")
     Image.new("CMYK", (8, 4)).save(tmp_path / "cmyk.jpg")
-    assert read_pair((tmp_path / "cmyk.jpg",), RGB, GRAY)[1].shape == (4, 4, 1)
+    assert read_pair(pair_of(tmp_path / "cmyk.jpg"), RGB, GRAY)[1].shape == (4, 4, 1)
 
 
 class Runs:

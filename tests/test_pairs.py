@@ -22,15 +22,15 @@ def images(folder, *names, size=(8, 8)):
 
 def names_of(pairs):
     """Of side-by-side files."""
-    return [pair[0].stem for pair in pairs]
+    return [pair.files[0].stem for pair in pairs]
 
 
 def names(pairs):
-    return [[path.stem for path in pair] for pair in pairs]
+    return [[path.stem for path in pair.files] for pair in pairs]
 
 
 def everything(found):
-    return sorted(sum(found.splits.values(), []))
+    return sorted(sum(found.splits.values(), []), key=lambda pair: pair.files)
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_folders_of_a_and_b_are_paired_by_name_not_by_position(tmp_path, a, b, w
         images(tmp_path, f"{a.format(write(split))}/{stem}.png", f"{b.format(split)}/{stem}.jpg")
     found = find_pairs(tmp_path)
     assert names(found.splits["train"]) == [["1", "1"], ["2", "2"]] and names(found.splits["val"]) == [["3", "3"]]
-    assert {path.suffix for path in found.splits["train"][0]} == {".png", ".jpg"} and not found.orphans
+    assert {path.suffix for path in found.splits["train"][0].files} == {".png", ".jpg"} and not found.orphans
 
 
 @pytest.mark.parametrize("place", [".", "train", "A+B"])
@@ -108,7 +108,7 @@ def test_an_npz_holds_out_by_index(tmp_path):
     def held_out(n):
         arrays = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
         np.savez(tmp_path / "train.npz", arrays, arrays)
-        return [int(a[0, 0]) for a, _ in find_pairs(tmp_path).splits["val"]]
+        return [int(pair.inputs[0][0, 0]) for pair in find_pairs(tmp_path).splits["val"]]
 
     assert [i for i in held_out(60) if i < 50] == held_out(50)
 
@@ -251,7 +251,7 @@ def test_an_npz_holds_sources_and_targets_in_order_or_by_name(tmp_path, sides):
             np.savez_compressed(tmp_path / f"{split}.npz", a[:n], b[:n])
     splits = find_pairs(tmp_path).splits
     assert len(splits["train"]) == 3 and len(splits["val"]) == 1
-    assert splits["train"][0][0].max() == 0 and splits["train"][0][1].min() == 1
+    assert splits["train"][0].inputs[0].max() == 0 and splits["train"][0].target.min() == 1
 
 
 SINGLE = ["input/1", "input/2", "target/1", "target/2"]

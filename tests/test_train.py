@@ -292,7 +292,7 @@ def flat(small, tmp_path):
 
 
 def used(loaded):
-    return [{pair[0].name for pair in each.pairs} for each in loaded]
+    return [{pair.files[0].name for pair in each.pairs} for each in loaded]
 
 
 def test_no_pair_moves_from_training_to_validation_in_a_resumed_run(flat, capsys, monkeypatch):
@@ -334,7 +334,7 @@ def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, 
     if change == "a file more":
         write_pair(flat.data_root / "zz.png")
     elif change == "a file less":
-        min(pair[0] for pair in load_data(flat)[0].pairs).unlink()
+        min(pair.files[0] for pair in load_data(flat)[0].pairs).unlink()
     capsys.readouterr()
     seen = []
     on_steps(lambda losses, *_, **__: seen.append(losses))
@@ -395,8 +395,8 @@ def test_test_images_are_never_trained_on(data, small, monkeypatch):
         write_pair(data / "test" / f"{i}.png", seed=200 + i)
     train_data, val_data = load_data(small())
     assert len(train_data) == 6 and len(val_data) == 2
-    assert {pair[0].parent.name for pair in train_data.pairs} == {"train"}
-    assert {pair[0].parent.name for pair in val_data.pairs} == {"val"}
+    assert {pair.files[0].parent.name for pair in train_data.pairs} == {"train"}
+    assert {pair.files[0].parent.name for pair in val_data.pairs} == {"val"}
     (data / "val" / "0.png").write_bytes(b"broken")
     with pytest.raises(DataError, match="0.png"):
         load_data(small())

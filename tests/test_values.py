@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, fresh_state, paired, settings
+from conftest import RGB, fresh_state, pair_of, paired, settings
 from PIL import Image
 
 import evaluate
@@ -26,7 +26,7 @@ from config import Config
 from dataset import Jitter, PairedImages, load_data, read_pair
 from inference.load import load_generator
 from inference.translate import translate
-from pairs.find import find_pairs, list_inputs
+from pairs.find import Pair, find_pairs, list_inputs
 from pairs.geometry import Geometry
 from pairs.images import read_image, read_size, to_array, write_array
 from pairs.plausible import Seen
@@ -313,7 +313,7 @@ def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(
     cfg = replace(Config(), n_labels=5, load_size=72, crop_size=64)
     raw = np.asarray(classes(3))
     for target in ("B", "deep"):
-        pair = (tmp_path / "A" / "0.png", tmp_path / target / "0.npy")
+        pair = pair_of(tmp_path / "A" / "0.png", tmp_path / target / "0.npy")
         whole = PairedImages([pair], "AtoB", x, y, Geometry("none"))
         one_hot = whole[0][0]
         assert one_hot.shape == (5, SIZE, SIZE) and set(one_hot.unique().tolist()) == {0.0, 1.0}
@@ -321,7 +321,7 @@ def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(
         assert (one_hot.sum(0)[torch.from_numpy(raw == 255)] == 0).all()  # void
         assert (one_hot.sum(0)[torch.from_numpy(raw != 255)] == 1).all()
         write(tmp_path / "A" / "1.png", np.asarray(classes(3)) // 64 * 4)  # 0 and 12: void beyond, nothing between
-        edges = paired([(tmp_path / "A" / "1.png", pair[1])], replace(cfg, n_labels=13))
+        edges = paired([pair_of(tmp_path / "A" / "1.png", pair.target)], replace(cfg, n_labels=13))
         for epoch in range(3):
             jittered = edges[epoch, 0][0]
             assert jittered.shape == (13, 64, 64) and set(jittered.unique().tolist()) == {0.0, 1.0}
@@ -358,7 +358,7 @@ def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
     for i in range(3):
         write(tmp_path / "B" / f"{i}.png", np.full((4, 4), 99, np.uint8))
     pair = find_pairs(tmp_path).splits["train"][0]
-    assert [path.parent.name for path in pair[0]] == ["A1", "a2", "A10"]
+    assert [path.parent.name for path in pair.inputs] == ["A1", "a2", "A10"]
     a, b = read_pair(pair, Values(3), Values(1))
     assert a[0, 0].tolist() == [1, 2, 10] and b[0, 0].tolist() == [99]
     assert [path.parent.name for path in list_inputs(tmp_path, 3)[0]] == ["A1", "a2", "A10"]
@@ -379,8 +379,9 @@ def test_numbered_inputs_and_masks_are_found_in_every_layout(tmp_path, layout):
             write(tmp_path / layout.format(split).replace("@", side) / "1.png", smooth(0))
     found = find_pairs(tmp_path)
     for split in ("train", "val"):
-        (inputs, target, mask), = found.splits[split]
-        assert len(inputs) == 2 and "B" in str(target.relative_to(tmp_path)) and "M" in str(mask.relative_to(tmp_path))
+        pair, = found.splits[split]
+        assert len(pair.inputs) == 2
+        assert "B" in str(pair.target.relative_to(tmp_path)) and "M" in str(pair.mask.relative_to(tmp_path))
     assert not found.notes and not found.orphans
 
 
@@ -401,7 +402,8 @@ def test_crop_and_mirror_are_shared_by_all_inputs_the_target_and_the_mask(tmp_pa
     for side in ("A1", "A2", "B", "M"):
         write(tmp_path / side / "0.npy", ramp)
     cfg = replace(Config(), in_channels=2, out_channels=1, range_a=(0, 1), range_b=(0, 1), load_size=72, crop_size=64)
-    pair = ((tmp_path / "A1" / "0.npy", tmp_path / "A2" / "0.npy"), tmp_path / "B" / "0.npy", tmp_path / "M" / "0.npy")
+    pair = Pair((tmp_path / "A1" / "0.npy", tmp_path / "A2" / "0.npy"), tmp_path / "B" / "0.npy",
+                tmp_path / "M" / "0.npy")
     data, corners = paired([pair], cfg), set()
     assert data.masked
     for epoch in range(8):
@@ -418,11 +420,11 @@ def test_a_mask_of_zeros_and_ones_counts_like_one_of_black_and_white(tmp_path):
         for side in "AB":
             write(tmp_path / side / "0.png", smooth(0))
         write(tmp_path / "M" / f"{name}.png", mask)
-    masks = {name: read_pair((tmp_path / "A" / "0.png", tmp_path / "B" / "0.png", tmp_path / "M" / f"{name}.png"), RGB,
-                             RGB)[2] for name in ("ones", "white", "half")}
+    a, b = tmp_path / "A" / "0.png", tmp_path / "B" / "0.png"
+    masks = {name: read_pair(pair_of(a, b, tmp_path / "M" / f"{name}.png"), RGB, RGB)[2]
+             for name in ("ones", "white", "half")}
     assert (masks["ones"] == masks["white"]).all() and masks["half"].max() == 128
-    pair = tuple(tmp_path / name for name in ("A/0.png", "B/0.png", "M/ones.png"))
-    enlarged = paired([pair], replace(Config(), load_size=72, crop_size=64))[0][1]
+    enlarged = paired([pair_of(a, b, tmp_path / "M" / "ones.png")], replace(Config(), load_size=72, crop_size=64))[0][1]
     assert set(enlarged[3].unique().tolist()) == {-1.0, 1.0}  # nothing between
 
 
@@ -473,12 +475,12 @@ def test_as_many_channels_as_there_may_be_go_through_resizing_and_jitter_one_by_
     for side in "AB":
         write(tmp_path / side / "0.npy", rng.integers(0, 255, (100, 90, 64), dtype=np.uint8))
     write(tmp_path / "M" / "0.png", rng.integers(0, 255, (100, 90), dtype=np.uint8))
-    pair = tuple(tmp_path / f"{side}/0.{'png' if side == 'M' else 'npy'}" for side in "ABM")
+    pair = pair_of(*(tmp_path / name for name in ("A/0.npy", "B/0.npy", "M/0.png")))
     for epoch in range(4):
         x, y = paired([pair], cfg)[epoch, 0]
         assert x.shape == (64, 64, 64) and y.shape == (65, 64, 64)
-        one = PairedImages([tuple(np.load(path)[..., 63] for path in pair[:2])], "AtoB", Values(1), Values(1),
-                           Geometry.of(cfg.plain()), jitter=Jitter(cfg))
+        last = pair_of(*(np.load(path)[..., 63] for path in pair.files[:2]))
+        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter(cfg))
         torch.testing.assert_close(torch.stack([x[63], y[63]]), torch.cat(one[epoch, 0]))
 
 
