@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from config import Config
 from dataset import load_data
 from generator import Generator
-from hd.average import Average
 from hd.losses import load_perceptual
 from hd.networks import make_discriminator, make_generator
 from hd.step import hd_step
@@ -29,12 +28,13 @@ from inference.metrics import LabelScores, image_scores, load_palette
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
 from pairs.values import composite
-from runtime.advice import what_next
+from runtime.advice import raised, what_next
 from runtime.checkpoint import Run
 from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, no_search, seed_step, use_precision, use_seed
 from runtime.distributed import Ranks, processes
+from runtime.ema import Average
 from runtime.logger import Logger, Meter, losses_of
 from runtime.signals import Stop
 from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
@@ -195,6 +195,9 @@ def train(cfg: Config) -> None:
         if cfg.init_from and not run.saved:
             say(ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from)))  # replicate() hands it on
         progress = run.restore(state, train_data.record)
+        rate = partial(learning_rate, lr=cfg.lr, n_epochs=cfg.n_epochs, n_epochs_decay=cfg.n_epochs_decay)
+        if sentence := raised(run.history, rate(progress.epoch + 1)):
+            say(sentence)
         labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(step_for(cfg, ranks.replicate(state), autocast, device, train_data.masked), levers)
@@ -208,13 +211,15 @@ def train(cfg: Config) -> None:
                 train_data, val_data, cfg, ranks, levers.channels_last) as (train_batches, val_batches):
             try:
                 for epoch in range(progress.epoch + 1, cfg.total_epochs + 1):
-                    lr = learning_rate(epoch, cfg.lr, cfg.n_epochs, cfg.n_epochs_decay)
+                    lr = rate(epoch)
                     set_rate(state, lr)
                     for x, y in stop.between(meter.watch(train_batches.of(epoch, start=meter.done))):
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # for dropout
                         meter.add(step(x, y), len(x))
                         if state.ema:
                             state.ema.follow(state.gen)
+                    if state.ema:
+                        state.ema.update(state.gen)
                     losses = meter.end()
                     scores, examples = validate(state.result, val_batches, epoch, stop, autocast, cfg, ranks, labels)
                     log.epoch({"epoch": epoch, "lr": lr, **losses, **scores}, examples)

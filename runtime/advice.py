@@ -86,6 +86,18 @@ class Overfitting:
         return statistics.fmean(sorted(row[name] for row in self.recent)[2:-2])
 
 
+def raised(history: list[dict], lr: float) -> str:
+    """A sentence where the rate with which a resumed run goes on is above that of its last epoch, else an empty string.
+
+    history: one dict an epoch; lr: the rate of the epoch behind it.
+    """
+    last = history[-1] if history else {"lr": math.inf}
+    if lr <= last["lr"] * 1.000001:
+        return ""
+    return (f"the learning rate rises again, from {last['lr']:.2g} in epoch {last['epoch']} to {lr:.2g} in epoch "
+            f"{last['epoch'] + 1}, because --n-epochs, --n-epochs-decay or --lr has changed")
+
+
 def what_next(cfg: Config, pair: Any, split: str, kind: str = "uint8") -> str:
     """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all.
 

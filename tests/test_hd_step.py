@@ -19,13 +19,13 @@ from torchvision.models import vgg19
 import evaluate as evaluate_module
 import train as train_module
 from config import Config
-from hd.average import EVERY, Average
 from hd.losses import Perceptual, feature_matching, fooling, towards
 from hd.step import hd_step
 from inference.export import export
 from inference.load import load_generator
 from inference.translate import translate
 from runtime.checkpoint import load_tensors
+from runtime.ema import EVERY, Average
 from train import State, step_for, train, train_step
 from utils import Stopped
 
@@ -228,6 +228,41 @@ def test_the_average_follows_as_if_it_took_in_every_step():
     for _ in range(EVERY):
         short.follow(net)
     assert 0 < short.net.weight.item() < 0.2
+
+
+def test_an_update_between_counts_for_the_steps_since_the_last_one():
+    """At an epoch's end: three steps, then five more, leave what eight leave, whenever they are taken in."""
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    average = Average(net, 0.9)
+    for _ in range(1000 * EVERY):
+        average.follow(net)
+    nn.init.ones_(net.weight)
+    for steps, seen in enumerate([0, 0, 3, 3, 3, 3, 3, 3, 3, 3, 11, 11, 13], 1):  # and every eighth after that
+        average.follow(net)
+        if steps in (3, 13):
+            average.update(net)
+        assert average.net.weight.item() == pytest.approx(1 - 0.9**seen, abs=1e-5), steps
+    average.update(net)
+    assert average.net.weight.item() == pytest.approx(1 - 0.9**13, abs=1e-5)
+
+
+def test_the_average_of_a_run_holds_its_last_steps(small, end_of):
+    """Six steps an epoch: after the fifth, gen.pth.tar was still that of the fourth."""
+    train(small(n_epochs=4, ema=0.9))
+    before = load_tensors(small().out_dir / "gen.pth.tar")["state_dict"]
+    train(small(n_epochs=5, ema=0.9, resume=True))
+    state, after = end_of(small())["state"], load_tensors(small().out_dir / "gen.pth.tar")["state_dict"]
+    keep = min(0.9, 31 / 40) ** 6
+    for name in ("encoder.0.weight", "output.1.weight"):
+        torch.testing.assert_close(after[name], keep * before[name] + (1 - keep) * state["gen"][name])
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(5, 5), (8, 8), (11, 8), (16, 16), (30, 24)])
+def test_an_average_of_an_earlier_version_goes_on_where_it_was(steps, taken):
+    average = Average(nn.Linear(1, 1), 0.9)
+    average.load_state_dict({"net": average.net.state_dict(), "steps": steps})
+    assert average.taken == taken
 
 
 def test_a_run_shorter_than_a_round_of_the_average_leaves_what_it_learnt(small):

@@ -220,6 +220,16 @@ def test_the_rate_reaches_both_optimisers_and_the_log(small, end_of):
     assert [saved["state"][name]["param_groups"][0]["lr"] for name in ("opt_g", "opt_d")] == [1e-4, 1e-4]
 
 
+def test_a_resumed_run_whose_rate_rises_again_says_so(small, capsys):
+    """Two epochs and two of decay, then --n-epochs 4: from a third of the rate back to two thirds."""
+    train(small(n_epochs=2, n_epochs_decay=2))
+    assert "rises" not in capsys.readouterr().out
+    train(small(n_epochs=4, n_epochs_decay=2, resume=True))
+    assert "the learning rate rises again, from 6.7e-05 in epoch 4 to 0.00013 in epoch 5" in capsys.readouterr().out
+    train(small(n_epochs=5, n_epochs_decay=3, lr=1e-4, resume=True))
+    assert "rises" not in capsys.readouterr().out
+
+
 def test_a_run_leaves_every_file_it_promises(small, end_of):
     cfg = small(n_epochs=3, save_every=5)
     train(cfg)
