@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import Jitter, PairedImages, read_images, read_pair
+from pairs.checks import check_headers, check_small, check_values
 from pairs.download import ensure_dataset
 from pairs.find import Pair, evenly, find_pairs
 from pairs.geometry import Geometry, usual_size
-from pairs.plausible import check_headers, check_small, check_values
 from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say

@@ -15,10 +15,11 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
+from pairs.checks import check_headers, check_shown, check_sizes, check_small, check_values, describe  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
 from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split  # noqa: E402
-from pairs.plausible import check_headers, check_shown, check_sizes, check_small, check_values, describe, flat_colours  # noqa: E402
+from pairs.palettes import flat_colours  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
 from runtime.console import say  # noqa: E402
 from utils import DataError, UserError, name_of  # noqa: E402
@@ -174,7 +175,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     sizes, geometry = check_headers(train_pairs, skip=cfg.skip_unreadable), Geometry.of(cfg.plain())
     check_headers(val_pairs, skip=cfg.skip_unreadable)
     x, y = values_of(cfg.plain())
-    seen = check_values(train_pairs, read_images, x, y, cfg.direction)
+    seen = check_values(train_pairs, read_images, x, y, cfg.direction, colours=not cfg.n_labels)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {describe(sizes, train_pairs)}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
@@ -187,8 +188,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
                          "kind": seen[cfg.direction[-1]].kind,
                          "inputs": len(train_pairs[0].inputs) if cfg.direction == "AtoB" else 1,
-                         "colours": None if cfg.n_labels else flat_colours(
-                             train_pairs, partial(read_pair, a=Values(), b=Values()), "AB".index(cfg.direction[0])),
+                         "colours": flat_colours(seen[cfg.direction[0]].samples),
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
     if cfg.cache != "none":

@@ -30,10 +30,10 @@ from config import Config
 from dataset import read_pair
 from generator import Generator
 from inference.load import load_generator, values_in
-from inference.metrics import PALETTES, load_palette
 from inference.translate import translate
 from pairs.find import Pair, evenly, find_pairs
 from pairs.images import can_hold, read_image
+from pairs.palettes import PALETTES, load_palette
 from runtime.cli import load
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, use_device, use_precision

@@ -24,12 +24,13 @@ from tqdm import tqdm
 from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator, values_in
-from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, load_palette, summary
+from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
 from inference.translate import at_any_size, network_size, translate_pixels
+from pairs.checks import check_headers
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, Scale
 from pairs.loading import open_batches
-from pairs.plausible import check_headers
+from pairs.palettes import load_palette
 from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision

@@ -24,9 +24,10 @@ from hd.losses import load_perceptual
 from hd.networks import make_discriminator, make_generator
 from hd.step import hd_step
 from inference.load import head_start
-from inference.metrics import LabelScores, image_scores, load_palette
+from inference.metrics import LabelScores, image_scores
 from inference.translate import at_any_size
 from pairs.loading import Batches, loaders
+from pairs.palettes import load_palette
 from pairs.values import composite
 from runtime.advice import raised, what_next
 from runtime.checkpoint import Run

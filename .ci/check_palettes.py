@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from dataset import read_pair
-from inference.metrics import load_palette
 from pairs.find import list_images
+from pairs.palettes import load_palette
 from pairs.values import Values
 
 for name in ("cityscapes", "facades"):

@@ -24,10 +24,10 @@ from PIL import Image
 from config import Config
 from dataset import Jitter, PairedImages, read_pair
 from pairs import demo
+from pairs.checks import check_headers, describe
 from pairs.find import usable_pairs
 from pairs.geometry import Geometry
 from pairs.loading import Batches, EpochSampler, open_batches
-from pairs.plausible import check_headers, describe
 from runtime.devices import usable_cores
 
 

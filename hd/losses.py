@@ -1,4 +1,4 @@
-"""pix2pixHD's losses: of the GAN, of D's features, of VGG's features (sections 3.2 and 3.3). All in fp32."""
+"""pix2pixHD's losses: of the GAN and of D's features (section 3.2), and of VGG's features. All in fp32."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""pix2pixHD's generators and discriminator (Wang et al., CVPR 2018, sections 3.1 and 3.2), and which one a run has.
+"""pix2pixHD's generators and discriminator (Wang et al., CVPR 2018, section 3.2), and which one a run has.
 
 The names of their weights are those of the authors' release, so that its files load.
 """

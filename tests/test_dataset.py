@@ -12,9 +12,9 @@ import dataset
 from check import check
 from config import Config
 from dataset import load_data, read_pair
+from pairs.checks import check_headers
 from pairs.geometry import resize
 from pairs.loading import EpochSampler, loaders
-from pairs.plausible import check_headers
 from runtime.distributed import Ranks
 from utils import DataError
 

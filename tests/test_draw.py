@@ -26,9 +26,8 @@ import predict
 import train
 from hd.networks import make_generator
 from inference.load import load_generator
-from inference.metrics import FACADES
 from pairs import demo
-from pairs.plausible import flat_colours
+from pairs.palettes import FACADES, flat_colours, sample
 from utils import UserError
 
 SKY, WALL, WINDOW = (demo.PALETTE[name] for name in ("sky", "wall", "window"))
@@ -108,22 +107,22 @@ def facades():
 
 
 def test_the_noise_of_jpeg_becomes_no_class_and_photos_have_none():
-    found = flat_colours(facades(), lambda pair: pair, 0)
+    found = flat_colours([sample(a) for a, _ in facades()])
     assert len(found) == len(demo.PALETTE) and sum(share for *_, share in found) == pytest.approx(1)
     for colour in demo.PALETTE.values():
         assert min(np.abs(np.subtract(colour, c[:3])).max() for c in found) <= 8
-    assert flat_colours(facades(), lambda pair: pair, 1) is None
-    assert flat_colours([(np.full((64, 64, 3), 255, np.uint8),)], lambda pair: pair, 0) is None  # no class but one
+    assert flat_colours([sample(b) for _, b in facades()]) is None
+    assert flat_colours([sample(np.full((64, 64, 3), 255, np.uint8))]) is None  # no class but one
 
 
 def test_lines_on_white_are_two_colours_and_an_object_on_white_is_a_photo():
     paper = Image.new("RGB", (256, 256), "white")
     ImageDraw.Draw(paper).ellipse((40, 60, 200, 180), outline="black")
-    (*paper_colour, most), (*ink, _) = flat_colours([(as_jpeg(np.asarray(paper)),)], lambda pair: pair, 0)
+    (*paper_colour, most), (*ink, _) = flat_colours([sample(as_jpeg(np.asarray(paper)))])
     assert paper_colour == [255, 255, 255] and max(ink) < 60 and most > 0.9
     shoe = np.full((256, 256, 3), 255, np.uint8)
     shoe[100:180, 60:200] = facades()[0][1][60:140, 60:200]
-    assert flat_colours([(as_jpeg(shoe),)], lambda pair: pair, 0) is None
+    assert flat_colours([sample(as_jpeg(shoe))]) is None
 
 
 def test_a_run_tells_its_colours_and_they_get_their_names(run, app):

@@ -18,15 +18,13 @@ from generator import Generator
 from hd.networks import GlobalGenerator
 from inference.load import load_generator, published_keys
 from inference.metrics import (
-    CITYSCAPES,
-    FACADES,
     Checkerboard,
     LabelScores,
     Perceptual,
     image_scores,
-    load_palette,
     summary,
 )
+from pairs.palettes import CITYSCAPES, FACADES, load_palette
 from runtime.checkpoint import is_best
 from runtime.console import run_main
 from train import train

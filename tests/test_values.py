@@ -26,10 +26,10 @@ from config import Config
 from dataset import Jitter, PairedImages, load_data, read_pair
 from inference.load import load_generator
 from inference.translate import translate
+from pairs.checks import Seen
 from pairs.find import Pair, find_pairs, list_inputs
 from pairs.geometry import Geometry
 from pairs.images import read_image, read_size, to_array, write_array
-from pairs.plausible import Seen
 from pairs.values import Values, composite, values_of
 from runtime.files import rgb
 from train import step_for, train

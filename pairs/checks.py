@@ -1,4 +1,4 @@
-"""Tells from headers and pixels what is unlikely to be a pair, and which colours a label map has."""
+"""Tells from headers and pixels what is unlikely to be a pair, or to be meant as the settings take it."""
 
 import contextlib
 import math
@@ -12,7 +12,8 @@ from PIL import Image
 
 from pairs.find import Pair, evenly
 from pairs.geometry import Geometry
-from pairs.images import has_frames, natural_channels, read_size
+from pairs.images import has_frames, natural_channels, read_size, to_array
+from pairs.palettes import sample
 from pairs.values import KINDS, VOID, Values, kind_of
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -104,6 +105,7 @@ class Seen:
     channels: Counter = field(default_factory=Counter)
     indices: set[int] | None = field(default_factory=set)  # all values; None where they cannot be class indices
     used: np.ndarray = field(default_factory=lambda: np.zeros(256, bool))  # of the range that `Values` says
+    samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
     def add(self, images: Sequence[Image.Image | np.ndarray], names: Sequence[Path | np.ndarray]) -> None:
         """One pair's images, as `read_image` returns them of these files or arrays."""
@@ -132,10 +134,11 @@ class Seen:
 
 
 def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, direction: str,
-                 at_most: int = 20) -> dict[str, Seen]:
+                 at_most: int = 20, colours: bool = False) -> dict[str, Seen]:
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
 
-    read(pair) returns images and sources of A and of B. Raises UserError where numbers need a range, and proposes one.
+    read(pair) returns images and sources of A and of B. With `colours`, those of x's images are sampled too.
+    Raises UserError where numbers need a range, and proposes one.
     """
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
@@ -147,6 +150,9 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
                 if not wanted[name].n_labels:
                     values = wanted[name].array(images, names)
                     seen[name].used[values if values.dtype == np.uint8 else (values * 255).astype(np.uint8)] = True
+            images, names = sides[direction[0]]
+            if colours and len(images) == 1:
+                seen[direction[0]].samples.append(sample(to_array(images[0], 3, names[0])))
     for name, side in seen.items():
         values, used = wanted[name], np.flatnonzero(side.used)
         flag = f"--range-{name.lower()} {side.range()}" if side.channels else ""
@@ -162,53 +168,3 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
             say(f"side {name} uses less than a tenth of its range, {used[0] / 255:.0%} to {used[-1] / 255:.0%}: class "
                 "indices or depth train better spread over all of it" + (f", {flag}" if side.high != VOID else ""))
     return seen
-
-
-def flat_colours(pairs: Sequence[Pair], read: Callable, side: int, at_most: int = 20) -> list[list] | None:
-    """[red, green, blue, share] of each colour in label maps or line drawings, the commonest first.
-
-    None where `side` (0 is A, 1 is B) holds photos. Shares are of up to `at_most` pairs, evenly spaced. What counts are
-    flat places: at edges, JPEG disturbs the colours.
-    """
-    sides = []
-    for pair in evenly(pairs, at_most):
-        with contextlib.suppress(DataError):  # told by whoever needs the pair
-            sides.append(read(pair)[side])
-    pixels, flat = [np.zeros((0, 3), np.int32)], [np.zeros((0, 3), np.int32)]
-    for image in sides:
-        image = (image if image.dtype == np.uint8 else image * 255).astype(np.int32)
-        step = max(1, min(image.shape[:2]) // 256)  # enough of a large image
-        here = image[:-1:step, :-1:step]
-        change = [abs(there - here) for there in (image[1::step, :-1:step], image[:-1:step, 1::step])]
-        pixels.append(here.reshape(-1, 3))
-        flat.append(here[np.max(change, axis=(0, 3)) <= 3])
-    pixels, flat = np.concatenate(pixels), np.concatenate(flat)
-    found = _peaks(flat)
-    if not found or len(flat) < 0.3 * len(pixels):
-        return None
-    if len(found) == 1:  # lines on paper are too thin to be flat anywhere
-        lines = pixels[abs(pixels - found[0][0]).max(1) > 64]
-        found = [(found[0][0], len(pixels) - len(lines)), (_peaks(lines)[0][0], len(lines))] if len(lines) else []
-    # A photo has flat places too, and white paper around what it shows; but what else is flat has any colour.
-    elif sum(n for _, n in found[1:]) < 0.7 * (len(flat) - found[0][1]):
-        return None
-    total = sum(n for _, n in found)
-    return [[*colour, n / total] for colour, n in found] or None
-
-
-def _peaks(pixels: np.ndarray) -> list[tuple[tuple, int]]:
-    """Up to 40 colours of (N, 3) that stand out, and how many pixels are within 6 of each; the commonest first.
-
-    Within 12 of another there is no colour; within 24 of one that is 3 times as common it is JPEG's noise.
-    """
-    codes, n = np.unique(pixels @ (65536, 256, 1), return_counts=True)
-    colours, peaks = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1), []
-    while n.any() and len(peaks) < 40:
-        colour = colours[n.argmax()]
-        distance = abs(colours - colour).max(axis=1)
-        if (count := int(n[distance <= 6].sum())) < 0.0005 * len(pixels):
-            break
-        if all(times < 3 * count or abs(colour - other).max() > 24 for other, times in peaks):
-            peaks.append((tuple(colour.tolist()), count))
-        n = np.where(distance < 12, 0, n)
-    return sorted(peaks, key=lambda peak: -peak[1])
