@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from config import Config
 from dataset import load_data
 from generator import Generator
-from hd.losses import load_perceptual
+from hd.losses import Perceptual, load_perceptual
 from hd.networks import make_discriminator, make_generator
 from hd.step import hd_step
 from inference.load import head_start
@@ -120,13 +120,12 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
                  Average(gen, cfg.ema) if cfg.ema else None)
 
 
-def step_for(cfg: Config, state: State, autocast: Callable, device: torch.device,
+def step_for(cfg: Config, state: State, autocast: Callable, perceptual: Perceptual | None = None,
              masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
     """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; either with masks."""
     if cfg.paper_step:
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
     else:
-        perceptual = load_perceptual(device) if cfg.lambda_vgg else None
         step = partial(hd_step, cfg=cfg, autocast=autocast, perceptual=perceptual)
     return partial(masked_step, step, state) if masked else partial(step, state)
 
@@ -189,6 +188,7 @@ def train(cfg: Config) -> None:
         cfg, device = run.cfg, ranks.device  # the main process's settings, in all of them
         dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg, device, dtype, ranks.world)
+        perceptual = load_perceptual(device) if cfg.lambda_vgg else None
         train_data, val_data = load_data(cfg, ranks.world, run.held_out)
 
         use_seed(cfg.seed, cfg.deterministic)
@@ -201,7 +201,7 @@ def train(cfg: Config) -> None:
             say(sentence)
         labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
-        step = graphed(step_for(cfg, ranks.replicate(state), autocast, device, train_data.masked), levers)
+        step = graphed(step_for(cfg, ranks.replicate(state), autocast, perceptual, train_data.masked), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks, losses_of(cfg))
         sizes = count(state.gen), count(state.disc)
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "

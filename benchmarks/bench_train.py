@@ -68,7 +68,7 @@ def real_step(cfg: Config, device: torch.device) -> tuple[State, Callable]:
     levers = choose_levers(cfg, device, dtype)
     state = make_state(cfg, device, dtype, levers)
     autocast = contextlib.nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
-    return state, graphed(step_for(cfg, state, autocast, device), levers)
+    return state, graphed(step_for(cfg, state, autocast), levers)
 
 
 def batch_of(n: int, cfg: Config, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

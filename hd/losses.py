@@ -1,12 +1,13 @@
 """pix2pixHD's losses: of the GAN and of D's features (section 3.2), and of VGG's features. All in fp32."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.console import say
+from utils import UserError
 
 GanLoss = Literal["bce", "lsgan", "hinge"]
 VGG_LAYERS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # relu1_1 … relu5_1, and how much each counts
@@ -60,13 +61,18 @@ class Perceptual(nn.Module):
         return loss
 
 
-def load_perceptual(device: torch.device) -> Perceptual | None:
-    """With torchvision's weights, which it downloads once; None, and a sentence, where they cannot be had."""
-    from torchvision.models import VGG19_Weights, vgg19  # takes seconds, which few runs need
-
+def load_perceptual(device: torch.device) -> Perceptual:
+    """With torchvision's weights, which it downloads once. Raises UserError where they cannot be had."""
     try:
-        perceptual = Perceptual(vgg19(weights=VGG19_Weights.IMAGENET1K_V1).features)
-    except Exception as error:  # no network, a broken download
-        say(f"lambda_vgg counts as 0: the weights of VGG19 cannot be had here ({str(error).strip().splitlines()[0]})")
-        return None
-    return perceptual.to(device)
+        from torchvision.models import VGG19_Weights, vgg19  # takes seconds, which few runs need
+    except ImportError as error:
+        raise UserError("lambda_vgg needs torchvision: install it, or train with --lambda-vgg 0") from error
+    weights = VGG19_Weights.IMAGENET1K_V1
+    try:
+        features = vgg19(weights=weights).features
+    except Exception as error:  # no network, a full disk, a broken download
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        raise UserError(f"lambda_vgg needs the weights of VGG19, which cannot be had here ({reason}): put "
+                        f"{weights.url} at {file}, or train with --lambda-vgg 0") from error
+    return Perceptual(features).to(device)

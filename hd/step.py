@@ -34,7 +34,7 @@ def hd_step(state: Any, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, p
             g_loss = g_loss + cfg.lambda_fm * more[-1]
         if cfg.lambda_vgg:
             with autocast():
-                more.append(perceptual(y_fake, y) if perceptual else torch.zeros_like(g_l1))
+                more.append(perceptual(y_fake, y))
             g_loss = g_loss + cfg.lambda_vgg * more[-1]
         state.opt_g.zero_grad()
         scaler.scale(g_loss).backward()

@@ -4,10 +4,12 @@ import math
 import os
 import signal
 import sys
+import urllib.error
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from torchvision.models import vgg19
 import evaluate as evaluate_module
 import train as train_module
 from config import Config
-from hd.losses import Perceptual, feature_matching, fooling, towards
+from hd.losses import Perceptual, feature_matching, fooling, load_perceptual, towards
 from hd.step import hd_step
 from inference.export import export
 from inference.load import load_generator
@@ -27,7 +29,7 @@ from inference.translate import translate
 from runtime.checkpoint import load_tensors
 from runtime.ema import EVERY, Average
 from train import State, step_for, train, train_step
-from utils import Stopped
+from utils import Stopped, UserError
 
 CPU = torch.device("cpu")
 TINY = dict(n_downs=2, n_blocks=1)
@@ -117,7 +119,7 @@ def test_d_can_be_trained_again_after_a_failed_step():
     with pytest.raises(RuntimeError, match="size"):
         hd_step(state, x, x[:, :, :32], replace(Config(), gan_loss="hinge"), nullcontext, None)
     state.disc.requires_grad_(False)
-    step_for(replace(Config(), gan_loss="hinge"), state, nullcontext, CPU)(x, x)
+    step_for(replace(Config(), gan_loss="hinge"), state, nullcontext)(x, x)
     assert all(p.requires_grad for p in state.disc.parameters())
 
 
@@ -128,7 +130,7 @@ def test_any_mixture_learns_one_pair_by_heart(name):
                   **{"lambda_l1": 100.0, **MIXTURES[name]})
     state = fresh_state(cfg)
     bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
-    step = step_for(cfg, state, bf16 if cfg.precision == "bf16" else nullcontext, CPU)
+    step = step_for(cfg, state, bf16 if cfg.precision == "bf16" else nullcontext)
     assert step.func is (train_step if cfg.paper_step else hd_step)
     x, y = nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64).unsqueeze(1)
     before = [p.clone() for net in (state.gen, state.disc) for p in net.parameters()]
@@ -280,15 +282,18 @@ def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, end_
     torch.testing.assert_close(mean, last["output.1.weight"])
 
 
-def test_without_vgg_s_weights_a_sentence_says_so_and_the_run_goes_on(small, monkeypatch, capsys):
-    def fail(weights):
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.models.vgg19", fail)
-    train(small(n_epochs=1, lambda_vgg=10.0))
-    assert "lambda_vgg counts as 0: the weights of VGG19 cannot be had here (no network)" in capsys.readouterr().out
-    (row,) = csv.DictReader((small().out_dir / "log.csv").read_text().splitlines())
-    assert float(row["g_vgg"]) == 0
+@pytest.mark.parametrize("why", ["no network", "damaged"])
+def test_without_vgg_s_weights_a_run_is_refused_before_its_data_is_read(small, tmp_path, monkeypatch, why):
+    """It trained to the end with the term at 0."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth"
+    if why == "damaged":
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half a download")
+    monkeypatch.setattr(torch.hub, "urlopen", Mock(side_effect=urllib.error.URLError("no network")))
+    monkeypatch.setattr(train_module, "load_data", Mock(side_effect=AssertionError("the data was read")))
+    with pytest.raises(UserError, match=f"lambda_vgg needs the weights of VGG19, .* at {file}, or .*--lambda-vgg 0"):
+        train(small(n_epochs=1, lambda_vgg=10.0))
 
 
 def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
@@ -297,7 +302,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     net = vgg19(weights=None)
     monkeypatch.setattr("torchvision.models.vgg19", lambda weights: net)
     cfg = replace(Config(), ngf=4, ndf=4, crop_size=64, lambda_vgg=10.0, lambda_l1=0.0, gan_loss="lsgan")
-    step = step_for(cfg, fresh_state(cfg), nullcontext, CPU)
+    step = step_for(cfg, fresh_state(cfg), nullcontext, load_perceptual(CPU))
     assert step(*torch.rand(2, 1, 3, 64, 64))[4] > 0
     a, b = torch.rand(2, 1, 3, 64, 64)
     layers, seen = [*net.features], []
@@ -336,7 +341,7 @@ cfg = Config(**{settings!r})
 with processes("cpu") as ranks:
     torch.manual_seed(0)
     state = fresh_state(cfg)
-    step = step_for(cfg, ranks.replicate(state), nullcontext, ranks.device)
+    step = step_for(cfg, ranks.replicate(state), nullcontext)
     x, y = torch.load({samples!r}, weights_only=True)
     gradients = []
     for _ in range(3):

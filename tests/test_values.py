@@ -439,7 +439,7 @@ def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
     def losses_and_weights(target):
         torch.manual_seed(0)
         state = fresh_state(cfg)
-        step = step_for(cfg, state, nullcontext, torch.device("cpu"), masked=True)
+        step = step_for(cfg, state, nullcontext, masked=True)
         losses = step(x, torch.cat([target, mask * 2 - 1], 1))
         return losses, [value.clone() for value in state.gen.state_dict().values()], state
 
@@ -462,7 +462,7 @@ def test_a_white_mask_changes_nothing(small, same):
     for masked in (False, True):
         torch.manual_seed(0)
         state = fresh_state(small(dropout=0.0))
-        step = step_for(small(), state, nullcontext, torch.device("cpu"), masked=masked)
+        step = step_for(small(), state, nullcontext, masked=masked)
         for _ in range(2):
             step(x, torch.cat([y, torch.ones(2, 1, 64, 64)], 1) if masked else y)
         ends.append(state.gen.state_dict())
