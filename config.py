@@ -1,4 +1,4 @@
-"""Every setting of a run. Edit the defaults here, or override them by flags of the same names."""
+"""Every setting of a run. Edit the defaults here, or override them with flags of the same names."""
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,73 +11,73 @@ Range = tuple[float, float] | None  # low and high
 @dataclass(frozen=True)
 class Config:
     # Data
-    data_root: Path = Path("data/demo")  # folder of pairs; known names are drawn or downloaded when absent
-    direction: Literal["AtoB", "BtoA"] = "AtoB"  # which half is the input; A is the left half
-    in_channels: int = 3  # channels of the input, 1 to 64: 1 gray, 3 RGB; of several inputs A1, A2, ... together
+    data_root: Path = Path("data/demo")  # folder of pairs; known data sets are drawn or downloaded if missing
+    direction: Literal["AtoB", "BtoA"] = "AtoB"  # which side is the input: A (the left half) or B
+    in_channels: int = 3  # channels of the input, 1 to 64: 1 gray, 3 RGB; for several inputs A1, A2, ... their sum
     out_channels: int = 3  # channels of the output, 1 to 64: 1 gray, 3 RGB
-    range_a: Range = None  # the values in A that become -1 and 1; if not given, the whole range of 8 or 16 bits
-    range_b: Range = None  # the same in B
-    n_labels: int = 0  # classes, where the input holds their indices; in_channels is then the same; 0: no indices
-    resize: Literal["stretch", "aspect", "none"] = "stretch"  # both sides to load_size, as the paper; shorter; neither
-    load_size: int = 286  # pixels; height (with aspect: shorter side) to which training pairs are resized, then cropped
-    crop_size: int = 256  # pixels, a multiple of 16; height of what the networks see
-    crop_width: int = 0  # pixels, a multiple of 16; 0: as crop_size. The two set the U-Net's depth
-    skip_unreadable: bool = False  # put another pair in the place of one that cannot be read, and count it
+    range_a: Range = None  # the values in A that become -1 and 1; by default the whole range of 8 or 16 bits
+    range_b: Range = None  # the values in B that become -1 and 1; by default the whole range of 8 or 16 bits
+    n_labels: int = 0  # number of classes if the input holds class indices (this sets in_channels); 0: it holds none
+    resize: Literal["stretch", "aspect", "none"] = "stretch"  # both sides to load_size (paper), the shorter or neither
+    load_size: int = 286  # pixels; height (aspect: shorter side) to which training pairs are resized before the crop
+    crop_size: int = 256  # pixels, a multiple of 16; height of the crop that the networks see
+    crop_width: int = 0  # pixels, a multiple of 16; width of that crop; 0: crop_size. Both set the U-Net's depth
+    skip_unreadable: bool = False  # replace a pair that cannot be read by another one, and count it
     flip: bool = True  # mirror half of the training pairs, input and target together
-    interpolation: Literal["linear", "bicubic"] = "linear"  # of resizing; bicubic is the authors' PyTorch release's
-    label_side: Literal["none", "A", "B", "both"] = "none"  # side(s) resized by nearest neighbour: label maps
-    color_jitter: float = 0.0  # 0 to 1; random brightness, contrast, saturation and hue; 0, as the paper: off
-    color_jitter_side: Literal["A", "B"] = "A"  # the photo side, which color_jitter changes
+    interpolation: Literal["linear", "bicubic"] = "linear"  # resizing method; bicubic is that of the authors' release
+    label_side: Literal["none", "A", "B", "both"] = "none"  # side of the label maps, resized by nearest neighbour
+    color_jitter: float = 0.0  # 0 to 1; strength of random brightness, contrast, saturation and hue; the paper has 0
+    color_jitter_side: Literal["A", "B"] = "A"  # side that color_jitter changes: the photos
 
     # Networks
-    ngf: int = 64  # width of the generator's first layer
-    ndf: int = 64  # width of the discriminator's first layer
+    ngf: int = 64  # channels of the generator's first layer
+    ndf: int = 64  # channels of the discriminator's first layer
     n_layers: int = 3  # D's field: 0 is 1x1, 1 is 16x16, 2 is 34x34, 3 is 70x70, 4 is 142x142, 5 is 286x286
-    dropout: float = 0.5  # in the U-Net's first three decoder blocks, the only noise; 0 turns it off
-    dropout_blocks: Literal["paper", "release"] = "paper"  # release: not in the first, as the authors' PyTorch release
-    generator: Literal["unet", "global", "local"] = "unet"  # global and local: pix2pixHD's (docs/pix2pixhd.md)
-    n_downs: int = 4  # global, local: how often the size is halved; in local once more
-    n_blocks: int = 9  # global, local: residual blocks at the smallest size
-    n_scales: int = 0  # 1 to 3: pix2pixHD's discriminators, each at half the size of the one before; 0: the paper's
-    spectral_norm: bool = False  # divide the weights of each layer of D by their largest singular value
-    checkpointing: bool = False  # global, local: compute activations twice, instead of keeping them: less memory
-    init_from: Path | None = None  # weights to begin with: gen.pth.tar, checkpoint.pth.tar (D too), *_net_G.pth
+    dropout: float = 0.5  # probability in three of the U-Net's decoder blocks, the only noise; 0: no noise
+    dropout_blocks: Literal["paper", "release"] = "paper"  # the first three, or as in the authors' release
+    generator: Literal["unet", "global", "local"] = "unet"  # global and local are pix2pixHD's (docs/pix2pixhd.md)
+    n_downs: int = 4  # global, local: number of halvings; local has one more
+    n_blocks: int = 9  # global, local: number of residual blocks at the smallest size
+    n_scales: int = 0  # 1 to 3: number of pix2pixHD's discriminators, each at half the size of the last; 0: the paper's
+    spectral_norm: bool = False  # divide the weights of each of D's layers by their largest singular value
+    checkpointing: bool = False  # global, local: recompute activations instead of keeping them, to save memory
+    init_from: Path | None = None  # weights to start from: gen.pth.tar, checkpoint.pth.tar (D's too) or *_net_G.pth
 
     # Optimisation
-    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # cross-entropy, as the paper; least squares; a margin
+    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # cross-entropy (the paper), least squares or a margin
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
     lambda_fm: float = 0.0  # weight of L1 between D's features of generated and of real pairs; 0: off
-    lambda_vgg: float = 0.0  # weight of L1 between VGG19's features, which torchvision downloads; 0: off
+    lambda_vgg: float = 0.0  # weight of L1 between VGG19's features, whose weights torchvision downloads; 0: off
     lr: float = 2e-4  # Adam's learning rate, for both networks
-    beta1: float = 0.5  # Adam's first momentum; the second is 0.999
-    n_epochs: int = 8  # epochs at the constant learning rate; enough for the demo, where the paper takes 200
+    beta1: float = 0.5  # Adam's first decay rate; the second is 0.999
+    n_epochs: int = 8  # epochs at the constant learning rate; 8 suffice for the demo, the paper takes 200
     n_epochs_decay: int = 0  # further epochs, over which the learning rate falls linearly towards 0
-    ema: float = 0.0  # 0.999: gen.pth.tar holds a mean of G's weights, of which each step keeps this share; 0: the last
-    batch_size: int = 1  # pairs a step and process; at 1, the paper's choice, BatchNorm is instance normalisation
+    ema: float = 0.0  # decay per step of a moving average of G's weights for gen.pth.tar; try 0.999; 0: no average
+    batch_size: int = 1  # pairs per step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
-    name: str = ""  # of the run; if not given, that of the data or of the recipe
-    out_dir: Path | None = None  # the run's folder; if not given, runs/NAME, or runs/NAME-2, ... where that is taken
-    resume: bool = False  # go on with the run in out_dir, or the last one of that name; begin it if there is none
-    save_every: int = 1  # epochs between checkpoints, and at least 20 s; the last epoch is always saved
-    eval_every: int = 0  # epochs between PSNR, SSIM and MS-SSIM in the log and a best.pth.tar by best_by; 0: never
+    name: str = ""  # name of the run; by default that of the data or of the recipe
+    out_dir: Path | None = None  # the run's folder; by default runs/NAME, or runs/NAME-2, ... if that is taken
+    resume: bool = False  # continue the run in out_dir, or the last one of that name; start it if there is none
+    save_every: int = 1  # epochs between checkpoints (at least 20 s apart); the last epoch is always saved
+    eval_every: int = 0  # epochs between logs of PSNR, SSIM and MS-SSIM, and updates of best.pth.tar; 0: never
     best_by: Literal["val_l1", "psnr", "ms_ssim", "label_accuracy"] = "val_l1"  # the score that best.pth.tar is best in
-    palette: str = ""  # cityscapes, facades or a JSON file: eval_every also scores the outputs as label maps
-    n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0 takes all
-    n_examples: int = 4  # validation pairs drawn in the example grids
-    num_workers: int = 4  # processes that load images, at most one a core; 0 loads in the main process
-    cache: Literal["auto", "none", "ram"] = "auto"  # ram reads each pair once, into memory; auto does, up to 2 GB
+    palette: str = ""  # cityscapes, facades or a JSON file: eval_every then also scores the outputs as label maps
+    n_val: int = 100  # validation pairs scored after each epoch, evenly spaced; 0: all
+    n_examples: int = 4  # validation pairs shown in the example grids
+    num_workers: int = 4  # processes that load images, at most one per core; 0: the main process loads them
+    cache: Literal["auto", "none", "ram"] = "auto"  # ram: keep resized pairs in memory; auto: if they fit into 2 GB
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
-    seed: int = 0  # one seed for weights, order, jitter and dropout
-    deterministic: bool = False  # slower algorithms that repeat to the bit on CUDA too; the CPU always does
+    seed: int = 0  # seed of weights, order, jitter and dropout
+    deterministic: bool = False  # use slower algorithms that repeat to the bit on CUDA too; the CPU always does
 
-    # Speed: the same training in less time; auto takes what pays on the device (docs/speed.md)
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"  # of the forward and backward passes
-    fused_adam: bool = True  # one kernel for the whole update
-    channels_last: Literal["auto", "on", "off"] = "auto"  # images in memory as (N, H, W, C)
-    small_matmul: Literal["auto", "on", "off"] = "auto"  # the U-Net's innermost convolutions as matrix products
-    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile: a minute or two before the first step
-    cuda_graph: Literal["auto", "on", "off"] = "auto"  # the whole step as one launch; CUDA only, not with fp16
+    # Speed: the same training in less time; auto uses what pays on the device (docs/speed.md)
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"  # numbers of the forward and backward passes
+    fused_adam: bool = True  # update all weights in one kernel
+    channels_last: Literal["auto", "on", "off"] = "auto"  # store images in memory as (N, H, W, C)
+    small_matmul: Literal["auto", "on", "off"] = "auto"  # compute the U-Net's innermost convolutions as matrix products
+    compile: Literal["auto", "on", "off"] = "auto"  # use torch.compile, which delays the first step by a minute or two
+    cuda_graph: Literal["auto", "on", "off"] = "auto"  # launch the whole step at once; CUDA only, not with fp16
 
     def __post_init__(self):
         for f in fields(self):
@@ -145,11 +145,11 @@ class Config:
 
     @property
     def paper_step(self) -> bool:
-        """Whether the paper's losses are all there is to learn from."""
+        """Whether training uses the paper's losses only; a new loss must be added here."""
         return self.gan_loss == "bce" and not (self.n_scales or self.lambda_fm or self.lambda_vgg)
 
     def plain(self) -> dict:
-        """The settings as strings, numbers, booleans and lists, which `Config(**plain)` takes back."""
+        """The settings as strings, numbers, booleans and lists, from which `Config(**plain)` restores them."""
         return {name: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
                 for name, v in asdict(self).items()}
 
@@ -173,7 +173,7 @@ def _is_range(value) -> bool:
         type(v) in (int, float) and abs(v) < 1e300 for v in value) and float(value[0]) < float(value[1])
 
 
-# Training as in the paper (appendix 6.2), whatever the defaults in config.py have become.
+# Training as in the paper (appendix 6.2), even after the defaults above were edited.
 PAPER = dict(in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0, resize="stretch", load_size=286,
              crop_size=256, crop_width=0, interpolation="linear", flip=True, label_side="none", color_jitter=0.0,
              ngf=64, ndf=64, n_layers=3, dropout=0.5, dropout_blocks="paper", generator="unet", n_scales=0,
@@ -196,7 +196,7 @@ RECIPES = {
 
 
 def recipe(name: str) -> Config:
-    """The settings of the paper for a data set, or of another recipe. Raises ValueError when none has that name."""
+    """The paper's settings for a data set, or another recipe. Raises ValueError if there is no recipe of that name."""
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
     return replace(Config(), **{"data_root": Path("data") / name, "name": name, **RECIPES[name]})
