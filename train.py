@@ -39,6 +39,7 @@ from runtime.ema import Average
 from runtime.logger import Logger, Meter, losses_of
 from runtime.signals import Stop
 from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
+from runtime.summary import commit_of, summary
 from utils import DataError, Stopped
 
 
@@ -186,6 +187,7 @@ def train(cfg: Config) -> None:
     """
     with processes(cfg.device) as ranks, Run(cfg, ranks) as run:
         cfg, device = run.cfg, ranks.device  # the main process's settings, in all of them
+        commit = commit_of()  # of now: files may be edited while it trains
         dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg, device, dtype, ranks.world)
         perceptual = load_perceptual(device) if cfg.lambda_vgg else None
@@ -231,6 +233,8 @@ def train(cfg: Config) -> None:
                 raise
             run.save(state, progress, log.history)
         say(what_next(cfg, val_data.pairs[0], val_data.split, train_data.record["kind"]))
+        if ranks.main:  # which alone keeps the history
+            say(summary(cfg, log.history, device, dtype, commit))
 
 
 @memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")

@@ -99,7 +99,7 @@ def raised(history: list[dict], lr: float) -> str:
 
 
 def what_next(cfg: Config, pair: Any, split: str, kind: str = "uint8") -> str:
-    """Where the last grid of a finished run is, and the commands that translate an image of `pair` and score it all.
+    """The commands with which a finished run translates an image of `pair`, and scores itself.
 
     kind: the numbers of the outputs, which decide whether a PNG holds them.
     """
@@ -118,7 +118,6 @@ def what_next(cfg: Config, pair: Any, split: str, kind: str = "uint8") -> str:
     x = "FOLDER" if len(inputs) > 1 else short(inputs[0]) if isinstance(inputs[0], Path) else "FILE"
     half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if pair.side_by_side else []
     return "\n".join([
-        f"the last grid: {cfg.out_dir / 'examples' / f'epoch_{cfg.total_epochs:04d}.png'}",
         "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
                                 *([cfg.out_dir / "translated", "--ending", ending] if x == "FOLDER" else
                                   [cfg.out_dir / f"translated{ending}"])),
