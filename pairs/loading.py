@@ -2,9 +2,13 @@
 
 import contextlib
 import math
+import multiprocessing.queues
+import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from config import Config
 from pairs.values import to_batch
+from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.distributed import Ranks
 from runtime.signals import SIGNALS, leave_children
@@ -50,19 +55,39 @@ def init_worker(_: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(leave)
+
+
+def leave(error: BaseException, _: Any) -> None:
+    """Ends a loader process whose message was lost on the way: the main process would wait for it for ever.
+
+    The thread that sends calls this; by itself it would print a traceback and go on with the next message.
+    """
+    print(f"a process that loads images cannot hand them over: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 class Messages(Dataset):
-    """What loader processes hand over: the `pixels` of several pairs at once, collated already."""
+    """What loader processes hand over: the `pixels` of several pairs at once, collated already.
+
+    They lie in shared memory. Where that is full (Docker gives a container 64 MB), they go through a pipe from then on,
+    as arrays, which takes two to three times as long.
+    """
 
     def __init__(self, data: Dataset):
-        self.data = data
+        self.data, self.shared = data, True
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, int]:
-        return self.data.pixels(keys)
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor | np.ndarray, int]:
+        pixels, skipped = self.data.pixels(keys)
+        if self.shared:
+            try:  # here, where an error can be answered, and not in the thread that sends
+                return pixels.share_memory_(), skipped
+            except RuntimeError:
+                self.shared = False  # each failure leaves an empty file of torch's in /dev/shm
+        return pixels.numpy(), skipped
 
 
-def as_it_is(message: tuple[Tensor, int]) -> tuple[Tensor, int]:
+def as_it_is(message: tuple[Tensor | np.ndarray, int]) -> tuple[Tensor | np.ndarray, int]:
     return message
 
 
@@ -77,6 +102,7 @@ class Batches:
                  device: torch.device, channels_last: bool):
         self.data, self.order, self.loader, self.batch_size, self.device = data, order, loader, batch_size, device
         self.channels_last, self.skipped = channels_last, 0
+        self.told = False  # that shared memory is full
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def of(self, epoch: int, start: int = 0) -> "Batches":
@@ -111,11 +137,19 @@ class Batches:
         try:
             messages = iter(self.loader)
             leave_children()  # torch would raise an error at the death of a process, in the middle of a step
-            yield from messages
-        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while handing over a batch
-            words = ("DataLoader worker", "Pin memory thread")
+            for pixels, skipped in messages:
+                if isinstance(pixels, np.ndarray) and not self.told:
+                    say("shared memory is full: pairs reach the main process through pipes, which takes longer (Docker "
+                        "gives 64 MB, or what --shm-size says)")
+                    self.told = True
+                yield torch.as_tensor(pixels), skipped
+        except (RuntimeError, OSError, EOFError) as error:  # the last two: one died while handing over a batch
+            words = ("DataLoader worker", "Pin memory thread", "Too many open files")
             if isinstance(error, RuntimeError) and not any(word in str(error) for word in words):
                 raise
+            if isinstance(error, BlockingIOError) or "Too many open files" in str(error):
+                raise DataError("the limit of processes or open files (ulimit) is too low for the processes that load "
+                                "images: --num-workers 0 needs none") from error
             raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
                             "smaller --num-workers") from error
 
@@ -129,6 +163,12 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     block, even when an exception would keep the loader alive.
     """
     workers = min(workers, usable_cores())
+    if workers:
+        try:
+            torch.multiprocessing.Queue()  # each process needs some; their semaphores lie in shared memory
+        except (OSError, ImportError) as error:
+            say(f"no process that loads images can be started ({error}): the main one loads them, which takes longer")
+            workers = 0
     pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.x.stored + data.y.stored))) \
         if workers and data.size else 1  # of several sizes, each pair travels alone
     messages = BatchSampler(sampler, batch_size * max(1, pairs // batch_size), drop_last=False)

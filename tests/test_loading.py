@@ -1,0 +1,102 @@
+"""What becomes of loader processes where shared memory, semaphores or open files run out: no wait without an end."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, flags
+
+from config import Config
+from dataset import load_data
+from pairs.loading import loaders
+from runtime.distributed import Ranks
+from utils import DataError
+
+SMALL = replace(Config(), load_size=80, crop_size=64, cache="none", num_workers=2)
+forked = pytest.mark.skipif(torch.multiprocessing.get_start_method() != "fork",
+                            reason="what is replaced here reaches processes that are forked only")
+
+
+def full(*_):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+@forked
+def test_where_shared_memory_is_full_the_same_pairs_come_through_pipes(data, monkeypatch, capsys):
+    cfg = replace(SMALL, data_root=data)
+    pairs = load_data(cfg)[0]
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        shared = list(batches)
+    assert "shared memory" not in capsys.readouterr().out
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        for _ in range(2):
+            piped = list(batches)
+    assert len(piped) == len(shared) == 6
+    assert all(torch.equal(a, b) for one, other in zip(shared, piped, strict=True) for a, b in zip(one, other,
+                                                                                                strict=True))
+    assert capsys.readouterr().out.count("shared memory is full") == 1
+
+
+@forked
+def test_a_message_that_is_lost_on_the_way_ends_the_pass(data, monkeypatch, capfd):
+    """The thread that sends meets the error, in another process: torch prints its traceback and waits for ever."""
+    cfg = replace(SMALL, data_root=data)
+    pairs, start = load_data(cfg)[0], time.monotonic()
+    monkeypatch.setattr(type(pairs), "pixels", lambda *_: (torch.zeros(1), threading.Lock()))  # no pickle takes it
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _), pytest.raises(DataError, match="a process that loads"):
+        list(batches)
+    assert time.monotonic() - start < 30
+    err = capfd.readouterr().err
+    assert "cannot hand them over: cannot pickle" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ImportError("no sem_open here")])
+def test_without_semaphores_the_main_process_loads(data, monkeypatch, capsys, error):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(torch.multiprocessing, "Queue", refuse)
+    cfg = replace(SMALL, data_root=data)
+    pairs = load_data(cfg)[0]
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        assert batches.loader is None and len(list(batches)) == 6
+    assert f"can be started ({error})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [BlockingIOError(11, "Resource temporarily unavailable"),
+                                   OSError(24, "Too many open files")])
+def test_limits_of_the_system_are_told_with_the_way_out(data, monkeypatch, error):
+    def refuse(_):
+        raise error
+
+    cfg = replace(SMALL, data_root=data)
+    pairs = load_data(cfg)[0]
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        monkeypatch.setattr(type(batches.loader), "__iter__", refuse)
+        with pytest.raises(DataError, match="--num-workers 0 needs none"):
+            list(batches)
+
+
+def mounted(size, *command):
+    """The command where /dev/shm holds `size` only; seen by it alone."""
+    return ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh", *command]
+
+
+@pytest.mark.slow
+def test_a_run_ends_well_in_a_container_with_little_shared_memory(data, tmp_path):
+    """Real mounts: one that holds no message, and one without room for a semaphore."""
+    if not shutil.which("unshare") or subprocess.run(mounted("1m", "true"), capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    for size, told in (("500k", "shared memory is full"), ("4k", "can be started")):
+        run = tmp_path / size
+        command = [sys.executable, str(ROOT / "train.py"),
+                   *flags(data, run, n_epochs=1, num_workers=2, batch_size=2, crop_size=256, load_size=286)]
+        done = subprocess.run(mounted(size, *command), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and told in done.stdout and not done.stderr, done.stdout + done.stderr
+        assert (run / "gen.pth.tar").exists()
