@@ -17,7 +17,7 @@ import albumentations as A  # noqa: E402
 from config import Config  # noqa: E402
 from pairs.checks import check_headers, check_shown, check_sizes, check_small, check_values, describe  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
-from pairs.geometry import Geometry, Size, pad, usual_size  # noqa: E402
+from pairs.geometry import Geometry, Size, pad, resize, resize_masked, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split  # noqa: E402
 from pairs.palettes import flat_colours  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
@@ -86,7 +86,8 @@ class Jitter:
 class PairedImages(Dataset):
     """Pairs (x, y), each a float (C, H, W) tensor in [-1, 1]: with jitter a crop, else whole (`Geometry`).
 
-    Where the pairs have masks, y carries the mask behind its channels, -1 for what is ignored (`composite`).
+    Where the pairs have masks, y carries the mask behind its channels, -1 for what is ignored (`composite`). There y is
+    -1 too; elsewhere it is made of pixels that count, by how much they do, so that what fills a hole never matters.
     An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used; with `skip`, says
     so, and the next pair that can be read takes its place.
     """
@@ -146,19 +147,19 @@ class PairedImages(Dataset):
 
     def read(self, index: int) -> np.ndarray:
         """x, y and the mask as channels, resized: (H, W, C), uint8, or float32 in [0, 1] where one of them needs it."""
-        a_is_x = self.direction == "AtoB"
-        a, b = (self.x, self.y) if a_is_x else (self.y, self.x)
+        x_side, y_side = self.direction[0], self.direction[-1]
+        a, b = (self.x, self.y) if x_side == "A" else (self.y, self.x)
         size = self.geometry.load if self.jitter else self.geometry.whole
-        enough = size if self.jitter and not self.nearest else None  # targets that are scored stay exact
-        images = read_pair(self.pairs[index], a, b, enough)
-        wanted = [size(image.shape[1::-1]) for image in images]
-        width, height = wanted[0]
+        # What is scored stays exact, and decoding at a part of the size would mix what a mask leaves out into the rest
+        exact = not self.jitter or self.nearest or self.masked
+        sides = dict(zip("ABM", read_pair(self.pairs[index], a, b, None if exact else size), strict=False))
+        width, height = shape = size(sides[x_side].shape[1::-1])
         if width * height > Image.MAX_IMAGE_PIXELS:
             raise DataError(f"{name_of(self.pairs[index].files[0])} becomes {width}×{height} with resize "
                             f"{self.geometry.resize}, which is too large")
-        sides = [self.geometry.interpolate(image, shape, label=name in self.nearest + "M")
-                 for name, image, shape in zip("ABM", images, wanted, strict=False)]  # M: the mask
-        pixels = stack(sides if a_is_x else [sides[1], sides[0], *sides[2:]])
+        x_how, y_how = (self.geometry.how(label=side in self.nearest) for side in (x_side, y_side))
+        x, y, mask = resize(sides[x_side], shape, x_how), sides[y_side], sides.get("M")
+        pixels = stack([x, resize(y, shape, y_how)] if mask is None else [x, *resize_masked(y, mask, shape, y_how)])
         return pad(pixels, self.geometry.crop) if self.jitter else pixels
 
 

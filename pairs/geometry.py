@@ -1,5 +1,6 @@
 """The scale of training: to what size an image is brought before a network sees it."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 Size = tuple[int, int]  # width, height
+Interpolation = Literal["linear", "bicubic", "nearest"]
 Scale = Literal["trained", "native"] | float  # at which a trained network sees an image
 
 
@@ -30,7 +32,7 @@ class Geometry:
     load_size: int = 286
     crop_size: int = 256
     crop_width: int = 0
-    interpolation: str = "linear"
+    interpolation: Interpolation = "linear"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Geometry":
@@ -49,8 +51,12 @@ class Geometry:
     def whole(self, size: Size) -> Size:
         return self.crop if self.resize == "stretch" else self.load(size)
 
+    def how(self, label: bool) -> Interpolation:
+        """By which an image is resized: of labels, no new values are made."""
+        return "nearest" if label else self.interpolation
+
     def interpolate(self, image: np.ndarray, size: Size, label: bool = False) -> np.ndarray:
-        return resize(image, size, "nearest" if label else self.interpolation)
+        return resize(image, size, self.how(label))
 
     def trained(self, size: Size, usual: Size) -> Size:
         """`size` at the scale of training: an image of the usual size becomes `whole`, a larger one larger."""
@@ -64,7 +70,7 @@ def usual_size(sizes: Counter) -> Size:
     return size if 2 * n >= sizes.total() else tuple(map(statistics.median_low, zip(*sizes.elements(), strict=True)))
 
 
-def resize(image: np.ndarray, size: Size, how: Literal["linear", "bicubic", "nearest"] = "linear") -> np.ndarray:
+def resize(image: np.ndarray, size: Size, how: Interpolation = "linear") -> np.ndarray:
     """(H, W, C) → (height, width, C), uint8 or float32 in [0, 1].
 
     linear averages areas where it shrinks, and interpolates linearly where it enlarges; bicubic is that of Pillow,
@@ -84,6 +90,26 @@ def resize(image: np.ndarray, size: Size, how: Literal["linear", "bicubic", "nea
         image = cv2.resize(image, (min(width, size[0]), min(height, size[1])), interpolation=cv2.INTER_AREA)
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return image.reshape(*size[::-1], channels)
+
+
+def resize_masked(image: np.ndarray, mask: np.ndarray, size: Size, how: Interpolation) -> list[np.ndarray]:
+    """An image (H, W, C) and its mask (H, W, 1), so that what fills a hole, where the mask is 0, never matters.
+
+    A new pixel is the mean of the old ones, which the mask weights too, and counts by the mean of the mask; where that
+    is 0, it is 0. Bicubic weights, of which some are negative, are for pixels that see white only.
+    """
+    image = np.where(mask > 0, image, image.dtype.type(0))
+    if how == "nearest" or size == image.shape[1::-1]:
+        return [resize(image, size, how), resize(mask, size, how)]
+    weight = mask / np.float32(255) if mask.dtype == np.uint8 else mask
+    share = resize(weight, size)
+    total = resize(image * weight, size)
+    mean = np.divide(total, share, out=np.zeros_like(total), where=share > 0)
+    mean = mean.round().astype(np.uint8) if image.dtype == np.uint8 else mean.clip(0, 1)
+    reach = [2 * math.ceil(max(1, old / new)) + 1 for old, new in zip(mask.shape, size[::-1], strict=False)]
+    darkest = cv2.erode(weight, np.ones([2 * n + 1 for n in reach], np.uint8)).reshape(mask.shape)
+    sees_white = resize(darkest, size, "nearest") == 1
+    return [np.where(sees_white, resize(image, size, how), mean), resize(mask, size)]
 
 
 def pad(image: np.ndarray, size: Size) -> np.ndarray:

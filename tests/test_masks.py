@@ -1,0 +1,101 @@
+"""What a mask leaves out never matters: not for what is trained on, not for what is scored, at any size."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import pair_of, paired
+
+from config import Config
+
+HEIGHT, WIDTH = 90, 130
+
+
+def target(depth, seed=0):
+    """A colour image of 8 or 16 bits."""
+    coarse = np.random.default_rng(seed).integers(0, 2**depth, (9, 13, 3)).astype(np.float32)
+    return cv2.resize(coarse, (WIDTH, HEIGHT)).astype(f"uint{depth}")
+
+
+def holes():
+    """A mask, black in a disc, in single pixels, and along an edge; gray in a stripe."""
+    mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    cv2.circle(mask, (60, 40), 17, 0, -1)
+    mask[np.random.default_rng(0).random(mask.shape) < 0.03] = 0
+    mask[:, -7:] = 0
+    mask[20:30, 90:110] = 90
+    return mask
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), array)
+    return path
+
+
+@pytest.fixture
+def item(tmp_path):
+    """x and y with its mask, as the settings show the pair of a target and a mask."""
+
+    def read(b, mask=None, train=True, **changes):
+        a = write(tmp_path / "A" / "0.png", cv2.resize(target(8, seed=1), b.shape[1::-1]))
+        b = write(tmp_path / "B" / "0.png", b)
+        m = None if mask is None else write(tmp_path / "M" / "0.png", mask)
+        cfg = replace(Config(), **{"crop_size": 64, "load_size": 72, **changes})
+        return torch.cat(paired([pair_of(a, b, m)], cfg, train=train)[0])
+
+    return read
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("interpolation", ["linear", "bicubic"])
+@pytest.mark.parametrize("label_side", ["none", "B", "both"])
+def test_what_fills_a_hole_changes_nothing_to_the_bit(item, label_side, interpolation, depth, train):
+    mask = holes()
+    hole = (mask == 0)[..., None]
+    black, noise = np.zeros_like(target(depth)), target(depth, seed=9)[::-1]
+    for geometry in (dict(resize="stretch"), dict(resize="stretch", load_size=200, crop_size=192),
+                     dict(resize="stretch", load_size=80, crop_width=256), dict(resize="aspect"), dict(resize="none")):
+        words = dict(train=train, label_side=label_side, interpolation=interpolation, **geometry)
+        one, other = (item(np.where(hole, fill, target(depth)), mask, **words) for fill in (black, noise))
+        assert torch.equal(one, other)
+        counts = one[6] > -1
+        assert counts.any() and not counts.all() and one[3:6, counts].std() > 0.1
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "bicubic"])
+@pytest.mark.parametrize("size", [32, 45, 64, 200])
+def test_every_pixel_that_counts_is_made_of_what_counts(item, size, interpolation):
+    mask = holes()
+    flat = np.where((mask == 0)[..., None], 255, np.full((HEIGHT, WIDTH, 3), 100)).astype(np.uint8)
+    y = item(flat, mask, train=False, crop_size=size // 16 * 16, load_size=size, interpolation=interpolation)[3:]
+    assert ((y[:3, y[3] > -1] + 1) * 127.5).round().unique().tolist() == [100]
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_pixel_is_the_mean_of_what_the_mask_shows_and_counts_by_its_share(item, depth):
+    """By hand, at half the size."""
+    mask, b = np.pad(holes(), ((0, 6), (0, 62))), np.pad(target(depth), ((0, 6), (0, 62), (0, 0)))  # 96 × 192
+    weight = mask.reshape(48, 2, 96, 2).astype(float)
+    blocks = b[..., ::-1].reshape(48, 2, 96, 2, 3).astype(float)  # from OpenCV's BGR
+    share = weight.mean((1, 3))
+    mean = (blocks * weight[..., None]).sum((1, 3)) / np.maximum(weight.sum((1, 3)), 1)[..., None]
+    y = item(b, mask, train=False, crop_size=48, crop_width=96, load_size=48)[3:]
+    np.testing.assert_allclose((y[3] + 1) * 127.5, share, atol=0.51)
+    seen = share > 1
+    top = 2**depth - 1
+    made = ((y[:3].permute(1, 2, 0) + 1) / 2 * top)[seen]
+    np.testing.assert_allclose(made, mean[seen], atol=0.51 if depth == 8 else 2)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("interpolation", ["linear", "bicubic"])
+def test_a_white_mask_changes_no_pixel(item, interpolation, depth, train):
+    for geometry in (dict(), dict(resize="aspect"), dict(resize="none"), dict(load_size=200, crop_size=192)):
+        words = dict(train=train, interpolation=interpolation, **geometry)
+        with_mask = item(target(depth), np.full((HEIGHT, WIDTH), 255, np.uint8), **words)
+        assert torch.equal(with_mask[:6], item(target(depth), **words)) and (with_mask[6] == 1).all()
