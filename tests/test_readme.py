@@ -161,6 +161,15 @@ def test_every_file_named_is_there():
             assert (path.parent / name).exists(), (path.name, name)
 
 
+def test_what_stands_for_a_line_of_keras_is_there():
+    text = (ROOT / "docs" / "from_keras.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)
+    assert len(named) > 10
+    for name, file in named:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), (file, name)
+
+
 def test_the_file_tree_is_complete():
     listed = re.findall(r"^(\w+(?:\.py|/)) ", README[README.index("## Read the code") :], re.MULTILINE)
     modules = [path.name for path in ROOT.glob("*.py")]
