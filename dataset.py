@@ -17,7 +17,7 @@ import albumentations as A  # noqa: E402
 from config import Config  # noqa: E402
 from pairs.checks import check_headers, check_shown, check_sizes, check_small, check_values, describe  # noqa: E402
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
-from pairs.geometry import Geometry, Size, pad, resize, resize_masked, usual_size  # noqa: E402
+from pairs.geometry import Geometry, Size, pad, resize, resize_masked, size_range, usual_size  # noqa: E402
 from pairs.images import read_image, read_size, split  # noqa: E402
 from pairs.palettes import flat_colours  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
@@ -187,6 +187,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                    skip=cfg.skip_unreadable)
     train_data, val_data = make(train_pairs, jitter=Jitter(cfg)), make(scored)
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
+                         "size_range": size_range(sizes),
                          "kind": seen[cfg.direction[-1]].kind,
                          "inputs": len(train_pairs[0].inputs) if cfg.direction == "AtoB" else 1,
                          "colours": flat_colours(seen[cfg.direction[0]].samples),

@@ -5,12 +5,12 @@
 """
 
 import contextlib
-import copy
 import ipaddress
 import json
 import re
 import socket
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 import tyro
 from PIL import Image
 from werkzeug import exceptions
@@ -26,18 +25,16 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from config import Config
 from dataset import read_pair
-from generator import Generator
-from inference.load import load_generator, values_in
-from inference.translate import translate
+from inference.load import load_generator
+from inference.trained import Trained
+from inference.translate import Translator
 from pairs.find import Pair, evenly, find_pairs
 from pairs.images import can_hold, read_image
 from pairs.palettes import PALETTES, load_palette
 from runtime.cli import load
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
-from runtime.speed import cast_weights, choose_levers, prepare
 from utils import UserError
 
 EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
@@ -69,13 +66,15 @@ class App:
 
     def __init__(self, opts: Draw):
         device = use_device(opts.device)
-        self.dtype = use_precision(opts.precision, device)
-        self.gen = gen = load_generator(opts.checkpoint, device)
-        check_pictures(gen)
-        prepare(gen, replace(choose_levers(Config(), device, self.dtype), compile=False))
-        self.fast = gen if self.dtype == torch.float32 else cast_weights(copy.deepcopy(gen), self.dtype)
-        self.palette = choose_palette(opts.palette, gen.trained.get("colours", []))
-        self.examples, self.host = find_examples(opts.checkpoint, gen), opts.host.lower()
+        use_precision(opts.precision, device)
+        gen = load_generator(opts.checkpoint, device)
+        self.trained = gen.trained
+        check_pictures(self.trained)
+        self.translator = Translator(gen, self.trained, precision=opts.precision)
+        self.palette = choose_palette(opts.palette, self.trained.colours)
+        self.examples, self.host = find_examples(opts.checkpoint, self.trained), opts.host.lower()
+        height = gen.crop_size or 256
+        self.size = self.trained.sizes.usual if self.trained.sizes else (gen.crop_width or height, height)
         self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client
 
     def __call__(self, environ: dict, start_response):
@@ -108,12 +107,9 @@ class App:
         return Response(Path(__file__).with_name("draw.html").read_bytes(), mimetype="text/html")
 
     def settings(self, request: Request) -> Response:
-        trained = self.gen.trained
         names = [pair.inputs[0].stem if isinstance(pair.inputs[0], Path) else str(n)
                  for n, pair in enumerate(self.examples, 1)]
-        height = self.gen.crop_size or 256
-        size = trained.get("usual_size") or (self.gen.crop_width or height, height)
-        found = dict(size=size, direction=trained.get("direction"), epoch=trained.get("epoch"),
+        found = dict(size=self.size, direction=self.trained.direction, epoch=self.trained.epoch,
                      kind="photo" if not self.palette else "edges" if {*EDGES} == {*self.palette} else "labels",
                      palette=[dict(name=name, colour=c[:3], share=c[3]) for name, c in self.palette.items()],
                      examples=names)
@@ -135,28 +131,25 @@ class App:
             return png(self.translated(read_image(body)))
 
     def translated(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """As predict.py translates it, to the pixel: 16 bits in full precision, 8 bits in that of the device."""
-        image = np.asarray(image) if getattr(image, "mode", "I;16").startswith("I;16") else image
-        deep = isinstance(image, np.ndarray)
-        net, dtype = (self.gen, torch.float32) if deep else (self.fast, self.dtype)
-        return np.asarray(translate(net, image, dtype=dtype))
+        """As predict.py writes it, to the pixel."""
+        return self.translator.numbers([image], ["the image"])
 
     def example(self, request: Request, number: int) -> Response:
         """Input and target side by side, of the examples from 0 on."""
         if number >= len(self.examples):
             raise exceptions.NotFound(f"there are {len(self.examples)} examples, from 0 on")
-        forth = self.gen.trained.get("direction") != "BtoA"
-        a, b = (replace(side, channels=min(side.channels, 3)) for side in values_in(self.gen)[:: 1 if forth else -1])
+        forth = self.trained.direction != "BtoA"
+        sides = self.trained.values()[:: 1 if forth else -1]
+        a, b = (replace(side, channels=min(side.channels, 3)) for side in sides)
         sides = read_pair(self.examples[number], a, b)[:2]  # without a mask
         sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
         sides = [np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides]
         return png(np.concatenate(sides[:: 1 if forth else -1], axis=1))
 
 
-def check_pictures(gen: Generator) -> None:
+def check_pictures(trained: Trained) -> None:
     """Raises UserError where the network does not take a picture, or does not make one."""
-    x, y = values_in(gen)
-    inputs = gen.trained["inputs"]
+    x, y, inputs = trained.x, trained.y, trained.inputs
     if inputs > 1 or x.n_labels or x.channels not in (1, 3):
         what = (f"{inputs} inputs together" if inputs > 1 else f"indices of {x.n_labels} classes" if x.n_labels
                 else f"{x.channels} channels")
@@ -177,7 +170,7 @@ def png(array: np.ndarray) -> Response:
     return Response(file.tobytes(), mimetype="image/png")
 
 
-def choose_palette(name: str, trained: list[tuple]) -> dict[str, tuple]:
+def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
     """(red, green, blue, share) of each class to draw with, by name; none where photos come in.
 
     trained: the colours that the checkpoint tells. Without a palette by name, they get the names of the one that has
@@ -198,11 +191,11 @@ def choose_palette(name: str, trained: list[tuple]) -> dict[str, tuple]:
     return {"#{:02x}{:02x}{:02x}".format(*colour[:3]): colour for colour in trained}
 
 
-def find_examples(checkpoint: Path, gen: Generator) -> list[Pair]:
+def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
     """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
     with contextlib.suppress(UserError, OSError):
         if cfg := load(checkpoint.parent):
-            found = find_pairs(cfg.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out")).splits
+            found = find_pairs(cfg.data_root, trained.seed, trained.held_out).splits
             return evenly(found.get("val") or found.get("test") or [], 100)
     return []
 
@@ -226,7 +219,7 @@ def main() -> None:
     opts = tyro.cli(Draw, description=__doc__)
     app = App(opts)
     server = listen(app, opts.host, opts.port)
-    if app.gen.trained.get("n_labels"):
+    if app.trained.n_labels:
         say("the network takes class indices, which the page has not: only images of indices are translated, sent as "
             "docs/draw.md says")
     elif not app.palette:

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from dataset import PairedImages
 from generator import Generator
-from inference.load import load_generator, values_in
+from inference.load import load_generator
 from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
-from inference.translate import at_any_size, network_size, translate_pixels
+from inference.translate import Translator, at_any_size, check_scale
 from pairs.checks import check_headers
 from pairs.find import evenly, usable_pairs
-from pairs.geometry import Geometry, Scale
+from pairs.geometry import Scale
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
 from pairs.values import composite, to_batch
@@ -65,10 +65,11 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
     """(x, y_fake, y) of the pairs, one at a time, each (C, H, W), y with its mask. Raises DataError."""
     device = next(gen.parameters()).device
     if opts.full_size:
+        translator = Translator(gen, gen.trained, scale=opts.scale, norm=opts.norm, dropout=opts.dropout,
+                                seed=opts.seed, precision=opts.precision)
         for index in tqdm(order, "scoring", leave=False, disable=None):
             pixels = data.read(index)
-            y_fake = translate_pixels(gen, pixels[..., : data.x.stored], opts.scale, norm=opts.norm,
-                                      dropout=opts.dropout, seed=opts.seed, dtype=dtype)
+            y_fake = translator.pixels(pixels[..., : data.x.stored])
             x, y = to_batch(torch.from_numpy(pixels)[None].to(device), data.x)
             yield x[0], y_fake.to(device), y[0]
         return
@@ -93,25 +94,24 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
 
     Raises ValueError or FileNotFoundError.
     """
-    direction = gen.trained.get("direction") if opts.direction == "trained" else opts.direction
+    trained = gen.trained
+    direction = trained.direction if opts.direction == "trained" else opts.direction
     if direction not in ("AtoB", "BtoA"):
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
-    labels, maps = gen.trained.get("label_side", "none"), direction[0 if opts.reader else -1]
+    labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
         labels = maps if labels == "none" else "both"
-    found = usable_pairs(opts.data_root, gen.trained.get("seed", 0), gen.trained.get("held_out"))
-    if found.held_out and "held_out" not in gen.trained:
+    found = usable_pairs(opts.data_root, trained.seed, trained.held_out)
+    if found.held_out and trained.held_out is None:
         say("the checkpoint does not tell which pairs were held out: it may have been trained on those that are scored")
     splits = found.splits
     if opts.split not in splits:
         raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
     pairs = evenly(splits[opts.split], opts.limit)
     check_headers(pairs, skip=True)
-    own = Geometry(crop_size=gen.crop_size, crop_width=gen.crop_width) if gen.crop_size else Geometry("none")
-    told = "crop_size" in gen.trained  # in files of runs; the authors' tell nothing, and some networks take any size
-    shown = Geometry("none") if opts.full_size else Geometry.of(gen.trained) if told else own
-    square = Geometry(crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
-    x, y = values_in(gen, direction=direction)
+    shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
+    square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
+    x, y = trained.values(direction)
     return tuple(PairedImages(each, direction, x, y, geometry, labels)
                  for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))
 
@@ -125,8 +125,8 @@ def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generat
     if channels[0] != 3 or channels[1] != channels[2] or channels[3] != 3 or gen.crop_size != reader.crop_size:
         raise UserError(f"the reader takes {channels[2]} channels to {channels[3]} at {reader.crop_size} pixels, which "
                         f"does not undo {channels[0]} to {channels[1]} at {gen.crop_size}")
-    ways = {opts.direction if opts.direction != "trained" else gen.trained.get("direction"),
-            reader.trained.get("direction")}
+    ways = {opts.direction if opts.direction != "trained" else gen.trained.direction,
+            reader.trained.direction}
     if len(ways) == 1 and ways != {None}:
         raise UserError(f"the reader translates {ways.pop()} as the generator does: it must be trained the other way")
     return reader
@@ -245,7 +245,7 @@ def main() -> int:
         raise UserError("--palette needs a generator with 3 output channels")
     if opts.perceptual and gen.out_channels not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")
-    network_size(gen, (256, 256), opts.scale, resize=False)  # says what is wrong with the scale, before any file
+    check_scale(opts.scale)  # before any file is read
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()

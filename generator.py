@@ -26,10 +26,11 @@ class Dropout(nn.Dropout):
     """Dropout that draws one mask for all images of the batch while `per_image` is set."""
 
     per_image = False
+    draw = staticmethod(F.dropout)  # ones, p → such a mask; a Translator draws from random numbers of its own
 
     def forward(self, x: Tensor) -> Tensor:
         if self.per_image and self.training:
-            return x * F.dropout(torch.ones_like(x[:1]), self.p)
+            return x * self.draw(torch.ones_like(x[:1]), self.p)
         return super().forward(x)
 
 
@@ -100,21 +101,28 @@ class Generator(nn.Module):
         """Inside the block, what becomes of an image depends on no other image, and the network learns nothing.
 
         The defaults are the paper's: BatchNorm with the statistics of the image (norm="running": the running ones),
-        and dropout, whose mask is the same for all images of a batch. Raises ValueError on other words.
+        and dropout, whose mask is the same for all images of a batch. Raises UserError on other words. The block is
+        for one thread: others that use the network meanwhile (`inference.translate.Translator` does not) see it too.
         """
-        if norm not in ("image", "running"):
-            raise UserError(f"norm must be image or running; it is {norm!r}")
-        if not isinstance(dropout, bool) and dropout not in ("on", "off"):
-            raise UserError(f"dropout must be on or off, True or False; it is {dropout!r}")
         was_training = self.training
-        layers = [module for module in self.modules() if isinstance(module, BatchNorm | Dropout)]
-        self.eval()
-        for layer in layers:
-            layer.per_image = norm == "image" or isinstance(layer, Dropout)
-            layer.training = dropout in (True, "on") and isinstance(layer, Dropout)
+        layers = use_test_time(self, norm, dropout)
         try:
             yield
         finally:
             for layer in layers:
                 layer.per_image = False
             self.train(was_training)
+
+
+def use_test_time(net: nn.Module, norm: str, dropout: bool | str) -> list[nn.Module]:
+    """From now on `net` runs as in the block of `test_time`; returns its norms and dropouts."""
+    if norm not in ("image", "running"):
+        raise UserError(f"norm must be image or running; it is {norm!r}")
+    if not isinstance(dropout, bool) and dropout not in ("on", "off"):
+        raise UserError(f"dropout must be on or off, True or False; it is {dropout!r}")
+    layers = [module for module in net.modules() if isinstance(module, BatchNorm | Dropout)]
+    net.eval()
+    for layer in layers:
+        layer.per_image = norm == "image" or isinstance(layer, Dropout)
+        layer.training = dropout in (True, "on") and isinstance(layer, Dropout)
+    return layers

@@ -7,7 +7,6 @@ and encoding count. The last line reads `auto: 2.50x plain eager fp32 (one image
 """
 
 import contextlib
-import copy
 import io
 import tempfile
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from config import Config
 from generator import Generator
 from inference.load import load_generator
+from inference.trained import trained_of
+from inference.translate import Translator
 from pairs import demo
-from predict import Predict, find_jobs, predict
+from predict import Job, Predict, find_jobs, predict
 from runtime.devices import use_precision
-from runtime.speed import choose_levers, prepare
+from runtime.speed import SmallConv, SmallConvTranspose
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,35 @@ class Bench:
     json: Path | None = None  # also write the table, the hardware and the versions there
 
 
-def translate(gen: Generator, jobs: list, opts: Predict, dtype: torch.dtype) -> None:
+def translate(translator: Translator, jobs: list[Job], opts: Predict) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        failures = predict(gen, jobs, opts, dtype)  # ends with every image written, so the host's clock is right
+        failures = predict(translator, jobs, opts)  # ends with every image written, so the host's clock is right
     assert not failures, failures
 
 
+def plain(gen: Generator, precision: str) -> Translator:
+    """Without the levers: gen itself, as `prepare` found it."""
+    translator = Translator(gen, precision=precision)
+    for net in {translator.exact, translator.fast}:
+        for module in net.modules():
+            if isinstance(module, SmallConv | SmallConvTranspose):
+                module.__class__ = type(module).__base__
+        net.to(memory_format=torch.contiguous_format)
+    return translator
+
+
 def bench(opts: Bench, device: torch.device) -> list[dict]:
-    auto = use_precision("auto", device)
+    use_precision("auto", device)
     torch.backends.cudnn.allow_tf32 = device.type == "cuda"  # torch's default, for the plain variant
-    plain = load_generator(opts.checkpoint, device) if opts.checkpoint else Generator().to(device).eval()
-    fast = copy.deepcopy(plain)
-    prepare(fast, choose_levers(Config(), device, auto))
-    variants = {"plain eager fp32": (plain, torch.float32, 1), "bf16": (plain, torch.bfloat16, 1),
-                "small matmul": (fast, torch.float32, 1), "auto": (fast, auto, 1), "auto, batch 16": (fast, auto, 16)}
+    gen = load_generator(opts.checkpoint, device) if opts.checkpoint else Generator().to(device).eval()
+    exact, fast = Translator(gen, precision="fp32"), Translator(gen, precision="auto")
+    variants = {"plain eager fp32": (plain(gen, "fp32"), 1), "bf16": (plain(gen, "bf16"), 1),
+                "small matmul": (exact, 1), "auto": (fast, 1), "auto, batch 16": (fast, 16)}
     if opts.every:
         for name in ("auto", "auto, batch 16"):
-            variants[f"{name}, compile"] = (copy.deepcopy(fast), *variants[name][1:])
+            compiled = Translator(gen, precision="auto")
+            compiled.compile()
+            variants[f"{name}, compile"] = (compiled, variants[name][1])
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         images, out = opts.images or Path(scratch) / "labels", Path(scratch) / "out"
@@ -63,11 +75,11 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
             images.mkdir()
             for i in range(opts.n_images):
                 Image.fromarray(demo.facade(np.random.default_rng(i))[0]).save(images / f"{i}.png")
-        jobs, acts = find_jobs(images, out), {}
-        for name, (gen, dtype, batch_size) in variants.items():
-            settings = Predict(Path("unused"), images, out, batch_size=batch_size, compile="compile" in name)
-            translate(gen, jobs[:20], settings, dtype)  # to warm up
-            acts[name] = partial(translate, gen, jobs, settings, dtype)
+        jobs, acts = find_jobs(Predict(Path("unused"), images, out), trained_of(gen)), {}
+        for name, (translator, batch_size) in variants.items():
+            settings = Predict(Path("unused"), images, out, batch_size=batch_size)
+            translate(translator, jobs[:20], settings)  # to warm up
+            acts[name] = partial(translate, translator, jobs, settings)
         times = common.in_turns(acts, device, rounds=opts.rounds)
     for name, seconds in times.items():
         rates = common.spread([len(jobs) / each for each in seconds])

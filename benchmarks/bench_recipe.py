@@ -80,7 +80,7 @@ def trained(cfg: Config) -> list[dict]:
         there, wanted = json.loads(begun.read_text(encoding="utf-8")), cfg.plain()
         if others := [name for name in wanted if there.get(name, wanted[name]) != wanted[name] and name not in FREE]:
             raise UserError(f"the run in {cfg.out_dir} has another {others[0]}: take another --out-dir")
-    if not left.exists() or load_generator(left).trained["epoch"] != cfg.total_epochs:
+    if not left.exists() or load_generator(left).trained.epoch != cfg.total_epochs:
         train(cfg)
     return [*csv.DictReader((cfg.out_dir / "log.csv").read_text(encoding="utf-8").splitlines())]
 
@@ -91,7 +91,8 @@ def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, dict]:
     asked = Evaluate(cfg.out_dir / "gen.pth.tar", opts.data_root, direction=cfg.direction, reader=reader,
                      palette=opts.palette or None, limit=opts.n_val, num_workers=opts.num_workers)
     gen = load_generator(asked.checkpoint, device)
-    gen.trained["interpolation"] = "linear"  # of all the same targets
+    geometry = replace(gen.trained.geometry, interpolation="linear")  # of all the same targets
+    gen.trained = replace(gen.trained, geometry=geometry)
     return evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from generator import Generator
+from inference.trained import trained_of
 from runtime.console import say
 from runtime.files import atomic
 from utils import UserError, name_of
@@ -26,7 +27,7 @@ class Widened(nn.Module):
 
 
 def halved(gen: Generator) -> Generator:
-    """A copy whose large convolutions keep their weights in fp16. Raises ValueError where one is too large for that.
+    """A copy whose large convolutions keep their weights in fp16. Raises UserError where one is too large for that.
 
     Those of less than 1 % of all weights, which are the ones beside the images, are left alone: together they have 2 %
     of the weights of the paper's network and more than half of the error.
@@ -45,11 +46,15 @@ def halved(gen: Generator) -> Generator:
 
 def metadata(gen: Generator, norm: str) -> dict[str, str]:
     """What another program must know to use `gen`, each value as JSON; what its file does not tell is left out."""
-    own = ("held_out", "seed", "ngf", "dropout")  # of the training and the network alone
-    told = {name: value for name, value in getattr(gen, "trained", {}).items() if name not in own}
+    trained = trained_of(gen)
+    told = vars(trained) | vars(trained.geometry)
+    for name in ("geometry", "sizes", "held_out", "seed"):  # the last two are of the training alone
+        del told[name]
+    if trained.sizes:
+        told["usual_size"] = trained.sizes.usual
     told |= dict(in_channels=gen.in_channels, out_channels=gen.out_channels, crop_size=gen.crop_size,
                  multiple=gen.multiple, crop_width=gen.crop_width, norm=norm)
-    return {name: json.dumps(value, default=str) for name, value in told.items()}
+    return {name: json.dumps(value) for name, value in told.items() if value is not None}
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None, half: bool = False) -> None:
@@ -58,7 +63,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     N is at most 1024, H and W are at most 64 · gen.multiple, or 4096. With `half`, the file holds most weights in
     fp16, and is half as large; x, y_fake and all arithmetic stay fp32. Beside the network it holds its `metadata`: ONNX
     as metadata_props, .pt2 as extra files.
-    Raises ValueError on another ending, where `path` is the `checkpoint`, or when the packages that ONNX needs are not
+    Raises UserError on another ending, where `path` is the `checkpoint`, or when the packages that ONNX needs are not
     installed, and OSError, naming `path`, when it cannot be written.
     """
     if path.suffix.lower() not in (".onnx", ".pt2"):

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from generator import Generator
 from hd.networks import GlobalGenerator, LocalEnhancer, make_generator, release_dropout
-from pairs.geometry import Geometry
-from pairs.values import Values, values_of
+from inference.trained import Trained, check_known
 from runtime.checkpoint import load_tensors, result_of
 from utils import UserError
 
@@ -27,9 +26,8 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
     """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch releases.
 
-    Its attribute `trained` holds the settings that the file tells: direction, label_side, those of `Geometry`, of
-    `values_of`, and how many inputs go together; epoch, colours.
-    Raises FileNotFoundError, or ValueError when the file is damaged or holds no generator; nothing in it is executed.
+    Its attribute `trained` is what the file tells of the training (`Trained`).
+    Raises FileNotFoundError, or UserError when the file is damaged or holds no generator; nothing in it is executed.
     """
     path = Path(path)
     return generator_of(load_tensors(path), path).to(device).eval()
@@ -47,19 +45,10 @@ def generator_of(saved: dict, path: Path) -> Generator:
             weights = result_of(saved["state"]) if whole else saved.get("state_dict")
             if not isinstance(weights, dict) or "config" not in saved:
                 raise UserError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
+            check_known(saved)
             gen = make_generator(saved["config"])
             gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
-        gen.trained = dict(saved.get("config") or {})  # how, as far as the file tells
-        if "held_out" in saved:
-            gen.trained["held_out"] = [str(name) for name in saved["held_out"] or []]
-        if "usual_size" in saved:
-            width, height = gen.trained["usual_size"] = tuple(map(int, saved["usual_size"]))
-            if min(width, height, *Geometry.of(gen.trained).whole((width, height))) < 1:
-                raise UserError(f"its training images are {width}×{height}")
-        gen.trained |= {"kind": saved.get("kind", "uint8"), "inputs": int(saved.get("inputs", 1))}
-        values_in(gen)
-        gen.trained["epoch"] = saved.get("epoch")
-        gen.trained["colours"] = [(int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []]
+        gen.trained = Trained.of(saved, gen)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise UserError(f"{path} holds no generator that this program knows: {reason}") from error
@@ -73,7 +62,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
 
     Weights are matched by name and shape, of U-Nets of different depths the blocks of one resolution. Of a network of
     which less than half fits, nothing is taken. Returns the sentence that tells what was.
-    Raises FileNotFoundError, or ValueError when the file is damaged, holds no generator, or one that does not fit.
+    Raises FileNotFoundError, or UserError when the file is damaged, holds no generator, or one that does not fit.
     """
     saved = load_tensors(path)
     theirs = generator_of(saved, path)
@@ -109,12 +98,6 @@ def depth_of(gen: nn.Module) -> int:
     return len(getattr(gen, "encoder", ()))
 
 
-def values_in(gen: Generator, **others) -> tuple[Values, Values]:
-    """What x and y of the network mean, as far as its file tells, but for `others`. Raises ValueError."""
-    own = {"in_channels": gen.in_channels, "out_channels": gen.out_channels}
-    return values_of({**getattr(gen, "trained", {}), **own, **others})
-
-
 def published_keys(depth: int) -> dict[str, str]:
     """Our key → theirs, for a U-Net of `depth` stride-2 convolutions (8 for unet_256, 7 for unet_128)."""
     keys = {"encoder.0.weight": "model.model.0.weight",
@@ -138,7 +121,7 @@ def is_published(saved: dict) -> bool:
 
 
 def from_published(saved: dict[str, Tensor]) -> Generator:
-    """The generator whose weights these are. On another layout, raises ValueError with the first keys that differ."""
+    """The generator whose weights these are. On another layout, raises UserError with the first keys that differ."""
     theirs = {key.removeprefix("module."): value for key, value in saved.items()
               if not key.endswith("num_batches_tracked")}
     depth, block = 2, "model.model.1"

@@ -1,129 +1,187 @@
-"""The translation of images and tensors of any size: scale, padding and tiles."""
+"""A trained generator at work on images and tensors of any size: scale, precision, padding and tiles."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from generator import Generator
-from inference.load import values_in
-from pairs.geometry import Geometry, Scale, Size, resize
+from config import Config
+from generator import Dropout, Generator, use_test_time
+from inference.trained import Trained, trained_of
+from pairs.geometry import Scale, Size, resize
 from pairs.images import read_image, to_tensor
 from pairs.values import kind_of
-from runtime.devices import seeded
+from runtime.devices import check_seed, choose_precision
+from runtime.speed import choose_levers, copy_in, prepare
 from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
 
 
-def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, *, scale: Scale = "trained",
-              resize: bool = False, **options) -> Image.Image | np.ndarray:
-    """The translation of a PIL image or an array, (H, W) or (H, W, C): the same kind, the same size.
+class Translator:
+    """A generator ready to work, in any number of threads: a call changes nothing that others see.
 
-    Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one, (H, W, 3)
-    for three, in the numbers and the range of its training targets; from 16 bits, it has no less. Several inputs come
-    as a list. Transparency is laid over white for the network and carried through as a fourth channel. Pillow has no
-    16-bit colour: of an I;16 image, a colour network gives 8 bits; and where it has no such image at all, the result
-    is an array. EXIF orientation is left alone; files are turned upright.
-    scale and resize are those of `network_size`, the other options those of `translate_tensors`. Raises ValueError on
-    other images.
+    Neither `gen`, whose weights it uses, nor torch's random numbers, nor another Translator of the same `gen`. No
+    image's result depends on the others; the size of the batch changes its rounding only.
+
+    trained: what is known of gen's training; if None, what `load_generator` read.
+    scale: the size at which the network sees an image: "trained", as training images were shown to it in validation,
+        larger ones larger; "crop", the size of a training crop, whatever the image's; "native", the image's own; or a
+        factor. Where the network's file does not tell the sizes of its training images, "trained" is "crop", as the
+        authors' programs do.
+    norm, dropout: as for `Generator.test_time`. seed: of dropout, whose mask depends on it, the layer and the size.
+    precision: auto, fp32, bf16 or fp16, for images of 8 bits with targets of 8 bits; others get fp32, because bf16 has
+        too few digits for them.
+    tile: the side of overlapping tiles; 0 for none below PIXELS. With norm "image" each tile has its own statistics.
+    Raises UserError on anything else.
     """
-    images = list(image) if isinstance(image, list | tuple) else [image]
-    pictures = [each if isinstance(each, Image.Image) else read_image(each) for each in images]
-    x_values, y_values = values_in(gen)
-    several = len(images) > 1  # of which arrays count with all of their channels, as .npy files do
-    x = x_values.array(pictures, [each if several and isinstance(each, np.ndarray) else "the image" for each in images])
-    y_fake = translate_pixels(gen, x, scale, resize, **options)
-    result = y_values.from_network(y_fake, "uint16" in map(kind_of, pictures), x_values.alpha(pictures))
-    if isinstance(images[0], np.ndarray):
-        return result
-    if result.ndim == 3 and result.dtype == np.uint16:
-        result = (result >> 8).astype(np.uint8)
-    is_picture = result.ndim == 2 or result.dtype == np.uint8 and result.shape[2] in (3, 4)
-    return Image.fromarray(result) if is_picture else result
 
+    def __init__(self, gen: Generator, trained: Trained | None = None, *, scale: Scale = "trained", norm: str = "image",
+                 dropout: bool | str = True, seed: int = 0, precision: str = "auto", tile: int = 0):
+        check_scale(scale)
+        check_seed(seed)
+        if tile < 0 or tile % gen.multiple or 0 < tile < gen.smallest:
+            raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}, and at least "
+                            f"{gen.smallest}; it is {tile}")
+        self.trained = trained or trained_of(gen)
+        self.x, self.y = self.trained.values()
+        self.scale, self.seed, self.tile = scale, seed, tile
+        self.device = next(gen.parameters()).device
+        self.noise = Noise()
 
-def translate_pixels(gen: Generator, pixels: np.ndarray, scale: Scale = "trained",
-                     resize: bool = False, **options) -> Tensor:
-    """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1]; the options are those of `translate`."""
-    x = to_tensor(to_scale(gen, pixels, scale, resize))
-    x = values_in(gen)[0].to_network(x[None])
-    return to_size(gen, translate_tensors(gen, x, **options)[0], pixels.shape[1::-1])
+        # Two networks in test-time state for good, of which `tensor` takes one
+        wanted = choose_precision(precision, self.device)
+        self.dtype = wanted if self.y.kind == "uint8" else torch.float32
+        self.exact = self.fast = self._ready(gen, torch.float32, norm, dropout)
+        if self.dtype != torch.float32:
+            self.fast = self._ready(gen, self.dtype, norm, dropout)
 
+    def _ready(self, gen: Generator, dtype: torch.dtype, norm: str, dropout: bool | str) -> Generator:
+        """A copy of `gen` that shares its weights, as far as they are in `dtype`, and nothing else."""
+        net = copy_in(gen, dtype)
+        for layer in use_test_time(net, norm, dropout):
+            if isinstance(layer, Dropout) and layer.p > 0:
+                layer.draw = self.noise.mask
+        levers = choose_levers(Config(), self.device, dtype)
+        own_layout = levers.channels_last and dtype != torch.float32  # shared weights keep theirs
+        prepare(net, replace(levers, channels_last=own_layout, compile=False))
+        return net
 
-def network_size(gen: Generator, size: Size, scale: Scale, resize: bool) -> Size:
-    """The width and height at which the network sees an image of `size`.
+    def compile(self) -> None:
+        """From now on through torch.compile: slow to start, faster for many images of one size."""
+        for net in {self.exact, self.fast}:
+            net.compile()
 
-    scale: "trained", as training images were shown to it in validation, larger ones larger; "native", as it is; or a
-    factor. resize: the size of training, whatever the image's. Where the network's file does not tell how it was
-    trained, "trained" is the same, as the authors' programs do. Raises ValueError on other words, and on factors that
-    make no image.
-    """
-    if not isinstance(resize, bool):
-        raise UserError(f"resize must be True or False; it is {resize!r}")
-    trained = getattr(gen, "trained", {})
-    if resize or scale == "trained" and "usual_size" not in trained:
-        return (gen.crop_width or gen.crop_size, gen.crop_size) if gen.crop_size else size
-    if scale == "trained":
-        return Geometry.of(trained).trained(size, trained["usual_size"])
-    if scale == "native":
-        return size
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
-        raise UserError(f"scale must be trained, native or a factor above 0; it is {scale!r}")
-    return tuple(max(1, round(side * scale)) for side in size)
+    def picture(self, image: Image.Image | np.ndarray | Sequence) -> Image.Image | np.ndarray:
+        """The translation of a PIL image or an array, (H, W) or (H, W, C): the same kind, the same size.
 
+        Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one,
+        (H, W, 3) for three, in the numbers and the range of its training targets; from 16 bits, it has no less.
+        Several inputs come as a list. Transparency is laid over white for the network and carried through as a fourth
+        channel. Pillow has no 16-bit colour: where an image comes in, 16-bit colour becomes 8 bits; and where Pillow
+        has no such image at all, the result is an array. EXIF orientation is left alone; files are turned upright.
+        Raises UserError on other images.
+        """
+        images = list(image) if isinstance(image, list | tuple) else [image]
+        pictures = [each if isinstance(each, Image.Image) else read_image(each) for each in images]
+        several = len(images) > 1  # of which arrays count with all of their channels, as .npy files do
+        names = [each if several and isinstance(each, np.ndarray) else "the image" for each in images]
+        result = self.numbers(pictures, names)
+        if isinstance(images[0], np.ndarray):
+            return result
+        if result.ndim == 3 and result.dtype == np.uint16:
+            result = (result >> 8).astype(np.uint8)
+        is_picture = result.ndim == 2 or result.dtype == np.uint8 and result.shape[2] in (3, 4)
+        return Image.fromarray(result) if is_picture else result
 
-def to_scale(gen: Generator, array: np.ndarray, scale: Scale, resize: bool) -> np.ndarray:
-    """The image (H, W, C) as `network_size` wants it. Raises DataError where that is too large."""
-    width, height = network_size(gen, array.shape[1::-1], scale, resize)
-    if width * height > Image.MAX_IMAGE_PIXELS:
-        raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
-                        f"{width}×{height}, which is too large")
-    return Geometry.of(getattr(gen, "trained", {})).interpolate(array, (width, height), is_label(gen, 0))
+    def numbers(self, images: Sequence, sources: Sequence) -> np.ndarray:
+        """What a file of the translation holds; the images are what `read_image` made of the sources."""
+        y_fake = self.pixels(self.x.array(images, sources))
+        return self.y.from_network(y_fake, "uint16" in map(kind_of, images), self.x.alpha(images))
 
+    def pixels(self, array: np.ndarray) -> Tensor:
+        """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1], on the CPU."""
+        y_fake = self.tensor(to_tensor(self.to_scale(array))[None])[0]
+        return self.to_size(y_fake, array.shape[1::-1])
 
-def to_size(gen: Generator, y_fake: Tensor, size: Size) -> Tensor:
-    """(C, H, W), brought back to the width and height `size`, on the CPU."""
-    if y_fake.shape[:0:-1] == size:
-        return y_fake
-    how = "nearest" if is_label(gen, -1) else "linear"
-    return to_tensor(resize(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
+    @torch.inference_mode()
+    def tensor(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) of any size, uint8 or float in [0, 1] → y_fake (N, C', H, W) in [-1, 1], on the CPU.
 
+        C counts one channel for class indices. Pixels are taken as they are, whatever the scale.
+        """
+        eight_bits = pixels.dtype == torch.uint8
+        net, dtype = (self.fast, self.dtype) if eight_bits else (self.exact, torch.float32)
+        return at_any_size(self.exact, self.x.to_network(pixels), partial(self._run, net, dtype), self.tile)
 
-def is_label(gen: Generator, side: int) -> bool:
-    """Whether the network was trained on label maps on this side: 0, its input, or -1, its output."""
-    trained = getattr(gen, "trained", {})
-    indices = side == 0 and trained.get("n_labels", 0) > 0
-    return indices or trained.get("label_side") in ("both", str(trained.get("direction"))[side])
-
-
-@torch.inference_mode()
-def translate_tensors(gen: Generator, x: Tensor, *, tile: int = 0, norm: str = "image", dropout: bool | str = "on",
-                      seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """x (N, C, H, W) in [-1, 1], of any height and width → y_fake (N, C', H, W) on the CPU, computed in `dtype`.
-
-    Padding and tiles are those of `at_any_size`; with norm "image", each tile is normalised by its own statistics.
-    `norm` and `dropout` take the words of the command line; dropout may be a bool too. No image's result depends on
-    the others; the size of the batch changes its rounding only. Raises ValueError on a wrong option.
-    """
-    device = next(gen.parameters()).device
-    if tile < 0 or tile % gen.multiple or 0 < tile < gen.smallest:
-        raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}, and at least "
-                        f"{gen.smallest}; it is {tile}")
-
-    def network(x: Tensor) -> Tensor:
-        """As many images at a time as PIXELS allows."""
+    def _run(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
+        """net(x), as many images at a time as PIXELS allows, each time with the same noise."""
         parts = []
         for part in x.split(max(1, PIXELS // (x.shape[-2] * x.shape[-1]))):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), seeded(seed, device):
-                parts.append(gen(part.to(device)).float().cpu())
+            self.noise.begin(self.seed, self.device)
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                parts.append(net(part.to(self.device)).float().cpu())
         return torch.cat(parts)
 
-    with gen.test_time(norm, dropout):
-        return at_any_size(gen, x, network, tile)
+    def network_size(self, size: Size) -> Size:
+        """The width and height at which the network sees an image of `size`."""
+        sizes = self.trained.sizes
+        if self.scale == "native":
+            return size
+        if self.scale == "trained" and sizes:
+            return self.trained.geometry.trained(size, sizes)
+        if isinstance(self.scale, str):
+            height = self.exact.crop_size
+            return (self.exact.crop_width or height, height) if height else size
+        return tuple(max(1, round(side * self.scale)) for side in size)
+
+    def to_scale(self, array: np.ndarray) -> np.ndarray:
+        """The image (H, W, C) as `network_size` wants it. Raises DataError where that is too large."""
+        width, height = self.network_size(array.shape[1::-1])
+        if width * height > Image.MAX_IMAGE_PIXELS:
+            raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
+                            f"{width}×{height}, which is too large")
+        return self.trained.geometry.interpolate(array, (width, height), self.trained.x_is_label)
+
+    def to_size(self, y_fake: Tensor, size: Size) -> Tensor:
+        """(C, H, W), brought back to the width and height `size`, on the CPU."""
+        if y_fake.shape[:0:-1] == size:
+            return y_fake
+        how = "nearest" if self.trained.y_is_label else "linear"
+        return to_tensor(resize(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
+
+
+def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, **options) -> Image.Image | np.ndarray:
+    """`Translator.picture` for one image; the options are Translator's, which is made once where there are many."""
+    return Translator(gen, **options).picture(image)
+
+
+def check_scale(scale: Scale) -> None:
+    """Raises UserError where it is none."""
+    if scale in ("trained", "crop", "native"):
+        return
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise UserError(f"scale must be trained, crop, native or a factor above 0; it is {scale!r}")
+
+
+class Noise(threading.local):
+    """Where the dropouts of a Translator draw their masks: from a generator of the call's own, one in each thread."""
+
+    source: torch.Generator
+
+    def begin(self, seed: int, device: torch.device) -> None:
+        self.source = torch.Generator(device).manual_seed(seed)
+
+    @torch.compiler.disable
+    def mask(self, x: Tensor, p: float) -> Tensor:
+        """0 with the probability p, else 1 / (1 - p), in the shape of x."""
+        return torch.empty_like(x).bernoulli_(1 - p, generator=self.source).div_(1 - p)
 
 
 def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] | None = None, tile: int = 0) -> Tensor:

@@ -197,6 +197,19 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     return together
 
 
+def side_of(path: Path) -> tuple[str, str, str] | None:
+    """Of an image inside a folder of pairs, by the layouts of `find_pairs`: A, B or M, and what its partners share.
+
+    These are the layout and the name, without its ending. None where the image lies on no side.
+    """
+    for n in range(len(path.parts) - 1, 0, -1):
+        place = "/".join(path.parts[:n]).lower()
+        for layout in chain(*LAYOUTS.values()):
+            if match := re.fullmatch(layout.replace("@", SIDE), place):
+                return match[1].upper(), layout, _name("/".join(path.parts[n:]))
+    return None
+
+
 def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     for place, folders, names in os.walk(top, onerror=onerror):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]

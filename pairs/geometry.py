@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 Size = tuple[int, int]  # width, height
 Interpolation = Literal["linear", "bicubic", "nearest"]
-Scale = Literal["trained", "native"] | float  # at which a trained network sees an image
+Scale = Literal["trained", "crop", "native"] | float  # at which a trained network sees an image
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,49 @@ class Geometry:
     def interpolate(self, image: np.ndarray, size: Size, label: bool = False) -> np.ndarray:
         return resize(image, size, self.how(label))
 
-    def trained(self, size: Size, usual: Size) -> Size:
-        """`size` at the scale of training: an image of the usual size becomes `whole`, a larger one larger."""
-        scales = zip(size, self.whole(usual), usual, strict=True)
+    def trained(self, size: Size, sizes: "Sizes") -> Size:
+        """`size` at the scale of training: an image like those in there becomes `whole`, a larger one larger."""
+        like = sizes.nearest(size)
+        scales = zip(size, self.whole(like), like, strict=True)
         return tuple(max(1, round(side * new / old)) for side, new, old in scales)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of the training images: the usual one, and what all have but for a hundredth at either end."""
+
+    usual: Size
+    shorter: tuple[float, float]  # the least and the most of the shorter sides, in pixels
+    aspect: tuple[float, float]  # the least and the most of width / height
+
+    @classmethod
+    def of_file(cls, usual: Sequence[int], ranges: Sequence[float] | None = None) -> "Sizes":
+        """As a generator's file tells them; some tell the usual size only. Raises ValueError, TypeError."""
+        width, height = map(int, usual)
+        if min(width, height) < 1:
+            raise ValueError(f"training images cannot be {width}×{height}")
+        low, high, narrow, wide = map(float, ranges or (*[min(width, height)] * 2, *[width / height] * 2))
+        if not (0 < low <= high < math.inf and 0 < narrow <= wide < math.inf):
+            raise ValueError(f"the sizes of training images cannot be {ranges}")
+        return cls((width, height), (low, high), (narrow, wide))
+
+    def nearest(self, size: Size) -> tuple[float, float]:
+        """The width and height of the training image that is most like one of `size`: itself, where that is one."""
+        aspect, shorter = size[0] / size[1], min(size)
+        near, short = float(np.clip(aspect, *self.aspect)), float(np.clip(shorter, *self.shorter))
+        if (near, short) == (aspect, shorter):
+            return size
+        return (short * near, short) if near >= 1 else (short, short / near)
+
+
+def size_range(sizes: Counter) -> tuple[float, float, float, float]:
+    """What a generator's file keeps for `Sizes.of_file`: the ends of the shorter sides, then those of the aspects."""
+    width, height = np.array([*sizes.elements()], np.float64).T
+    ends = []
+    for values in (np.minimum(width, height), width / height):
+        ends.append(float(np.percentile(values, 1, method="lower")))
+        ends.append(float(np.percentile(values, 99, method="higher")))
+    return tuple(ends)
 
 
 def usual_size(sizes: Counter) -> Size:

@@ -28,6 +28,7 @@ FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those o
 # For a run's whole life
 FIXED = ["direction", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
          *FOLLOW_UP, "n_scales", "spectral_norm"]
+VERSION = 1  # of generators' files: a larger one where readers of today would make other pictures of them
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 
 
@@ -335,7 +336,7 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
              "label_side", "range_a", "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
     told = {name: value for name, value in record.items() if name != "trained_on"}
-    generator = {"format": "pix2pix generator", "config": settings, "epoch": epoch, **told,
+    generator = {"format": "pix2pix generator", "version": VERSION, "config": settings, "epoch": epoch, **told,
                  "state_dict": on_cpu(weights)}
     with atomic(path) as file:
         torch.save(generator, file)

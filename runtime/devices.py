@@ -41,15 +41,22 @@ def use_device(name: str) -> torch.device:
 
 
 def use_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the forward passes, for which it sets how exact products are on CUDA.
+    """The same as `choose_precision`, from now on with products as exact on CUDA as `name` says.
 
-    auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
     tf32 is float32 whose products keep 10 bits on CUDA; with any other name they keep all 23.
-    Raises ValueError for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
+    """
+    dtype = choose_precision(name, device)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    return dtype
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward passes. auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
+
+    Raises UserError for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
     """
     if name in ("tf32", "fp16") and device.type != "cuda":
         raise UserError(f"precision {name} needs CUDA; on {device.type} take auto, bf16 or fp32")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     if name != "auto":
         return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     if device.type == "cuda":
@@ -121,11 +128,15 @@ def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
         torch.mps.set_rng_state(states["mps"].cpu())
 
 
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from `seed` inside, and goes on as if nothing had been drawn after. Raises ValueError on a wrong seed."""
+def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be from 0 to 4294967295; it is {seed}")
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from `seed` inside, and goes on as if nothing had been drawn after. Raises UserError on a wrong seed."""
+    check_seed(seed)
     before = rng_state(device)
     torch.manual_seed(seed)
     try:

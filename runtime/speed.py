@@ -1,5 +1,6 @@
 """How fast the networks run, never what they compute: the levers of config.py's group Speed."""
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -53,12 +54,17 @@ def prepare(net: nn.Module, levers: Levers) -> None:
         net.compile()
 
 
-def cast_weights(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The same network for inference in `dtype`, its weights cast once, in place, and not by autocast in every call."""
+def copy_in(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy with modules of its own for inference in `dtype`; parameters and buffers stay those of `net`.
+
+    But for convolutions' weights in another type, which are cast here, once, and not by autocast in every call.
+    """
+    shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
     for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.to(dtype)
-    return net
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and dtype != torch.float32:
+            for tensor in module.parameters(recurse=False):
+                shared[id(tensor)] = nn.Parameter(tensor.detach().to(dtype), requires_grad=False)
+    return copy.deepcopy(net, shared)
 
 
 # Small convolutions as matrix products. Where an image is a few pixels wide, nearly all the time of a convolution goes

@@ -10,6 +10,7 @@ import sys
 import threading
 import webbrowser
 import zlib
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -126,7 +127,7 @@ def test_lines_on_white_are_two_colours_and_an_object_on_white_is_a_photo():
 
 
 def test_a_run_tells_its_colours_and_they_get_their_names(run, app):
-    assert {c[:3] for c in load_generator(run / "gen.pth.tar").trained["colours"]} == {*demo.PALETTE.values()}
+    assert {c[:3] for c in load_generator(run / "gen.pth.tar").trained.colours} == {*demo.PALETTE.values()}
     assert {name: c[:3] for name, c in app.palette.items()} == demo.PALETTE
     assert next(iter(app.palette)) == "wall"  # the commonest first
 
@@ -245,7 +246,7 @@ def test_the_settings_tell_what_can_be_drawn(client, run):
 def test_an_example_is_the_input_and_then_the_target(client, app, run, monkeypatch):
     pair = decoded((run.parent / "demo" / "val" / "002.png").read_bytes())
     assert np.array_equal(decoded(client.get("/example/1").data), pair)
-    monkeypatch.setitem(app.gen.trained, "direction", "BtoA")
+    monkeypatch.setattr(app, "trained", replace(app.trained, direction="BtoA"))
     assert np.array_equal(decoded(client.get("/example/1").data), np.roll(pair, 256, axis=1))
 
 

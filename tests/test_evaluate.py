@@ -304,7 +304,7 @@ def test_a_missing_split_and_an_unknown_direction_are_refused(trained):
     gen = load_generator(opts.checkpoint)
     with pytest.raises(ValueError, match="no split test in .*, only train, val"):
         load_pairs(replace(opts, split="test"), gen)
-    gen.trained.pop("direction")
+    gen.trained = replace(gen.trained, direction=None)
     with pytest.raises(ValueError, match="give --direction"):
         load_pairs(opts, gen)
 

@@ -2,6 +2,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,9 +16,9 @@ from check import check
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import image_scores
-from inference.translate import network_size, translate
+from inference.translate import Translator, translate
 from pairs.find import usable_pairs
-from pairs.geometry import Geometry, pad, resize, usual_size
+from pairs.geometry import Geometry, Sizes, pad, resize, usual_size
 from pairs.images import normalise, to_tensor
 from utils import DataError
 
@@ -64,8 +65,9 @@ def test_a_side_that_cannot_be_halved_four_times_is_refused_with_its_neighbour(s
 def test_the_three_modes_resize_as_they_say(changes, size, load, whole):
     geometry = Geometry(**changes)
     assert geometry.load(size) == load and geometry.whole(size) == whole
-    assert geometry.trained(size, size) == whole
-    twice = geometry.trained((2 * size[0], 2 * size[1]), size)
+    sizes = Sizes.of_file(size)
+    assert geometry.trained(size, sizes) == whole
+    twice = geometry.trained((2 * size[0], 2 * size[1]), sizes)
     assert twice == (2 * whole[0], 2 * whole[1])  # what is twice as large has twice as much to show
 
 
@@ -149,7 +151,7 @@ def test_mixed_sizes_train_resume_translate_and_are_scored_in_every_mode(tmp_pat
     run("train.py", *words)
     run("train.py", "--resume", "--out-dir", tmp_path / "run", "--n-epochs", 2)
     gen = load_generator(tmp_path / "run" / "gen.pth.tar")
-    assert gen.multiple == 32 and gen.trained["resize"] == resize and gen.trained["usual_size"] == (80, 80)
+    assert gen.multiple == 32 and gen.trained.geometry.resize == resize and gen.trained.sizes.usual == (80, 80)
     with Image.open(tmp_path / "run" / "examples" / "epoch_0002.png") as grid:
         assert grid.width > 3 * 96
     run("predict.py", "--checkpoint", tmp_path / "run" / "gen.pth.tar", "--input", root / "val", "--output", "out",
@@ -192,19 +194,18 @@ def test_a_file_of_the_training_size_becomes_what_validation_showed(trained):
     assert seen.shape[2:] == (128, 192)  # padded
     (seen,), _ = network_sees(gen, lambda: translate(gen, half, scale=0.5))
     assert seen.shape[2:] == (64, 128)
-    (seen,), _ = network_sees(gen, lambda: translate(gen, cv2.resize(half, (300, 180)), resize=True))
+    (seen,), _ = network_sees(gen, lambda: translate(gen, cv2.resize(half, (300, 180)), scale="crop"))
     assert seen.shape[2:] == (64, 64)
 
 
 def test_a_file_that_does_not_tell_its_scale_is_taken_at_the_size_of_the_network(trained):
     gen = load_generator(trained.out_dir / "gen.pth.tar")
-    del gen.trained["usual_size"]
-    assert network_size(gen, (900, 30), "trained", False) == (64, 64)
+    assert Translator(gen, replace(gen.trained, sizes=None)).network_size((900, 30)) == (64, 64)
 
 
 def test_labels_keep_their_colours_on_the_way_to_the_scale_of_training_and_back(trained):
     gen = load_generator(trained.out_dir / "gen.pth.tar")
-    gen.trained["label_side"] = "A"
+    gen.trained = replace(gen.trained, label_side="A")
     labels = np.zeros((90, 150, 3), np.uint8)
     labels[::2, 1::2] = 255
     (seen,), _ = network_sees(gen, lambda: translate(gen, labels))

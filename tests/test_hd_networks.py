@@ -22,7 +22,7 @@ from hd.networks import (
     make_generator,
 )
 from inference.load import head_start, load_generator
-from inference.translate import translate, translate_tensors
+from inference.translate import Translator, translate
 from train import count
 
 
@@ -209,10 +209,10 @@ def test_a_resnet_with_batchnorm_treats_every_image_alone(tmp_path):
     """Statistics and dropout: what becomes of an image depends on no other, and the mask is the same for all."""
     torch.save(FILES["resnet_batch_dropout"][0](), tmp_path / "net.pth")
     gen = load_generator(tmp_path / "net.pth")
-    x = torch.rand(3, 3, 32, 32) * 2 - 1
-    together = translate_tensors(gen, x)
+    translator, x = Translator(gen), torch.rand(3, 3, 32, 32)
+    together = translator.tensor(x)
     for alone, row in zip(x, together, strict=True):
-        torch.testing.assert_close(translate_tensors(gen, alone[None])[0], row, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(translator.tensor(alone[None])[0], row, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["global", "local"])
@@ -222,15 +222,15 @@ def test_every_size_is_translated(kind):
     gen = {"global": GlobalGenerator, "local": LocalEnhancer}[kind](ngf=4, n_downs=3, n_blocks=1, crop_size=64)
     for size in [(1, 1), (1, 40), (7, 9), (16, 16), (33, 31), (64, 80)]:
         for options in ({}, dict(tile=64)):
-            assert translate_tensors(gen, torch.rand(1, 3, *size), **options).shape == (1, 3, *size)
-        for resize in (False, True):
-            assert translate(gen, np.zeros((*size, 3), np.uint8), resize=resize).shape == (*size, 3)
+            assert Translator(gen, **options).tensor(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+        for scale in ("native", "crop"):
+            assert translate(gen, np.zeros((*size, 3), np.uint8), scale=scale).shape == (*size, 3)
     least = 2 * gen.multiple
     for size in (gen.multiple, least + 1):
         with pytest.raises(ValueError, match=f"multiples of {gen.multiple}, at least {least}, not 64×{size}"):
             gen(torch.rand(1, 3, size, 64))
     with pytest.raises(ValueError, match=f"at least {least}"):
-        translate_tensors(gen, torch.rand(1, 3, 64, 64), tile=gen.multiple)
+        Translator(gen, tile=gen.multiple)
 
 
 @pytest.mark.parametrize("size", [64, 96])

@@ -17,8 +17,10 @@ from generator import Generator
 from inference import translate as translate_module
 from inference.export import export
 from inference.load import load_generator
-from inference.translate import translate, translate_tensors
+from inference.trained import Trained
+from inference.translate import Translator, translate
 from pairs import images
+from pairs.geometry import Geometry
 from pairs.images import read_image, write_array
 from predict import Predict, find_jobs, predict
 from runtime.checkpoint import GENERATOR
@@ -75,9 +77,9 @@ SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (63, 65), (64, 64), (128, 64), (65,
 
 
 @pytest.mark.parametrize("mode", [
-    {}, dict(scale="native"), dict(resize=True), dict(tile=128, scale="native"), dict(scale=0.7),
+    {}, dict(scale="native"), dict(scale="crop"), dict(tile=128, scale="native"), dict(scale=0.7),
     dict(norm="running", dropout=False, scale="native")],
-    ids=["trained", "pad", "resize", "tile", "factor", "running"])
+    ids=["trained", "pad", "crop", "tile", "factor", "running"])
 def test_every_size_is_kept_in_every_mode(gen, mode):
     assert len(SIZES) == 20
     for width, height in SIZES:
@@ -86,9 +88,10 @@ def test_every_size_is_kept_in_every_mode(gen, mode):
 
 
 def test_without_padding_it_is_the_network_itself(gen):
-    x = torch.rand(1, 3, 64, 128) * 2 - 1
+    x = torch.rand(1, 3, 64, 128)
     with torch.no_grad():
-        torch.testing.assert_close(translate_tensors(gen, x, norm="running", dropout=False), gen(x))
+        torch.testing.assert_close(Translator(gen, norm="running", dropout=False).tensor(x), gen(x * 2 - 1),
+                                   rtol=1e-4, atol=1e-5)
 
 
 def test_padding_mirrors_the_image_and_is_cropped_off_again(gen):
@@ -145,11 +148,12 @@ def test_transparency_is_carried_through_and_hidden_colours_are_not_seen(gen):
 
 @pytest.mark.parametrize(("options", "rounding"), [
     ({}, 1e-5), (dict(norm="running"), 1e-5), (dict(dropout=False), 1e-5), (dict(tile=64), 1e-5),
-    (dict(dtype=torch.bfloat16), 4 * 2 / 255)])
+    (dict(precision="bf16"), 4 * 2 / 255)])
 def test_an_output_does_not_depend_on_the_batch(gen, options, rounding):
-    x = torch.rand(3, 3, 100, 90) * 2 - 1
-    together = translate_tensors(gen, x, **options)
-    alone = torch.cat([translate_tensors(gen, one[None], **options) for one in x])
+    x = torch.from_numpy(RANDOM.integers(0, 256, (3, 3, 100, 90), np.uint8))
+    translator = Translator(gen, **{"precision": "fp32", **options})
+    together = translator.tensor(x)
+    alone = torch.cat([translator.tensor(one[None]) for one in x])
     torch.testing.assert_close(together, alone, rtol=0, atol=rounding)
 
 
@@ -168,7 +172,7 @@ def test_dropout_and_norm_take_the_words_of_the_command_line_and_no_others(gen):
         with gen.test_time(dropout=word):
             assert gen.decoder[0][3].training == truth
     for wrong in (dict(dropout="Off"), dict(dropout="no"), dict(dropout=None), dict(dropout=0.0), dict(dropout=[]),
-                  dict(norm="off"), dict(norm=True), dict(norm=None), dict(resize="off"), dict(scale="off"),
+                  dict(norm="off"), dict(norm=True), dict(norm=None), dict(scale="off"),
                   dict(scale=0), dict(scale=True), dict(scale=None), dict(scale=math.nan), dict(seed=-1),
                   dict(seed=2**70)):
         with pytest.raises(UserError, match=f"^{next(iter(wrong))} must be "):
@@ -182,16 +186,15 @@ def test_norm_chooses_the_statistics(gen):
     handle = gen.encoder[1].register_forward_hook(lambda module, args, out: seen.append(out.var(dim=(0, 2, 3))))
     for norm in ("image", "running"):
         for scale in (1, 2):
-            translate_tensors(gen, scale * x, norm=norm, dropout=False)
+            Translator(gen, norm=norm, dropout=False).tensor((1 + scale * x) / 2)
     handle.remove()
     torch.testing.assert_close(seen[1], seen[0], rtol=0.02, atol=0.02)
     torch.testing.assert_close(seen[3], 4 * seen[2], rtol=0.02, atol=0)
 
 
 def test_tiles_agree_with_the_whole_image(gen):
-    x = torch.from_numpy(image(500, 300).transpose(2, 0, 1)).float()[None] / 127.5 - 1
-    options = dict(norm="running", dropout=False)
-    whole, tiled = translate_tensors(gen, x, **options), translate_tensors(gen, x, tile=128, **options)
+    x = torch.from_numpy(image(500, 300).transpose(2, 0, 1).copy())[None]
+    whole, tiled = (Translator(gen, norm="running", dropout=False, tile=tile).tensor(x) for tile in (0, 128))
     assert (whole - tiled).abs().mean() < 0.3 * whole.std()  # a tile does not see what the bottleneck sees of the whole
 
 
@@ -225,7 +228,7 @@ def test_the_budget_counts_padding_and_batches(gen, monkeypatch):
     seen = []
     monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x.shape) or x)
     assert translate(gen, np.zeros((2, 100_000, 3), np.uint8), scale="native").shape == (2, 100_000, 3)
-    assert translate_tensors(gen, torch.zeros(3, 3, 1500, 1500)).shape == (3, 3, 1500, 1500)
+    assert Translator(gen).tensor(torch.zeros(3, 3, 1500, 1500)).shape == (3, 3, 1500, 1500)
     assert max(n * h * w for n, _, h, w in seen) <= 2048 * 2048
 
 
@@ -243,8 +246,9 @@ def test_a_tile_the_network_cannot_take_is_refused(gen):
 @pytest.fixture
 def run(gen, checkpoint):
     def call(source, output, **changes):
-        opts = replace(Predict(checkpoint, source, output), **changes)
-        return predict(gen, find_jobs(source, output), opts, torch.float32)
+        opts = replace(Predict(checkpoint, source, output, precision="fp32"), **changes)
+        translator = Translator(gen, precision=opts.precision)
+        return predict(translator, find_jobs(opts, translator.trained), opts)
 
     return call
 
@@ -338,33 +342,36 @@ def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
 def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):
     for name, width in (("a", 64), ("b", 17_000), ("c", 64)):
         save(tmp_path / "in" / f"{name}.png", image(width, 2))
-    opts = Predict(Path("unused"), tmp_path / "in", tmp_path / "out")
-    failures = predict(gen, find_jobs(opts.input, opts.output, ".webp"), opts, torch.float32)
+    failures = run(tmp_path / "in", tmp_path / "out", ending=".webp")
     assert len(failures) == 1 and "b.webp cannot be written" in failures[0]  # wider than WebP can be
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.webp", "c.webp"]
+
+
+def jobs(source, output, ending=""):
+    return find_jobs(Predict(Path("unused"), source, output, ending=ending), Trained(3, 3, Geometry()))
 
 
 def test_inputs_are_never_overwritten(tmp_path):
     save(tmp_path / "in" / "a.png", image(8, 8))
     for inside in (".", "out"):
         with pytest.raises(ValueError, match="another folder"):
-            find_jobs(tmp_path / "in", tmp_path / "in" / inside)
+            jobs(tmp_path / "in", tmp_path / "in" / inside)
     for same in (tmp_path / "in" / "a.png", tmp_path / "in"):
         with pytest.raises(ValueError, match="a.png is an input, and would be overwritten"):
-            find_jobs(tmp_path / "in" / "a.png", same)
+            jobs(tmp_path / "in" / "a.png", same)
     for name in ("out.gif", "results.v2"):  # a wrong format, or a folder? One that is there is one
         with pytest.raises(ValueError, match="must end in .* or be a folder that is there"):
-            find_jobs(tmp_path / "in" / "a.png", tmp_path / name)
+            jobs(tmp_path / "in" / "a.png", tmp_path / name)
     (tmp_path / "results.v2").mkdir()
-    assert find_jobs(tmp_path / "in" / "a.png", tmp_path / "results.v2")[0][1] == tmp_path / "results.v2" / "a.png"
+    assert jobs(tmp_path / "in" / "a.png", tmp_path / "results.v2")[0].output == tmp_path / "results.v2" / "a.png"
     save(tmp_path / "in" / "a.jpg", image(8, 8))
     with pytest.raises(ValueError, match="a.jpg and .*a.png would both be written to .*a.png"):
-        find_jobs(tmp_path / "in", tmp_path / "out", ".png")
+        jobs(tmp_path / "in", tmp_path / "out", ".png")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        find_jobs(tmp_path / "nowhere", tmp_path / "out")
+        jobs(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="0 images"):
-        find_jobs(tmp_path / "empty", tmp_path / "out")
+        jobs(tmp_path / "empty", tmp_path / "out")
 
 
 def meet(kind, place):
@@ -423,8 +430,8 @@ def test_outputs_beside_the_inputs_and_outputs_of_before_are_no_mistake(tmp_path
     save(tmp_path / "n" / "x.png", image(8, 8))  # from the last time
     (tmp_path / "n" / "labels" / "again.png").symlink_to("x.png")
     for output in (tmp_path / "n", tmp_path / "elsewhere"):
-        jobs = find_jobs(tmp_path / "n" / "labels", output)
-        assert [target for _, target in jobs] == [output / name for name in ("X.png", "again.png", "x.png")]
+        found = jobs(tmp_path / "n" / "labels", output)
+        assert [job.output for job in found] == [output / name for name in ("X.png", "again.png", "x.png")]
 
 
 def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkpoint, tmp_path, call):
@@ -437,11 +444,9 @@ def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkp
     assert err.startswith("not translated: ") and "broken.png" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("mistake", ["no checkpoint", "damaged", "no input", "no such input", "wrong ending", "tile",
-                                     "nothing to do", "scale of nothing", "batch size", "seed", "negative seed",
-                                     "export into a folder", "export where nothing can be", "export over itself",
-                                     "export elsewhere", "onnx into a folder", "a device without values",
-                                     "half of no export"])
+@pytest.mark.parametrize("mistake", ["no checkpoint", "damaged", "no such input", "wrong ending", "tile",
+                                     "scale of nothing", "batch size", "seed", "negative seed",
+                                     "a device without values"])
 def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mistake):
     source = save(tmp_path / "in" / "a.png", image(64, 64))
     if mistake == "damaged":
@@ -451,23 +456,31 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mist
              "--output": tmp_path / ("out.gif" if mistake == "wrong ending" else "out.png")}
     flags |= {"tile": {"--tile": 65}, "scale of nothing": {"--scale": 0},
               "batch size": {"--batch-size": 0}, "seed": {"--seed": 2**70}, "negative seed": {"--seed": -1},
-              "export into a folder": {"--export": tmp_path / "folder.pt2"},
-              "onnx into a folder": {"--export": tmp_path / "folder.onnx"},
-              "export where nothing can be": {"--export": source / "gen.pt2"},
-              "export over itself": {"--export": tmp_path / "itself.pt2"},
-              "export elsewhere": {"--export": tmp_path / "gen.tflite"},
-              "half of no export": {"--half": ""}, "a device without values": {"--device": "meta"}}.get(mistake, {})
+              "a device without values": {"--device": "meta"}}.get(mistake, {})
+    status, _, err = call(predict_module, *[word for pair in flags.items() for word in pair])
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("mistake", ["into a folder", "onnx into a folder", "where nothing can be", "over itself",
+                                     "elsewhere"])
+def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_path, call, mistake):
+    source = save(tmp_path / "a.png", image(64, 64))
     for name in ("folder.pt2", "folder.onnx"):
         (tmp_path / name).mkdir()
-    if checkpoint.exists():
-        (tmp_path / "itself.pt2").symlink_to(checkpoint)
-    if mistake in ("no input", "nothing to do"):
-        flags = {"--checkpoint": checkpoint, **({"--output": "x.png"} if mistake == "no input" else {})}
-    status, _, err = call(predict_module, *[word for pair in flags.items() for word in pair if word != ""])
+    (tmp_path / "itself.pt2").symlink_to(checkpoint)
+    output = tmp_path / {"into a folder": "folder.pt2", "onnx into a folder": "folder.onnx",
+                         "where nothing can be": source / "gen.pt2", "over itself": "itself.pt2",
+                         "elsewhere": "gen.tflite"}[mistake]
+    status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", output)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-    if "--export" in flags:
-        flags = {"--checkpoint": checkpoint, "--output": flags["--export"]}
-        assert call(export_module, *[word for pair in flags.items() for word in pair])[::2] == (2, err)
+
+
+@pytest.mark.parametrize(("flags", "instead"), [
+    (["--export", "gen.onnx"], "export.py"), (["--export=gen.pt2"], "export.py"), (["--half"], "export.py --half"),
+    (["--resize"], "--scale crop"), (["--no-resize"], "--scale trained")])
+def test_a_flag_that_has_gone_is_told_with_what_to_write_instead(checkpoint, call, flags, instead):
+    status, _, err = call(predict_module, "--checkpoint", checkpoint, *flags)
+    assert status == 2 and instead in err and err.startswith("error: --") and err.count("\n") == 1, err
 
 
 def test_generators_that_cannot_translate_images_are_refused(gen, tmp_path):
@@ -565,7 +578,7 @@ def test_half_an_export_is_half_as_large_and_gives_the_same_image(gen, checkpoin
     export(gen, tmp_path / f"half.{suffix}", half=True)
     assert all(value.dtype == before[key].dtype and torch.equal(value, before[key])
                for key, value in gen.state_dict().items())
-    status, out, err = call(predict_module, "--checkpoint", checkpoint, "--export", path, "--half")
+    status, out, err = call(export_module, "--checkpoint", checkpoint, "--output", path, "--half")
     assert status == 0, err
     weights = sum(p.numel() for p in gen.parameters())
     assert path.stat().st_size < (tmp_path / f"full.{suffix}").stat().st_size - 1.5 * weights
@@ -588,7 +601,7 @@ def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
     if suffix == "onnx":
         pytest.importorskip("onnxscript")
     gen = copy.deepcopy(gen)
-    gen.trained = {"direction": "BtoA", "load_size": 72, "held_out": ["secret.png"], "range_a": [500.0, 4000.0]}
+    gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), held_out=("secret.png",))
     export(gen, tmp_path / f"gen.{suffix}")
     told = {name: json.loads(value) for name, value in read_metadata(tmp_path / f"gen.{suffix}").items()}
     assert told.items() >= {"direction": "BtoA", "in_channels": 3, "load_size": 72, "multiple": 64}.items()

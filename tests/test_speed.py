@@ -17,8 +17,8 @@ from runtime.speed import (
     Levers,
     SmallConv,
     SmallConvTranspose,
-    cast_weights,
     choose_levers,
+    copy_in,
     prepare,
     set_rate,
 )
@@ -309,7 +309,7 @@ def test_weights_cast_once_give_what_autocast_gives():
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), gen.test_time():
         wanted = gen(x)
-        assert torch.equal(cast_weights(copy.deepcopy(gen), torch.bfloat16)(x), wanted)
+        assert torch.equal(copy_in(gen, torch.bfloat16)(x), wanted)
 
 
 def test_moments_follow_the_layout_of_their_parameters(small):

@@ -125,7 +125,7 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
         assert call(evaluate, *words, "--data-root", cfg.data_root, "--num-workers", 0, *more) == 0
     scores = json.loads((cfg.out_dir / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]
     assert 0 < scores["l1"]["mean"] < 2
-    assert load_generator(cfg.out_dir / "gen.pth.tar").trained["inputs"] == len(sides)
+    assert load_generator(cfg.out_dir / "gen.pth.tar").trained.inputs == len(sides)
 
 
 def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path, call):

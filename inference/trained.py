@@ -1,0 +1,124 @@
+"""What the file of a generator tells of its training, whichever program wrote it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from torch import nn
+
+from config import Config
+from pairs.geometry import Geometry, Sizes
+from pairs.values import KINDS, Values, values_of
+from runtime.checkpoint import VERSION
+from utils import UserError
+
+# Settings that are words, of which an unknown one would silently give other pictures
+WORDS = {name: get_args(get_type_hints(Config)[name])
+         for name in ("direction", "resize", "interpolation", "label_side", "generator", "dropout_blocks")}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is known of a generator's training. A file that tells nothing leaves the defaults.
+
+    A and B are the two sides of a pair; `direction` says which of them the network takes.
+    """
+
+    in_channels: int
+    out_channels: int
+    geometry: Geometry  # how images were resized
+    direction: Literal["AtoB", "BtoA"] | None = None
+    range_a: tuple[float, float] | None = None  # the numbers in A that became -1 and 1
+    range_b: tuple[float, float] | None = None  # the same in B
+    n_labels: int = 0  # classes, where the inputs were their indices
+    label_side: str = "none"  # the side that held label maps: A, B, both or none
+    kind: str = "uint8"  # of KINDS: the numbers of the targets
+    inputs: int = 1  # images that go in together
+    sizes: Sizes | None = None  # of the training images
+    epoch: int | None = None
+    colours: tuple[tuple[int, int, int, float], ...] = ()  # of label maps that went in: red, green, blue, share
+    held_out: tuple[str, ...] | None = None  # names of pairs that were not trained on; None: the file does not tell
+    seed: int = 0
+
+    @classmethod
+    def of_network(cls, gen: nn.Module, interpolation: str = "linear") -> "Trained":
+        """Where there is nothing but the network: images of its own size, or of any if it has none."""
+        geometry = Geometry("none", interpolation=interpolation)
+        if gen.crop_size:
+            geometry = Geometry("stretch", gen.crop_size, gen.crop_size, gen.crop_width, interpolation)
+        return cls(gen.in_channels, gen.out_channels, geometry)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], gen: nn.Module) -> "Trained":
+        """What was read from the file of `gen`. Raises ValueError or TypeError where it makes no sense."""
+        if "config" not in saved:  # the authors' programs, which resize as Pillow does
+            return cls.of_network(gen, interpolation="bicubic")
+        told, geometry = saved["config"], Geometry.of(saved["config"])
+        sizes = Sizes.of_file(saved["usual_size"], saved.get("size_range")) if "usual_size" in saved else None
+        if sizes and min(geometry.whole(sizes.usual)) < 1:
+            raise UserError(f"its training images are {sizes.usual[0]}×{sizes.usual[1]}")
+        held_out = tuple(map(str, saved["held_out"] or [])) if "held_out" in saved else None
+        found = cls(gen.in_channels, gen.out_channels, geometry,
+                    direction=told.get("direction"),
+                    range_a=told.get("range_a") and tuple(map(float, told["range_a"])),
+                    range_b=told.get("range_b") and tuple(map(float, told["range_b"])),
+                    n_labels=told.get("n_labels", 0),
+                    label_side=told.get("label_side", "none"),
+                    kind=saved.get("kind", "uint8"),
+                    inputs=int(saved.get("inputs", 1)),
+                    sizes=sizes,
+                    epoch=saved.get("epoch"),
+                    colours=tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []),
+                    held_out=held_out,
+                    seed=told.get("seed", 0))
+        found.values()  # says what is wrong with them
+        return found
+
+    def values(self, direction: str | None = None) -> tuple[Values, Values]:
+        """What the numbers of x and of y mean, also for another direction than that of training."""
+        return values_of({"in_channels": self.in_channels, "out_channels": self.out_channels, "range_a": self.range_a,
+                          "range_b": self.range_b, "n_labels": self.n_labels, "kind": self.kind,
+                          "direction": direction or self.direction or "AtoB"})
+
+    @property
+    def x(self) -> Values:
+        return self.values()[0]
+
+    @property
+    def y(self) -> Values:
+        return self.values()[1]
+
+    @property
+    def input_side(self) -> str | None:
+        """A or B, or None where the file does not tell."""
+        return self.direction and self.direction[0]
+
+    @property
+    def target_side(self) -> str | None:
+        return self.direction and self.direction[-1]
+
+    @property
+    def x_is_label(self) -> bool:
+        """Whether label maps or class indices went in, which must not be blended."""
+        return self.n_labels > 0 or self.label_side in ("both", self.input_side)
+
+    @property
+    def y_is_label(self) -> bool:
+        """Whether label maps come out."""
+        return self.label_side in ("both", self.target_side)
+
+
+def trained_of(gen: nn.Module) -> Trained:
+    """What `load_generator` read of `gen`; of a network that came from no file, its channels and its size."""
+    return getattr(gen, "trained", None) or Trained.of_network(gen)
+
+
+def check_known(saved: Mapping[str, Any]) -> None:
+    """Raises UserError where a newer version of this program wrote the file: what it means cannot be known."""
+    newer = "a newer version of this program wrote it"
+    if (version := int(saved.get("version", 1))) > VERSION:
+        raise UserError(f"{newer}: its format is {version}, and this one knows {VERSION}")
+    told = {"kind": saved.get("kind", "uint8"), **saved["config"]}
+    for name, words in {"kind": KINDS, **WORDS}.items():
+        if name in told and told[name] not in words:
+            raise UserError(f"{newer}, or it is damaged: its {name} is {told[name]!r}, none of {', '.join(words)}")
