@@ -22,6 +22,7 @@ import evaluate as evaluate_module
 import train as train_module
 from config import Config
 from hd.losses import Perceptual, feature_matching, fooling, load_perceptual, towards
+from hd.networks import make_generator
 from hd.step import hd_step
 from inference.export import export
 from inference.load import load_generator
@@ -190,7 +191,7 @@ def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, mo
     gen, again = (load_generator(cfg.out_dir / name) for name in ("gen.pth.tar", "checkpoint.pth.tar"))
     for other in (state["ema"]["net"], again.state_dict()):  # the average, not the last
         assert all(torch.equal(value, other[key]) for key, value in gen.state_dict().items())
-    assert gen.crop_size == 64
+    assert gen.crop_size == 64 and type(gen) is type(make_generator(cfg.plain()))
     assert translate(gen, np.zeros((50, 70, 3), np.uint8)).shape == (50, 70, 3)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--checkpoint", str(cfg.out_dir / "gen.pth.tar"), "--data-root",
                                       str(cfg.data_root), "--num-workers", "0", "--device", "cpu"])
