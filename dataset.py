@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the internet for its newest version
 import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
@@ -26,11 +26,11 @@ from utils import DataError, UserError, name_of  # noqa: E402
 
 
 def read_images(pair: Pair, enough: Callable[[Size], Size] | None = None) -> list[tuple[list, list]]:
-    """Images and sources of A (several inputs, or one), of B, and of the mask, if there is one. Raises DataError.
+    """The pair's sides A, B and, if there is one, the mask: of each, its images and where they came from.
 
-    A is the left half of a file that holds both. All are of one height and width, but for the JPEGs that are decoded
-    at 1/2, 1/4 or 1/8 of their size where that is still `enough` for images of that size: several times faster than
-    reducing them afterwards.
+    A may have several images, its inputs. In a side-by-side file, A is the left half. All images have the same height
+    and width, except that JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that leaves at least enough(size)
+    pixels: this is several times faster than shrinking them afterwards. Raises DataError.
     """
     sizes = [read_size(source) for source in pair.files]
     check_sizes(pair, sizes)
@@ -48,16 +48,16 @@ def read_images(pair: Pair, enough: Callable[[Size], Size] | None = None) -> lis
 
 
 def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
-    """A and B as `Values.array` makes them of `read_images`, and the mask, if there is one, as `mask_array`."""
+    """The arrays of A, B and, if there is one, the mask: `read_images` through `Values.array` and `mask_array`."""
     makers = a.array, b.array, mask_array
     return [make(images, names) for make, (images, names) in zip(makers, read_images(pair, enough), strict=False)]
 
 
-AUTO_CACHE = 2 * 10**9  # bytes that `cache` auto keeps at most
+AUTO_CACHE = 2 * 10**9  # bytes; the most that cache "auto" keeps in memory
 
 
 class Jitter:
-    """Crops, mirrors and, on request, recolours a pair, by draws that depend on (seed, epoch, index) alone."""
+    """Crops and mirrors a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only."""
 
     def __init__(self, cfg: Config):
         self.seed, strength = cfg.seed, cfg.color_jitter
@@ -68,8 +68,8 @@ class Jitter:
                                 A.HorizontalFlip(p=0.5 if cfg.flip else 0)])
 
     def __call__(self, pair: np.ndarray, x: Values, y: Values, epoch: int, index: int) -> np.ndarray:
-        """(H, W, C) → (crop_size, crop_width, C): the channels of x, y and a mask."""
-        for number, transform in enumerate([*self.place, *self.color], 1):  # apart: Compose would seed all the same
+        """(H, W, C) → (crop_size, crop_width, C), where C counts the channels of x, y and the mask."""
+        for number, transform in enumerate([*self.place, *self.color], 1):  # Compose would give all the same seed
             seed = np.random.SeedSequence((self.seed, epoch, index, number)).generate_state(4)
             transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
         for transform in self.color:
@@ -79,22 +79,22 @@ class Jitter:
             pair = np.concatenate(sides, axis=2)
         if pair.shape[2] <= 64:
             return self.place(image=pair)["image"]
-        placed = self.place(image=pair[..., :64], mask=pair[..., 64:])  # OpenCV mirrors no more than 128 channels
+        placed = self.place(image=pair[..., :64], mask=pair[..., 64:])  # OpenCV mirrors at most 128 channels
         return np.concatenate([placed["image"], placed["mask"]], axis=2)
 
 
 class PairedImages(Dataset):
-    """Pairs (x, y), each a float (C, H, W) tensor in [-1, 1]: with jitter a crop, else whole (`Geometry`).
+    """Pairs (x, y), each a float (C, H, W) tensor in [-1, 1]: a crop if there is a jitter, else whole (`Geometry`).
 
-    Where the pairs have masks, y carries the mask behind its channels, -1 for what is ignored (`composite`). There y is
-    -1 too; elsewhere it is made of pixels that count, by how much they do, so that what fills a hole never matters.
-    An item is asked for by index, or by (epoch, index). Raises DataError when a file cannot be used; with `skip`, says
-    so, and the next pair that can be read takes its place.
+    If the pairs have masks, the mask is the last channel of y, with -1 for pixels to ignore (see `composite`). There y
+    is -1 too; elsewhere resizing averages y with the mask as weight, so that what fills a hole never matters.
+    The key of an item is its index, or (epoch, index). Raises DataError if a file cannot be used; with `skip`, prints
+    a note instead and returns the next pair that can be read.
     """
 
-    split = ""  # where the pairs come from: train, val or test
-    record: dict | None = None  # what a checkpoint keeps of the data
-    cache: dict[int, np.ndarray] | None = None  # what was read is kept in memory, resized but not jittered yet
+    split = ""  # the split that the pairs belong to: train, val or test
+    record: dict | None = None  # facts about the data that a checkpoint keeps
+    cache: dict[int, np.ndarray] | None = None  # pairs read so far, resized but not jittered; None: no cache
 
     def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", x: Values | None = None,
                  y: Values | None = None, geometry: Geometry | None = None, label_side: str = "none",
@@ -102,10 +102,10 @@ class PairedImages(Dataset):
         self.pairs, self.direction = pairs, direction
         self.geometry = geometry = geometry or Geometry()
         self.x, self.y, self.jitter, self.skip = x or Values(), y or Values(), jitter, skip
-        self.masked = len(pairs) > 0 and pairs[0].mask is not None  # all have a mask, or none
+        self.masked = len(pairs) > 0 and pairs[0].mask is not None  # either all have a mask or none
         labels = {"none": "", "both": "AB"}.get(label_side, label_side)
-        self.nearest = labels + (direction[0] if self.x.n_labels else "")  # sides that are resized without new values
-        self.size = geometry.crop if jitter or geometry.resize == "stretch" else None  # of all items; None: they differ
+        self.nearest = labels + (direction[0] if self.x.n_labels else "")  # sides resized without new values
+        self.size = geometry.crop if jitter or geometry.resize == "stretch" else None  # None: items differ
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -116,7 +116,7 @@ class PairedImages(Dataset):
         return x[0], y[0]
 
     def pixels(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, int]:
-        """What loaders hand on, at a quarter of the bytes: pixels for `to_batch`, and how many pairs were skipped."""
+        """A loader's batch: pixels for `to_batch`, a quarter of its floats' bytes, and how many pairs were skipped."""
         pairs, skipped = [], 0
         for epoch, index in keys:
             pair, index, missed = self._usable(index)
@@ -126,7 +126,7 @@ class PairedImages(Dataset):
         return torch.from_numpy(np.stack(pairs) if len(pairs) > 1 else pairs[0][None]), skipped
 
     def _usable(self, index: int) -> tuple[np.ndarray, int, bool]:
-        """The pair, or with `skip` the next that can be read, its index, and whether it is another."""
+        """The pair (with `skip`, the next one that can be read), its index, and whether it replaces another."""
         for other in range(index, index + len(self)):
             try:
                 return self._kept(other % len(self)), other % len(self), other != index
@@ -146,11 +146,11 @@ class PairedImages(Dataset):
         return self.cache[index]
 
     def read(self, index: int) -> np.ndarray:
-        """x, y and the mask as channels, resized: (H, W, C), uint8, or float32 in [0, 1] where one of them needs it."""
+        """x, y and the mask as channels, resized: (H, W, C), uint8, or float32 in [0, 1] if one of them needs it."""
         x_side, y_side = self.direction[0], self.direction[-1]
         a, b = (self.x, self.y) if x_side == "A" else (self.y, self.x)
         size = self.geometry.load if self.jitter else self.geometry.whole
-        # What is scored stays exact, and decoding at a part of the size would mix what a mask leaves out into the rest
+        # Scored images stay exact, and decoding at a fraction of the size would mix masked pixels into the others
         exact = not self.jitter or self.nearest or self.masked
         sides = dict(zip("ABM", read_pair(self.pairs[index], a, b, None if exact else size), strict=False))
         width, height = shape = size(sides[x_side].shape[1::-1])
@@ -164,9 +164,9 @@ class PairedImages(Dataset):
 
 
 def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) -> tuple[PairedImages, PairedImages]:
-    """The training and the validation pairs; held_out: what a resumed run holds out from data without a split.
+    """The training and the validation pairs. held_out: names that a resumed run holds out, if the data has no split.
 
-    Raises FileNotFoundError or ValueError when they cannot be used.
+    Raises FileNotFoundError or ValueError if they cannot be used.
     """
     found = usable_pairs(cfg.data_root, cfg.seed, held_out)
     train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits["test"]
@@ -194,7 +194,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                          "trained_on": torch.tensor(list(map(name_hash, found.names)))}
     val_data.split = "val" if found.splits.get("val") else "test"
     if cfg.cache != "none":
-        needed = world * sum(map(in_memory, (train_data, val_data)))  # each process keeps its own
+        needed = world * sum(map(in_memory, (train_data, val_data)))  # each process has a cache of its own
         if cfg.cache == "ram" or needed <= AUTO_CACHE:
             say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
             train_data.cache, val_data.cache = {}, {}
@@ -202,7 +202,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
 
 
 def in_memory(data: PairedImages) -> float:
-    """The bytes of all pairs as the cache keeps them, by a few of them; infinite where one of these cannot be read."""
+    """Bytes of all pairs in the cache, estimated from five; infinite if one of these cannot be read."""
     try:
         return len(data) * float(np.mean([data.read(index).nbytes for index in evenly(range(len(data)), 5)]))
     except DataError:

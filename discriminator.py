@@ -9,9 +9,9 @@ from utils import init_weights
 class Discriminator(nn.Module):
     """Judges patches of pairs: x (N, in_channels, H, W), y (N, out_channels, H, W) → logits (N, 1, h, w).
 
-    n_layers stride-2 convolutions set the field of one logit: 0 gives 1×1 pixels (PixelGAN), 1 gives 16×16,
-    3 the paper's 70×70 (30×30 logits for 256×256 pixels), 5 gives 286×286 (ImageGAN).
-    Raises ValueError on an image smaller than 3 * 2**n_layers pixels a side.
+    The number of stride-2 convolutions, n_layers, sets the field of one logit: 0 is 1×1 pixels (PixelGAN), 1 is 16×16,
+    3 is the paper's 70×70 (30×30 logits for a 256×256 image), 5 is 286×286 (ImageGAN).
+    Raises ValueError if a side of the image is shorter than 3 * 2**n_layers pixels.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ndf: int = 64, n_layers: int = 3):

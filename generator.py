@@ -12,7 +12,7 @@ from utils import UserError, init_weights
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm that normalises each image by its own statistics, and learns none, while `per_image` is set."""
+    """BatchNorm that, while `per_image` is set, uses each image's own statistics and records none."""
 
     per_image = False
 
@@ -23,7 +23,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that draws one mask for all images of the batch while `per_image` is set."""
+    """Dropout that, while `per_image` is set, draws one mask for all images of the batch."""
 
     per_image = False
     draw = staticmethod(F.dropout)  # ones, p → such a mask; a Translator draws from random numbers of its own
@@ -49,10 +49,10 @@ def up(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
 class Generator(nn.Module):
     """Translates x (N, in_channels, H, W) in [-1, 1] to y_fake (N, out_channels, H, W) in [-1, 1].
 
-    A crop_size of 256 gives the paper's network, 8 stride-2 convolutions deep down to 1×1; other sizes go as deep as
-    both sides of a crop can be halved (256×384: 7 times), with more or fewer blocks of the full width. The bottleneck
-    is not normalised (the authors' erratum: at 1×1, BatchNorm would zero it at batch size 1).
-    H and W must be multiples of `multiple`, 2^depth; forward raises ValueError when they are not.
+    A crop_size of 256 gives the paper's network, whose 8 stride-2 convolutions end at 1×1. Other crops give as many
+    convolutions as both sides can be halved (256×384: 7), so more or fewer blocks of the full width. The bottleneck
+    has no BatchNorm, which would zero a 1×1 image at batch size 1 (the authors' erratum).
+    H and W must be multiples of `multiple`, which is 2^depth; otherwise forward raises ValueError.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 64, crop_size: int = 256,
@@ -91,18 +91,18 @@ class Generator(nn.Module):
             skips.append(h)
         skips.pop()  # the bottleneck, (N, 8·ngf, H/2^depth, W/2^depth)
         for block in self.decoder:
-            # Before the encoder's LeakyReLU: the ReLU that comes next makes the two the same.
+            # The skip is taken before the encoder's LeakyReLU; the ReLU that follows makes the two the same.
             h = torch.cat([skips.pop(), block(h)], dim=1)  # (N, 2·widths[i], H/2^(i+1), W/2^(i+1))
         return self.output(h)  # (N, out_channels, H, W)
 
     @contextlib.contextmanager
     def test_time(self, norm: Literal["image", "running"] = "image",
                   dropout: bool | Literal["on", "off"] = True) -> Iterator[None]:
-        """Inside the block, what becomes of an image depends on no other image, and the network learns nothing.
+        """Inside the block, each image's output depends on no other image, and the network's buffers do not change.
 
-        The defaults are the paper's: BatchNorm with the statistics of the image (norm="running": the running ones),
-        and dropout, whose mask is the same for all images of a batch. Raises UserError on other words. The block is
-        for one thread: others that use the network meanwhile (`inference.translate.Translator` does not) see it too.
+        The defaults are the paper's: BatchNorm with the statistics of each image ("running": those of training), and
+        dropout, with one mask for all images of a batch. Raises UserError on other words. Use the block in one thread
+        only: others that run the network meanwhile are affected (those of `inference.translate.Translator` are not).
         """
         was_training = self.training
         layers = use_test_time(self, norm, dropout)

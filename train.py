@@ -3,7 +3,7 @@
     python train.py                                          the settings in config.py: the embedded demo
     python train.py facades --n-epochs 50                    a recipe of the paper, one setting changed
     python train.py --data-root DIR --out-dir runs/NAME      your own pairs
-    python train.py --resume --out-dir runs/NAME             go on where that run stopped
+    python train.py --resume --out-dir runs/NAME             continue where that run stopped
     python train.py --help                                   every setting
 """
 
@@ -44,21 +44,21 @@ from utils import DataError, Stopped
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
-    """Binary cross-entropy of every patch against one label: 1 for real, 0 for generated. In fp32."""
+    """Binary cross-entropy of every patch against one label, 1 for real or 0 for generated, in fp32."""
     logits = logits.float()
-    return F.softplus(-logits if target else logits).mean()  # in fewer kernels than torch's own
+    return F.softplus(-logits if target else logits).mean()  # softplus(∓logits) is BCE, in fewer kernels
 
 
 @dataclass
 class State:
-    """Everything that a training step changes, and a checkpoint restores."""
+    """Everything that a training step changes and a checkpoint restores."""
 
     gen: Generator
     disc: nn.Module
     opt_g: torch.optim.Adam
     opt_d: torch.optim.Adam
-    scaler: torch.amp.GradScaler  # passes everything through unless the precision is fp16
-    ema: Average | None = None  # of gen's weights, when it is what the run leaves
+    scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
+    ema: Average | None = None  # average of gen's weights, which the run then saves as its result
 
     @property
     def result(self) -> Generator:
@@ -68,7 +68,7 @@ class State:
 def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
     """One update of D, then one of G against the updated D (section 3.3).
 
-    x, y: input and target, (N, C, H, W) in [-1, 1]. autocast() makes the context of a forward pass.
+    x, y: input and target, (N, C, H, W) in [-1, 1]. autocast() returns the context for a forward pass.
     Returns the losses [d_real, d_fake, g_gan, g_l1], still on the device.
     """
     gen, disc, scaler = state.gen, state.disc, state.scaler
@@ -100,7 +100,7 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
 
 
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
-    """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps towards, never at, zero."""
+    """The rate of `epoch`, counted from 1: constant for n_epochs, then in equal steps that stop short of zero."""
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
 
 
@@ -112,7 +112,7 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
     gen, disc = make_generator(cfg.plain()).to(device), make_discriminator(cfg).to(device)
     for net in (gen, disc):
         prepare(net, levers)
-    # The rate as a tensor, because a CUDA graph would keep a number for ever
+    # A CUDA graph would keep a number forever, so there the rate is a tensor
     lr = partial(torch.tensor, device=device) if levers.cuda_graph else float
     adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam or None,
                    capturable=levers.cuda_graph)
@@ -123,7 +123,7 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
 
 def step_for(cfg: Config, state: State, autocast: Callable, perceptual: Perceptual | None = None,
              masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
-    """The paper's step, or the one of hd/ where the settings go beyond the paper's losses; either with masks."""
+    """The paper's step, or that of hd/ if the settings go beyond the paper's losses; with masks if there are any."""
     if cfg.paper_step:
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
     else:
@@ -132,9 +132,9 @@ def step_for(cfg: Config, state: State, autocast: Callable, perceptual: Perceptu
 
 
 def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> Tensor:
-    """A step where y carries a mask behind its channels: where that is 0, the output counts as the target.
+    """A step for a y whose last channel is a mask: it weights each pixel's L1.
 
-    Each pixel's L1 is weighted by the mask, and D sees nothing of what is ignored, in either pair.
+    Where it is 0, the target replaces the output, so that D sees no difference there.
     """
     seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
     return step(seen, x, y[:, :-1])
@@ -145,9 +145,9 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
              ranks: Ranks, labels: LabelScores | None = None) -> tuple[dict[str, float], list[list[Tensor]]]:
     """The mean val_l1 over the pairs, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
 
-    Runs as the paper tests; dropout is the same for all images and in all epochs, so that batches and processes do not
-    matter. In the epochs that eval_every names, also the means of `image_scores`, as val_…, and with `labels` the share
-    of all pixels that have the target's class, as val_label_accuracy.
+    Runs the network as the paper tests it. Dropout is the same for all images and epochs, so the scores do not depend
+    on batches or processes. Every eval_every epochs, adds the means of `image_scores`, named val_…, and with `labels`
+    the share of all pixels with the target's class, named val_label_accuracy.
     """
     n, index = len(batches.data), ranks.rank
     wanted = {round(i * (n - 1) / max(1, cfg.n_examples - 1)) for i in range(cfg.n_examples)}
@@ -181,13 +181,13 @@ def validate(gen: Generator, batches: Batches, epoch: int, stop: Stop, autocast:
 
 
 def train(cfg: Config) -> None:
-    """Trains as cfg says, and saves; raises Stopped when a signal has ended it early.
+    """Trains as cfg says and saves the result. Raises Stopped if a signal ended the run early.
 
-    Raises UserError or OSError with a readable message for everything that a user can mend.
+    Raises UserError or OSError, with a readable message, for everything that a user can fix.
     """
     with processes(cfg.device) as ranks, Run(cfg, ranks) as run:
-        cfg, device = run.cfg, ranks.device  # the main process's settings, in all of them
-        commit = commit_of()  # of now: files may be edited while it trains
+        cfg, device = run.cfg, ranks.device  # every process takes the main one's settings
+        commit = commit_of()  # read now: files may be edited during training
         dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg, device, dtype, ranks.world)
         perceptual = load_perceptual(device) if cfg.lambda_vgg else None
@@ -217,7 +217,7 @@ def train(cfg: Config) -> None:
                     lr = rate(epoch)
                     set_rate(state, lr)
                     for x, y in stop.between(meter.watch(train_batches.of(epoch, start=meter.done))):
-                        seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # for dropout
+                        seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # dropout's mask
                         meter.add(step(x, y), len(x))
                         if state.ema:
                             state.ema.follow(state.gen)
@@ -228,7 +228,7 @@ def train(cfg: Config) -> None:
                     log.epoch({"epoch": epoch, "lr": lr, **losses, **scores}, examples)
                     progress = meter.next_epoch()
                     run.save_in_background(state, progress, log.history)
-            except (Stopped, DataError):  # the same one, in all processes
+            except (Stopped, DataError):  # raised in all processes at once
                 run.save(state, meter.progress(), log.history)  # --resume goes on from here
                 raise
             run.save(state, progress, log.history)

@@ -1,4 +1,4 @@
-"""What every module may use: the initialisation of the networks, errors, names for messages."""
+"""What every module may use: initial weights, errors, and names for messages."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 class UserError(ValueError):
-    """A mistake that a user can mend: its message is the one sentence that is printed."""
+    """A mistake that a user can fix. Programs print its message as their last line and exit with status 2."""
 
 
 class DataError(UserError):
