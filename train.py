@@ -36,9 +36,10 @@ from runtime.console import run_main, say
 from runtime.devices import memory_advice, no_search, seed_step, use_precision, use_seed
 from runtime.distributed import Ranks, processes
 from runtime.ema import Average
-from runtime.logger import Logger, Meter, losses_of
+from runtime.logger import Logger
+from runtime.meter import Meter
 from runtime.signals import Stop
-from runtime.speed import Levers, choose_levers, graphed, prepare, set_rate
+from runtime.speed import Levers, Step, choose_levers, graphed, prepare, set_rate
 from runtime.summary import commit_of, summary
 from utils import DataError, Stopped
 
@@ -65,11 +66,11 @@ class State:
         return self.ema.net if self.ema else self.gen
 
 
-def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> Tensor:
+def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: Callable) -> dict[str, Tensor]:
     """One update of D, then one of G against the updated D (section 3.3).
 
     x, y: input and target, (N, C, H, W) in [-1, 1]. autocast() returns the context for a forward pass.
-    Returns the losses [d_real, d_fake, g_gan, g_l1], still on the device.
+    Returns the losses by name, 0-dim and still on the device; the log shows whatever is in there.
     """
     gen, disc, scaler = state.gen, state.disc, state.scaler
     with autocast():
@@ -96,7 +97,8 @@ def train_step(state: State, x: Tensor, y: Tensor, lambda_l1: float, autocast: C
         disc.requires_grad_(True)
 
     scaler.update()
-    return torch.stack([d_real, d_fake, g_gan, g_l1]).detach()
+    losses = {"d_real": d_real, "d_fake": d_fake, "g_gan": g_gan, "g_l1": g_l1}
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> float:
@@ -122,7 +124,7 @@ def make_state(cfg: Config, device: torch.device, dtype: torch.dtype, levers: Le
 
 
 def step_for(cfg: Config, state: State, autocast: Callable, perceptual: Perceptual | None = None,
-             masked: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+             masked: bool = False) -> Step:
     """The paper's step, or that of hd/ if the settings go beyond the paper's losses; with masks if there are any."""
     if cfg.paper_step:
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
@@ -131,7 +133,7 @@ def step_for(cfg: Config, state: State, autocast: Callable, perceptual: Perceptu
     return partial(masked_step, step, state) if masked else partial(step, state)
 
 
-def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> Tensor:
+def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """A step for a y whose last channel is a mask: it weights each pixel's L1.
 
     Where it is 0, the target replaces the output, so that D sees no difference there.
@@ -204,7 +206,7 @@ def train(cfg: Config) -> None:
         labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
         step = graphed(step_for(cfg, ranks.replicate(state), autocast, perceptual, train_data.masked), levers)
-        meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks, losses_of(cfg))
+        meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
         sizes = count(state.gen), count(state.disc)
         say(f"device {device.type}, precision {str(dtype).removeprefix('torch.')}, batch {cfg.batch_size}, processes "
             f"{ranks.world}, {sizes[0]:,} + {sizes[1]:,} parameters, which take {sum(sizes) * 16 / 1e9:.2g} GB with "

@@ -45,6 +45,7 @@ from runtime.checkpoint import Writer, on_cpu, snapshot, state_dict
 from runtime.console import run_main
 from runtime.devices import no_search, seed_step, use_device, use_seed
 from runtime.distributed import Ranks
+from runtime.logger import LOSSES
 from runtime.speed import WARM_UP, GraphedStep, set_rate
 
 Section = Literal["smoke", "profile", "layers", "host", "facades", "steps", "fidelity", "nccl", "whole"]
@@ -122,7 +123,8 @@ def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tens
             set_rate(state, cfg.lr / 2)
         n = 1 if i == 2 * WARM_UP + 1 else 2  # an epoch's last, smaller batch
         seed_step(cfg.seed, 0, 1, i)
-        seen[f"losses of step {i + 1}"] = step((x[:n] * (1 - i / 50)).contiguous(), y[:n])
+        losses = step((x[:n] * (1 - i / 50)).contiguous(), y[:n])
+        seen[f"losses of step {i + 1}"] = torch.stack(list(losses.values()))
     writer.pool.shutdown()
     writer.check(wait=True)
     return {**seen, **{f"{net}.{name}": value for net in ("gen", "disc")
@@ -287,7 +289,7 @@ def run(cfg: Config, opts: Options, **replaced) -> list[dict]:
 def host(opts: Options, device: torch.device, report: Report) -> None:
     """What the data path alone can deliver, what one replay takes, and what becomes of both."""
     cfg = settings(opts, n_epochs=3, n_val=8, num_workers=4, save_every=3)
-    losses = torch.zeros(4, device=device)
+    losses = dict.fromkeys(LOSSES, torch.zeros((), device=device))
     data = {"cache ram": dict(cache="ram"), "4 processes": dict(cache="none"),
             "8 processes": dict(cache="none", num_workers=8)}
     for name, changes in data.items():
@@ -396,7 +398,8 @@ def nccl(opts: Options, device: torch.device, report: Report) -> None:
         state, step = real_step(cfg, device)
         x, y = batch_of(2, cfg, device)
         parallel = state if alone else ranks.replicate(state)
-        losses.append(torch.stack([train.train_step(parallel, x, y, **step.keywords) for _ in range(4)]))
+        steps = [train.train_step(parallel, x, y, **step.keywords) for _ in range(4)]
+        losses.append(torch.stack([loss for each in steps for loss in each.values()]))
         spent = until_done(lambda: train.train_step(parallel, x, y, **step.keywords), device)  # noqa: B023
         report(f"one more step, {'alone' if alone else backend}", f"{1e3 * spent:.1f} ms")
     total = ranks.all_reduce([1, 2])

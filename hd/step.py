@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,11 +10,12 @@ from config import Config
 from hd.losses import Perceptual, feature_matching, fooling, towards
 
 
-def hd_step(state: Any, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, perceptual: Perceptual | None) -> Tensor:
+def hd_step(state: Any, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, perceptual: Perceptual | None = None
+            ) -> dict[str, Tensor]:
     """One update of G against D as it is, then one of D, as the authors do; both judge the same y_fake.
 
     In this order, what D makes of the real pair serves both updates. x, y: input and target, (N, C, H, W) in [-1, 1].
-    Returns the losses [d_real, d_fake, g_gan, g_l1], then g_fm and g_vgg where they count, still on the device.
+    Returns the losses by name, with g_fm and g_vgg where they count, 0-dim and still on the device.
     """
     gen, disc, scaler, kind = state.gen, state.disc, state.scaler, cfg.gan_loss
     with autocast():
@@ -27,15 +27,17 @@ def hd_step(state: Any, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, p
     try:
         with autocast():
             fake = disc(x, y_fake)
-        g_gan, g_l1 = fooling(kind, fake), F.l1_loss(y_fake.float(), y)
-        g_loss, more = g_gan + cfg.lambda_l1 * g_l1, []
+        g_gan = fooling(kind, fake)
+        g_l1 = F.l1_loss(y_fake.float(), y)
+        g_loss = g_gan + cfg.lambda_l1 * g_l1
+        more = {}
         if cfg.lambda_fm:
-            more.append(feature_matching(fake, real))
-            g_loss = g_loss + cfg.lambda_fm * more[-1]
+            more["g_fm"] = feature_matching(fake, real)
+            g_loss = g_loss + cfg.lambda_fm * more["g_fm"]
         if cfg.lambda_vgg:
             with autocast():
-                more.append(perceptual(y_fake, y))
-            g_loss = g_loss + cfg.lambda_vgg * more[-1]
+                more["g_vgg"] = perceptual(y_fake, y)
+            g_loss = g_loss + cfg.lambda_vgg * more["g_vgg"]
         state.opt_g.zero_grad()
         scaler.scale(g_loss).backward()
         scaler.step(state.opt_g)
@@ -45,10 +47,12 @@ def hd_step(state: Any, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, p
     # D: real pairs towards real, generated pairs towards generated; halved
     with autocast():
         fake = disc(x, y_fake.detach())
-    d_real, d_fake = towards(kind, real, real=True), towards(kind, fake, real=False)
+    d_real = towards(kind, real, real=True)
+    d_fake = towards(kind, fake, real=False)
     state.opt_d.zero_grad()
     scaler.scale((d_real + d_fake) / 2).backward()
     scaler.step(state.opt_d)
 
     scaler.update()
-    return torch.stack([d_real, d_fake, g_gan, g_l1, *more]).detach()
+    losses = {"d_real": d_real, "d_fake": d_fake, "g_gan": g_gan, "g_l1": g_l1, **more}
+    return {name: loss.detach() for name, loss in losses.items()}

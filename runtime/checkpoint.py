@@ -39,7 +39,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     images: int = 0
-    sums: list[float] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)  # of each loss, over these images
     seconds: float = 0.0
 
 
@@ -136,6 +136,8 @@ class Run:
             return Progress()
         load_state(state, saved["state"])
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
+        if isinstance(progress.sums, list):  # of an earlier version, which named none: the log counts from here
+            progress = replace(progress, sums={})
         now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
         added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
         if added or gone:

@@ -111,7 +111,10 @@ def small_matmul(net: nn.Module) -> None:
 WARM_UP = 3  # steps, in which cuDNN chooses its algorithms and Adam makes its state
 
 
-def graphed(step: Callable[[Tensor, Tensor], Tensor], levers: Levers) -> Callable[[Tensor, Tensor], Tensor]:
+Step = Callable[[Tensor, Tensor], dict[str, Tensor]]  # x, y → the losses by name
+
+
+def graphed(step: Step, levers: Levers) -> Step:
     return GraphedStep(step, needed=levers.cuda_graph_needed) if levers.cuda_graph else step
 
 
@@ -133,13 +136,13 @@ class GraphedStep:
     Where recording fails, the run goes on without a graph, and says so; with `needed`, the error is raised.
     """
 
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], record: Callable | None = None, needed: bool = False):
+    def __init__(self, step: Step, record: Callable | None = None, needed: bool = False):
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # in the warm-up
         self.step, self.needed, self.record = step, needed, record or record_graph
         self.replay, self.given_up, self.calls = None, False, Counter()  # of each shape
         self.stream = torch.cuda.Stream() if self.record is record_graph else None  # for warm-up, recording and replay
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         if self.stream is None:
             return self._run(x, y)
         now = torch.cuda.current_stream()
@@ -149,7 +152,7 @@ class GraphedStep:
         now.wait_stream(self.stream)
         return losses
 
-    def _run(self, x: Tensor, y: Tensor) -> Tensor:
+    def _run(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         if self.replay is None and not self.given_up:
             self.calls[x.shape] += 1
             if self.calls[x.shape] > WARM_UP:
@@ -159,17 +162,23 @@ class GraphedStep:
         self.x.copy_(x)
         self.y.copy_(y)
         self.replay()
-        return self.losses.clone()  # the next replay overwrites them
+        losses = self.losses.clone()  # the next replay overwrites them
+        return dict(zip(self.names, losses.unbind(), strict=True))
 
     def _record(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x.clone(), y.clone()  # where every replay reads its batch
         try:
-            self.replay, self.losses = self.record(lambda: self.step(self.x, self.y))
+            self.replay, self.losses = self.record(self._step)
         except RuntimeError as error:
             if self.needed:
                 raise
             self.given_up = True
             say(f"no CUDA graph: {str(error).splitlines()[0]}")
+
+    def _step(self) -> Tensor:
+        losses = self.step(self.x, self.y)
+        self.names = list(losses)
+        return torch.stack(list(losses.values()))
 
 
 def record_graph(act: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:

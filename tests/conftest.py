@@ -93,6 +93,11 @@ def fresh_state(cfg, dtype=torch.float32):
     return train_module.make_state(cfg, cpu, dtype, choose_levers(cfg, cpu, dtype))
 
 
+def stacked(losses):
+    """The losses of a step as one tensor."""
+    return torch.stack(list(losses.values()))
+
+
 def make_data(folder):
     """A folder with six training and two validation pairs."""
     for split, n, seed in (("train", 6, 0), ("val", 2, 100)):
@@ -170,7 +175,7 @@ def same():
 
 @pytest.fixture
 def on_steps(monkeypatch):
-    """Calls `look(losses, state, x, y, …)` after each training step from now on; a tensor it returns replaces them."""
+    """Calls `look(losses, state, x, y, …)` after each training step from now on; a dict it returns replaces them."""
 
     def install(look):
         step = train_module.train_step
@@ -178,7 +183,7 @@ def on_steps(monkeypatch):
         def looked_at(*args, **options):
             losses = step(*args, **options)
             found = look(losses, *args, **options)
-            return found if isinstance(found, torch.Tensor) else losses
+            return found if isinstance(found, dict) else losses
 
         monkeypatch.setattr(train_module, "train_step", looked_at)
 
@@ -187,7 +192,7 @@ def on_steps(monkeypatch):
 
 @pytest.fixture
 def at_step(on_steps):
-    """Calls `act(losses)` after the n-th training step from now on; a tensor from it replaces the losses."""
+    """Calls `act(losses)` after the n-th training step from now on; a dict from it replaces the losses."""
 
     def install(n, act):
         count = itertools.count(1)

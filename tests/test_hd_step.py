@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, flags, fresh_state, launch
+from conftest import ROOT, flags, fresh_state, launch, stacked
 from torch import nn
 from torchvision.models import vgg19
 
@@ -29,6 +29,7 @@ from inference.load import load_generator
 from inference.translate import translate
 from runtime.checkpoint import load_tensors
 from runtime.ema import EVERY, Average
+from runtime.logger import LOSSES
 from train import State, step_for, train, train_step
 from utils import Stopped, UserError
 
@@ -107,11 +108,12 @@ def test_one_step_is_g_then_d_to_the_formula():
     cfg = replace(Config(), gan_loss="lsgan", lambda_fm=8.0, lambda_l1=2.0)
     losses = hd_step(state, x, y, cfg, nullcontext, None)
     d_real, d_fake, g_gan = (weight * 0.25 - 1) ** 2, (weight * paint) ** 2, (weight * paint - 1) ** 2
-    assert losses.tolist() == pytest.approx([d_real, d_fake, g_gan, 0.75, 4 * 0.75])
+    wanted = {"d_real": d_real, "d_fake": d_fake, "g_gan": g_gan, "g_l1": 0.75, "g_fm": 4 * 0.75}
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted)
     to_g = 2 * (weight * paint - 1) * weight - 2 * 1 - 8 * 4 * 1
     to_d = (2 * (weight * 0.25 - 1) * 0.25 + 2 * weight * paint**2) / 2
     assert gen.value.item() == pytest.approx(paint - to_g) and disc.weight.item() == pytest.approx(weight - to_d)
-    assert disc.weight.requires_grad and not losses.requires_grad
+    assert disc.weight.requires_grad and not any(loss.requires_grad for loss in losses.values())
 
 
 def test_d_can_be_trained_again_after_a_failed_step():
@@ -135,7 +137,7 @@ def test_any_mixture_learns_one_pair_by_heart(name):
     assert step.func is (train_step if cfg.paper_step else hd_step)
     x, y = nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64).unsqueeze(1)
     before = [p.clone() for net in (state.gen, state.disc) for p in net.parameters()]
-    losses = torch.stack([step(x, y) for _ in range(30)])
+    losses = torch.stack([stacked(step(x, y)) for _ in range(30)])
     assert losses.isfinite().all() and losses[-5:, 3].mean() < 0.7 * losses[0, 3]
     after = [p for net in (state.gen, state.disc) for p in net.parameters()]
     assert not any(map(torch.equal, before, after))
@@ -304,7 +306,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     monkeypatch.setattr("torchvision.models.vgg19", lambda weights: net)
     cfg = replace(Config(), ngf=4, ndf=4, crop_size=64, lambda_vgg=10.0, lambda_l1=0.0, gan_loss="lsgan")
     step = step_for(cfg, fresh_state(cfg), nullcontext, load_perceptual(CPU))
-    assert step(*torch.rand(2, 1, 3, 64, 64))[4] > 0
+    assert step(*torch.rand(2, 1, 3, 64, 64))["g_vgg"] > 0
     a, b = torch.rand(2, 1, 3, 64, 64)
     layers, seen = [*net.features], []
     firsts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)
@@ -324,7 +326,8 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
 
 def test_hinge_is_not_told_that_somebody_wins(small, capsys, monkeypatch):
     """The thresholds of that sentence are those of binary cross-entropy."""
-    monkeypatch.setattr(train_module, "hd_step", lambda *_, **__: torch.tensor([0.0, 0.0, 0.9, 0.3]))
+    losses = dict(zip(LOSSES, torch.tensor([0.0, 0.0, 0.9, 0.3]), strict=True))
+    monkeypatch.setattr(train_module, "hd_step", lambda *_, **__: losses)
     train(small(gan_loss="hinge", n_epochs=6))
     assert "has won" not in capsys.readouterr().out
 

@@ -8,13 +8,19 @@ import torch
 from runtime import logger as logger_module
 from runtime.checkpoint import Progress
 from runtime.distributed import Ranks
-from runtime.logger import COLUMNS, LOSSES, Logger, Meter
+from runtime.logger import COLUMNS, LOSSES, Logger
+from runtime.meter import Meter
 
 STATE = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", enabled=False))
 
 
 def meter_of(epoch=1, total=2, n_images=6, ranks=Ranks(), **progress):  # noqa: B008
     return Meter(STATE, Progress(epoch - 1, **progress), n_images, total, ranks)
+
+
+def step(value):
+    """What a training step tells whose losses all have this value."""
+    return dict.fromkeys(LOSSES, torch.tensor(value))
 
 
 @pytest.fixture
@@ -71,29 +77,29 @@ def test_tensorboard_gets_every_column(small, logger_of):
 def test_means_weigh_batches_by_their_images_and_go_on_after_a_cut():
     whole, cut = meter_of(), meter_of()
     for n, value in ((4, 1.0), (2, 4.0)):
-        whole.add(torch.full((4,), value), n)
-    cut.add(torch.full((4,), 1.0), 4)
+        whole.add(step(value), n)
+    cut.add(step(1.0), 4)
     rest = Meter(STATE, cut.progress(), 6, 2, Ranks())
-    rest.add(torch.full((4,), 4.0), 2)
+    rest.add(step(4.0), 2)
     assert whole.progress().sums == rest.progress().sums
     assert rest.means() == dict.fromkeys(LOSSES, 2.0) and rest.progress().step == 2
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_its_step():
     meter = meter_of(3, 5, 10, step=4, images=4)
-    meter.add(torch.ones(4), 1)
-    meter.add(torch.tensor([1.0, 1.0, math.inf, 1.0]), 1)
-    meter.add(torch.full((4,), math.nan), 1)
+    meter.add(step(1.0), 1)
+    meter.add({**step(1.0), "g_gan": torch.tensor(math.inf)}, 1)
+    meter.add(step(math.nan), 1)
     with pytest.raises(ValueError, match="epoch 3, step 6: .*g_gan inf"):
         meter.progress()
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("runtime.meter.time.perf_counter", lambda: next(clock))
     meter = meter_of()
     for batch in meter.watch(range(3)):
-        meter.add(torch.full((4,), float(batch)), 2)
+        meter.add(step(float(batch)), 2)
     meter.progress()
     out, err = capsys.readouterr()
     assert " 33% epoch 1/2 0:" in out and " left 0." in out and " img/s data " in out and out.count("\n") == 3
@@ -102,7 +108,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch)
 
 def test_the_time_left_and_the_waiting_share_are_those_of_the_images_so_far(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("runtime.logger.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("runtime.meter.time.perf_counter", lambda: now[0])
 
     def slow_loader():
         now[0] += 75
@@ -111,7 +117,7 @@ def test_the_time_left_and_the_waiting_share_are_those_of_the_images_so_far(caps
     meter = meter_of(2, 3, 10, images=5)
     for _ in meter.watch(slow_loader()):
         now[0] += 25
-        meter.add(torch.ones(4), 5)
+        meter.add(step(1.0), 5)
     # 5 images took 100 s; this epoch is then done, and one of 10 images is to come: 200 s
     shown = capsys.readouterr().out
     assert "0:03:20 left" in shown and "data 75%" in shown
@@ -164,7 +170,7 @@ def test_the_log_averages_the_losses_of_all_processes_once():
 
     meter = meter_of(1, 1, 4, Two(world=2))
     for _ in range(2):
-        meter.add(torch.ones(4), 1)
+        meter.add(step(1.0), 1)
     progress = meter.progress()
-    assert progress.images == 4 and progress.sums == [8.0] * 4 and progress == meter.progress()
+    assert progress.images == 4 and progress.sums == dict.fromkeys(LOSSES, 8.0) and progress == meter.progress()
     assert meter.means() == dict.fromkeys(LOSSES, 2.0)

@@ -4,13 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import fresh_state
+from conftest import fresh_state, stacked
 from torch import nn
 
 from discriminator import Discriminator
 from generator import Generator
 from runtime.checkpoint import load_state, on_cpu, state_dict
 from runtime.devices import seed_step, use_device, use_precision, use_seed
+from runtime.logger import LOSSES
 from runtime.speed import (
     WARM_UP,
     GraphedStep,
@@ -83,7 +84,7 @@ def losses_of(small, n=20, **changes):
     for net in (state.gen, state.disc):
         net.double()
     x, y = torch.rand(2, 2, 3, 64, 64, dtype=torch.double) * 2 - 1
-    return torch.stack([train_step(state, x, y, 100.0, nullcontext) for _ in range(n)])
+    return torch.stack([stacked(train_step(state, x, y, 100.0, nullcontext)) for _ in range(n)])
 
 
 def test_twenty_steps_with_the_levers_equal_twenty_plain_ones(small, monkeypatch):
@@ -151,7 +152,7 @@ def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
         x, y = torch.rand(2, 1 if i == 7 else 2, 3, 64, 64) * 2 - 1
         for state in (plain, graphed):
             set_rate(state, 2e-4 / (1 + i))
-        kept.append((step(x, y), train_step(plain, x, y, 100.0, fp32)))
+        kept.append((stacked(step(x, y)), stacked(train_step(plain, x, y, 100.0, fp32))))
     assert recorder.recorded == 1 and recorder.replayed == 12 - WARM_UP - 1
     torch.testing.assert_close(*map(torch.stack, zip(*kept, strict=True)))  # losses do not change under the hands
     for a, b in zip(plain.gen.parameters(), graphed.gen.parameters(), strict=True):
@@ -161,7 +162,7 @@ def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
 def test_a_graph_waits_for_a_shape_that_repeats():
     """Resumed at an epoch's last, smaller batch, the graph must not be of that shape."""
     recorder = Recorder()
-    step = GraphedStep(lambda x, y: torch.zeros(4), recorder)
+    step = GraphedStep(lambda x, y: dict(zip(LOSSES, torch.zeros(4), strict=True)), recorder)
     for n in (1, 4, 4, 1, 4):  # three calls of a shape, whatever came between them
         step(torch.zeros(n, 1), torch.zeros(n, 1))
     assert recorder.recorded == 0
@@ -187,7 +188,7 @@ def test_where_recording_fails_the_run_goes_on_without_a_graph_unless_one_was_as
     step = GraphedStep(lambda x, y: train_step(state, x, y, 100.0, fp32), fails)
     x, y = torch.rand(2, 1, 3, 64, 64) * 2 - 1
     for _ in range(6):
-        assert torch.equal(step(x, y), train_step(plain, x, y, 100.0, fp32))
+        assert step(x, y) == train_step(plain, x, y, 100.0, fp32)
     assert capsys.readouterr().out == "no CUDA graph: not permitted\n"
     needed = GraphedStep(step.step, fails, needed=True)
     with pytest.raises(RuntimeError, match="not permitted"):
@@ -212,7 +213,7 @@ def test_no_step_leaves_a_gradients_node_to_the_next(small):
     losses = train_step(state, *torch.rand(2, 1, 3, 64, 64), 100.0, fp32)
     parameters = [p for optimiser in optimisers for p in optimiser.param_groups[0]["params"]]
     assert len(alive) == len(parameters) and all(alive)  # inside the step they are all found
-    assert not any("used" in node(p) for p in parameters) and losses.grad_fn is None
+    assert not any("used" in node(p) for p in parameters) and losses["g_l1"].grad_fn is None
 
 
 @pytest.mark.slow

@@ -84,9 +84,10 @@ def test_bce_is_torch_s_own_in_value_and_gradient(monkeypatch, target):
 def test_one_step_is_the_paper_s_to_the_formula():
     """Real towards 1, generated towards 0, D first, then G against the updated D, with 100 times the L1."""
     state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    losses = train_step(state, x, y, 100.0, fp32).tolist()
+    losses = train_step(state, x, y, 100.0, fp32)
     updated = 0.3 + 0.1  # Adam's first step is lr long; real pairs (mean 1) and generated ones (-0.5) both raise it
-    assert losses == pytest.approx([softplus(-0.3), softplus(-0.15), softplus(0.5 * updated), 1.5])
+    wanted = {"d_real": softplus(-0.3), "d_fake": softplus(-0.15), "g_gan": softplus(0.5 * updated), "g_l1": 1.5}
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted)
     assert state.disc.weight.item() == pytest.approx(updated)  # G's loss moves D no further
     g_gan_slope = -updated / (1 + math.exp(-0.5 * updated))
     assert state.gen.value.grad.item() == pytest.approx(g_gan_slope - 100)
@@ -109,8 +110,9 @@ def test_d_sees_the_input_beside_the_target():
 
     state, x, y = toy(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 3, 8, 8)
     state.disc.__class__ = Product
-    losses = train_step(state, x, y, 100.0, fp32).tolist()
-    assert losses[:2] == pytest.approx([softplus(-0.15), softplus(-0.075)])
+    losses = train_step(state, x, y, 100.0, fp32)
+    assert losses["d_real"].item() == pytest.approx(softplus(-0.15))
+    assert losses["d_fake"].item() == pytest.approx(softplus(-0.075))
 
 
 def test_a_scaler_changes_no_update_and_is_updated():
@@ -135,7 +137,7 @@ def test_the_forward_passes_run_in_the_precision_and_the_losses_in_fp32(small):
         net.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     x = torch.zeros(1, 3, 64, 64)
     losses = train_step(state, x, x, 100.0, partial(torch.autocast, "cpu", torch.bfloat16))
-    assert seen == [torch.bfloat16] * 4 and losses.dtype == torch.float32
+    assert seen == [torch.bfloat16] * 4 and {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -187,7 +189,7 @@ def test_d_learns_to_tell_real_from_generated(small):
     state = fresh_state(small())
     x, y = torch.rand(2, 3, 64, 64) * 2 - 1, torch.ones(2, 3, 64, 64)
     first, *_, last = [train_step(state, x, y, 0.0, fp32) for _ in range(30)]
-    assert first[0] == pytest.approx(math.log(2), abs=0.15) and last[0] < 0.5 and last[1] < 0.5
+    assert first["d_real"] == pytest.approx(math.log(2), abs=0.15) and last["d_real"] < 0.5 and last["d_fake"] < 0.5
 
 
 def test_batchnorm_of_d_sees_real_and_generated_each_by_itself(small):
@@ -248,9 +250,9 @@ def test_the_log_holds_the_means_of_the_steps_and_the_speed(small, on_steps):
     seen = []
     on_steps(lambda losses, *_, **__: seen.append(losses))
     train(small(n_epochs=1, batch_size=4))  # 6 pairs: a batch of 4 and one of 2
-    wanted = (seen[0] * 4 + seen[1] * 2) / 6
     row = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"][0]
-    assert [row[name] for name in ("d_real", "d_fake", "g_gan", "g_l1")] == pytest.approx(wanted.tolist(), rel=1e-5)
+    for name in ("d_real", "d_fake", "g_gan", "g_l1"):
+        assert row[name] == pytest.approx((seen[0][name].item() * 4 + seen[1][name].item() * 2) / 6, rel=1e-5)
     assert row["epoch"] == 1 and row["images_per_s"] == pytest.approx(6 / row["seconds"]) and row["seconds"] > 0
 
 
@@ -357,7 +359,7 @@ def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(small, end_of, at_step):
     cfg = small()
-    at_step(9, lambda losses: losses * torch.tensor([1.0, math.nan, 1.0, 1.0]))
+    at_step(9, lambda losses: {**losses, "d_fake": torch.tensor(math.nan)})
     with pytest.raises(ValueError, match=r"epoch 2, step 3: .*d_fake nan"):
         train(cfg)
     assert end_of(cfg)["epoch"] == 1
