@@ -162,6 +162,24 @@ def test_the_answer_is_what_predict_writes_to_the_pixel(run, tmp_path, monkeypat
     assert decoded(answer.data).dtype == expected.dtype and np.array_equal(decoded(answer.data), expected)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+@pytest.mark.parametrize("ranges", [{}, dict(range_a=[10.0, 200.0]), dict(range_b=[0.0, 90.0])], ids=str)
+@pytest.mark.parametrize("image", [noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)], ids=["8 bits", "16 bits"])
+def test_the_answer_is_that_of_predict_for_other_targets_and_ranges_too(run, tmp_path, monkeypatch, kind, ranges, image):
+    """In bf16, as auto takes it on other machines: one place decides whether that is precise enough."""
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    torch.save({**saved, "kind": kind, "config": {**saved["config"], **ranges}}, tmp_path / "gen.pth.tar")
+    (tmp_path / "x.png").write_bytes(encoded(image))
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(tmp_path / "gen.pth.tar"), "--input",
+                                      str(tmp_path / "x.png"), "--output", str(tmp_path / "y.png"), "--device", "cpu",
+                                      "--precision", "bf16"])
+    assert not predict.main()
+    answer = Client(app_of(tmp_path, precision="bf16")).post("/translate", data=(tmp_path / "x.png").read_bytes())
+    made, written = decoded(answer.data), cv2.imread(str(tmp_path / "y.png"), cv2.IMREAD_UNCHANGED)
+    deep = kind == "uint16" or image.dtype == np.uint16 and "range_b" not in ranges
+    assert made.dtype == written.dtype == (np.uint16 if deep else np.uint8) and np.array_equal(made, written)
+
+
 def huge_png():
     """One that says it is 20000×20000."""
     data = bytearray(encoded(noise(4, 4)))

@@ -1,0 +1,362 @@
+"""What a generator's file tells, and the Translator, which decides how a network runs and disturbs nobody."""
+
+import contextlib
+import io
+import json
+import math
+import random
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import settings, write_pair
+from PIL import Image
+from test_published import Published
+from torch import nn
+
+import evaluate as evaluate_module
+import predict as predict_module
+import train as train_module
+from generator import Dropout, Generator
+from inference.load import load_generator
+from inference.trained import Trained
+from inference.translate import Translator, translate
+from pairs.geometry import Geometry, Sizes, size_range, usual_size
+from runtime.checkpoint import GENERATOR, VERSION
+from runtime.console import run_main
+
+
+@pytest.fixture(scope="module")
+def gen():
+    """A small generator with running statistics of its own, in training mode, as its owner left it."""
+    torch.manual_seed(0)
+    gen = Generator(ngf=4, crop_size=64)
+    for parameter in gen.parameters():
+        if parameter.dim() == 4:
+            parameter.data *= 4
+    with torch.no_grad():
+        for _ in range(20):
+            gen(torch.randn(2, 3, 64, 64))
+    return gen
+
+
+def noise(width, height, seed=0, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
+
+
+def state_of(gen):
+    return [(name, module.training, getattr(module, "per_image", None), type(module))
+            for name, module in gen.named_modules()]
+
+
+# Threads
+
+
+@pytest.mark.parametrize(("precision", "n"), [("fp32", 200), ("bf16", 30)])
+def test_threads_get_what_one_thread_gets_and_nothing_is_left_behind(gen, precision, n):
+    """Many calls by 4 threads, on several sizes, with and without dropout, some through Translators that they share."""
+    draw = random.Random(0)
+    shared = [Translator(gen, scale="native", precision=precision, dropout=dropout, norm=norm, seed=3)
+              for dropout in (True, False) for norm in ("image", "running")]
+    calls = []
+    for number in range(n):
+        picture = noise(draw.choice([64, 65, 128]), draw.choice([64, 100]), number)
+        options = dict(dropout=draw.random() < 0.5, seed=draw.randrange(3), scale="native", precision=precision)
+        calls.append((draw.choice([None, *shared]), picture, options))
+
+    def work(call):
+        translator, picture, options = call
+        return translator.picture(picture) if translator else translate(gen, picture, **options)
+
+    before, random_state, weights = state_of(gen), torch.get_rng_state(), gen.state_dict()
+    weights = {name: value.clone() for name, value in weights.items()}
+    alone = [work(call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, calls))
+    assert all(map(np.array_equal, alone, together))
+    assert len({result.tobytes() for result in alone}) > n / 2  # not all the same picture
+    assert state_of(gen) == before and torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, weights[name]) for name, value in gen.state_dict().items())
+
+
+def test_a_translation_beside_a_training_step_disturbs_neither(gen):
+    """Its network is in training mode, draws from torch's own numbers, and has hooks and gradients of its own."""
+    picture, x = noise(64, 64), torch.rand(2, 3, 64, 64)
+    wanted = translate(gen, picture, precision="fp32")
+
+    def step():
+        torch.manual_seed(5)
+        with torch.random.fork_rng(), torch.no_grad():
+            return gen(x), torch.rand(1)
+
+    statistics = {name: value.clone() for name, value in gen.named_buffers()}
+    first = step()
+    for name, value in gen.named_buffers():
+        value.copy_(statistics[name])
+    begun, seen = [], []
+
+    def meanwhile(*_):
+        if not begun:
+            begun.append(True)
+            seen.append(translate(gen, picture, precision="fp32"))
+
+    handle = gen.encoder[2].register_forward_hook(meanwhile)
+    second = step()
+    handle.remove()
+    assert all(map(torch.equal, first, second)) and np.array_equal(seen[0], wanted)
+
+
+def test_the_weights_are_there_once(gen):
+    """In fp32 those of the generator; in bf16 those of convolutions once more, at half the size."""
+    translator = Translator(gen, precision="bf16")
+    for name, parameter in translator.exact.named_parameters():
+        assert parameter is gen.get_parameter(name)
+    for name, parameter in translator.fast.named_parameters():
+        cast = parameter.dim() == 4 or name == "output.1.bias"
+        assert (parameter.dtype == torch.bfloat16) == cast and (parameter is gen.get_parameter(name)) != cast
+    assert Translator(gen, precision="fp32").fast is translator.exact or translator.fast is not translator.exact
+
+
+@pytest.mark.parametrize("norm", ["image", "running"])
+def test_a_seed_gives_the_pictures_that_it_gave_in_validation(gen, norm):
+    """Masks are drawn in the order of the layers, from the seed alone: as torch's own dropout draws them on a CPU."""
+    pixels = torch.from_numpy(noise(128, 64).transpose(2, 0, 1).copy())[None]
+    made = Translator(gen, norm=norm, seed=7, precision="fp32").tensor(pixels)
+    with torch.random.fork_rng(), torch.no_grad(), gen.test_time(norm):
+        torch.manual_seed(7)
+        wanted = gen(pixels / 127.5 - 1)
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
+    assert (made - Translator(gen, norm=norm, seed=8, precision="fp32").tensor(pixels)).abs().max() > 0.1
+
+
+def test_every_dropout_has_a_mask_of_its_own(gen):
+    translator, seen = Translator(gen, precision="fp32"), []
+    for layer in translator.exact.modules():
+        if isinstance(layer, Dropout) and layer.p:
+            layer.register_forward_hook(lambda layer, args, out: seen.append((out == 0)[:, :4, :2, :2]))
+    translator.tensor(torch.rand(3, 3, 64, 64))
+    assert len(seen) == 3
+    for masks in seen:
+        assert torch.equal(masks[0], masks[1]) and torch.equal(masks[0], masks[2])  # one for all images
+    assert len({tuple(masks[0].flatten().tolist()) for masks in seen}) == 3
+
+
+# Exact or fast
+
+
+@pytest.mark.parametrize(("kind", "dtype", "fast"), [
+    ("uint8", torch.uint8, True), ("uint8", torch.float32, False), ("uint16", torch.uint8, False),
+    ("float32", torch.uint8, False), ("uint16", torch.float32, False)])
+def test_only_8_bits_to_8_bits_are_translated_in_few_digits(gen, kind, dtype, fast):
+    trained = replace(Trained.of_network(gen), kind=kind)
+    x = torch.from_numpy(noise(64, 64).transpose(2, 0, 1).copy())[None]
+    x = x if dtype == torch.uint8 else x / 255
+    made, exact = (Translator(gen, trained, precision=precision).tensor(x) for precision in ("bf16", "fp32"))
+    assert torch.equal(made, exact) != fast
+
+
+# What a file tells
+
+
+def write_file(path, gen, told=(), **saved):
+    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True)) | dict(told)
+    torch.save({"format": "pix2pix generator", "config": config, "epoch": 4, "state_dict": gen.state_dict(), **saved},
+               path)
+    return path
+
+
+def test_a_file_from_before_versions_tells_all_that_it_knows(gen, tmp_path):
+    """The words and keys of commit 16235ef."""
+    told = dict(direction="BtoA", resize="aspect", load_size=72, interpolation="bicubic", label_side="A",
+                range_a=[0.0, 5.0], range_b=None, n_labels=0, seed=9, generator="unet", dropout_blocks="paper")
+    trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, told, usual_size=(120, 80), kind="float32",
+                                        inputs=1, held_out=["1"], colours=[[1, 2, 3, 0.5]])).trained
+    assert trained == Trained(
+        3, 3, Geometry("aspect", 72, 64, 0, "bicubic"), direction="BtoA", range_a=(0.0, 5.0), label_side="A",
+        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=4, colours=((1, 2, 3, 0.5),),
+        held_out=("1",), seed=9)
+    assert trained.y_is_label and not trained.x_is_label and trained.y.limits == (0.0, 5.0)
+
+
+def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
+    """Label maps on a side that nobody knows are none of the network's: "None"[0] was right by accident."""
+    trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, dict(label_side="none"))).trained
+    assert (trained.direction, trained.input_side, trained.held_out, trained.sizes) == (None, None, None, None)
+    for side in ("A", "B", "none"):
+        other = replace(trained, label_side=side)
+        assert not other.x_is_label and not other.y_is_label
+    assert replace(trained, label_side="both").y_is_label
+
+
+@pytest.mark.parametrize(("told", "saved"), [
+    (dict(resize="letterbox"), {}), (dict(interpolation="lanczos"), {}), (dict(label_side="C"), {}),
+    (dict(direction="AtoC"), {}), (dict(direction=None), {}), (dict(generator="transformer"), {}),
+    (dict(dropout_blocks="all"), {}), ({}, dict(kind="int64")), ({}, dict(version=VERSION + 1)),
+    (dict(resize=["stretch"]), {})])
+def test_a_file_of_a_newer_version_is_refused_and_never_translated_otherwise(gen, tmp_path, told, saved):
+    path = write_file(tmp_path / "new.pth.tar", gen, told, **saved)
+    with pytest.raises(ValueError, match="new.pth.tar holds no generator .*a newer version of this program wrote it"):
+        load_generator(path)
+
+
+# The sizes of training
+
+
+@pytest.mark.parametrize(("training", "size", "wanted"), [
+    ([(150, 90)], (150, 90), (64, 64)), ([(150, 90)], (300, 180), (128, 128)), ([(150, 90)], (75, 45), (32, 32)),
+    ([(150, 90)], (300, 90), (128, 64)), ([(150, 90)], (150, 180), (64, 128)),  # one aspect: more to see
+    ([(128, 64), (64, 128)], (128, 64), (64, 64)), ([(128, 64), (64, 128)], (64, 128), (64, 64)),
+    ([(128, 64), (64, 128)], (128, 256), (128, 128)), ([(128, 64), (64, 128)], (100, 100), (100, 100)),
+    ([(128, 64), (64, 128)], (256, 64), (128, 64)),  # wider than any
+    ([(60, 40), (600, 400)], (300, 200), (64, 64)), ([(60, 40), (600, 400)], (1200, 800), (128, 128))])
+def test_an_image_like_those_of_training_is_shown_as_training_showed_it(training, size, wanted):
+    """With resize stretch; and what is larger than any of its kind has more to show."""
+    counted = Counter(training)
+    sizes = Sizes.of_file(usual_size(counted), size_range(counted))
+    assert Geometry("stretch", 72, 64).trained(size, sizes) == wanted
+
+
+@pytest.mark.parametrize("resize", ["aspect", "none"])
+def test_the_other_modes_show_each_size_of_training_as_validation_does(resize):
+    counted, geometry = Counter([(120, 80), (80, 120), (30, 40), (300, 100)]), Geometry(resize, 72, 64)
+    sizes = Sizes.of_file(usual_size(counted), size_range(counted))
+    for size in counted:
+        assert geometry.trained(size, sizes) == geometry.whole(size)
+    assert geometry.trained((600, 480), sizes) == ((432, 346) if resize == "aspect" else (600, 480))
+
+
+def test_one_image_in_a_hundred_of_another_size_changes_nothing():
+    assert size_range(Counter({(150, 90): 300, (9000, 10): 2})) == (90, 90, 150 / 90, 150 / 90)
+
+
+@pytest.mark.parametrize("ranges", [[0, 1, 1, 1], [2, 1, 1, 1], [1, 1, 1], ["a"] * 4, [1, 1, math.nan, 1]])
+def test_a_file_with_impossible_sizes_is_refused(gen, tmp_path, ranges):
+    with pytest.raises(ValueError, match="holds no generator"):
+        load_generator(write_file(tmp_path / "gen.pth.tar", gen, usual_size=(4, 4), size_range=ranges))
+
+
+def call(module, *flags):
+    """The exit status of a command, and what it printed to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
+        with pytest.raises(SystemExit) as leaving:
+            run_main(module.main)
+    return leaving.value.code or 0, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def upright(tmp_path_factory):
+    """A run on landscapes and portraits."""
+    folder = tmp_path_factory.mktemp("upright")
+    for split in ("train", "val"):
+        for number in range(4):
+            width, height = ((96, 48), (48, 96))[number % 2]
+            for side, seed in (("A", 0), ("B", 9)):
+                path = folder / "data" / split / side / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(noise(width // 8, height // 8, number + seed)).resize((width, height)).save(path)
+    train_module.train(settings(folder / "data", folder / "run", n_epochs=1))
+    return folder
+
+
+def test_portraits_among_landscapes_are_translated_as_they_were_validated(upright):
+    """The score of the files that predict.py writes is that of --scale crop, which is what validation showed."""
+    checkpoint, scores = upright / "run" / "gen.pth.tar", {}
+    assert Translator(load_generator(checkpoint)).network_size((48, 96)) == (64, 64)
+    for scale in ("trained", "crop", "native"):
+        status, _, err = call(evaluate_module, "--checkpoint", checkpoint, "--data-root", upright / "data", "--scale",
+                              scale, "--full-size", "--num-workers", "0", "--device", "cpu", "--out-dir",
+                              upright / scale)
+        assert status == 0, err
+        scores[scale] = json.loads((upright / scale / "metrics.json").read_text())["l1_of_each"]
+    assert scores["trained"] == scores["crop"] and scores["trained"] != scores["native"]
+
+
+# Folders of pairs
+
+
+@pytest.mark.parametrize("layout", ["{side}", "val/{side}", "val_{side}", "{side}/val"])
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(gen, tmp_path, layout, direction):
+    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction=direction))
+    ours, theirs = direction[0], direction[-1]
+    sides = {}
+    for side in "AB":
+        for name in ("1", "2"):
+            path = tmp_path / "pairs" / layout.format(side=side) / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sides[side, name] = noise(64, 64, ord(side) + int(name))
+            Image.fromarray(sides[side, name]).save(path)
+    status, out, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input",
+                            tmp_path / "pairs", "--output", tmp_path / "out", "--compare")
+    assert status == 0 and "2 images in" in out, err
+    assert f"the 2 images of {ours}" in out and "the 2 others are not" in out
+    written = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png"))
+    assert [path.as_posix() for path in written] == [f"{layout.format(side=ours)}/{name}.png" for name in "12"]
+    for path in written:
+        sheet = np.asarray(Image.open(tmp_path / "out" / path))
+        assert sheet.shape == (64, 192, 3)
+        assert np.array_equal(sheet[:, :64], sides[ours, path.stem])
+        assert np.array_equal(sheet[:, 128:], sides[theirs, path.stem])
+
+
+def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
+    checkpoint = write_file(tmp_path / "gen.pth.tar", gen)
+    for side in "AB":
+        (tmp_path / "in" / side).mkdir(parents=True)
+        Image.fromarray(noise(64, 64)).save(tmp_path / "in" / side / "1.png")
+    flags = ["--checkpoint", checkpoint, "--device", "cpu", "--output", tmp_path / "out"]
+    status, _, err = call(predict_module, *flags, "--input", tmp_path / "in")
+    assert status == 2 and "does not tell which one" in err and err.count("\n") == 1, err
+    assert call(predict_module, *flags, "--input", tmp_path / "in" / "B")[0] == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.png"]
+
+
+def test_a_folder_called_a_alone_is_a_folder_like_any_other(gen, tmp_path):
+    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
+    (tmp_path / "in" / "A").mkdir(parents=True)
+    Image.fromarray(noise(64, 64)).save(tmp_path / "in" / "A" / "1.png")
+    assert call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output",
+                tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "A" / "1.png").exists()
+
+
+# The authors' files
+
+
+@pytest.fixture
+def published(tmp_path):
+    torch.manual_seed(0)
+    net = Published(7, 4)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0, 0.1)
+    torch.save(net.state_dict(), tmp_path / "latest_net_G.pth")
+    return tmp_path / "latest_net_G.pth"
+
+
+def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(published, tmp_path):
+    """By Pillow's bicubic: on checkerboards, the average of areas is a plain gray."""
+    for name, size in (("own", (300, 200)), ("resized", (128, 128))):
+        for number in range(2):
+            sides = [Image.fromarray(noise(300, 200, number + seed)) for seed in (0, 9)]
+            left, right = (np.asarray(side.resize(size, Image.Resampling.BICUBIC)) for side in sides)
+            write_pair(tmp_path / name / "train" / f"{number}.png", left=left, right=right)
+            write_pair(tmp_path / name / "val" / f"{number}.png", left=left, right=right)
+    scores = {}
+    for name in ("own", "resized"):
+        status, _, err = call(evaluate_module, "--checkpoint", published, "--data-root", tmp_path / name, "--direction",
+                              "AtoB", "--num-workers", "0", "--device", "cpu", "--out-dir", tmp_path / f"scores {name}")
+        assert status == 0, err
+        scores[name] = json.loads((tmp_path / f"scores {name}" / "metrics.json").read_text())["scores"]["output"]
+    for metric in ("l1", "ssim"):
+        assert scores["own"][metric]["mean"] == pytest.approx(scores["resized"][metric]["mean"], abs=2e-3), metric
+    translator, source = Translator(load_generator(published)), noise(300, 200)
+    wanted = np.asarray(Image.fromarray(source).resize((128, 128), Image.Resampling.BICUBIC))
+    difference = np.abs(translator.to_scale(source).astype(int) - wanted)
+    assert difference.max() <= 2 and difference.mean() < 0.05
