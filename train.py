@@ -134,9 +134,9 @@ def step_for(cfg: Config, state: State, autocast: Callable, perceptual: Perceptu
 
 
 def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """A step for a y whose last channel is a mask: it weights each pixel's L1.
+    """A step for a y whose last channel is a mask, which weights each pixel's L1.
 
-    Where it is 0, the target replaces the output, so that D sees no difference there.
+    Where it is 0, y_fake equals y, so that D sees no difference there.
     """
     seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
     return step(seen, x, y[:, :-1])
