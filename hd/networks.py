@@ -75,9 +75,8 @@ class GlobalGenerator(nn.Module):
 
     n_downs stride-2 convolutions, n_blocks residual blocks at the smallest size, and as many transposed convolutions.
     With n_downs 2 it is the ResNet of the CycleGAN and pix2pix release, there also with BatchNorm and dropout.
-    H and W must be multiples of 2**n_downs, and two of them at least: a block pads by reflection. forward raises
-    ValueError when they are not. crop_size and crop_width, the crop of training, 0 where that is not
-    known, change nothing in here: they are for who asks.
+    H and W must be multiples of 2**n_downs, at least twice that because blocks pad by reflection; otherwise forward
+    raises ValueError. crop_size and crop_width record the training crop (0: unknown); the network does not use them.
     """
 
     test_time, crop_width = Generator.test_time, 0

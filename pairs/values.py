@@ -44,11 +44,11 @@ class Values:
 
     def array(self, images: Sequence[Image.Image | np.ndarray], sources: Sequence[Path | np.ndarray | str],
               ) -> np.ndarray:
-        """What `read_image` made of one source, or of several to stack, as (H, W, stored), uint8 or float32 in [0, 1].
+        """The images that `read_image` made of the sources, as one (H, W, stored) array, uint8 or float32 in [0, 1].
 
-        One becomes what is wanted, as far as `to_array` can; of several, each has the channels of its file, and the
-        limits are for those that need some, or for all where none does. Indices stay what they are, never a palette's
-        colours; those that are no class become VOID. Raises DataError.
+        `to_array` converts a single image to `channels`. Several are stacked with their files' own channels; `limits`
+        apply to those that need a range, or to all if none does. Class indices are kept (a palette's colours are
+        ignored), and those that are no class become VOID. Raises DataError.
         """
         names = " and ".join(map(name_of, sources))
         if self.n_labels:

@@ -177,6 +177,14 @@ def test_the_file_tree_is_complete():
     assert {*listed} == {*modules, *folders, "tests/", "benchmarks/"}
 
 
+def test_the_minutes_of_reading_are_honest():
+    """At 225 words of code and comments a minute, give or take a third: a plan that a careful reader can keep."""
+    for name, minutes in re.findall(r"^(\w+(?:\.py|/)) .* (\d+) min$", README, re.MULTILINE):
+        files = [ROOT / name] if name.endswith(".py") else (ROOT / name).glob("*.py")
+        counted = sum(len(path.read_text(encoding="utf-8").split()) for path in files) / 225
+        assert counted / 1.33 - 1 < int(minutes) < counted * 1.33 + 1, f"{name} takes {counted:.0f} minutes to read"
+
+
 def test_every_test_that_holds_a_promise_is_there():
     """`test_x.py::test_name`, with … for the rest of a name, or for the file that was named last."""
     text, file = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"), ""
