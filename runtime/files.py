@@ -16,6 +16,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed
+    fcntl = None
+
 CELL = 512  # pixels of the longest side in a grid
 DRAWN = {"Software": "pix2pix"}  # marks what is drawn for people, so that it never becomes a training pair
 
@@ -26,10 +31,28 @@ def temporary_name() -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of processes that were killed in the middle of `atomic`."""
+    """Removes the temporary files of processes that were killed in the middle of `atomic`, not of those at work."""
     for path in folder.glob(".pix2pix-*.tmp"):
         if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name) and path.is_file():
-            path.unlink()
+            with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # its process has ended meanwhile
+                if claim(file):
+                    path.unlink()
+
+
+def claim(file: BinaryIO) -> bool:
+    """Whether no other process has claimed the file: from now on, and until it is closed, this one has.
+
+    Where the file system or the machine has no such locks, nobody ever has.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -39,6 +62,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("xb") as file:  # never one that is there already, nor through a link
             made = True
+            claim(file)
             yield file
             file.flush()
             os.fsync(file.fileno())

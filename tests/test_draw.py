@@ -165,7 +165,7 @@ def test_the_answer_is_what_predict_writes_to_the_pixel(run, tmp_path, monkeypat
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
 @pytest.mark.parametrize("ranges", [{}, dict(range_a=[10.0, 200.0]), dict(range_b=[0.0, 90.0])], ids=str)
 @pytest.mark.parametrize("image", [noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)], ids=["8 bits", "16 bits"])
-def test_the_answer_is_that_of_predict_for_other_targets_and_ranges_too(run, tmp_path, monkeypatch, kind, ranges, image):
+def test_the_answer_is_that_of_predict_for_other_targets_and_ranges(run, tmp_path, monkeypatch, kind, ranges, image):
     """In bf16, as auto takes it on other machines: one place decides whether that is precise enough."""
     saved = torch.load(run / "gen.pth.tar", weights_only=True)
     torch.save({**saved, "kind": kind, "config": {**saved["config"], **ranges}}, tmp_path / "gen.pth.tar")

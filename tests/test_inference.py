@@ -10,6 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes, size_range, usual_size
 from runtime.checkpoint import GENERATOR, VERSION
 from runtime.console import run_main
+from runtime.files import atomic
 
 
 @pytest.fixture(scope="module")
@@ -360,3 +362,34 @@ def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(publis
     wanted = np.asarray(Image.fromarray(source).resize((128, 128), Image.Resampling.BICUBIC))
     difference = np.abs(translator.to_scale(source).astype(int) - wanted)
     assert difference.max() <= 2 and difference.mean() < 0.05
+
+
+# What a killed process leaves
+
+
+@pytest.fixture(scope="module")
+def deep(gen, tmp_path_factory):
+    """A generator and an input for each kind of number that is written: 8 and 16 bits."""
+    folder = tmp_path_factory.mktemp("deep")
+    write_file(folder / "gen.pth.tar", gen)
+    cv2.imwrite(str(folder / "8.png"), noise(64, 64))
+    cv2.imwrite(str(folder / "16.png"), noise(64, 64, dtype=np.uint16))
+    return folder
+
+
+def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_writes_stays(deep, tmp_path):
+    for place in (tmp_path / "out", tmp_path / "out" / "sub"):
+        place.mkdir()
+        (place / ".pix2pix-0123456789abcdef.tmp").write_bytes(b"half")
+    (tmp_path / "out" / ".pix2pix-mine.tmp").write_bytes(b"not ours")
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("1.png", "sub/2.png"):
+        Image.fromarray(noise(64, 64)).save(tmp_path / "in" / name)
+    with atomic(tmp_path / "out" / "other.png") as file:  # of another predict.py at work
+        file.write(b"whole")
+        status, _, err = call(predict_module, "--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input",
+                              tmp_path / "in", "--output", tmp_path / "out")
+    assert status == 0, err
+    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
+    assert found == [".pix2pix-mine.tmp", "1.png", "other.png", "sub", "sub/2.png"]
+    assert (tmp_path / "out" / "other.png").read_bytes() == b"whole"
