@@ -1,6 +1,7 @@
 """A run's folder: what may be written there, what a checkpoint holds, and what may continue it."""
 
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -29,6 +30,7 @@ FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those o
 FIXED = ["direction", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
          *FOLLOW_UP, "n_scales", "spectral_norm"]
 VERSION = 1  # of generators' files: a larger one where readers of today would make other pictures of them
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # where no file can be locked
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 
 
@@ -192,14 +194,18 @@ class Run:
     def _lock(self, folder: Path) -> None:
         self.made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(folder / ".lock", timeout=0)
+        self.lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)  # a soft lock outlives a killed host
         try:
-            with contextlib.suppress(NotImplementedError):  # file systems without locks
-                self.lock.acquire()
+            self.lock.acquire()
         except Timeout as error:
             self.lock = None
             raise UserError(f"another process is training in {folder}: wait for it, or choose another folder with "
                             "--out-dir") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            say(f"{folder} lies on a file system without locks ({error.strerror}): nothing keeps a second training out "
+                "of it")
 
     def _free_folder(self) -> Path:
         """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""

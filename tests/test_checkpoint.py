@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import pickle
 import threading
 import time
@@ -135,6 +137,25 @@ def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypat
         raise RuntimeError("in the loop")
     assert seen == ["locked"]
     FileLock(small().out_dir / ".lock", timeout=0).acquire()
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "ENOTSUP", "EINVAL"])
+@pytest.mark.skipif(os.name != "posix", reason="flock is POSIX")
+def test_a_file_system_without_locks_costs_the_protection_alone(small, monkeypatch, capsys, name):
+    """Also where a run of another host has left its lock: whether that host still trains is more than can be known."""
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = small().out_dir / ".lock"
+    lock.parent.mkdir()
+    lock.write_text("1\nelsewhere\n")
+    for _ in range(2):
+        with Run(small(), Ranks()):
+            told = capsys.readouterr().out
+    assert told.count(f"{lock.parent} lies on a file system without locks (") == 1 and told.count("\n") == 1
 
 
 def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monkeypatch, capsys):
