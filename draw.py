@@ -100,7 +100,11 @@ class App:
         own = (self.host, "localhost", "127.0.0.1", "::1", socket.gethostname().lower())
         if name not in own and not (self.host in ANYWHERE and is_address(name)):
             raise exceptions.Forbidden("this address is not one of the server's own")
-        if request.path != "/" and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        site = request.headers.get("Sec-Fetch-Site")
+        if site is None and (origin := request.headers.get("Origin")):  # browsers send no more to plain addresses
+            asker = re.sub(r"^https?://", "", origin).lower()  # or null, of a page without a site
+            site = "same-origin" if asker == request.environ.get("HTTP_HOST", "").lower() else "cross-site"
+        if request.path != "/" and site not in ("same-origin", "none", None):
             raise exceptions.Forbidden("other sites may not ask")
 
     def page(self, request: Request) -> Response:

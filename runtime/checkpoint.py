@@ -5,7 +5,6 @@ import errno
 import itertools
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from config import Config
 from runtime.console import say
-from runtime.distributed import Ranks
+from runtime.distributed import Ranks, told
 from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of
 
@@ -164,7 +163,7 @@ class Run:
 
     def _open(self) -> tuple[Config, dict | None]:
         cfg = self.cfg
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and not cfg.resume:
+        if told("TORCHELASTIC_RESTART_COUNT") and not cfg.resume:
             raise UserError("torchrun has started this run again, which would begin anew: with --resume it goes on")
         folder = cfg.out_dir
         try:

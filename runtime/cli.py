@@ -28,7 +28,8 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     folder = which.out_dir or newest_run(run_name(which))
     if which.resume and folder and (run := load(folder)):
         base = replace(run, out_dir=folder, resume=True)
-    description += f"\n\nAn optional first word picks a recipe, of the paper or a later one: {', '.join(RECIPES)}."
+    description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
+                   f"{', '.join(RECIPES)}.")  # python -OO leaves no docstring
     return tyro.cli(Config, default=base, args=argv, description=description)
 
 

@@ -21,7 +21,8 @@ def say(text: str) -> None:
 
     Of several processes, only the main one prints.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+    world, rank = os.environ.get("WORLD_SIZE"), os.environ.get("RANK")
+    if world not in (None, "", "1") and rank not in (None, "", "0"):
         return
     heard(printable(text, sys.stdout) + "\n")
 
@@ -36,8 +37,19 @@ def heard(text: str = "") -> bool:
         return False
 
 
-def run_main(main: Callable[[], int | None]) -> None:
+def leave_launcher() -> None:
+    """Forgets what a launcher has left in the environment. Raises UserError in one of several that torchrun started."""
+    if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("WORLD_SIZE") not in (None, "", "1"):
+        raise UserError("torchrun starts train.py only; this program is one process: start it with python")
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+
+
+def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     """Runs a script: a UserError or OSError becomes one sentence and exit status 2, a signal exit status 128 + n.
+
+    several: whether torchrun may start it more than once. To other scripts, what a launcher has left in the environment
+    means nothing.
 
     A reader of the output who leaves (`--help | head`) ends it in silence. Every other exception is a bug, perhaps in
     a change of the reader's, and keeps its traceback.
@@ -46,6 +58,8 @@ def run_main(main: Callable[[], int | None]) -> None:
         if hasattr(stream, "reconfigure"):  # the help texts, for terminals that cannot show all of their characters
             stream.reconfigure(errors="backslashreplace")
     try:
+        if not several:
+            leave_launcher()
         sys.exit(main())
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and not heard("\n"):  # it was the output's

@@ -25,10 +25,10 @@ def use_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and name.startswith("cuda"):
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and name.startswith("cuda"):
         if name != "cuda":
             raise UserError(f"with several processes, device must be cuda or auto, not {name}: each takes its own")
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        name = f"cuda:{os.environ.get('LOCAL_RANK') or 0}"
     try:
         device = torch.device(name)
         if device.type == "cuda":  # with its index, as its tensors tell it; first, so that no other device is touched

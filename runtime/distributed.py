@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from runtime.devices import use_device
+from runtime.files import abandoned, unfinished
 from utils import UserError
 
 PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
@@ -106,10 +108,26 @@ class Replica:
 
 
 def started() -> tuple[int, int, int]:
-    """Rank, number of processes and rank on this machine, as torchrun tells them."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a RANK that was left in the environment means nothing
+    """Rank, number of processes and rank on this machine, as torchrun tells them.
+
+    Raises UserError where the environment tells of other processes, but not how to meet them.
+    """
+    world = told("WORLD_SIZE", 1)
+    if world == 1:  # a RANK that was left in the environment means nothing
         return 0, 1, 0
-    return tuple(int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set: start several processes with "
+                        "torchrun, or one without WORLD_SIZE")
+    return told("RANK"), world, told("LOCAL_RANK")
+
+
+def told(name: str, default: int = 0) -> int:
+    """A number that a launcher has left in the environment; an empty one counts as none. Raises UserError."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{name} is {text!r} in the environment, and must be a number: torchrun sets it")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -118,8 +136,8 @@ def processes(device: str) -> Iterator[Ranks]:
 
     Raises ConnectionError when one of them dies on the way, and UserError on a device that cannot be used.
     """
-    device = use_device(device)
     rank, world, _ = started()
+    device = use_device(device)
     if world == 1:
         yield Ranks(device)
         return
@@ -129,7 +147,7 @@ def processes(device: str) -> Iterator[Ranks]:
     try:
         store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
         # After a restart, torchrun's store still holds the addresses of the processes before.
-        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = dist.PrefixStore(f"restart {told('TORCHELASTIC_RESTART_COUNT')}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
         group = dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
@@ -144,7 +162,15 @@ def processes(device: str) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def wait_for(path: os.PathLike, again: float = 0.5) -> None:
-    """Waits until the first process on this machine has made `path`."""
-    while not os.path.exists(path):  # noqa: PTH110
+def wait_for(path: Path, again: float = 0.5) -> None:
+    """Waits until the first process on this machine has made `path`, by `complete_folder`.
+
+    Raises ConnectionError when for PATIENCE nobody has been making it.
+    """
+    made = time.monotonic()
+    while not path.exists():
+        if not all(map(abandoned, unfinished(path.parent))):
+            made = time.monotonic()
+        if time.monotonic() - made > PATIENCE.total_seconds():
+            raise ConnectionError(f"{path} is not there: the process that was to make it has ended")
         time.sleep(again)

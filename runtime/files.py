@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
@@ -85,12 +86,19 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 def complete_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    Where another process has made a folder of that name meanwhile, that one stays.
+    Where another process has made a folder of that name meanwhile, that one stays. What killed processes have left
+    beside it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in unfinished(path.parent):
+        if abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
     temporary = path.with_name(temporary_name())
     temporary.mkdir(0o700)
+    lock = lock_in(temporary)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody removes what is left
+            lock.acquire()
         (temporary / path.name).mkdir()
         yield temporary / path.name
         try:
@@ -99,7 +107,27 @@ def complete_folder(path: Path) -> Iterator[Path]:
             if not path.is_dir():
                 raise
     finally:
+        lock.release()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The temporary folders of `complete_folder` there that hold something beside their lock, of any process."""
+    return [path for path in folder.glob(".pix2pix-*.tmp") if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name)
+            and {"lock"} < {inner.name for inner in path.glob("*")}]
+
+
+def abandoned(folder: Path) -> bool:
+    """Whether the process that made this temporary folder is certainly gone: its lock is free."""
+    try:
+        with lock_in(folder):
+            return True
+    except OSError:  # held, or not to be known where the file system has no locks
+        return False
+
+
+def lock_in(folder: Path) -> FileLock:
+    return FileLock(folder / "lock", timeout=0, fallback_to_soft=False)
 
 
 def rgb(image: Tensor) -> Tensor:

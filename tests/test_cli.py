@@ -99,3 +99,8 @@ def test_the_better_recipe_is_the_paper_s_but_for_what_the_study_names():
     changed = {name for name in paper if better[name] != paper[name]} - {"data_root", "name"}
     assert changed == {"ema", "lambda_fm", "spectral_norm"}
     assert all(f"--{name.replace('_', '-')}" in study for name in changed)
+
+
+def test_without_docstrings_the_flags_are_the_same():
+    """python -OO takes them away."""
+    assert parse(["--n-epochs", "3"], None).n_epochs == 3

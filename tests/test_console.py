@@ -73,6 +73,24 @@ def test_only_a_process_among_others_leaves_printing_to_the_first(monkeypatch, c
     assert (capsys.readouterr().out == "here\n") == printed
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_program_that_is_one_process_speaks_whatever_a_launcher_has_left(monkeypatch, capsys, several):
+    for name, value in dict(WORLD_SIZE="2", RANK="1", LOCAL_RANK="1").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with pytest.raises(SystemExit):
+        console.run_main(lambda: console.say("here"), several)
+    assert capsys.readouterr().out == ("" if several else "here\n")
+
+
+def test_torchrun_is_told_which_program_it_may_start(monkeypatch, capsys):
+    for name, value in dict(WORLD_SIZE="2", RANK="1", TORCHELASTIC_RUN_ID="none").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="2"):
+        console.run_main(lambda: pytest.fail("runs"))
+    assert "error: torchrun starts train.py only" in capsys.readouterr().err
+
+
 def test_a_bug_keeps_its_traceback():
     """numpy's and torch's ValueErrors too: this code is there to be edited."""
     with pytest.raises(ValueError, match="could not convert"):

@@ -5,8 +5,11 @@ import os
 import signal
 import socket
 import subprocess
+import threading
+import time
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +22,12 @@ import train as train_module
 from generator import Generator
 from pairs.download import ensure_dataset
 from pairs.loading import EpochSampler
+from runtime import distributed, files
 from runtime.checkpoint import load_tensors
-from runtime.distributed import Ranks
+from runtime.distributed import Ranks, wait_for
 from runtime.signals import Stop
 from train import bce, train
-from utils import DataError, Stopped
+from utils import DataError, Stopped, UserError
 
 linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
 
@@ -99,13 +103,46 @@ def test_a_signal_between_two_batches_ends_the_epoch_before_the_next():
 
 
 def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name, value in dict(WORLD_SIZE="2", RANK="1", LOCAL_RANK="1", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+        monkeypatch.setenv(name, value)
     waited = []
     monkeypatch.setattr("pairs.download.wait_for", waited.append)
     ensure_dataset(Path("data/demo"))
     ensure_dataset(Path("data/mine"))
     assert waited == [Path("data/demo")] and not list(Path().iterdir())
+
+
+def test_nobody_waits_for_data_that_nobody_makes(tmp_path, monkeypatch):
+    """The process that makes it is known by the lock in its temporary folder; it may take as long as it likes."""
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=0.3))
+    with files.complete_folder(tmp_path / "data"):
+        waiting = threading.Thread(target=wait_for, args=(tmp_path / "data", 0.02), daemon=True)
+        waiting.start()
+        time.sleep(0.6)
+        assert waiting.is_alive()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    with pytest.raises(ConnectionError, match="other is not there: the process that was to make it has ended"):
+        wait_for(tmp_path / "other", 0.02)
+
+
+@pytest.mark.parametrize(("left", "told"), [
+    ({"WORLD_SIZE": ""}, None), ({"WORLD_SIZE": "1", "RANK": "3"}, None),
+    ({"WORLD_SIZE": "4"}, "WORLD_SIZE is 4, but RANK, MASTER_ADDR, MASTER_PORT is not set: start several processes"),
+    ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "here"}, "but MASTER_PORT is not set"),
+    ({"WORLD_SIZE": "four"}, "WORLD_SIZE is 'four' in the environment, and must be a number"),
+    ({"WORLD_SIZE": "2", "RANK": "-1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}, "RANK is '-1'")])
+def test_what_launchers_leave_is_one_process_or_a_sentence(monkeypatch, left, told):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    if told:
+        with pytest.raises(UserError, match=told), distributed.processes("cpu"):
+            pass
+    else:
+        with distributed.processes("cpu") as ranks:
+            assert (ranks.rank, ranks.world) == (0, 1)
 
 
 STEPS = """

@@ -217,7 +217,9 @@ def test_other_sites_learn_nothing_and_have_nothing_done(app, monkeypatch, url):
         assert ask(headers={"Host": host}).status_code == 403, host
     if url != "/":  # a link to the page is no harm
         assert ask(headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    answer = ask(headers={"Origin": "http://evil.example"}) if url != "/translate" else ask(headers={"Host": "x"})
+        for origin in ("http://evil.example", "http://localhost:9", "null", "http://evil.example://localhost:80"):
+            assert ask(headers={"Host": "localhost:80", "Origin": origin}).status_code == 403, origin
+    answer = ask(headers={"Host": "x"})
     assert not any(name.startswith("Access-Control") for name, _ in answer.headers)
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
 
@@ -228,6 +230,9 @@ def test_its_own_names_are_let_in(run, app):
     everywhere = Client(app_of(run, host="0.0.0.0"))
     assert everywhere.get("/settings", headers={"Host": "192.168.0.7:80"}).status_code == 200
     assert everywhere.get("/settings", headers={"Host": "evil.example"}).status_code == 403
+    for asker, status in (("192.168.0.7:80", 200), ("192.168.0.8:80", 403), ("192.168.0.7:8", 403)):
+        own = {"Host": "192.168.0.7:80", "Origin": f"http://{asker}"}
+        assert everywhere.get("/settings", headers=own).status_code == status, asker
 
 
 def test_the_newest_request_of_a_client_wins(app):

@@ -104,6 +104,34 @@ def test_only_our_own_leftovers_are_removed(tmp_path):
     assert not left.exists() and all(path.exists() for path in kept)
 
 
+MAKE = ("import os, time; from pathlib import Path; from runtime.files import complete_folder\n"
+        "making = complete_folder(Path({path!r})); (making.__enter__() / 'half').touch()\n"
+        "print('made', flush=True); {then}")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock of a killed process is POSIX")
+def test_what_killed_makers_left_is_removed_and_what_others_are_making_stays(tmp_path):
+    """Each start that was killed in a download left its gigabytes; a folder of somebody else may look alike."""
+    path, mine = tmp_path / "data", tmp_path / files.temporary_name()
+    (mine / "data").mkdir(parents=True)  # no lock in it: nothing is known of it
+    launch("-c", MAKE.format(path=str(path), then="os._exit(9)"), cwd=ROOT).communicate()
+    dead, = set(tmp_path.iterdir()) - {mine}
+    assert (dead / "data" / "half").exists()
+    alive = launch("-c", MAKE.format(path=str(path), then="time.sleep(60)"), cwd=ROOT)
+    try:
+        assert alive.stdout.readline() == "made\n"
+        other, = set(tmp_path.iterdir()) - {mine}  # this start has removed what the first one left
+        assert other != dead and files.unfinished(tmp_path) == [other]
+        with files.complete_folder(path) as folder:
+            (folder / "whole").touch()
+        assert set(tmp_path.iterdir()) == {mine, other, path} and (other / "data" / "half").exists()
+        assert [each.name for each in path.iterdir()] == ["whole"]
+    finally:
+        alive.kill()
+        alive.communicate()
+    assert files.abandoned(other)
+
+
 def test_a_folder_that_another_process_completed_meanwhile_is_kept(tmp_path):
     for name in ("first", "second"):
         with files.complete_folder(tmp_path / "data") as folder:
