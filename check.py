@@ -11,8 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config import Config
-from dataset import Jitter, PairedImages, read_images, read_pair
-from pairs.checks import check_headers, check_small, check_values
+from dataset import Jitter, PairedImages, read_pair, read_pictures
+from pairs.checks import check_headers, check_small, check_values, may_lack_values
 from pairs.download import ensure_dataset
 from pairs.find import Pair, evenly, find_pairs
 from pairs.geometry import Geometry, usual_size
@@ -36,19 +36,21 @@ def check(cfg: Config) -> int:
 
     def size(pair: Pair) -> str:
         try:
-            height, width, _ = read_pair(pair, a, b)[0].shape
+            side, _, *mask = read_pair(pair, a, b)
         except DataError as error:
             problems.append(str(error))
             return "unusable"
+        height, width, _ = side.shape
+        masked = " with masks" if mask else ""
         if pair.side_by_side:
-            return f"{2 * width}×{height} side by side"
+            return f"{2 * width}×{height} side by side{masked}"
         several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
-        return f"{width}×{height} {several} and B" + (" with masks" if pair.mask is not None else "")
+        return f"{width}×{height} {several} and B{masked}"
 
     good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     x, y = values_of(cfg.plain())
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
-    seen = check_values(sum(found.splits.values(), []), read_images, x, y, cfg.direction, at_most=200)
+    seen = check_values(sum(found.splits.values(), []), read_pictures, x, y, cfg.direction, at_most=200)
     for (name, side), values in zip(seen.items(), (a, b), strict=True):
         if side.channels:
             say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
@@ -71,7 +73,8 @@ def check(cfg: Config) -> int:
             + f" (resize {cfg.resize})")
     if good.get("train"):
         name = cfg.data_root.resolve().name
-        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg))
+        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg),
+                            masked=may_lack_values(good["train"], seen.values()))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         tiles = (data[i] for i in evenly(range(len(data)), 6))
         try:

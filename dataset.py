@@ -15,18 +15,27 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the interne
 import albumentations as A  # noqa: E402
 
 from config import Config  # noqa: E402
-from pairs.checks import check_headers, check_shown, check_sizes, check_small, check_values, describe  # noqa: E402
+from pairs.checks import (  # noqa: E402
+    check_headers,
+    check_shown,
+    check_sizes,
+    check_small,
+    check_values,
+    describe,
+    may_lack_values,
+)
 from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
 from pairs.geometry import Geometry, Size, pad, resize, resize_masked, size_range, usual_size  # noqa: E402
-from pairs.images import read_image, read_size, split  # noqa: E402
+from pairs.images import read_picture, read_size  # noqa: E402
 from pairs.palettes import flat_colours  # noqa: E402
+from pairs.picture import Picture  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
 from runtime.console import say  # noqa: E402
 from utils import DataError, UserError, name_of  # noqa: E402
 
 
-def read_images(pair: Pair, enough: Callable[[Size], Size] | None = None) -> list[tuple[list, list]]:
-    """The pair's sides A, B and, if there is one, the mask: of each, its images and where they came from.
+def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None) -> list[list[Picture]]:
+    """The pictures of the pair's sides A, B and, if there is one, of the mask.
 
     A may have several images, its inputs. In a side-by-side file, A is the left half. All images have the same height
     and width, except that JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that leaves at least enough(size)
@@ -40,17 +49,18 @@ def read_images(pair: Pair, enough: Callable[[Size], Size] | None = None) -> lis
     wanted = enough((width, height)) if enough else (width, height)
     reduce = next((f for f in (8, 4, 2) if width >= f * wanted[0] and height >= f * wanted[1]
                    and width % f == height % f == 0), 1)
-    images, names = [read_image(source, reduce) for source in pair.inputs], [*pair.inputs]
+    inputs = [read_picture(source, reduce) for source in pair.inputs]
     if pair.side_by_side:
-        return [([half], names) for half in split(images[0], name_of(names[0]))]
-    sides = [(images, names), ([read_image(pair.target, reduce)], [pair.target])]
-    return sides if pair.mask is None else [*sides, ([read_image(pair.mask)], [pair.mask])]
+        return [[half] for half in inputs[0].halves()]
+    mask = [] if pair.mask is None else [[read_picture(pair.mask)]]
+    return [inputs, [read_picture(pair.target, reduce)], *mask]
 
 
 def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
-    """The arrays of A, B and, if there is one, the mask: `read_images` through `Values.array` and `mask_array`."""
-    makers = a.array, b.array, mask_array
-    return [make(images, names) for make, (images, names) in zip(makers, read_images(pair, enough), strict=False)]
+    """The arrays of A and B, by `Values.array`; and, unless all pixels count, of the mask, by `mask_array`."""
+    of_a, of_b, *masks = read_pictures(pair, enough)
+    mask = mask_array(masks[0][0] if masks else None, [*of_a, *of_b])
+    return [a.array(of_a), b.array(of_b), *([] if mask is None else [mask])]
 
 
 AUTO_CACHE = 2 * 10**9  # bytes; the most that cache "auto" keeps in memory
@@ -87,7 +97,9 @@ class PairedImages(Dataset):
     """Pairs (x, y), each a float (C, H, W) tensor in [-1, 1]: a crop if there is a jitter, else whole (`Geometry`).
 
     If the pairs have masks, the mask is the last channel of y, with -1 for pixels to ignore (see `composite`). There y
-    is -1 too; elsewhere resizing averages y with the mask as weight, so that what fills a hole never matters.
+    is -1 too; elsewhere resizing averages y with the mask as weight, so that what fills a hole never matters. Pixels
+    without a value (NaN, no data) are ignored too. If `masked`, every pair gets a mask for them; if not, only the pairs
+    that have such pixels, and with a jitter these are refused: all training steps must see the same channels.
     The key of an item is its index, or (epoch, index). Raises DataError if a file cannot be used; with `skip`, prints
     a note instead and returns the next pair that can be read.
     """
@@ -98,11 +110,11 @@ class PairedImages(Dataset):
 
     def __init__(self, pairs: Sequence[Pair], direction: str = "AtoB", x: Values | None = None,
                  y: Values | None = None, geometry: Geometry | None = None, label_side: str = "none",
-                 jitter: Jitter | None = None, skip: bool = False):
+                 jitter: Jitter | None = None, skip: bool = False, masked: bool = False):
         self.pairs, self.direction = pairs, direction
         self.geometry = geometry = geometry or Geometry()
         self.x, self.y, self.jitter, self.skip = x or Values(), y or Values(), jitter, skip
-        self.masked = len(pairs) > 0 and pairs[0].mask is not None  # either all have a mask or none
+        self.masked = masked or len(pairs) > 0 and pairs[0].mask is not None  # either all have a mask or none
         labels = {"none": "", "both": "AB"}.get(label_side, label_side)
         self.nearest = labels + (direction[0] if self.x.n_labels else "")  # sides resized without new values
         self.size = geometry.crop if jitter or geometry.resize == "stretch" else None  # None: items differ
@@ -122,7 +134,7 @@ class PairedImages(Dataset):
             pair, index, missed = self._usable(index)
             pairs.append(self.jitter(pair, self.x, self.y, epoch, index) if self.jitter else pair)
             skipped += missed
-        pairs = alike(pairs)
+        pairs = same_channels(alike(pairs))
         return torch.from_numpy(np.stack(pairs) if len(pairs) > 1 else pairs[0][None]), skipped
 
     def _usable(self, index: int) -> tuple[np.ndarray, int, bool]:
@@ -159,7 +171,15 @@ class PairedImages(Dataset):
                             f"{self.geometry.resize}, which is too large")
         x_how, y_how = (self.geometry.how(label=side in self.nearest) for side in (x_side, y_side))
         x, y, mask = resize(sides[x_side], shape, x_how), sides[y_side], sides.get("M")
-        pixels = stack([x, resize(y, shape, y_how)] if mask is None else [x, *resize_masked(y, mask, shape, y_how)])
+        if self.jitter and not self.masked and mask is not None:
+            names = " and ".join(map(name_of, self.pairs[index].files))
+            raise DataError(f"{names} hold pixels without a value (NaN or no data), which the first look at the data "
+                            "did not find in any pair: masks in a folder M let training ignore them")
+        if mask is not None:
+            pixels = stack([x, *resize_masked(y, mask, shape, y_how)])
+        else:
+            white = [np.full((*x.shape[:2], 1), 255, np.uint8)] if self.masked else []
+            pixels = stack([x, resize(y, shape, y_how), *white])
         return pad(pixels, self.geometry.crop) if self.jitter else pixels
 
 
@@ -176,7 +196,7 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
     sizes, geometry = check_headers(train_pairs, skip=cfg.skip_unreadable), Geometry.of(cfg.plain())
     check_headers(val_pairs, skip=cfg.skip_unreadable)
     x, y = values_of(cfg.plain())
-    seen = check_values(train_pairs, read_images, x, y, cfg.direction, colours=not cfg.n_labels)
+    seen = check_values(train_pairs, read_pictures, x, y, cfg.direction, colours=not cfg.n_labels)
     scored = evenly(val_pairs, cfg.n_val)
     say(f"{cfg.data_root}: {len(train_pairs)} training pairs, {describe(sizes, train_pairs)}, {cfg.direction}; "
         f"{len(scored)} of {len(val_pairs)} validation pairs scored")
@@ -185,7 +205,8 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
         check_shown(scored, geometry, 160)
     make = partial(PairedImages, direction=cfg.direction, x=x, y=y, geometry=geometry, label_side=cfg.label_side,
                    skip=cfg.skip_unreadable)
-    train_data, val_data = make(train_pairs, jitter=Jitter(cfg)), make(scored)
+    masked = may_lack_values(train_pairs, seen.values())
+    train_data, val_data = make(train_pairs, jitter=Jitter(cfg), masked=masked), make(scored)
     train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
                          "size_range": size_range(sizes),
                          "kind": seen[cfg.direction[-1]].kind,
@@ -199,6 +220,14 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
             say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
             train_data.cache, val_data.cache = {}, {}
     return train_data, val_data
+
+
+def same_channels(pairs: list[np.ndarray]) -> list[np.ndarray]:
+    """All with a mask where one has it: white where it was missing."""
+    most = max(pair.shape[2] for pair in pairs)
+    white = 255 if pairs[0].dtype == np.uint8 else 1
+    return [pair if pair.shape[2] == most else np.pad(pair, ((0, 0), (0, 0), (0, 1)), constant_values=white)
+            for pair in pairs]
 
 
 def in_memory(data: PairedImages) -> float:

@@ -16,10 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-import cv2
 import numpy as np
 import tyro
-from PIL import Image
 from werkzeug import exceptions
 from werkzeug.routing import Map, Rule
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
@@ -30,8 +28,9 @@ from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator
 from pairs.find import Pair, evenly, find_pairs
-from pairs.images import can_hold, read_image
+from pairs.images import can_hold, png, read_picture
 from pairs.palettes import PALETTES, load_palette
+from pairs.picture import Picture
 from runtime.cli import load
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
@@ -132,11 +131,11 @@ class App:
         with self.lock, memory_advice("send a smaller image"):
             if self.newest.get(client, ticket) is not ticket:
                 raise exceptions.Conflict("a newer drawing has taken this one's place")
-            return png(self.translated(read_image(body)))
+            return answer(self.translated(read_picture(body)))
 
-    def translated(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def translated(self, picture: Picture) -> np.ndarray:
         """As predict.py writes it, to the pixel."""
-        return self.translator.numbers([image], ["the image"])
+        return self.translator.numbers([picture])
 
     def example(self, request: Request, number: int) -> Response:
         """Input and target side by side, of the examples from 0 on."""
@@ -148,7 +147,7 @@ class App:
         sides = read_pair(self.examples[number], a, b)[:2]  # without a mask
         sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
         sides = [np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides]
-        return png(np.concatenate(sides[:: 1 if forth else -1], axis=1))
+        return answer(np.concatenate(sides[:: 1 if forth else -1], axis=1))
 
 
 def check_pictures(trained: Trained) -> None:
@@ -168,10 +167,8 @@ def is_address(name: str) -> bool:
     return False
 
 
-def png(array: np.ndarray) -> Response:
-    """uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4) in RGB."""
-    _, file = cv2.imencode(".png", array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array)
-    return Response(file.tobytes(), mimetype="image/png")
+def answer(array: np.ndarray) -> Response:
+    return Response(png(array), mimetype="image/png")
 
 
 def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:

@@ -28,8 +28,8 @@ from inference.trained import Trained
 from inference.translate import Translator
 from pairs.find import list_images, list_inputs, side_of
 from pairs.geometry import Scale, Size
-from pairs.images import SUFFIXES, can_hold, normalise, read_image, split, to_tensor, write_array
-from pairs.values import Values, kind_of
+from pairs.images import SUFFIXES, can_hold, normalise, read_picture, to_tensor, write_picture
+from pairs.values import Values, is_deep
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from runtime.files import remove_leftovers, rgb
@@ -86,21 +86,20 @@ class Item:
 
 def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     """Raises DataError when a file cannot be used."""
-    images = [read_image(file) for file in job.inputs]
-    targets = [(read_image(job.target), job.target)] if job.target and opts.compare else []
+    pictures = [read_picture(file) for file in job.inputs]
+    targets = [read_picture(job.target)] if job.target and opts.compare else []
     if opts.side_by_side != "no":
-        left, right = split(images[0], job.name)
-        image, target = (left, right) if opts.side_by_side == "left" else (right, left)
-        images, targets = [image], [(target, job.inputs[0])]
-    array = translator.x.array(images, job.inputs)
+        left, right = pictures[0].halves()
+        picture, target = (left, right) if opts.side_by_side == "left" else (right, left)
+        pictures, targets = [picture], [target]
+    array = translator.x.array(pictures)
     x = to_tensor(translator.to_scale(array))
     shown = []
     if opts.compare:
         shown.append(rgb(translator.x.to_network(to_tensor(array)[None])[0]))
-        for target, source in targets:
-            shown.append(rgb(normalise(to_tensor(translator.y.array([target], [source])))))
-    deep = "uint16" in map(kind_of, images)
-    return Item(job.output, x, array.shape[1::-1], deep, translator.x.alpha(images), shown)
+        for target in targets:
+            shown.append(rgb(normalise(to_tensor(translator.y.array([target])))))
+    return Item(job.output, x, array.shape[1::-1], is_deep(pictures), translator.x.alpha(pictures), shown)
 
 
 def write_item(item: Item, y_fake: Tensor, translator: Translator) -> None:
@@ -113,7 +112,7 @@ def write_item(item: Item, y_fake: Tensor, translator: Translator) -> None:
         opaque = 1.0 if alpha is None else torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
         made = 1 - (1 - rgb(y_fake)) * opaque  # laid over white
         y_fake, values, alpha = torch.cat([item.shown[0], made, *item.shown[1:]], dim=2), Values(), None
-    write_array(item.output, values.from_network(y_fake, item.deep, alpha))
+    write_picture(item.output, values.picture(y_fake, item.deep, alpha))
 
 
 def read_ahead(work: Callable, jobs: Iterable[tuple], pool: Executor, n: int, failures: list[str]) -> Iterator:

@@ -15,8 +15,9 @@ from config import Config
 from generator import Dropout, Generator, use_test_time
 from inference.trained import Trained, trained_of
 from pairs.geometry import Scale, Size, resize
-from pairs.images import read_image, to_tensor
-from pairs.values import kind_of
+from pairs.images import to_tensor
+from pairs.picture import Picture, of_pillow, picture_of
+from pairs.values import is_deep
 from runtime.devices import check_seed, choose_precision
 from runtime.speed import choose_levers, copy_in, prepare
 from utils import DataError, UserError
@@ -89,10 +90,9 @@ class Translator:
         Raises UserError on other images.
         """
         images = list(image) if isinstance(image, list | tuple) else [image]
-        pictures = [each if isinstance(each, Image.Image) else read_image(each) for each in images]
-        several = len(images) > 1  # of which arrays count with all of their channels, as .npy files do
-        names = [each if several and isinstance(each, np.ndarray) else "the image" for each in images]
-        result = self.numbers(pictures, names)
+        has_alpha = len(images) == 1 and self.x.channels in (1, 3)  # else arrays count with all of their channels
+        pictures = [of_pillow(each) if isinstance(each, Image.Image) else of_array(each, has_alpha) for each in images]
+        result = self.numbers(pictures)
         if isinstance(images[0], np.ndarray):
             return result
         if result.ndim == 3 and result.dtype == np.uint16:
@@ -100,10 +100,10 @@ class Translator:
         is_picture = result.ndim == 2 or result.dtype == np.uint8 and result.shape[2] in (3, 4)
         return Image.fromarray(result) if is_picture else result
 
-    def numbers(self, images: Sequence, sources: Sequence) -> np.ndarray:
-        """What a file of the translation holds; the images are what `read_image` made of the sources."""
-        y_fake = self.pixels(self.x.array(images, sources))
-        return self.y.from_network(y_fake, "uint16" in map(kind_of, images), self.x.alpha(images))
+    def numbers(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """What a file of the translation holds."""
+        y_fake = self.pixels(self.x.array(pictures))
+        return self.y.picture(y_fake, is_deep(pictures), self.x.alpha(pictures)).numbers
 
     def pixels(self, array: np.ndarray) -> Tensor:
         """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1], on the CPU."""
@@ -160,6 +160,14 @@ class Translator:
 def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, **options) -> Image.Image | np.ndarray:
     """`Translator.picture` for one image; the options are Translator's, which is made once where there are many."""
     return Translator(gen, **options).picture(image)
+
+
+def of_array(array: np.ndarray, has_alpha: bool) -> Picture:
+    """The picture; where it may, the last of 2 or 4 channels of 8 or 16 bits is transparency."""
+    picture = picture_of(array)
+    if not has_alpha or picture.channels not in (2, 4) or picture.kind == "float32":
+        return picture
+    return replace(picture, array=picture.array[..., :-1], alpha=picture.array[..., -1])
 
 
 def check_scale(scale: Scale) -> None:

@@ -3,18 +3,17 @@
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pairs.find import Pair, evenly
 from pairs.geometry import Geometry
-from pairs.images import has_frames, natural_channels, read_size, to_array
+from pairs.images import has_frames, has_nodata, read_size
 from pairs.palettes import sample
-from pairs.values import KINDS, VOID, Values, kind_of
+from pairs.picture import Picture, to_array
+from pairs.values import KINDS, VOID, Values
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
@@ -68,6 +67,17 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     return sizes
 
 
+def may_lack_values(pairs: Sequence[Pair], seen: Iterable["Seen"]) -> bool:
+    """Whether some pixels may hold no value: floats may be NaN, and a TIFF's header tells of a number for no data."""
+    if any(side.kind == "float32" for side in seen):
+        return True
+    for pair in evenly(pairs, 2000):
+        with contextlib.suppress(DataError):  # told by whoever needs the pair
+            if any(map(has_nodata, pair.files)):
+                return True
+    return False
+
+
 def describe(sizes: Counter, pairs: list[Pair]) -> str:
     """What `check_headers` has counted, for a message."""
     ((width, height), _), *others = sizes.most_common()
@@ -107,11 +117,14 @@ class Seen:
     used: np.ndarray = field(default_factory=lambda: np.zeros(256, bool))  # of the range that `Values` says
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
-    def add(self, images: Sequence[Image.Image | np.ndarray], names: Sequence[Path | np.ndarray]) -> None:
-        """One pair's images, as `read_image` returns them of these files or arrays."""
-        self.channels[" + ".join(map(str, map(natural_channels, images, names)))] += 1
-        for image in images:
-            kind, array = kind_of(image), np.asarray(image)
+    def add(self, pictures: Sequence[Picture]) -> None:
+        """One pair's pictures."""
+        self.channels[" + ".join(str(picture.channels) for picture in pictures)] += 1
+        for picture in pictures:
+            kind, array, indices = picture.kind, picture.array, picture.indices
+            if picture.valid is not None:
+                array = array[picture.valid]
+                indices = None if indices is None else indices[picture.valid]
             if kind == "float32" != self.kind:  # beside floats, what is of 8 or 16 bits needs no range
                 self.low, self.high = math.inf, -math.inf
             self.kind = max(self.kind, kind, key=KINDS.index)
@@ -119,8 +132,8 @@ class Seen:
             if finite.size and (kind == "float32" or self.kind != "float32"):
                 ends = np.percentile(finite, [0.1, 99.9]) if kind == "float32" else (finite.min(), finite.max())
                 self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
-            flat = self.indices is not None and array.dtype.kind in "iu" and np.atleast_3d(array).shape[2] == 1
-            found = self.indices | {*np.unique(array).tolist()} - {VOID} if flat else None
+            flat = self.indices is not None and indices is not None and indices.dtype.kind in "iu"
+            found = self.indices | {*np.unique(indices).tolist()} - {VOID} if flat else None
             self.indices = found if found and 0 <= min(found) <= max(found) < 64 else None
 
     def range(self) -> str:
@@ -137,22 +150,22 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
                  at_most: int = 20, colours: bool = False) -> dict[str, Seen]:
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
 
-    read(pair) returns images and sources of A and of B. With `colours`, those of x's images are sampled too.
+    read(pair) returns the pictures of A and of B. With `colours`, those of x's pictures are sampled too.
     Raises UserError where numbers need a range, and proposes one.
     """
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             sides = dict(zip("AB", read(pair), strict=False))
-            for name, (images, names) in sides.items():
-                seen[name].add(images, names)
-            for name, (images, names) in sides.items():
+            for name, pictures in sides.items():
+                seen[name].add(pictures)
+            for name, pictures in sides.items():
                 if not wanted[name].n_labels:
-                    values = wanted[name].array(images, names)
+                    values = wanted[name].array(pictures)
                     seen[name].used[values if values.dtype == np.uint8 else (values * 255).astype(np.uint8)] = True
-            images, names = sides[direction[0]]
-            if colours and len(images) == 1:
-                seen[direction[0]].samples.append(sample(to_array(images[0], 3, names[0])))
+            pictures = sides[direction[0]]
+            if colours and len(pictures) == 1:
+                seen[direction[0]].samples.append(sample(to_array(pictures[0], 3)))
     for name, side in seen.items():
         values, used = wanted[name], np.flatnonzero(side.used)
         flag = f"--range-{name.lower()} {side.range()}" if side.channels else ""

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from pairs.images import is_uint16, natural_channels, normalise, to_array, transparency
-from utils import DataError, name_of
+from pairs.images import normalise
+from pairs.picture import Picture, to_array
+from utils import DataError
 
 KINDS = ("uint8", "uint16", "float32")
 VOID = 255  # the index of what belongs to no class
@@ -42,36 +41,37 @@ class Values:
         """Channels on the way to the device: indices become one channel a class there."""
         return 1 if self.n_labels else self.channels
 
-    def array(self, images: Sequence[Image.Image | np.ndarray], sources: Sequence[Path | np.ndarray | str],
-              ) -> np.ndarray:
-        """The images that `read_image` made of the sources, as one (H, W, stored) array, uint8 or float32 in [0, 1].
+    def array(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """The pictures as one (H, W, stored) array, uint8 or float32 in [0, 1].
 
         `to_array` converts a single image to `channels`. Several are stacked with their files' own channels; `limits`
         apply to those that need a range, or to all if none does. Class indices are kept (a palette's colours are
         ignored), and those that are no class become VOID. Raises DataError.
         """
-        names = " and ".join(map(name_of, sources))
+        names = " and ".join(picture.name for picture in pictures)
         if self.n_labels:
-            indices = np.atleast_3d(images[0])
-            if len(images) > 1 or indices.shape[2] > 1 or indices.dtype.kind not in "biu":
+            indices = pictures[0].indices
+            if len(pictures) > 1 or indices is None:
                 raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole numbers")
-            return np.where((indices >= 0) & (indices < self.n_labels), indices, VOID).astype(np.uint8)
-        if len(images) == 1:
-            return to_array(images[0], self.channels, sources[0], self.limits)
-        counts = list(map(natural_channels, images, sources))
+            known = (indices >= 0) & (indices < self.n_labels)
+            return np.where(known, indices, VOID).astype(np.uint8)[..., None]
+        if len(pictures) == 1:
+            return to_array(pictures[0], self.channels, self.limits)
+        counts = [picture.channels for picture in pictures]
         if sum(counts) != self.channels:
             raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
                             "that in_channels or out_channels says")
-        needy = [kind_of(image) == "float32" for image in images]
+        needy = [picture.kind == "float32" for picture in pictures]
         limits = [self.limits if needs or not any(needy) else None for needs in needy]
-        parts = [to_array(*each) for each in zip(images, counts, sources, limits, strict=True)]
+        parts = list(map(to_array, pictures, counts, limits))
         if len({part.shape[:2] for part in parts}) > 1:
             raise DataError(f"{names} are not of one size")
         return stack(parts)
 
-    def alpha(self, images: Sequence[Image.Image | np.ndarray]) -> np.ndarray | None:
+    def alpha(self, pictures: Sequence[Picture]) -> np.ndarray | None:
         """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
-        return None if self.n_labels or len(images) > 1 else transparency(images[0], self.channels)
+        alone = len(pictures) == 1 and not self.n_labels and self.channels in (1, 3)
+        return pictures[0].alpha if alone else None
 
     def to_network(self, pixels: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
         """(N, stored, H, W), uint8 or float in [0, 1] → (N, channels, H, W) in [-1, 1], or 0 and 1 for classes."""
@@ -81,11 +81,11 @@ class Values:
         classes = torch.arange(self.n_labels, device=pixels.device)[:, None, None]
         return (indices == classes).to(torch.float32, memory_format=layout)
 
-    def from_network(self, y_fake: Tensor, deep: bool = False, alpha: np.ndarray | None = None) -> np.ndarray:
-        """(C, H, W) in [-1, 1] → numbers of this kind and range, (H, W) for one channel, else (H, W, C).
+    def picture(self, y_fake: Tensor, deep: bool = False, alpha: np.ndarray | None = None) -> Picture:
+        """(C, H, W) in [-1, 1] → numbers of this kind and range.
 
-        With `deep`, 8 bits become 16, but in a range of one's own. A transparency `alpha` joins whole numbers of 1 or
-        3 channels as a fourth.
+        With `deep`, 8 bits become 16, but in a range of one's own. Whole numbers of 1 or 3 channels take a transparency
+        `alpha`, (H, W) of uint8 or uint16.
         """
         kind = "uint16" if deep and self.kind == "uint8" and not self.limits else self.kind
         low, high = self.limits or (0, 1 if kind == "float32" else np.iinfo(kind).max)
@@ -93,12 +93,11 @@ class Values:
         if kind != "float32":
             array = array.round_().clamp_(max(low, 0), min(high, np.iinfo(kind).max))
         array = array.permute(1, 2, 0).numpy().astype(kind)
-        if alpha is not None and kind != "float32" and array.shape[2] in (1, 3):
-            if alpha.dtype != kind:
-                alpha = alpha * np.uint16(257) if kind == "uint16" else alpha >> 8
-            colour = np.repeat(array, 3 // array.shape[2], axis=2)
-            array = np.concatenate([colour, alpha[..., None].astype(kind)], axis=2)
-        return array[..., 0] if array.shape[2] == 1 else array
+        if alpha is None or kind == "float32" or array.shape[2] not in (1, 3):
+            return Picture(array)
+        if alpha.dtype != kind:
+            alpha = alpha * np.uint16(257) if kind == "uint16" else alpha >> 8
+        return Picture(array, alpha.astype(kind))
 
 
 def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
@@ -122,18 +121,24 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [array if array.dtype == np.float32 else array / np.float32(255) for array in arrays]
 
 
-def mask_array(images: Sequence[Image.Image | np.ndarray], sources: Sequence[Path]) -> np.ndarray:
-    """A mask as (H, W, 1), uint8 or float32 in [0, 1]: 0 is ignored, white counts; so does 1 where nothing is more."""
-    numbers = np.asarray(images[0])
-    mask = to_array(images[0], 1, sources[0], (0.0, 1.0) if numbers.dtype.kind == "f" else None)
-    return mask * 255 if mask.dtype == np.uint8 and mask.max() == 1 else mask
+def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray | None:
+    """What counts, (H, W, 1), uint8 or float32 in [0, 1]: 0 where the mask is black or a picture holds no value.
+
+    A mask's white counts whole, and so does 1 where it holds nothing more. None where all of the pictures counts.
+    """
+    weight = None
+    if mask is not None:
+        weight = to_array(mask, 1, (0.0, 1.0) if mask.kind == "float32" else None)
+        weight = weight * 255 if weight.dtype == np.uint8 and weight.max() == 1 else weight
+    for valid in (picture.valid for picture in pictures if picture.valid is not None):
+        valid = valid[..., None]
+        weight = valid.astype(np.uint8) * 255 if weight is None else weight * valid
+    return weight
 
 
-def kind_of(image: Image.Image | np.ndarray) -> str:
-    """The narrowest of KINDS that holds the image's numbers."""
-    if isinstance(image, Image.Image):
-        return "uint16" if image.mode.startswith("I;16") else "float32" if image.mode in ("I", "F") else "uint8"
-    return "uint8" if image.dtype == np.uint8 else "uint16" if is_uint16(image) else "float32"
+def is_deep(pictures: Sequence[Picture]) -> bool:
+    """Whether an output of theirs deserves 16 bits."""
+    return any(picture.kind == "uint16" for picture in pictures)
 
 
 def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Tensor, Tensor]:

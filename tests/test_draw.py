@@ -29,6 +29,7 @@ from hd.networks import make_generator
 from inference.load import load_generator
 from pairs import demo
 from pairs.palettes import FACADES, flat_colours, sample
+from pairs.picture import picture_of
 from utils import UserError
 
 SKY, WALL, WINDOW = (demo.PALETTE[name] for name in ("sky", "wall", "window"))
@@ -459,7 +460,7 @@ def test_a_rectangle_is_drawn_and_translated(visit, app):
     expected = np.full((64, 64, 3), WALL, np.uint8)
     expected[20:51, 10:41] = WINDOW
     assert np.array_equal(page.pixels("drawing"), expected)
-    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(expected)))
+    assert np.array_equal(page.pixels("result"), app.translated(picture_of(expected)))
     assert not np.array_equal(page.pixels("result"), before)
     assert "output, 0." in page.page.locator("#time").inner_text()
 
@@ -552,7 +553,7 @@ def test_a_stroke_is_one_request_and_the_newest_state_comes_last(visit, app):
         assert page.sent == sent + 2 and page.open == 1
     page.settle()
     assert page.sent == sent + 3
-    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(page.pixels("drawing"))))
+    assert np.array_equal(page.pixels("result"), app.translated(picture_of(page.pixels("drawing"))))
 
 
 @browser
@@ -566,7 +567,7 @@ def test_without_live_nothing_is_sent_until_asked(visit, app):
     page.page.click("#now")
     page.settle()
     assert page.sent == sent + 1
-    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(page.pixels("drawing"))))
+    assert np.array_equal(page.pixels("result"), app.translated(picture_of(page.pixels("drawing"))))
 
 
 def upload(page, data, name="image.jpg"):
@@ -583,7 +584,7 @@ def test_a_photo_of_another_shape_becomes_classes_and_keeps_its_shape(visit, app
     drawing = page.pixels("drawing")
     assert drawing.shape == (64, 96, 3) and colours(drawing) <= {*demo.PALETTE.values()} and len(colours(drawing)) > 5
     assert "3000×2000" in page.said()
-    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(drawing)))
+    assert np.array_equal(page.pixels("result"), app.translated(picture_of(drawing)))
     page.press("Control+z")
     assert page.pixels("drawing").shape == (64, 64, 3)
     upload(page, b"no image")
@@ -675,7 +676,7 @@ def test_a_reload_keeps_the_drawing(visit, app):
     page.page.reload()
     page.settle()
     assert np.array_equal(page.pixels("drawing"), drawing) and len(colours(drawing)) == 2
-    assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(drawing)))
+    assert np.array_equal(page.pixels("result"), app.translated(picture_of(drawing)))
 
 
 @browser
@@ -690,7 +691,7 @@ def test_two_people_do_not_disturb_each_other(visit, app):
         page.settle()
     for page, name in zip(pages, ("sky", "door"), strict=True):
         assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE[name]}
-        assert np.array_equal(page.pixels("result"), app.translated(Image.fromarray(page.pixels("drawing"))))
+        assert np.array_equal(page.pixels("result"), app.translated(picture_of(page.pixels("drawing"))))
 
 
 @browser
@@ -708,7 +709,7 @@ def test_a_server_that_is_gone_is_told_and_the_drawing_stays(visit, app):
 @browser
 def test_what_the_server_says_is_shown(visit, app, monkeypatch):
     page = visit()
-    monkeypatch.setattr(draw, "read_image", lambda body: exec('raise UserError("a sentence")', vars(draw)))
+    monkeypatch.setattr(draw, "read_picture", lambda body: exec('raise UserError("a sentence")', vars(draw)))
     page.drag((10, 10), (33, 44))
     page.page.get_by_text("a sentence (400)").wait_for()
     monkeypatch.undo()
@@ -731,11 +732,11 @@ def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_p
         upload(page, encoded(facades()[0][1], "JPEG"))
         drawing = page.pixels("drawing")
         assert len(colours(drawing)) > 500
-        assert np.array_equal(page.pixels("result"), photos.translated(Image.fromarray(drawing)))
+        assert np.array_equal(page.pixels("result"), photos.translated(picture_of(drawing)))
         page.page.reload()
         page.settle()
         assert np.array_equal(page.pixels("drawing"), drawing)
-        assert np.array_equal(page.pixels("result"), photos.translated(Image.fromarray(drawing)))
+        assert np.array_equal(page.pixels("result"), photos.translated(picture_of(drawing)))
     with served(edges) as server:
         page = visit(server)
         assert colours(page.pixels("drawing")) == {(255, 255, 255)}

@@ -31,7 +31,8 @@ from inference.load import is_published, load_generator
 from pairs import download
 from pairs.download import unpack
 from pairs.find import find_pairs
-from pairs.images import read_image, read_size, to_array
+from pairs.images import read_picture, read_size
+from pairs.picture import to_array
 from runtime.cli import load
 from train import train
 from utils import DataError
@@ -101,7 +102,7 @@ def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, d
     refused_or_read(lambda: read_size(path))
     refused_or_read(lambda: read_pair(pair_of(path), RGB, RGB))
     refused_or_read(lambda: read_pair(pair_of(path), GRAY, RGB, lambda size: (2, 2)))
-    refused_or_read(lambda: to_array(read_image(path), 3))
+    refused_or_read(lambda: to_array(read_picture(path), 3))
 
 
 def png_header(width, height):
@@ -112,7 +113,7 @@ def png_header(width, height):
 def test_huge_declared_sizes_are_refused_unread(tmp_path):
     for size in ((100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)):
         (tmp_path / "a.png").write_bytes(png_header(*size) + b"rest")
-        for read in (read_image, read_size):
+        for read in (read_picture, read_size):
             with pytest.raises(DataError, match="a.png"):
                 read(tmp_path / "a.png")
 
@@ -134,7 +135,7 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "moving.gif").rename(tmp_path / "false.png")
     with pytest.raises(DataError, match="is no PNG"):
-        read_image(tmp_path / "false.png")
+        read_picture(tmp_path / "false.png")
     Image.new("CMYK", (8, 4)).save(tmp_path / "cmyk.jpg")
     assert read_pair(pair_of(tmp_path / "cmyk.jpg"), RGB, GRAY)[1].shape == (4, 4, 1)
 

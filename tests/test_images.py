@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pairs.images import read_image, read_size, to_array
+from pairs.images import read_picture, read_size
+from pairs.picture import to_array
 from utils import DataError
 
 
 def opened(path, channels=3):
-    return to_array(read_image(path), channels)
+    return to_array(read_picture(path), channels)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
@@ -81,7 +82,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").size == (10, 20) == read_size(tmp_path / "a.jpg")
+    assert read_picture(tmp_path / "a.jpg").size == (10, 20) == read_size(tmp_path / "a.jpg")
 
 
 def test_a_size_is_read_without_decoding(tmp_path, monkeypatch):
@@ -100,16 +101,16 @@ def test_unusable_files_are_named(tmp_path):
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=name):
-            read_image(tmp_path / name)
+            read_picture(tmp_path / name)
     with pytest.raises(DataError, match="gone.png"):
-        read_image(tmp_path / "gone.png")
+        read_picture(tmp_path / "gone.png")
 
 
 def test_an_image_beyond_pillows_limit_is_refused_unread(tmp_path, monkeypatch):
     Image.new("1", (400, 300)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # a warning from here on, an error from twice that
     with pytest.raises(DataError, match="huge.png is too large: more than 100,000 pixels"):
-        read_image(tmp_path / "huge.png")
+        read_picture(tmp_path / "huge.png")
 
 
 def test_a_message_survives_the_way_out_of_a_loader_process():

@@ -19,9 +19,9 @@ from inference.export import export
 from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, translate
-from pairs import images
 from pairs.geometry import Geometry
-from pairs.images import read_image, write_array
+from pairs.images import read_picture, write_picture
+from pairs.picture import TURNED, picture_of
 from predict import Predict, find_jobs, predict
 from runtime.checkpoint import GENERATOR
 from runtime.console import run_main
@@ -287,15 +287,15 @@ def test_16_bit_files_stay_16_bit(run, tmp_path):
         cv2.imwrite(str(tmp_path / "in" / f"gray.{suffix}"), image(70, 50, 1, np.uint16))
     assert run(tmp_path / "in", tmp_path / "out") == []
     for path in (tmp_path / "out").iterdir():
-        result = read_image(path)
+        result = read_picture(path).numbers
         assert result.dtype == np.uint16 and result.shape == (50, 70, 3) and len(np.unique(result)) > 300
 
 
 def test_red_stays_red_through_16_bit_files(tmp_path):
     red = np.zeros((4, 4, 3), np.uint16)
     red[..., 0] = 60_000
-    write_array(tmp_path / "a.png", red)
-    assert (read_image(tmp_path / "a.png") == red).all()
+    write_picture(tmp_path / "a.png", picture_of(red))
+    assert (read_picture(tmp_path / "a.png").array == red).all()
     assert np.asarray(Image.open(tmp_path / "a.png"))[0, 0].tolist() == [234, 0, 0]
 
 
@@ -335,8 +335,8 @@ def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(picture).save(tmp_path / "8.png", exif=exif)
-    upright = np.asarray(read_image(tmp_path / "8.png"))
-    assert (images.TURNED.get(orientation, np.asarray)(picture) == upright).all()
+    upright = read_picture(tmp_path / "8.png").array
+    assert (TURNED.get(orientation, np.asarray)(picture) == upright).all()
 
 
 def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):

@@ -29,7 +29,8 @@ from inference.translate import translate
 from pairs.checks import Seen
 from pairs.find import Pair, find_pairs, list_inputs
 from pairs.geometry import Geometry
-from pairs.images import read_image, read_size, to_array, write_array
+from pairs.images import read_picture, read_size, write_picture
+from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.values import Values, composite, values_of
 from runtime.files import rgb
 from train import step_for, train
@@ -183,9 +184,9 @@ def test_a_range_maps_its_ends_to_minus_one_and_one_and_back_and_clips_what_lies
     low, high = (50, 200) if dtype == np.uint8 else (500, 4000)
     numbers = np.array([[low, high, (low + high) // 2, 0, 255 if dtype == np.uint8 else 5000]], dtype)
     values = Values(1, (low, high), kind="uint8" if dtype == np.uint8 else "float32")
-    x = values.to_network(torch.from_numpy(values.array([read_image(numbers)], [numbers])).permute(2, 0, 1)[None])
+    x = values.to_network(torch.from_numpy(values.array([picture_of(numbers)])).permute(2, 0, 1)[None])
     torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 1.0, 0.0, -1.0, 1.0]), atol=1e-2, rtol=0)
-    back = values.from_network(x[0])
+    back = values.picture(x[0]).numbers
     np.testing.assert_allclose(back, np.clip(numbers.astype(float), low, high), rtol=1e-6)
     assert back.dtype == values.kind
 
@@ -225,13 +226,13 @@ def test_a_range_is_for_the_inputs_that_need_one_and_for_all_where_none_does():
         (51, np.uint8), (1000, np.float32), (1000, np.uint16)))
 
     def x(*images):
-        made = Values(2, (0, 4000)).array([read_image(image) for image in images], images)
+        made = Values(2, (0, 4000)).array(list(map(picture_of, images)))
         return made[0, 0].round(3).tolist()
 
     assert x(photo, depth) == pytest.approx([0.2, 0.25]) and x(deep, deep) == [0.25, 0.25]
     for images in ((photo, depth), (depth, photo)):  # nor do 8 bits count for what is proposed
         seen = Seen()
-        seen.add([read_image(image) for image in images], images)
+        seen.add(list(map(picture_of, images)))
         assert (seen.kind, seen.low, seen.high) == ("float32", 1000, 1000)
 
 
@@ -240,13 +241,13 @@ def test_a_proposed_range_is_rounded_outward():
     assert Seen(low=0, high=0.0123).range() == "0 0.013" and Seen(low=0, high=0).range() == "0 1"
 
 
-def test_values_that_are_not_finite_are_told_by_the_name_of_their_file(made):
+def test_infinite_values_are_told_by_the_name_of_their_file(made):
     cfg = made("float with a range")
-    for bad in (np.nan, np.inf):
-        cfg = replace(cfg, out_dir=cfg.out_dir.with_name(f"run {bad}"))
-        np.save(cfg.data_root / "train" / "B" / "3.npy", np.full((SIZE, SIZE), bad, np.float32))
+    for kind, value in ((np.float32, np.inf), (np.float64, 1e300)):
+        np.save(cfg.data_root / "train" / "B" / "3.npy", np.full((SIZE, SIZE), value, kind))
         with pytest.raises(DataError, match="3.npy holds values that are not finite"):
             train(cfg)
+        cfg = replace(cfg, out_dir=cfg.out_dir.with_name("another run"))
 
 
 @pytest.mark.parametrize(("array", "channels"), [
@@ -258,21 +259,21 @@ def test_other_channels_than_the_settings_say_are_told_by_both_counts_never_take
     n = array.shape[2] if array.ndim == 3 else 1
     for source in (tmp_path / "a.npy", array):
         with pytest.raises(DataError, match=rf"has {n} channels?, not the {channels} that in_channels"):
-            to_array(read_image(source), channels, source)
+            to_array(read_picture(source), channels)
 
 
 def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 4, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     cv2.imwrite(str(tmp_path / "b.png"), cv2.cvtColor(pixels.astype(np.uint16) * 257, cv2.COLOR_RGBA2BGRA))
-    assert (to_array(read_image(tmp_path / "a.png"), 4, tmp_path / "a.png") == pixels).all()
-    np.testing.assert_allclose(to_array(read_image(tmp_path / "b.png"), 4, tmp_path / "b.png") * 255, pixels, atol=1e-3)
+    assert (to_array(read_picture(tmp_path / "a.png"), 4) == pixels).all()
+    np.testing.assert_allclose(to_array(read_picture(tmp_path / "b.png"), 4) * 255, pixels, atol=1e-3)
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 200, 30])
     palette.save(tmp_path / "p.png", transparency=1)
-    assert (to_array(read_image(tmp_path / "p.png"), 4, tmp_path / "p.png") == (10, 200, 30, 0)).all()
+    assert (to_array(read_picture(tmp_path / "p.png"), 4) == (10, 200, 30, 0)).all()
     with pytest.raises(DataError, match="has 3 channels, not the 4"):
-        to_array(Image.new("RGB", (4, 4)), 4)
+        to_array(of_pillow(Image.new("RGB", (4, 4))), 4)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
@@ -282,20 +283,20 @@ def test_numeric_tiffs_come_back_as_they_were_written(tmp_path, kind, channels):
     array = array[..., 0] if channels == 1 else array
     bgr = array if channels == 1 else array[..., [2, 1, 0, 3][:channels]]
     (tmp_path / "a.tif").write_bytes(cv2.imencode(".tif", np.ascontiguousarray(bgr))[1].tobytes())
-    read = np.asarray(read_image(tmp_path / "a.tif"))
+    read = read_picture(tmp_path / "a.tif").numbers
     np.testing.assert_array_equal(read, array.astype(read.dtype))
     assert read_size(tmp_path / "a.tif") == (7, 5)
     if kind == np.float32:
-        write_array(tmp_path / "b.tif", array)
-        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "b.tif")), array)
+        write_picture(tmp_path / "b.tif", picture_of(array))
+        np.testing.assert_array_equal(read_picture(tmp_path / "b.tif").numbers, array)
 
 
 def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path, call):
     for suffix, array in ((".png", np.zeros((4, 4, 5), np.uint8)), (".jpg", np.zeros((4, 4), np.float32)),
-                          (".tif", np.zeros((4, 4, 2), np.float32))):
+                          (".tif", np.zeros((4, 4, 65), np.float32)), (".jpg", np.zeros((4, 4, 4), np.uint8))):
         with pytest.raises(DataError, match="does not hold .* but .npy does"):
-            write_array(tmp_path / f"a{suffix}", array)
-        write_array(tmp_path / "a.npy", array)
+            write_picture(tmp_path / f"a{suffix}", Picture(np.atleast_3d(array)))
+        write_picture(tmp_path / "a.npy", Picture(np.atleast_3d(array)))
         np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
     cfg = made("float with a range")
     train(cfg)
@@ -331,14 +332,14 @@ def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(
 @pytest.mark.parametrize(("array", "classes"), [
     (np.array([[0, 4, 5, 255, -1, 300]], np.int32), [0, 4]), (np.array([[1, 2, 200, 3]], np.uint8), [1, 2, 3])])
 def test_indices_beyond_the_classes_are_void(array, classes):
-    found = Values(5, n_labels=5).array([read_image(array)], [array])[0, :, 0]
+    found = Values(5, n_labels=5).array([picture_of(array)])[0, :, 0]
     assert found[found != 255].tolist() == classes
 
 
 @pytest.mark.parametrize("image", [smooth(0), smooth(0, 1, 0, 1, np.float32)])
 def test_colours_and_floats_are_no_class_indices(image):
     with pytest.raises(DataError, match="holds no class indices"):
-        Values(5, n_labels=5).array([read_image(image)], ["a.png"])
+        Values(5, n_labels=5).array([picture_of(image)])
 
 
 @pytest.mark.parametrize(("labels", "said"), [(0, "0 to 4: --n-labels 5 makes each a channel"), (5, ""),
@@ -516,7 +517,7 @@ def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
                     flat.getvalue(), text.getvalue(), whole.replace(b"|u1", b"|O8"),
                     whole.replace(b"(48, 48, 3)", b"(-8,-48, 3)")):
         path.write_bytes(content)
-        for read in (read_image, read_size):
+        for read in (read_picture, read_size):
             with pytest.raises(DataError, match="a.npy cannot be read"):
                 read(path)
     assert not (tmp_path / "canary").exists()
@@ -531,7 +532,7 @@ def test_damaged_numeric_tiffs_are_read_or_refused(tmp_path):
             place = rng.integers(len(content)) if n % 2 else -1 - rng.integers(min(300, len(content)))
             content[place] = rng.integers(256)
         path.write_bytes(bytes(content))
-        for act in (read_size, read_image):
+        for act in (read_size, read_picture):
             try:
                 act(path)
             except DataError as error:
