@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import Jitter, PairedImages, read_pair, read_pictures
-from pairs.checks import check_headers, check_small, check_values, may_lack_values
+from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
 from pairs.download import ensure_dataset
 from pairs.find import Pair, evenly, find_pairs
 from pairs.geometry import Geometry, usual_size
@@ -54,6 +54,8 @@ def check(cfg: Config) -> int:
     for (name, side), values in zip(seen.items(), (a, b), strict=True):
         if side.channels:
             say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
+        if values.n_labels and side.indices:
+            say(f"side {name}: {describe_classes(side, values.n_labels)}")
     for split, pairs in found.splits.items():
         with ThreadPoolExecutor() as pool:
             sizes = list(tqdm(pool.map(size, pairs), f"reading {split}", len(pairs), leave=False, disable=None))

@@ -10,7 +10,7 @@ import numpy as np
 
 from pairs.find import Pair, evenly
 from pairs.geometry import Geometry
-from pairs.images import has_frames, has_nodata, read_size
+from pairs.images import has_frames, has_nodata, read_palette, read_size
 from pairs.palettes import sample
 from pairs.picture import Picture, to_array
 from pairs.values import KINDS, VOID, Values
@@ -105,79 +105,207 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
                                 f"validation shows {name_of(pair.files[0])} as {shown[0]}×{shown[1]}")
 
 
+PLACES = 2**14  # pixels of an image that are enough to tell what it holds
+
+
 @dataclass
 class Seen:
     """What the files of one side hold, as far as they were read."""
 
     kind: str = "uint8"  # of KINDS: the narrowest that holds their numbers
-    low: float = math.inf  # of floats, all but a thousandth at either end lie between the two
-    high: float = -math.inf
     channels: Counter = field(default_factory=Counter)
-    indices: set[int] | None = field(default_factory=set)  # all values; None where they cannot be class indices
-    used: np.ndarray = field(default_factory=lambda: np.zeros(256, bool))  # of the range that `Values` says
+    numbers: list[np.ndarray] = field(default_factory=list)  # some of those of that kind, one array a picture
+    indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
+    flat: bool = True  # whether neighbours are mostly equal, as in label maps
+    clipped: list[tuple[float, str]] = field(default_factory=list)  # by the range: the share in a picture, its name
+    palettes: dict[int, tuple[tuple, str]] = field(default_factory=dict)  # an index's first colour, and its file
+    clash: str = ""  # where another file has another colour
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
-    def add(self, pictures: Sequence[Picture]) -> None:
-        """One pair's pictures."""
+    def add(self, pictures: Sequence[Picture], values: Values, masked: np.ndarray | None = None) -> None:
+        """One pair's pictures, of which `values` says how they are taken; masked: (H, W), where none counts."""
         self.channels[" + ".join(str(picture.channels) for picture in pictures)] += 1
         for picture in pictures:
-            kind, array, indices = picture.kind, picture.array, picture.indices
-            if picture.valid is not None:
-                array = array[picture.valid]
-                indices = None if indices is None else indices[picture.valid]
-            if kind == "float32" != self.kind:  # beside floats, what is of 8 or 16 bits needs no range
-                self.low, self.high = math.inf, -math.inf
-            self.kind = max(self.kind, kind, key=KINDS.index)
-            finite = array[np.isfinite(array)] if kind == "float32" else array
-            if finite.size and (kind == "float32" or self.kind != "float32"):
-                ends = np.percentile(finite, [0.1, 99.9]) if kind == "float32" else (finite.min(), finite.max())
-                self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
-            flat = self.indices is not None and indices is not None and indices.dtype.kind in "iu"
-            found = self.indices | {*np.unique(indices).tolist()} - {VOID} if flat else None
-            self.indices = found if found and 0 <= min(found) <= max(found) < 64 else None
+            holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
+            if masked is not None and masked.shape == holds.shape:
+                holds = holds & ~masked
+            step = max(1, round((holds.size / PLACES) ** 0.5))
+            numbers = picture.array[::step, ::step][holds[::step, ::step]].astype(np.float64)
+            numbers = numbers[np.isfinite(numbers)]
+            if picture.kind == max(picture.kind, self.kind, key=KINDS.index):  # what is narrower needs no range
+                self.numbers = [*(self.numbers if picture.kind == self.kind else []), numbers]
+                self.kind = picture.kind
+            if values.limits and numbers.size and (picture.kind == "float32" or len(pictures) == 1):
+                low, high = values.limits
+                self.clipped.append((float(((numbers < low) | (numbers > high)).mean()), picture.name))
+            self._count(picture.indices, holds)
 
-    def range(self) -> str:
-        """The two values, rounded outward to two digits, for a command line."""
-        ends = (self.low, self.high if self.high > self.low else self.low + 1) if self.low < math.inf else (0, 1)
-        powers = [10.0 ** (1 - math.floor(math.log10(abs(v)))) if v else 1.0 for v in ends]
-        return f"{math.floor(ends[0] * powers[0]) / powers[0]:.6g} {math.ceil(ends[1] * powers[1]) / powers[1]:.6g}"
+    def _count(self, indices: np.ndarray | None, holds: np.ndarray) -> None:
+        if self.indices is None or indices is None or indices.dtype.kind not in "iu":
+            self.indices = None
+            return
+        found, n = np.unique(indices[holds], return_counts=True)
+        if len(found) > 1000:  # they measure something
+            self.indices = None
+            return
+        self.indices.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
+        equal = (indices[:, 1:] == indices[:, :-1]).mean() if indices.shape[1] > 1 else 1
+        self.flat = self.flat and equal > 0.8 and len(found) <= 64
+
+    def add_palette(self, palette: np.ndarray, indices: np.ndarray, name: str) -> None:
+        """The colours (n, 3) of a file's indices."""
+        for index in np.unique(indices).tolist():
+            colour = tuple(palette[index].tolist()) if index < len(palette) else None
+            first, where = self.palettes.setdefault(index, (colour, name))
+            if colour != first and not self.clash:
+                self.clash = f"{index} is {first} in {where} and {colour} in {name}"
+
+    def apart(self) -> dict[float, float]:
+        """Numbers that many pixels share far outside of all others, such as -9999 for no data, and what share has them.
+
+        They are farther from the others than these are from one another. Of 8 bits, it is 255 only.
+        """
+        numbers = np.concatenate([*self.numbers, np.zeros(0)])
+        if not numbers.size:
+            return {}
+        ends = numbers.min(), numbers.max()
+        rest = numbers[(numbers > ends[0]) & (numbers < ends[1])]
+        if len(np.unique(rest)) < 2:
+            return {}
+        low, high = np.percentile(rest, [0.1, 99.9], method="nearest")
+        found = {}
+        for end, gap in zip(ends, (low - ends[0], ends[1] - high), strict=True):
+            share = float((numbers == end).mean())
+            if gap > high - low and share > 5e-4 and (self.kind != "uint8" or end == VOID):
+                found[float(end)] = share
+        return found
+
+    def ends(self) -> tuple[float, float] | None:
+        """All numbers lie between these but for a thousandth at either end and what is `apart`; None: there is none."""
+        numbers = np.concatenate([*self.numbers, np.zeros(0)])
+        numbers = numbers[~np.isin(numbers, list(self.apart()))]
+        if not numbers.size:
+            return None
+        low, high = np.percentile(numbers, [0.1, 99.9], method="nearest")
+        return float(low), float(high)
 
     def __str__(self) -> str:
-        return f"channels {' or '.join(self.channels)}, {self.kind}, {self.low:.6g} to {self.high:.6g}"
+        ends = "{:.6g} to {:.6g}".format(*ends) if (ends := self.ends()) else "without a value"
+        apart = "".join(f", and {number:g} in {share:.1%}" for number, share in self.apart().items())
+        return f"channels {' or '.join(self.channels)}, {self.kind}, {ends}{apart}"
+
+def range_words(low: float, high: float) -> str:
+    """The two values, rounded outward to two digits, for a command line."""
+    ends = low, high if high > low else low + 1
+    powers = [10.0 ** (1 - math.floor(math.log10(abs(v)))) if v else 1.0 for v in ends]
+    return f"{math.floor(ends[0] * powers[0]) / powers[0]:.6g} {math.ceil(ends[1] * powers[1]) / powers[1]:.6g}"
+
+
+def _some(numbers: Iterable[int]) -> str:
+    """Up to six of them, in order."""
+    first = sorted(numbers)
+    return ", ".join(map(str, first[:6])) + (f", … {first[-1]}" if len(first) > 6 else "")
+
+
+def describe_classes(side: Seen, n_labels: int) -> str:
+    """Which classes occur, and how much is of none, for a message."""
+    void = {index: n for index, n in side.indices.items() if not 0 <= index < n_labels}
+    share = sum(void.values()) / max(1, side.indices.total())
+    there = [index for index in side.indices if index not in void]
+    return (f"of the classes 0 to {n_labels - 1}, {len(there)} occur ({_some(there)}); "
+            + (f"{share:.1%} of the pixels are of none, with {_some(void)}" if void else "every pixel is of one"))
+
+
+def check_classes(name: str, side: Seen, n_labels: int) -> None:
+    """Says what is unlikely to be meant so in class indices. Raises UserError where they hold one class at most."""
+    void = {index: n for index, n in side.indices.items() if not 0 <= index < n_labels}
+    there, top = side.indices.keys() - void.keys(), max(side.indices, default=0)
+    told = f"side {name}: {describe_classes(side, n_labels)}"
+    if len(there) <= 1 and void:
+        step = math.gcd(*side.indices)
+        if void.keys() == {VOID}:
+            way_out = f"{VOID} belongs to no class: write 1 in its place"
+        elif step > 1 and top // step < VOID:
+            way_out = f"all are multiples of {step}: divide them by it, and take --n-labels {top // step + 1}"
+        else:
+            way_out = f"--n-labels {top + 1} makes each a channel" if 0 < top < VOID else "class indices count from 0"
+        raise UserError(f"{told}. {way_out}")
+    known = [index for index in void if 0 <= index < VOID]
+    if known:
+        most = max(known)
+        say(f"side {name} looks like class indices, 0 to {most}: --n-labels {most + 1} makes each a channel, and those "
+            f"from {n_labels} on belong to no class")
+    if len(there) <= 1 or sum(void.values()) > side.indices.total() / 2:
+        say(f"{told}: is that meant?")
+
+
+def class_top(side: Seen) -> int:
+    """The largest class index where the numbers look like class indices from 0 on, else 0."""
+    indices = set(side.indices or ()) - {VOID, -1}
+    top = max(indices, default=0)
+    if side.clash or top >= VOID or min(indices, default=0) < 0:
+        return 0
+    few = side.kind == "uint8" and top < 64
+    return top if few or side.flat and len(indices) > top / 4 else 0
 
 
 def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, direction: str,
                  at_most: int = 20, colours: bool = False) -> dict[str, Seen]:
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
 
-    read(pair) returns the pictures of A and of B. With `colours`, those of x's pictures are sampled too.
-    Raises UserError where numbers need a range, and proposes one.
+    read(pair) returns the pictures of A, of B, and of a mask. With `colours`, those of x's pictures are sampled too.
+    Raises UserError where numbers need a range, and proposes one, and where class indices hold hardly a class.
     """
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            sides = dict(zip("AB", read(pair), strict=False))
-            for name, pictures in sides.items():
-                seen[name].add(pictures)
-            for name, pictures in sides.items():
-                if not wanted[name].n_labels:
-                    values = wanted[name].array(pictures)
-                    seen[name].used[values if values.dtype == np.uint8 else (values * 255).astype(np.uint8)] = True
-            pictures = sides[direction[0]]
-            if colours and len(pictures) == 1:
-                seen[direction[0]].samples.append(sample(to_array(pictures[0], 3)))
+            *sides, mask = [*read(pair), None][:3]
+            masked = None if mask is None else mask[0].array[..., 0] == 0
+            for name, pictures in zip("AB", sides, strict=True):
+                seen[name].add(pictures, wanted[name], masked if name == direction[-1] else None)
+            first, *others = sides["AB".index(direction[0])]
+            file = pair.target if direction[0] == "B" and not pair.side_by_side else pair.inputs[0]
+            if not others and first.indices is not None and (palette := read_palette(file)) is not None:
+                seen[direction[0]].add_palette(palette, first.indices, first.name)
+            if colours and not others:
+                seen[direction[0]].samples.append(sample(to_array(first, 3)))
     for name, side in seen.items():
-        values, used = wanted[name], np.flatnonzero(side.used)
-        flag = f"--range-{name.lower()} {side.range()}" if side.channels else ""
-        if side.kind == "float32" and not values.limits and not values.n_labels:
-            raise UserError(f"side {name} holds numbers of which nobody knows what is black and what is white: {flag} "
-                            f"takes in nearly all of those in {side.channels.total()} pairs")
-        if len(used) > 2 and used[-1] == 255:  # label maps often mark by white what belongs to no class
-            used = used[:-1]
-        if name == direction[0] and side.indices and (top := max(side.indices)) >= max(1, values.n_labels):
-            say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel"
-                + (f", and those from {values.n_labels} on belong to no class" if values.n_labels else ""))
-        elif len(used) and used[-1] - used[0] < 25:
-            say(f"side {name} uses less than a tenth of its range, {used[0] / 255:.0%} to {used[-1] / 255:.0%}: class "
-                "indices or depth train better spread over all of it" + (f", {flag}" if side.high != VOID else ""))
+        if side.channels:
+            _check_side(name, side, wanted[name], is_input=name == direction[0])
     return seen
+
+
+def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> None:
+    if values.n_labels and side.indices:
+        check_classes(name, side, values.n_labels)
+        if side.clash:
+            say(f"the palettes of side {name} differ from file to file: {side.clash}. --n-labels looks at indices "
+                "alone: write all files with one palette, or leave --n-labels out, so that colours count")
+        return
+    ends, apart, top = side.ends() or (0.0, 1.0), side.apart(), class_top(side) if is_input else 0
+    flag = f"--range-{name.lower()} {range_words(*ends)}"
+    outside = "".join(f"; {number:g}, in {share:.1%} of it, lies far outside of all the rest: if it marks what has no "
+                      "value, let masks in M/ be black there, or say so in the files, by NaN or a TIFF's nodata tag"
+                      for number, share in apart.items() if side.kind != "uint8")
+    if side.kind == "float32" and not values.limits:
+        if top:
+            raise UserError(f"side {name} holds whole numbers, 0 to {top}, that look like class indices: --n-labels "
+                            f"{top + 1} makes each a channel. If they measure something, {flag} takes in all of them")
+        raise UserError(f"side {name} holds numbers of which nobody knows what is black and what is white: {flag} "
+                        f"takes in nearly all of those in {side.channels.total()} pairs{outside}")
+    low, high = values.limits or (0, 255 if side.kind == "uint8" else 65535)
+    black, white = (min(1.0, max(0.0, (end - low) / (high - low))) for end in ends)
+    if top and not values.limits:
+        say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
+    elif white - black < 0.1:
+        spread = f", {flag}" if side.kind != "uint8" or not apart else ""
+        say(f"side {name} uses less than a tenth of its range, {black:.0%} to {white:.0%}: class indices or depth "
+            f"train better spread over all of it{spread}{outside}")
+    elif outside:
+        say(f"side {name} holds {side}{outside}")
+    clipped = sum(share for share, _ in side.clipped) / max(1, len(side.clipped))
+    if clipped > 0.005:
+        worst, where = max(side.clipped)
+        rest = " of the rest" if apart else ""
+        say(f"side {name}: {clipped:.1%} of the values lie outside of {low:g} to {high:g} and are clipped, most in "
+            f"{where}, {worst:.1%}: {flag} takes in nearly all{rest}")

@@ -86,8 +86,11 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1) -> Picture:
             return _of_deep_png(_bytes(source), image, name)
         if reduce > 1 and image.format == "JPEG":
             image.draft(image.mode, (image.width // reduce, image.height // reduce))
+        bits = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
         ImageOps.exif_transpose(image, in_place=True)  # decodes it first
-    return of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
+    picture = of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
+    spread = {"L;2": 85, "L;4": 17}.get(bits, 1)  # what gray of few bits is multiplied by, so that it ends at white
+    return picture if spread == 1 else replace(picture, indices=picture.indices // spread)
 
 
 def _bytes(source: Path | bytes) -> bytes:
@@ -132,6 +135,15 @@ def read_size(source: Path | np.ndarray) -> tuple[int, int]:
         else:
             orientation = image.getexif().get(0x0112, 1)
         return size[::-1] if orientation in (5, 6, 7, 8) else size  # which exchange width and height
+
+
+def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
+    """The colours, (n, 3), that a PNG's or BMP's indices stand for; None where it has none. Raises DataError."""
+    if is_array(source):
+        return None
+    with _opened(source) as image:
+        palette = getattr(image, "palette", None)
+        return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
 
 
 def has_frames(source: Path | np.ndarray) -> bool:

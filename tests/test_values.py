@@ -26,7 +26,7 @@ from config import Config
 from dataset import Jitter, PairedImages, load_data, read_pair
 from inference.load import load_generator
 from inference.translate import translate
-from pairs.checks import Seen
+from pairs.checks import Seen, range_words
 from pairs.find import Pair, find_pairs, list_inputs
 from pairs.geometry import Geometry
 from pairs.images import read_picture, read_size, write_picture
@@ -232,13 +232,13 @@ def test_a_range_is_for_the_inputs_that_need_one_and_for_all_where_none_does():
     assert x(photo, depth) == pytest.approx([0.2, 0.25]) and x(deep, deep) == [0.25, 0.25]
     for images in ((photo, depth), (depth, photo)):  # nor do 8 bits count for what is proposed
         seen = Seen()
-        seen.add(list(map(picture_of, images)))
-        assert (seen.kind, seen.low, seen.high) == ("float32", 1000, 1000)
+        seen.add(list(map(picture_of, images)), Values(2, (0, 4000)))
+        assert (seen.kind, seen.ends()) == ("float32", (1000, 1000))
 
 
 def test_a_proposed_range_is_rounded_outward():
-    assert Seen(low=-1024, high=3071).range() == "-1100 3100" and Seen(low=500, high=4000).range() == "500 4000"
-    assert Seen(low=0, high=0.0123).range() == "0 0.013" and Seen(low=0, high=0).range() == "0 1"
+    assert range_words(-1024, 3071) == "-1100 3100" and range_words(500, 4000) == "500 4000"
+    assert range_words(0, 0.0123) == "0 0.013" and range_words(0, 0) == "0 1"
 
 
 def test_infinite_values_are_told_by_the_name_of_their_file(made):

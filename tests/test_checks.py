@@ -1,0 +1,209 @@
+"""What check.py and a start say of class indices and ranges, of files that other libraries wrote."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from conftest import settings
+from PIL import Image
+
+from check import check
+from dataset import load_data, read_pair
+from pairs.find import find_pairs
+from pairs.values import values_of
+from utils import UserError
+
+SIZE = 48
+
+
+def blocks(seed, values):
+    """(SIZE, SIZE) in blocks of 8×8, each of one of the values."""
+    return np.kron(np.random.default_rng(seed).choice(values, (6, 6)), np.ones((8, 8), int))
+
+
+def smooth(seed, low, high):
+    coarse = np.random.default_rng(seed).uniform(low, high, (5, 5)).astype(np.float32)
+    return cv2.resize(coarse, (SIZE, SIZE))
+
+
+def png(path, array, palette=None):
+    image = Image.fromarray(array.astype(np.uint8))
+    if palette is not None:
+        image = Image.frombytes("P", image.size, image.tobytes())
+        image.putpalette(palette)
+    image.save(path.with_suffix(".png"))
+
+
+def png_of_4_bits(path, array):
+    with rasterio.open(path.with_suffix(".png"), "w", driver="PNG", width=SIZE, height=SIZE, count=1, dtype="uint8",
+                       nbits=4) as file:
+        file.write(array.astype(np.uint8), 1)
+    assert path.with_suffix(".png").read_bytes()[24] == 4  # libpng's depth
+
+
+def tiff(path, array, nodata=None):
+    with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", width=SIZE, height=SIZE, count=1,
+                       dtype=array.dtype, nodata=nodata) as file:
+        file.write(array, 1)
+
+
+@pytest.fixture
+def told(tmp_path, capsys):
+    """What check.py and a start both say of pairs of which one side is made by write(path, i), the other of photos."""
+
+    def tell(side, write, masks=None, **changes):
+        for split, n in (("train", 4), ("val", 2)):
+            for name in "ABM" if masks else "AB":
+                (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                folder = tmp_path / "data" / split
+                write(folder / side / f"{i}", i)
+                photo = np.dstack([smooth(9 * i + band, 0, 255) for band in range(3)])
+                png(folder / ("B" if side == "A" else "A") / f"{i}", photo)
+                if masks:
+                    masks(folder / "M" / f"{i}", i)
+        if side == "B" and "range_b" not in changes:
+            changes["out_channels"] = 1
+        cfg = settings(tmp_path / "data", tmp_path / "run", **changes)
+        said = []
+        for look in (check, load_data):
+            try:
+                look(cfg)
+                said.append(capsys.readouterr().out)
+            except UserError as error:
+                said.append(f"refused: {error}")
+        assert ("refused" in said[0]) == ("refused" in said[1])
+        return said
+
+    tell.root = tmp_path / "data"
+    return tell
+
+
+def test_masks_of_0_and_255_are_no_two_classes(told):
+    for said in told("A", lambda path, i: png(path, blocks(i, [0, 255])), n_labels=2):
+        assert re.search(r"refused: side A: of the classes 0 to 1, 1 occur \(0\); \d\d\.\d% of the pixels are of none, "
+                         r"with 255. 255 belongs to no class: write 1 in its place", said)
+
+
+def test_indices_spread_over_8_bits_are_told_by_what_they_are_multiples_of(told):
+    for said in told("A", lambda path, i: png(path, blocks(i, np.arange(13) * 17)), n_labels=13):
+        assert "all are multiples of 17: divide them by it, and take --n-labels 13" in said and "refused" in said
+
+
+def test_a_png_of_4_bits_holds_its_indices(told):
+    for said in told("A", lambda path, i: png_of_4_bits(path, blocks(i, np.arange(13))), n_labels=13):
+        assert "refused" not in said and "class indices" not in said
+    pair = find_pairs(told.root).splits["train"][0]
+    x, y = values_of(settings(told.root, told.root, n_labels=13).plain())
+    assert (read_pair(pair, x, y)[0][..., 0] == blocks(0, np.arange(13))).all()
+    x, y = values_of(settings(told.root, told.root, in_channels=1).plain())
+    assert (read_pair(pair, x, y)[0][..., 0] == blocks(0, np.arange(13)) * 17).all()  # a picture
+
+
+def test_check_tells_the_classes_that_occur_and_the_share_of_none(told):
+    checked, started = told("A", lambda path, i: png(path, np.where(np.arange(SIZE) < 12, 255, blocks(i, [0, 2, 3]))),
+                            n_labels=5)
+    assert "side A: of the classes 0 to 4, 3 occur (0, 2, 3); 25.0% of the pixels are of none, with 255" in checked
+    assert "of the classes" not in started
+
+
+def test_more_than_half_of_no_class_is_asked_about(told):
+    def write(path, i):
+        png(path, np.where(np.arange(SIZE) < 30, 255, blocks(i, [0, 1])))
+
+    for said in told("A", write, n_labels=2):
+        assert "62.5% of the pixels are of none, with 255: is that meant?" in said
+
+
+def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told):
+    colours = np.random.default_rng(0).integers(0, 255, (8, 3), np.uint8)
+
+    def write(differ):
+        return lambda path, i: png(path, blocks(i, np.arange(5)), np.roll(colours, differ * i, axis=0).tobytes())
+
+    for said in told("A", write(True), n_labels=5):
+        assert re.search(r"the palettes of side A differ from file to file: \d is \(.*\) in .*A/\d.png and \(.*\) in "
+                         r".*A/\d.png", said)
+    for said in told("A", write(False), n_labels=5):
+        assert "the palettes of" not in said
+
+
+def test_150_classes_are_recognised_and_gray_photos_are_not(told):
+    for said in told("A", lambda path, i: png(path, blocks(i, np.arange(151)))):
+        assert re.search(r"side A looks like class indices, 0 to 1[45]\d: --n-labels 1[45]\d makes each a", said)
+    for said in told("A", lambda path, i: png(path, smooth(i, 0, 150))):
+        assert "class indices" not in said
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32"])
+def test_label_tiffs_of_any_whole_numbers_are_told_of_n_labels_not_of_ranges(told, dtype):
+    def write(path, i):
+        tiff(path, blocks(i, np.arange(9)).astype(dtype))
+
+    for said in told("A", write):
+        assert "refused: side A holds whole numbers, 0 to 8, that look like class indices: --n-labels 9 makes" in said
+    for said in told("A", write, n_labels=9):
+        assert "refused" not in said
+
+
+def elevation(seed, outliers=(), dtype=np.float32):
+    array = smooth(seed, 96, 145)
+    for number, share in outliers:
+        array.flat[: max(1, round(share * array.size))] = number
+    return array.astype(dtype)
+
+
+def proposed(said):
+    return [float(number) for number in re.search(r"--range-b (\S+) (\S+)", said).groups()]
+
+
+@pytest.mark.parametrize("outliers", [[(-9999, 0.02)], [(-3.4e38, 0.3)], [(1e20, 0)], [(-32768, 0.1), (1e6, 0)]])
+def test_a_range_is_proposed_from_what_is_data(told, outliers):
+    for said in told("B", lambda path, i: tiff(path, elevation(i, outliers[::-1]))):
+        low, high = proposed(said)
+        assert 80 <= low <= 100 and 140 <= high <= 150
+        for number, share in outliers:
+            named = re.search(rf"{re.escape(f'{number:g}')}, in [\d.]+% of it, lies far outside .* nodata tag", said)
+            assert bool(named) == (share > 0)
+
+
+def test_what_files_say_is_no_data_does_not_count_for_a_range(told):
+    def nan(path, i):
+        array = elevation(i)
+        array[:5] = np.nan
+        tiff(path, array)
+
+    for write in (nan, lambda path, i: tiff(path, elevation(i, [(-9999, 0.1)]), nodata=-9999)):
+        for said in told("B", write):
+            low, high = proposed(said)
+            assert 80 <= low <= 100 and 140 <= high <= 150 and "lies far outside" not in said
+
+
+def test_masked_pixels_do_not_count_for_a_range(told):
+    for said in told("B", lambda path, i: tiff(path, elevation(i, [(500, 0.25), (600, 0.05)])),
+                     masks=lambda path, i: png(path, np.arange(SIZE)[:, None] // 12 * np.ones((SIZE, SIZE)) > 0)):
+        low, high = proposed(said)
+        assert 80 <= low <= 100 and 140 <= high <= 150
+
+
+def test_one_saturated_pixel_of_16_bits_does_not_hide_that_the_range_is_hardly_used(told):
+    def write(path, i):
+        array = elevation(i).astype(np.uint16) * 10
+        array[0, 0] = 65535
+        tiff(path, array)
+
+    for said in told("B", write):
+        assert re.search(r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d\d 1[45]00", said)
+
+
+def test_the_share_that_a_range_clips_is_told_with_the_worst_file(told):
+    def write(path, i):
+        tiff(path, elevation(i, [(170, 0.3)] if i == 1 else ()))
+
+    for said in told("B", write, range_b=(90.0, 150.0), out_channels=1):
+        assert re.search(r"side B: (7\.5|10\.0)% of the values lie outside of 90 to 150 and are clipped, most in "
+                         r".*B/1\.tif, 30\.0%: --range-b \d\d 170 takes in nearly all", said)  # of 4 or of 6 files
+    for said in told("B", lambda path, i: tiff(path, elevation(i)), range_b=(90.0, 150.0), out_channels=1):
+        assert "clipped" not in said
