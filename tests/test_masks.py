@@ -5,10 +5,14 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import torch
 from conftest import pair_of, paired
 
 from config import Config
+from dataset import Jitter, PairedImages
+from pairs.geometry import Geometry
+from pairs.values import values_of
 
 HEIGHT, WIDTH = 90, 130
 
@@ -99,3 +103,25 @@ def test_a_white_mask_changes_no_pixel(item, interpolation, depth, train):
         words = dict(train=train, interpolation=interpolation, **geometry)
         with_mask = item(target(depth), np.full((HEIGHT, WIDTH), 255, np.uint8), **words)
         assert torch.equal(with_mask[:6], item(target(depth), **words)) and (with_mask[6] == 1).all()
+
+
+@pytest.mark.parametrize("side", ["A", "B"])
+@pytest.mark.parametrize("train", [True, False])
+def test_no_number_that_a_tiff_gives_to_no_data_matters(tmp_path, side, train):
+    """Neither in the input nor in the target, and such pixels do not count."""
+    items = []
+    for nodata in (-9999, 7000):
+        numbers = target(16)[..., 0].astype(np.float32) / 65535
+        numbers[holes() == 0] = nodata
+        with rasterio.open(tmp_path / f"{side}.tif", "w", driver="GTiff", width=WIDTH, height=HEIGHT, count=1,
+                           dtype="float32", nodata=nodata) as file:
+            file.write(numbers, 1)
+        photo = write(tmp_path / "photo.png", target(8, seed=1))
+        pair = pair_of(tmp_path / "A.tif", photo) if side == "A" else pair_of(photo, tmp_path / "B.tif")
+        ranged = dict(in_channels=1, range_a=(0, 1)) if side == "A" else dict(out_channels=1, range_b=(0, 1))
+        values = values_of(replace(Config(), **ranged).plain())
+        geometry, jitter = Geometry("stretch", 72, 64), Jitter(replace(Config(), crop_size=64)) if train else None
+        x, y = PairedImages([pair], "AtoB", *values, geometry, jitter=jitter, masked=True)[0]
+        assert len(y) == values[1].channels + 1 and -1 < y[-1].mean() < 1
+        items.append(torch.cat([x, y]))
+    assert torch.equal(*items)
