@@ -57,8 +57,11 @@ def claim(file: BinaryIO) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete and on disk. Raises OSError, naming it."""
+def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete. Raises OSError, naming it.
+
+    durable: it is on disk then, and outlasts a crash of the machine; what can be made again need not wait for a disk.
+    """
     temporary, made = path.with_name(temporary_name()), False
     try:
         with temporary.open("xb") as file:  # never one that is there already, nor through a link
@@ -66,20 +69,47 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             claim(file)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                sync(file.fileno())
         temporary.replace(path)
+        if durable and os.name == "posix":
+            sync_folder(path.parent)  # the new name itself must reach the disk
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, when a write fails
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
     finally:
         if made:
             temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name itself must reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+
+
+# What file systems answer that know no fsync, of folders or at all: the file is there, and whole
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def sync(file: int) -> None:
+    """Waits until a file is on disk, where its file system can tell. Raises OSError when it does not get there."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def sync_folder(path: Path) -> None:
+    """The same for the names in a folder, which may be writable and not readable."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in NO_SYNC | {errno.EACCES, errno.EPERM}:
+            return
+        raise
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # to be synced, a folder would have to be open for writing
+            raise
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager
@@ -178,5 +208,14 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
         draw.text((6 + column * step, header - 20), title, fill="black", font=font)
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", DRAWN["Software"])
-    with atomic(path) as file:
+    with atomic(path, durable=False) as file:
         sheet.save(file, "PNG", pnginfo=mark)
+
+
+def is_marked(path: Path) -> bool:
+    """Whether the file is a picture that this program drew for people."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == DRAWN["Software"]
+    except (OSError, ValueError, SyntaxError):  # no picture, or a broken one
+        return False
