@@ -3,6 +3,7 @@
 import copy
 import errno
 import importlib.util
+import io
 import json
 import os
 from pathlib import Path
@@ -89,8 +90,10 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
         program = torch.export.export(gen, (x,), dynamic_shapes=shapes)
         if path.suffix.lower() == ".pt2":
+            packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
+            torch.export.save(program, packed, extra_files=told)
             with atomic(path) as file:
-                torch.export.save(program, file, extra_files=told)
+                file.write(packed.getbuffer())
         else:
             onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
             onnx.model.metadata_props.update(told)

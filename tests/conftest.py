@@ -201,6 +201,26 @@ def at_step(on_steps):
     return install
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """Makes folders that are a disk of so many bytes each: a tmpfs, which only root may mount."""
+    mounted = []
+
+    def make(path, size):
+        path.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
+        if done.returncode:
+            pytest.skip("no tmpfs can be mounted here")
+        mounted.append(path)
+        return path
+
+    if not shutil.which("mount") or os.name != "posix" or os.geteuid():
+        pytest.skip("only root can mount a tmpfs")
+    yield make
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
 # Chromium from the system: Debian's package is chromium-headless-shell
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser",
                                                "google-chrome", "chrome"))), None)
