@@ -1,16 +1,17 @@
 """A run's folder: what may be written there, what a checkpoint holds, and what may continue it."""
 
-import contextlib
 import errno
 import itertools
 import json
 import math
-import shutil
+import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from config import Config
 from runtime.console import say
 from runtime.distributed import Ranks, told
-from runtime.files import atomic, remove_leftovers
+from runtime.files import atomic, is_marked, remove_leftovers, temporary_name
 from utils import UserError, name_of
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
@@ -45,35 +46,50 @@ class Progress:
 
 
 class Writer:
-    """Runs one piece of work after the other, in a thread of its own.
+    """Does one piece of work after the other, in a thread of its own; of each kind, only the newest is worth doing.
 
-    Work that reads tensors which training changes must be given copies. On CUDA it runs on a stream of its own, behind
-    all that was submitted before.
+    So that a slow disk holds up neither training nor its end, nor fills the memory: what waits is given up for newer
+    work of its kind. Work that reads tensors which training changes must be given copies. On CUDA it runs on a stream
+    of its own, behind all that was submitted before.
     """
 
     def __init__(self, device: torch.device):
-        self.pool, self.jobs, self.device = ThreadPoolExecutor(1, initializer=self._begin), [], device
+        self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.pool = ThreadPoolExecutor(1, initializer=self._begin)
+        self.lock = threading.Lock()
+        self.waiting: dict[str, Callable] = {}  # by kind
+        self.running: str | None = None  # the kind of the work that is being done
+        self.jobs: list[Future] = []  # whose errors are yet to be raised
 
-    def submit(self, act: Callable, *args) -> Future:
+    def submit(self, kind: str, act: Callable, *args) -> None:
+        """Has act(*args) done, in the place of the work of that kind that has not begun yet."""
         if self.stream:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        job = self.pool.submit(self._run, act, *args)
-        job.act = act
-        self.jobs.append(job)
-        return job
+        with self.lock:
+            queued = kind in self.waiting
+            self.waiting[kind] = partial(act, *args)
+        if not queued:
+            self.jobs.append(self.pool.submit(self._run, kind))
 
     def _begin(self) -> None:
         if self.stream:
             torch.cuda.set_device(self.device)  # a thread begins on the first one
 
-    def busy(self, act: Callable) -> bool:
-        """Whether an earlier call of `act` is still waiting or at work."""
-        return any(job.act == act and not job.done() for job in self.jobs)
+    def _run(self, kind: str) -> None:
+        with self.lock:
+            act = self.waiting.pop(kind)
+            self.running = kind
+        try:
+            with torch.cuda.stream(self.stream):  # None: does nothing
+                act()
+        finally:
+            self.running = None
 
-    def _run(self, act: Callable, *args) -> None:
-        with torch.cuda.stream(self.stream):  # None: does nothing
-            act(*args)
+    def busy(self, kind: str) -> bool:
+        """Whether work of that kind is waiting or being done."""
+        with self.lock:
+            return kind in self.waiting or kind == self.running
 
     def check(self, wait: bool = False) -> None:
         """Raises what went wrong in the work that is done; with `wait`, in all of it."""
@@ -88,16 +104,19 @@ class Run:
 
     Entering makes the folder, locks it, and only then reads it. From then on `cfg` is what is trained, in all processes
     the main one's settings, with its out_dir, and `history` the epochs so far. Leaving waits for the writer, then
-    unlocks. Settings with which nothing was learnt are not kept. Of several processes, only the main one touches the
-    folder; the others wait for it.
+    unlocks. The settings are written with the first checkpoint: those with which nothing was learnt are not kept. Of
+    several processes, only the main one touches the folder; the others wait for it.
     Raises OSError, naming out_dir, where nothing can be written, and UserError where another process trains, or where
-    the folder holds a run that must not be overwritten, or none that cfg could continue.
+    the folder holds a run or files that must not be overwritten, or no run that cfg could continue.
     """
 
     def __init__(self, cfg: Config, ranks: Ranks):
         self.cfg, self.ranks, self.writer = cfg, ranks, Writer(ranks.device)
-        self.saved, self.record = None, {}  # the checkpoint, until it is restored; of the data
-        self.lock, self.made, self.settings, self.before, self.learnt = None, False, None, b"", False
+        self.saved = None  # the checkpoint, until it is restored
+        self.record = {}  # of the data
+        self.best = {}  # the scores of what best.pth.tar holds, or will once the writer has come to it
+        self.lock = None
+        self.settled = False  # whether config.json has the settings
         self.saved_at = -math.inf  # when the last checkpoint was due
 
     def __enter__(self) -> "Run":
@@ -116,8 +135,6 @@ class Run:
                 self.writer.check(wait=True)
         finally:
             if self.lock:
-                if not self.learnt:
-                    self._clear()
                 self.lock.release()
 
     @property
@@ -136,6 +153,8 @@ class Run:
         if not saved:
             return Progress()
         load_state(state, saved["state"])
+        if self.ranks.main and self.cfg.eval_every:
+            self.best = self._best(saved)
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
         if isinstance(progress.sums, list):  # of an earlier version, which named none: the log counts from here
             progress = replace(progress, sums={})
@@ -148,18 +167,6 @@ class Run:
             progress = Progress(progress.epoch)
         say(f"resuming after epoch {progress.epoch}, step {progress.step}")
         return progress
-
-    def _clear(self) -> None:
-        """Takes back what this start has put into the folder, and the folder itself if it made it."""
-        if self.settings:
-            self.settings.write_bytes(self.before) if self.before else self.settings.unlink(missing_ok=True)
-        if self.made:
-            folder = Path(self.lock.lock_file).parent
-            for name in ("examples", "tensorboard"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / ".lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # somebody else's files are in it
-                folder.rmdir()
 
     def _open(self) -> tuple[Config, dict | None]:
         cfg = self.cfg
@@ -177,21 +184,16 @@ class Run:
             saved = self._read(cfg)
             if saved:
                 cfg = replace(cfg, init_from=saved["config"].get("init_from"))
-            (folder / "examples").mkdir(exist_ok=True)
             for place in (folder, folder / "examples"):
                 remove_leftovers(place)
-            path = folder / "config.json"
-            self.before = path.read_bytes() if path.exists() else b""
-            text = json.dumps({**cfg.plain(), "defaults": Config().plain()}, indent=2)
-            with atomic(path) as file:
-                file.write(text.encode())
-            self.settings = path
+            probe = folder / temporary_name()
+            probe.write_bytes(bytes(4096))  # what cannot be written is told now, not after the first epoch
+            probe.unlink()
         except OSError as error:
             raise OSError(f"cannot write to out_dir '{folder or Path()}': {error.strerror or error}") from error
         return cfg, saved
 
     def _lock(self, folder: Path) -> None:
-        self.made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)  # a soft lock outlives a killed host
         try:
@@ -225,6 +227,8 @@ class Run:
     def _read(self, cfg: Config) -> dict | None:
         """The checkpoint to go on from; None where the run begins."""
         folder, found = cfg.out_dir, held(cfg.out_dir)
+        if "checkpoint.pth.tar" not in found:
+            refuse_foreign(folder)
         if not cfg.resume:
             if found:
                 raise UserError(f"{folder} already holds a run ({', '.join(found)}): continue it with --resume, or "
@@ -256,14 +260,33 @@ class Run:
                 f"changed since the run began: {name} from {old} to {new[name]}")
         return saved
 
+    def _best(self, saved: dict) -> dict[str, float]:
+        """The scores of what best.pth.tar holds, each with its name; none where they are of other validation pairs."""
+        path = self.cfg.out_dir / "best.pth.tar"
+        if not path.exists():
+            return {}
+        try:
+            best = load_tensors(path, "pix2pix generator")
+        except UserError as error:
+            say(f"{error}: the next epoch that is scored takes its place")
+            return {}
+        if "scores" not in best:  # of earlier versions
+            best["scores"] = next((row for row in saved["history"] if row["epoch"] == best["epoch"]), {})
+            best["validated_on"] = saved.get("validated_on")
+        then, now = best.get("validated_on"), self.record.get("validated_on")
+        if then is not None and now is not None and then != now:
+            say("best.pth.tar was scored on other validation pairs: the next epoch that is scored takes its place")
+            return {}
+        return best["scores"]
+
     def save(self, state: Any, progress: Progress, history: list[dict]) -> None:
-        """Writes the checkpoint of this moment, if anything was learnt, after all that is being written."""
+        """Writes the checkpoint of this moment, if anything was learnt, after what is being written."""
         if self.ranks.main:
-            self.writer.check(wait=True)
             if progress.epoch or progress.step:
-                self._write(state_dict(state), progress, history)
-                if progress.epoch < self.cfg.total_epochs:
-                    say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
+                self.writer.submit("checkpoint", self._write, state_dict(state), progress, history)
+            self.writer.check(wait=True)
+            if self.settled and progress.epoch < self.cfg.total_epochs:
+                say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
         self.ranks.barrier()
 
     def save_in_background(self, state: Any, progress: Progress, history: list[dict]) -> None:
@@ -273,23 +296,63 @@ class Run:
         for `save`.
         """
         cfg, epoch = self.cfg, progress.epoch
-        self.learnt = True
         if self.ranks.main:
             self.writer.check()
-            if is_best(history, cfg.best_by):
-                if self.writer.busy(save_generator):
-                    self.writer.check(wait=True)
+            if is_best(history[-1], self.best, cfg.best_by):
+                self.best = {name: value for name, value in history[-1].items() if name.startswith("val_")}
+                record = {**self.record, "scores": self.best}
                 weights = snapshot(state.result.state_dict())
-                self.writer.submit(save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", self.record)
+                self.writer.submit("best", save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", record)
             due = epoch % cfg.save_every == 0 and time.monotonic() - self.saved_at >= SPACING
-            if due and epoch < cfg.total_epochs and not self.writer.busy(self._write):
+            if due and epoch < cfg.total_epochs and not self.writer.busy("checkpoint"):
                 self.saved_at = time.monotonic()
-                self.writer.submit(self._write, snapshot(state_dict(state)), progress, list(history))
+                self.writer.submit("checkpoint", self._write, snapshot(state_dict(state)), progress, list(history))
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
+        if not self.settled:  # before the checkpoint, which would bring its own settings
+            text = json.dumps({**self.cfg.plain(), "defaults": Config().plain()}, indent=2)
+            with atomic(self.cfg.out_dir / "config.json") as file:
+                file.write(text.encode())
+            self.settled = True
         save_run(self.cfg, state, progress, history, self.record)
-        self.learnt = True
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises UserError where a run that begins in `folder` would overwrite what none has written."""
+    ours = {"config.json": holds_settings, "log.csv": holds_log, "losses.png": is_marked,
+            "best.pth.tar": holds_generator}
+    found = [folder / name for name, is_ours in ours.items() if (folder / name).exists() and not is_ours(folder / name)]
+    grids = [path for path in (folder / "examples").glob("epoch_*.png") if re.fullmatch(r"epoch_\d{4,}", path.stem)]
+    found += [path for path in sorted(grids) if not is_marked(path)][:3]
+    if (folder / "examples").exists() and not (folder / "examples").is_dir():
+        found.append(folder / "examples")
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise UserError(f"{folder} holds files that no run has left and this one would overwrite: {names}. Choose "
+                        "another folder with --out-dir")
+
+
+def holds_settings(path: Path) -> bool:
+    """Whether a config.json is a run's; one that a crash of the machine has emptied is nobody's loss."""
+    try:
+        text = path.read_text(encoding="utf-8").strip("\0 \r\n")
+        settings = json.loads(text or "{}")
+    except (ValueError, OSError, RecursionError):
+        return False
+    return not text or isinstance(settings, dict) and {"data_root", "ngf", "crop_size"} <= settings.keys()
+
+
+def holds_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(12) in (b"", b"epoch,d_real")
+
+
+def holds_generator(path: Path) -> bool:
+    try:
+        return bool(load_tensors(path, "pix2pix generator"))
+    except (UserError, OSError):
+        return False
 
 
 def held(folder: Path) -> list[str]:
@@ -312,11 +375,17 @@ def newest_run(name: str) -> Path | None:
     return next((folder for folder in reversed(folders) if held(folder) or (folder / "config.json").exists()), None)
 
 
-def is_best(history: list[dict], best_by: str) -> bool:
-    """Whether the last epoch was scored, and no earlier one better."""
-    column, sign = ("val_l1", 1) if best_by == "val_l1" else (f"val_{best_by}", -1)
-    scored = [sign * row[column] for row in history if "val_ssim" in row and not math.isnan(row.get(column, math.nan))]
-    return "val_ssim" in history[-1] and sign * history[-1].get(column, math.nan) <= min(scored, default=math.nan)
+def goodness(scores: dict[str, float], best_by: str) -> float:
+    """How good the scores of an epoch are, the larger the better; NaN where it was not scored so."""
+    if "val_ssim" not in scores:
+        return math.nan
+    return -scores.get("val_l1", math.nan) if best_by == "val_l1" else scores.get(f"val_{best_by}", math.nan)
+
+
+def is_best(scores: dict[str, float], best: dict[str, float], best_by: str) -> bool:
+    """Whether the scores of an epoch are as good as those of best.pth.tar, or the only ones."""
+    new, old = goodness(scores, best_by), goodness(best, best_by)
+    return new >= old or math.isnan(old) and not math.isnan(new)
 
 
 def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict) -> None:

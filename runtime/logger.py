@@ -2,12 +2,17 @@
 
 import csv
 import io
+import itertools
 import math
+import os
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import Tensor
 
+from config import Config
 from runtime import checkpoint
 from runtime.advice import Overfitting, verdict
 from runtime.checkpoint import Run
@@ -16,6 +21,7 @@ from runtime.files import DRAWN, atomic, save_grid
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]  # of every step; what else one returns stands behind the other columns
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
+NUMBERS = itertools.count()  # of TensorBoard's files of this process
 EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
 
 
@@ -29,20 +35,22 @@ class Logger:
     """
 
     def __init__(self, run: Run):
-        self.run, self.cfg, self.folder, self.silent = run, run.cfg, run.cfg.out_dir, not run.ranks.main
+        self.run, self.cfg, self.folder = run, run.cfg, run.cfg.out_dir
+        self.silent = not run.ranks.main
         self.history = run.history
-        self.drawn, self.drawn_at, self.examples = len(self.history), -math.inf, []
-        self.tensorboard = None
+        self.examples = []  # of the last epoch
+        self.drawn = len(self.history)
+        self.drawn_at = -math.inf
+        self.told = len(self.history)  # epochs that TensorBoard's file holds
+        self.events = None
+        self.overfitting = Overfitting()
         if self.silent:
             return
-        self.overfitting = Overfitting()
         for row in self.history:
             self.overfitting.add(row)
         try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=len(self.history) + 1)
-        except Exception as error:
+            self.events = open_events(self.folder / "tensorboard", self.told + 1)
+        except Exception as error:  # it is not installed, or not to be written to
             say(f"no TensorBoard events: {error}")
 
     def epoch(self, row: dict, examples: list[list[Tensor]]) -> None:
@@ -55,7 +63,9 @@ class Logger:
         extra = "".join(f" {name} {row[name]:g}" for name in EXTRAS if row.get(name))
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
-        self.run.writer.submit(self._write, list(self.history), examples)
+        self.run.writer.submit("log", self._write, list(self.history))
+        if time.monotonic() - self.drawn_at >= checkpoint.SPACING:
+            self._draw()
         told = (verdict(self.history) if self.cfg.paper_step else "", self.overfitting.add(row))
         for sentence in filter(None, told):
             say(sentence)
@@ -65,20 +75,27 @@ class Logger:
 
     def __exit__(self, *exc) -> None:
         if self.drawn < len(self.history):
-            self._draw(self.history, self.examples)
-        if self.tensorboard:
-            self.tensorboard.close()
+            self._draw()
 
-    def _write(self, history: list[dict], examples: list[list[Tensor]]) -> None:
-        self._try(self._write_csv, history)
-        self._try(self._write_events, history[-1])
-        if time.monotonic() - self.drawn_at >= checkpoint.SPACING:
-            self._draw(history, examples)
+    def _draw(self) -> None:
+        self.drawn = len(self.history)
+        self.drawn_at = time.monotonic()
+        self.run.writer.submit("drawing", self._write_pictures, list(self.history), self.examples)
 
-    def _draw(self, history: list[dict], examples: list[list[Tensor]]) -> None:
-        self.drawn, self.drawn_at = len(history), time.monotonic()
-        self._try(self._write_examples, history[-1], examples)
-        self._try(self._write_plot, history)
+    def _write(self, history: list[dict]) -> None:
+        self._try(write_csv, self.folder / "log.csv", history)
+        if not self.events:
+            return
+        try:
+            write_events(self.events, history[self.told :])
+            self.told = len(history)
+        except Exception as error:  # most of all a full disk
+            say(f"TensorBoard's curves end with epoch {self.told}, as {self.events} cannot be written: {error}")
+            self.events = None
+
+    def _write_pictures(self, history: list[dict], examples: list[list[Tensor]]) -> None:
+        self._try(write_grid, self.folder / "examples", history[-1], examples, self.cfg)
+        self._try(write_curves, self.folder / "losses.png", history, self.cfg)
 
     def _try(self, write: Callable, *args) -> None:
         try:
@@ -86,45 +103,80 @@ class Logger:
         except Exception as error:  # a full disk or a broken font must not cost the run
             say(f"the log is incomplete: {error}")
 
-    def _write_csv(self, history: list[dict]) -> None:
-        text = io.StringIO()
-        extra = {name: None for row in history for name in row if name not in COLUMNS}  # with eval_every
-        writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-        with atomic(self.folder / "log.csv") as file:
-            file.write(text.getvalue().encode())
 
-    def _write_plot(self, history: list[dict]) -> None:
-        from matplotlib.figure import Figure  # the object interface needs no display
+def write_csv(path: Path, history: list[dict]) -> None:
+    text = io.StringIO()
+    extra = {name: None for row in history for name in row if name not in COLUMNS}  # with eval_every
+    writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    with atomic(path, durable=False) as file:
+        file.write(text.getvalue().encode())
 
-        epochs = [row["epoch"] for row in history]
-        figure = Figure(figsize=(9, 6.5), layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True)
-        for name in LOSSES[:3]:
-            top.plot(epochs, [row[name] for row in history], marker=".", label=name)
-        if self.cfg.paper_step:
-            top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
-        top.set(ylabel={"bce": "binary cross-entropy"}.get(self.cfg.gan_loss, self.cfg.gan_loss))
-        if self.cfg.gan_loss != "hinge":
-            top.set(ylim=(0, None))
-        for name, style in (("g_l1", "-"), ("val_l1", "--")):
-            bottom.plot(epochs, [row[name] for row in history], style, marker=".", label=name)
-        bottom.set(ylabel="L1, images in [-1, 1]", xlabel="epoch", ylim=(0, None))
-        bottom.xaxis.get_major_locator().set_params(integer=True)
-        for axes in (top, bottom):
-            axes.legend()
-            axes.grid(alpha=0.3)
-        with atomic(self.folder / "losses.png") as file:
-            figure.savefig(file, format="png", dpi=100, metadata=DRAWN)
 
-    def _write_examples(self, row: dict, examples: list[list[Tensor]]) -> None:
-        save_grid(self.folder / "examples" / f"epoch_{row['epoch']:04d}.png", examples, ["input", "output", "target"],
-                  f"epoch {row['epoch']}, {self.cfg.direction}, validation L1 {row['val_l1']:.4f}")
+def write_curves(path: Path, history: list[dict], cfg: Config) -> None:
+    from matplotlib.figure import Figure  # the object interface needs no display
 
-    def _write_events(self, row: dict) -> None:
-        if self.tensorboard:
-            for name in row.keys() - {"epoch"}:
-                self.tensorboard.add_scalar(name, row[name], row["epoch"])
-            self.tensorboard.flush()
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for name in LOSSES[:3]:
+        top.plot(epochs, [row[name] for row in history], marker=".", label=name)
+    if cfg.paper_step:
+        top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
+    top.set(ylabel={"bce": "binary cross-entropy"}.get(cfg.gan_loss, cfg.gan_loss))
+    if cfg.gan_loss != "hinge":
+        top.set(ylim=(0, None))
+    for name, style in (("g_l1", "-"), ("val_l1", "--")):
+        bottom.plot(epochs, [row[name] for row in history], style, marker=".", label=name)
+    bottom.set(ylabel="L1, images in [-1, 1]", xlabel="epoch", ylim=(0, None))
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (top, bottom):
+        axes.legend()
+        axes.grid(alpha=0.3)
+    with atomic(path, durable=False) as file:
+        figure.savefig(file, format="png", dpi=100, metadata=DRAWN)
+
+
+def write_grid(folder: Path, row: dict, examples: list[list[Tensor]], cfg: Config) -> None:
+    """Rows [x, y_fake, y] of the epoch that `row` tells of."""
+    folder.mkdir(exist_ok=True)
+    save_grid(folder / f"epoch_{row['epoch']:04d}.png", examples, ["input", "output", "target"],
+              f"epoch {row['epoch']}, {cfg.direction}, validation L1 {row['val_l1']:.4f}")
+
+
+def open_events(folder: Path, first: int) -> Path:
+    """A new file of TensorBoard's; what older ones in the folder hold of the epoch `first` and later counts no more.
+
+    Written here and not by SummaryWriter, whose thread dies with a traceback where the disk is full.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    folder.mkdir(exist_ok=True)
+    path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+    start = SessionLog(status=SessionLog.START)
+    append_events(path, [Event(wall_time=time.time(), file_version="brain.Event:2"),
+                         Event(wall_time=time.time(), step=first, session_log=start)])
+    return path
+
+
+def write_events(path: Path, rows: list[dict]) -> None:
+    """Adds the numbers of these epochs to a file of `open_events`."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    events = []
+    for row in rows:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != "epoch"]
+        events.append(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
+    append_events(path, events)
+
+
+def append_events(path: Path, events: list) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    with path.open("ab") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import threading
 import time
 from dataclasses import fields, replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import fresh_state
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from config import Config
 from generator import Generator
@@ -19,6 +21,7 @@ from runtime.checkpoint import Run, Writer, load_state, load_tensors, snapshot, 
 from runtime.cli import parse
 from runtime.distributed import Ranks
 from train import train
+from utils import UserError
 
 
 @pytest.fixture
@@ -105,11 +108,11 @@ def test_a_failure_between_two_checkpoints_keeps_what_the_epochs_have_left(small
     with pytest.raises(torch.OutOfMemoryError):
         train(small(n_epochs=9, save_every=5))
     left = {path.name for path in small().out_dir.rglob("*")}
-    assert {"config.json", "log.csv", "epoch_0001.png", "epoch_0002.png"} <= left
+    assert {"log.csv", "epoch_0001.png", "epoch_0002.png"} <= left and "config.json" not in left
 
 
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
-    """SIGKILL before the first checkpoint leaves config.json alone: --resume needs it, a new start may replace it."""
+    """SIGKILL just before the first checkpoint leaves config.json alone: --resume takes it, a new start replaces it."""
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
         (run.out_dir / name).unlink()
     again = parse(["--resume", "--out-dir", str(run.out_dir)])
@@ -292,10 +295,29 @@ def test_work_is_done_in_order_one_after_the_other():
         running.release()
 
     for i in range(5):
-        writer.submit(work, i)
+        writer.submit(str(i), work, i)
     assert len(seen) < 5  # nobody waited
     writer.check(wait=True)
     assert seen == list(range(5))
+
+
+def test_of_each_kind_only_the_newest_waits():
+    """Behind a slow disk, 104 stale copies of log.csv were written one after the other."""
+    seen, held, writer = [], threading.Event(), Writer(torch.device("cpu"))
+    writer.submit("first", held.wait)
+    while writer.running != "first":
+        time.sleep(0.001)
+    for i in range(1000):
+        writer.submit("log", seen.append, f"log {i}")
+        writer.submit("best", seen.append, f"best {i}")
+    assert writer.busy("first") and writer.busy("log") and not writer.busy("checkpoint")
+    assert len(writer.jobs) == 3
+    held.set()
+    writer.check(wait=True)
+    assert seen == ["log 999", "best 999"] and not writer.busy("log")
+    writer.submit("log", seen.append, "once more")
+    writer.check(wait=True)
+    assert seen[2:] == ["once more"]
 
 
 def fail():
@@ -304,9 +326,10 @@ def fail():
 
 def test_an_error_is_raised_by_the_next_check():
     writer = Writer(torch.device("cpu"))
-    job = writer.submit(fail)
-    while not job.done():
+    writer.submit("", fail)
+    while writer.busy(""):
         time.sleep(0.001)
+    time.sleep(0.05)
     with pytest.raises(OSError, match="no space left"):
         writer.check()
     writer.check()  # once is enough
@@ -314,9 +337,9 @@ def test_an_error_is_raised_by_the_next_check():
 
 def test_an_error_is_raised_at_the_end_unless_another_is_on_its_way(small):
     with pytest.raises(OSError, match="no space left"), Run(small("a"), Ranks()) as run:
-        run.writer.submit(fail)
+        run.writer.submit("", fail)
     with pytest.raises(ValueError, match="the loss"), Run(small("b"), Ranks()) as run:
-        run.writer.submit(fail)
+        run.writer.submit("", fail)
         raise ValueError("the loss")
 
 
@@ -326,3 +349,60 @@ def test_a_snapshot_does_not_follow_what_it_was_taken_from():
     state["a"] += 1
     state["b"][0]["c"] += 1
     assert kept["a"].tolist() == [0, 0] and kept["b"][0]["c"].tolist() == [1] and kept["b"][1] == 3
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def text(content):
+    return lambda path: path.write_text(content)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(("name", "write"), [
+    ("config.json", text('{"epochs": 3}')), ("config.json", text("[1, 2]")), ("config.json", text("# notes")),
+    ("losses.png", picture), ("losses.png", text("no picture")), ("examples/epoch_0001.png", picture),
+    ("log.csv", text("date,weight\n")), ("best.pth.tar", lambda path: torch.save({"mine": 1}, path)),
+    ("examples", text("a file"))])
+def test_nothing_of_the_user_s_own_is_overwritten(small, name, write, resume):
+    folder = small().out_dir
+    folder.mkdir()
+    write(folder / name)
+    before = (folder / name).read_bytes()
+    with pytest.raises(UserError, match=f"run holds files that no run has left and this one would overwrite: {name}"):
+        train(small(resume=resume))
+    assert (folder / name).read_bytes() == before and not (folder / "checkpoint.pth.tar").exists()
+
+
+def test_a_folder_with_other_files_or_with_what_a_killed_run_left_is_fine(small, end_of):
+    folder = small().out_dir
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    picture(folder / "examples" / "epoch_of_cats.png")
+    train(small(n_epochs=1, eval_every=1))
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "examples" / "epoch_of_cats.png").exists()
+    for name in ("checkpoint.pth.tar", "gen.pth.tar"):  # config.json, log.csv, best.pth.tar and pictures stay
+        (folder / name).unlink()
+    train(small(n_epochs=1, eval_every=1, resume=True))
+    (folder / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
+    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
+        (folder / name).unlink()
+    train(small(n_epochs=1))
+    assert end_of(small())["epoch"] == 1
+
+
+def test_a_folder_that_is_removed_while_training_is_named_by_its_checkpoint(small, tmp_path, at_step, unspaced, capfd):
+    """The sentence named a file of TensorBoard, as bytes."""
+    path = small().out_dir / "checkpoint.pth.tar"
+
+    def remove(losses):
+        while not (small().out_dir / "gen.pth.tar").exists():  # the whole of the first checkpoint
+            time.sleep(0.01)
+        small().out_dir.rename(tmp_path / "elsewhere")
+
+    at_step(9, remove)
+    with pytest.raises(OSError, match=re.escape(f"No such file or directory: '{path}'")):
+        train(small(n_epochs=50))
+    assert not small().out_dir.exists() and "Traceback" not in capfd.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import write_pair
 
+import dataset
 import evaluate as evaluate_module
 from dataset import PairedImages, load_data
 from evaluate import Evaluate, baseline, load_pairs, table
@@ -399,8 +400,13 @@ def test_the_best_is_the_lowest_l1_and_the_highest_of_the_others(best_by, column
     """Chosen by the wrong end, best.pth.tar holds the worst. Epochs before a palette was given have no accuracy."""
     rows = [{"epoch": i, "val_l1": 0.3, "val_ssim": 0.5, **({} if value is None else {column: value})}
             for i, value in enumerate(values, 1)]
-    assert [row["epoch"] for row in rows if is_best(rows[: row["epoch"]], best_by)] == best
-    assert not is_best([*rows, {"epoch": 9, "val_l1": 0.0}], best_by)  # not scored
+    held, saved = {}, []
+    for row in rows:
+        if is_best(row, held, best_by):
+            held = row
+            saved.append(row["epoch"])
+    assert saved == best
+    assert not is_best({"epoch": 9, "val_l1": 0.0}, held, best_by)  # not scored
 
 
 def test_a_resumed_run_keeps_the_best_of_its_whole_history(small, monkeypatch):
@@ -415,6 +421,73 @@ def test_a_resumed_run_keeps_the_best_of_its_whole_history(small, monkeypatch):
     for n_epochs, best in ((2, 1), (3, 1), (4, 4)):
         train(small(n_epochs=n_epochs, eval_every=1, best_by="psnr", resume=True))
         assert torch.load(small().out_dir / "best.pth.tar", weights_only=True)["epoch"] == best
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Runs whose validation gives these (val_l1, val_psnr), one epoch after the other."""
+
+    def install(*scores):
+        scores = iter(scores)
+
+        def validate(*args):
+            l1, psnr = next(scores)
+            return {"val_l1": l1, "val_psnr": psnr, "val_ssim": 0.5}, []
+
+        monkeypatch.setattr("train.validate", validate)
+
+    return install
+
+
+def best_of(cfg):
+    return torch.load(cfg.out_dir / "best.pth.tar", weights_only=True)["epoch"]
+
+
+def test_another_best_by_compares_with_the_generator_on_the_disk(small, scripted):
+    """Epoch 2 has the best PSNR so far and is on no disk, where epoch 1 is, chosen by L1: epoch 3 is better than it."""
+    scripted((0.1, 10.0), (0.3, 20.0), (0.3, 15.0), (0.1, 14.0), (0.1, 16.0))
+    train(small(n_epochs=2, eval_every=1))
+    assert best_of(small()) == 1
+    for n_epochs, best in ((3, 3), (4, 3), (5, 5)):
+        train(small(n_epochs=n_epochs, eval_every=1, best_by="psnr", resume=True))
+        assert best_of(small()) == best
+    file = torch.load(small().out_dir / "best.pth.tar", weights_only=True)
+    assert file["scores"] == {"val_l1": 0.1, "val_psnr": 16.0, "val_ssim": 0.5}
+
+
+def test_a_best_generator_that_is_gone_or_of_an_earlier_version_is_replaced_rightly(small, scripted, capsys):
+    scripted((0.1, 10.0), (0.3, 11.0), (0.2, 12.0), (0.15, 12.0), (0.9, 9.0))
+    path = small().out_dir / "best.pth.tar"
+    train(small(n_epochs=1, eval_every=1))
+    path.unlink()
+    train(small(n_epochs=2, eval_every=1, resume=True))
+    assert best_of(small()) == 2
+    file = torch.load(path, weights_only=True)
+    del file["scores"]
+    torch.save(file, path)
+    for n_epochs in (3, 4):
+        train(small(n_epochs=n_epochs, eval_every=1, resume=True))
+        assert best_of(small()) == n_epochs
+    path.write_bytes(path.read_bytes()[:1000])
+    train(small(n_epochs=5, eval_every=1, resume=True))
+    assert best_of(small()) == 5 and "best.pth.tar is damaged" in capsys.readouterr().out
+
+
+def test_scores_of_other_validation_pairs_are_not_compared(small, scripted, monkeypatch, capsys):
+    scripted((0.1, 10.0), (0.3, 9.0), (0.4, 9.0), (0.2, 9.0))
+    told = []
+
+    def load_data(*args):
+        train_data, val_data = dataset.load_data(*args)
+        train_data.record["validated_on"] = told[-1]
+        return train_data, val_data
+
+    monkeypatch.setattr("train.load_data", load_data)
+    for n_epochs, pairs, best in ((1, "old", 1), (2, "new", 2), (3, "new", 2), (4, "new", 4)):
+        told.append(pairs)
+        train(small(n_epochs=n_epochs, eval_every=1, resume=True))
+        assert best_of(small()) == best
+    assert capsys.readouterr().out.count("best.pth.tar was scored on other validation pairs") == 1
 
 
 def test_the_label_accuracy_of_training_is_the_one_that_is_evaluated(data, small, end_of, monkeypatch):

@@ -1,5 +1,6 @@
 """What happens to a run when the machine, the disk or a user's hand fails. Most of it is slow: --slow."""
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -18,12 +19,12 @@ from PIL import Image
 
 import train as train_module
 from dataset import load_data
-from runtime import files
+from runtime import checkpoint, files
 from runtime.checkpoint import load_tensors
 from runtime.console import run_main
 from runtime.files import temporary_name
 from train import train
-from utils import DataError, UserError
+from utils import DataError, Stopped, UserError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, limits and fork")
 
@@ -56,7 +57,7 @@ def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unsp
         return [path.stat().st_mtime_ns for path in run.glob("checkpoint.pth.tar")]
 
     for _ in range(15):
-        cfg, begun = small("killed", **settings, num_workers=1, resume=(run / "config.json").exists()), saved()
+        cfg, begun = small("killed", **settings, num_workers=1, resume=True), saved()
         process = fork(train, cfg)
         patience = time.monotonic() + (0.3 if draw.random() < 0.2 else 20)  # or else until an epoch is saved
         while time.monotonic() < patience and process.exitcode is None and begun == saved():
@@ -98,6 +99,60 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
     assert path.read_bytes() == before
     train(small(n_epochs=3, resume=True))
     assert end_of(small())["epoch"] == 3 and not list(path.parent.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+@posix
+@pytest.mark.parametrize("what", ["the end", "a signal"])
+def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monkeypatch, unspaced, what):
+    """150 ms for each fsync: log.csv was 600 epochs late, and a signal waited for a hundred stale copies of it."""
+    sync, syncs, n = os.fsync, [], 20
+    monkeypatch.setattr(files.os, "fsync", lambda file: syncs.append(1) or time.sleep(0.15) or sync(file))
+    scores, examples = {"val_l1": 0.1, "val_ssim": 0.5}, [[torch.zeros(3, 64, 64)] * 3]
+    monkeypatch.setattr(train_module, "validate", lambda *args: (scores, examples))
+
+    def near_the_end(losses):
+        syncs.clear()
+        if what == "a signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    at_step(6 * n - 1, near_the_end)
+    log, logged = small().out_dir / "log.csv", []
+    save = checkpoint.Run.save_in_background
+
+    def look(run, state, progress, history):
+        save(run, state, progress, history)
+        logged.append((log.read_text().count("\n") - 1 if log.exists() else 0, len(run.writer.jobs)))
+
+    monkeypatch.setattr(checkpoint.Run, "save_in_background", look)
+    with contextlib.nullcontext() if what == "the end" else pytest.raises(Stopped):
+        train(small(n_epochs=n, eval_every=1))
+    assert len(syncs) <= 14  # what was being written, the newest best.pth.tar, and the last checkpoint
+    assert max(jobs for _, jobs in logged) <= 5
+    saved = load_tensors(small().out_dir / "checkpoint.pth.tar")
+    assert (saved["epoch"], saved["step"]) == ((n, 0) if what == "the end" else (n - 1, 5))
+    assert len(log.read_text().splitlines()) == 1 + saved["epoch"]
+    assert load_tensors(small().out_dir / "best.pth.tar")["epoch"] == saved["epoch"]
+
+
+def test_a_disk_that_is_full_names_the_file_that_does_not_fit(small, disk, at_step, unspaced, capfd):
+    run = disk(small().out_dir, "4m")
+
+    def fill(losses):
+        while not (run / "gen.pth.tar").exists():
+            time.sleep(0.01)
+        with contextlib.suppress(OSError), (run / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    at_step(9, fill)
+    with pytest.raises(OSError, match=r"'.*(checkpoint|gen)\.pth\.tar'"):
+        train(small(n_epochs=50))
+    (run / "filler").unlink()
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err
+    assert "the log is incomplete: [Errno 28] No space left on device: '" in out
+    train(small(n_epochs=3, resume=True))
 
 
 def test_what_a_killed_process_left_half_written_is_removed(small):

@@ -1,5 +1,6 @@
 import csv
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,7 @@ def step(value):
 def logger_of(small):
     """Makes loggers of one run, which write at once, or by `submit`."""
 
-    def make(*history, submit=lambda act, *args: act(*args)):
+    def make(*history, submit=lambda kind, act, *args: act(*args)):
         small().out_dir.mkdir(exist_ok=True)
         return Logger(SimpleNamespace(cfg=small(), ranks=Ranks(), history=[*history],
                                       writer=SimpleNamespace(submit=submit)))
@@ -53,12 +54,12 @@ def test_the_csv_can_be_read_back_and_is_rewritten_on_resume(small, logger_of):
     assert list(rows[0]) == COLUMNS and [r["epoch"] for r in rows] == ["1", "2"] and float(rows[1]["d_real"]) == 0.125
 
 
-@pytest.mark.parametrize("method", ["_write_csv", "_write_plot", "_write_events", "_write_examples"])
-def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys, method):
+@pytest.mark.parametrize("sink", ["write_csv", "write_curves", "write_events", "write_grid"])
+def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys, sink):
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(Logger, method, fail)
+    monkeypatch.setattr(logger_module, sink, fail)
     logger_of().epoch(row(), EXAMPLES)
     assert "no space left" in capsys.readouterr().out
 
@@ -72,6 +73,37 @@ def test_tensorboard_gets_every_column(small, logger_of):
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(COLUMNS[1:])
     assert events.Scalars("val_l1")[0].value == pytest.approx(0.3)
+
+
+def test_tensorboard_forgets_what_a_resumed_run_repeats(small, logger_of):
+    """Killed in epoch 3 with a checkpoint of epoch 1: the curves would go back in time."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    first = logger_of()
+    for epoch in (1, 2, 3):
+        first.epoch(row(epoch, val_l1=0.5), EXAMPLES)
+    logger_of(row(1)).epoch(row(2, val_l1=0.25), EXAMPLES)
+    events = event_accumulator.EventAccumulator(str(small().out_dir / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val_l1")] == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_full_disk_under_tensorboard_ends_its_curves_alone(small, logger_of, disk, capsys):
+    """It ended a finished training; the sentence named no file, and a thread left its traceback."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = disk(small().out_dir / "tensorboard", 4096)
+    logger = logger_of()
+    for epoch in range(1, 41):
+        logger.epoch(row(epoch), EXAMPLES)
+    logger.__exit__()
+    out, err = capsys.readouterr()
+    [path] = folder.iterdir()
+    (sentence,) = [line for line in out.splitlines() if "TensorBoard" in line]
+    assert str(path) in sentence and "No space left on device" in sentence and "Traceback" not in err
+    last = int(sentence.split("end with epoch ")[1].split(",")[0])
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert len(events.Scalars("val_l1")) == last > 5
+    assert len((small().out_dir / "log.csv").read_text().splitlines()) == 1 + 40
 
 
 def test_means_weigh_batches_by_their_images_and_go_on_after_a_cut():
@@ -136,10 +168,9 @@ def test_the_curves_have_log_2_as_their_reference(small, logger_of, monkeypatch)
 def test_grids_and_curves_are_drawn_now_and_then_and_at_the_end(small, logger_of, monkeypatch):
     """Drawing takes Python's attention from a training whose epochs take a second."""
     drawn, clock = [], [0.0]
-    monkeypatch.setattr(logger_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(logger_module, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
     logger = logger_of()
-    (small().out_dir / "examples").mkdir()
-    monkeypatch.setattr(logger, "_write_plot", lambda history: drawn.append(len(history)))
+    monkeypatch.setattr(logger_module, "write_curves", lambda path, history, cfg: drawn.append(len(history)))
     for epoch, clock[0] in ((1, 0), (2, 19), (3, 20), (4, 30)):
         logger.epoch(row(epoch), EXAMPLES)
     assert drawn == [1, 3]
@@ -153,7 +184,7 @@ def test_grids_and_curves_are_drawn_now_and_then_and_at_the_end(small, logger_of
 
 def test_writing_can_be_handed_to_another_thread(small, logger_of):
     jobs = []
-    logger = logger_of(submit=lambda act, *args: jobs.append((act, args)))
+    logger = logger_of(submit=lambda kind, act, *args: jobs.append((act, args)))
     logger.epoch(row(1), EXAMPLES)
     logger.epoch(row(2), EXAMPLES)
     assert not (small().out_dir / "log.csv").exists()

@@ -425,10 +425,10 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(small):
     assert before == held()
 
 
-def test_bad_data_leaves_no_run_folder(small, tmp_path):
+def test_bad_data_leaves_nothing_in_the_run_s_folder(small, tmp_path):
     with pytest.raises(FileNotFoundError):
         train(small(data_root=tmp_path / "nowhere"))
-    assert not small().out_dir.exists()
+    assert [path.name for path in small().out_dir.iterdir()] == [".lock"]
 
 
 def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, undisturbed, monkeypatch):
@@ -502,13 +502,14 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
     assert steps[17] == []  # epochs 2 and 3 did not wait for the checkpoint of epoch 1
 
 
-def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch):
+def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch, at_step):
     """Written late, neither it nor the best generator may hold the weights of the steps that were taken meanwhile."""
     train(small("one", n_epochs=1, eval_every=1))
-    save, save_best = checkpoint.save_run, checkpoint.save_generator
+    save, save_best, begun = checkpoint.save_run, checkpoint.save_generator, threading.Event()
 
     def late(cfg, state, progress, *rest):
         if progress.epoch == 1:
+            begun.set()
             time.sleep(0.5)
             save(cfg, state, progress, *rest)
 
@@ -519,6 +520,7 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
 
     monkeypatch.setattr(checkpoint, "save_run", late)
     monkeypatch.setattr(checkpoint, "save_generator", late_best)
+    at_step(12, lambda losses: begun.wait())  # or else the checkpoint of epoch 2 takes the place of the one before
     train(small("two", n_epochs=2, eval_every=1))
     one, two = end_of(small("one")), end_of(small("two"))
     assert len(one.pop("history")) == len(two.pop("history")) == 1  # in which an MS-SSIM is NaN: the images are small
