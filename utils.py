@@ -25,8 +25,11 @@ class DataError(UserError):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
 
 
-class Stopped(Exception):
-    """A signal ended the run early, in all of its processes, after what was learnt had been saved."""
+class Stopped(BaseException):
+    """A signal ended the run early, in all of its processes, after what was learnt had been saved.
+
+    As KeyboardInterrupt, no error: what answers errors, in a decoder say, must let it through.
+    """
 
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}")
