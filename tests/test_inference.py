@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import settings, write_pair
+from conftest import ROOT, settings, write_pair
 from PIL import Image
 from test_published import Published
 from torch import nn
@@ -364,7 +365,9 @@ def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(publis
     assert difference.max() <= 2 and difference.mean() < 0.05
 
 
-# What a killed process leaves
+# A full disk, and what a killed process leaves
+
+ENDINGS = ["png", "jpg", "webp", "bmp", "tif", "npy"]
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +378,86 @@ def deep(gen, tmp_path_factory):
     cv2.imwrite(str(folder / "8.png"), noise(64, 64))
     cv2.imwrite(str(folder / "16.png"), noise(64, 64, dtype=np.uint16))
     return folder
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """No file can become larger: a write puts down what fits, as on a full disk, and the next one fails."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_output_that_does_not_fit_is_a_failure_and_the_one_before_stays(deep, tmp_path, ending, bits):
+    output = tmp_path / f"out.{ending}"
+    flags = ["--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input", deep / f"{bits}.png"]
+    flags += ["--output", output]
+    assert call(predict_module, *flags)[0] == 0
+    whole = output.read_bytes()
+    output.write_bytes(b"good")
+    for part in (1, len(whole) // 2, len(whole) - 1):
+        with files_up_to(part):
+            status, _, err = call(predict_module, *flags)
+        assert status == 1 and f"out.{ending} cannot be written" in err and err.count("\n") == 1, (part, err)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"good"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path):
+    """A real one, of a few pages; needs the right to mount."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sys, pathlib
+sys.path.insert(0, {str(ROOT)!r})
+import predict
+from runtime.console import run_main
+from runtime.files import atomic
+disk = pathlib.Path({str(tmp_path / "disk")!r})
+for ending in {ENDINGS}:
+    for bits in ("8", "16"):
+        for pages in range(1, 4):
+            (disk / "filler").write_bytes(b"")
+            good = disk / f"out.{{ending}}"
+            good.write_bytes(b"good")
+            filler = (disk / "filler").open("wb", buffering=0)
+            try:
+                while filler.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+            filler.truncate(filler.tell() - 4096 * pages)
+            filler.close()
+            sys.argv = ["predict.py", "--checkpoint", {str(deep / "gen.pth.tar")!r}, "--device", "cpu", "--input",
+                        {str(deep)!r} + f"/{{bits}}.png", "--output", str(good)]
+            try:
+                run_main(predict.main)
+            except SystemExit as leaving:
+                status = leaving.code
+            whole = good.read_bytes() != b"good"
+            print("result", ending, bits, pages, status, whole, sorted(path.name for path in disk.iterdir()))
+            good.unlink()
+""")
+    (tmp_path / "disk").mkdir()
+    mounted = f"mount -t tmpfs -o size=128k none '{tmp_path / 'disk'}'"
+    try:
+        subprocess.run(["unshare", "-m", "sh", "-c", mounted], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system")
+    process = subprocess.run(["unshare", "-m", "sh", "-c", f"{mounted} && '{sys.executable}' '{script}'"],
+                             capture_output=True, text=True, timeout=300)
+    results = [line.split(maxsplit=6)[1:] for line in process.stdout.splitlines() if line.startswith("result ")]
+    assert len(results) == 6 * 2 * 3, process.stderr
+    for ending, bits, pages, status, whole, names in results:
+        assert (status, whole) in (("1", "False"), ("0", "True")), (ending, bits, pages, process.stderr)
+        assert names == f"['filler', 'out.{ending}']"
+        if ending in ("bmp", "tif", "npy") and pages != "3":  # they take 12 KB or more
+            assert status == "1", (ending, bits, pages)
 
 
 def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_writes_stays(deep, tmp_path):
