@@ -18,14 +18,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
+from conftest import settings
 from PIL import Image
 
+from dataset import Jitter, PairedImages, load_data
+from inference.load import load_generator
 from pairs import tiff
+from pairs.find import Pair
 from pairs.images import has_frames, has_nodata, read_picture, read_size, write_picture
 from pairs.picture import TURNED, Picture, picture_of, to_array
 from pairs.values import Values
+from train import train
 from utils import DataError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # pytest resets our own filter
 KINDS = [np.uint8, np.uint16, np.int16, np.uint32, np.int32, np.float16, np.float32, np.float64]
 BANDS = [1, 2, 3, 4, 5, 13]
 SHAPE = 17, 24  # height, width
@@ -370,3 +377,84 @@ def test_threads_and_forked_processes_read_the_same(tmp_path):
     process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+def tiles(root, nodata, fill, shift=0.0):
+    """Pairs of 13 bands and a height, with a corner of A and a spot of B that hold no value but `fill`."""
+    for split, n in (("train", 3), ("val", 1)):
+        for side, bands in (("A", 13), ("B", 1)):
+            (root / split / side).mkdir(parents=True)
+            for i in range(n):
+                array = numbers(np.float32, bands, (48, 48), seed=i + bands) + np.float32(shift)
+                array[:9, :9] = fill if side == "A" else array[:9, :9]
+                array[20:30, 31] = fill if side == "B" else array[20:30, 31]
+                file = written(array, extratags=[tag(42113, nodata)])
+                (root / split / side / f"{i}.tif").write_bytes(file)
+    return settings(root, root.with_name(f"{root.name} run"), in_channels=13, out_channels=1, range_a=(-3000, 3000),
+                    range_b=(-3000, 3000), n_epochs=1)
+
+
+def test_pixels_without_a_value_never_matter_in_training_and_validation(tmp_path):
+    weights, scores = [], []
+    for name, nodata, fill, shift in (("a", "-9999", -9999, 0), ("b", "1234.5", 1234.5, 0), ("nan", "nan", np.nan, 0),
+                                      ("other", "nan", np.nan, 1)):
+        cfg = tiles(tmp_path / name, nodata, fill, shift)
+        train(cfg)
+        weights.append(torch.cat([value.flatten() for value in torch.load(
+            cfg.out_dir / "gen.pth.tar", weights_only=True)["state_dict"].values()]))
+        scores.append((cfg.out_dir / "log.csv").read_text().splitlines()[1].split(",")[:6])
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+    assert scores[0] == scores[1] == scores[2]
+    assert not torch.equal(weights[2], weights[3])
+    y = load_data(replace(cfg, cache="none"))[1][0][1]
+    assert y.shape[0] == 2 and (y[1] == -1).any() and (y[1] == 1).any()
+
+
+def test_masks_in_files_and_pixels_without_a_value_are_ignored_together(tmp_path):
+    cfg = tiles(tmp_path / "a", "-9999", -9999)
+    mask = np.full((48, 48), 255, np.uint8)
+    mask[40:] = 0
+    for split, n in (("train", 3), ("val", 1)):
+        (cfg.data_root / split / "M").mkdir()
+        for i in range(n):
+            Image.fromarray(mask).save(cfg.data_root / split / "M" / f"{i}.png")
+    data = load_data(replace(cfg, resize="none", cache="none"))[1]
+    missing = mask == 0
+    missing[:9, :9] = missing[20:30, 31] = True
+    np.testing.assert_array_equal(data[0][1][1] == -1, missing)
+
+
+def test_a_pair_that_needs_a_mask_where_no_other_does_is_told_by_name(tmp_path):
+    array = numbers(np.uint8, 3, (64, 64))
+    for side in "AB":
+        (tmp_path / f"{side}.tif").write_bytes(written(array, extratags=[tag(42113, "9")] if side == "B" else []))
+    pair = Pair((tmp_path / "A.tif",), tmp_path / "B.tif")
+    cfg = settings(tmp_path, tmp_path / "run")
+    with pytest.raises(DataError, match="A.tif and .*B.tif hold pixels without a value .*: masks in a folder M"):
+        PairedImages([pair], jitter=Jitter(cfg))[0]
+    assert PairedImages([pair], jitter=Jitter(cfg), masked=True)[0][1].shape[0] == 4
+    plain = Pair((tmp_path / "A.tif",), tmp_path / "A.tif")
+    pixels, _ = PairedImages([pair, plain]).pixels([(0, 0), (0, 1)])  # of validation: as each needs it
+    assert pixels.shape[-1] == 7 and (pixels[1, ..., 6] == 255).all() and (pixels[0, ..., 6] == 0).any()
+
+
+def test_near_infrared_is_no_transparency(tmp_path):
+    """As GIS programs write it: GDAL marks the fourth of four 8-bit bands as alpha by default."""
+    import rasterio
+
+    array = numbers(np.uint8, 4, (64, 64))
+    for split, side, i in itertools.product(("train", "val"), "AB", range(2)):
+        path = tmp_path / "data" / split / side / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bands = array if side == "A" else array[..., :3]
+        with rasterio.open(path, "w", driver="GTiff", width=64, height=64, count=bands.shape[2], dtype="uint8") as file:
+            file.write(bands.transpose(2, 0, 1))
+    cfg = settings(tmp_path / "data", tmp_path / "run", n_epochs=1)
+    with pytest.raises(DataError, match="tif has 4 channels, not the 3 .*: --in-channels 4 or --out-channels 4"):
+        train(cfg)
+    cfg = replace(cfg, in_channels=4, out_dir=tmp_path / "run of 4")
+    train(cfg)
+    assert load_generator(cfg.out_dir / "gen.pth.tar").in_channels == 4
+    x, y = load_data(replace(cfg, resize="none"))[1][0]
+    np.testing.assert_array_equal(((x + 1) * 127.5).round().byte().permute(1, 2, 0), array)
+    np.testing.assert_array_equal(((y + 1) * 127.5).round().byte().permute(1, 2, 0), array[..., :3])
