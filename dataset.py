@@ -1,9 +1,12 @@
 """Pairs of images as tensors: cut, resized and jittered together (appendix 6.2)."""
 
+import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -70,6 +73,7 @@ class Jitter:
     """Crops and mirrors a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only."""
 
     def __init__(self, cfg: Config):
+        check_albumentations()
         self.seed, strength = cfg.seed, cfg.color_jitter
         self.recolours_x = cfg.color_jitter_side == cfg.direction[0]
         around = (1 - strength, 1 + strength)
@@ -91,6 +95,23 @@ class Jitter:
             return self.place(image=pair)["image"]
         placed = self.place(image=pair[..., :64], mask=pair[..., 64:])  # OpenCV mirrors at most 128 channels
         return np.concatenate([placed["image"], placed["mask"]], axis=2)
+
+
+def check_albumentations() -> None:
+    """Raises UserError unless the package that draws the jitter is the one it was proven with.
+
+    AlbumentationsX puts itself into the same folder: under the AGPL, with telemetry, and with other draws from a seed.
+    """
+    installed = {}
+    for name in ("albumentations", "albumentationsx"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    version = installed.get("albumentations", "0")
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if "albumentationsx" in installed or not (2, 0, 8) <= numbers < (3,):
+        found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none"
+        raise UserError(f"training needs albumentations>=2.0.8,<3, and here is {found}: pip uninstall albumentationsx, "
+                        "then pip install --force-reinstall 'albumentations>=2.0.8,<3'")
 
 
 class PairedImages(Dataset):

@@ -124,11 +124,19 @@ def resize(image: np.ndarray, size: Size, how: Interpolation = "linear") -> np.n
         batch = F.interpolate(batch, size[::-1], mode="bicubic", antialias=True)  # of uint8: rounded and clamped
         image = (batch.clamp(0, 1) if batch.is_floating_point() else batch)[0].permute(1, 2, 0).numpy()
     elif how == "nearest":
-        image = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        rows, columns = (nearest(old, new) for old, new in zip((height, width), size[::-1], strict=True))
+        image = image[rows[:, None], columns]  # OpenCV 4 takes other pixels than OpenCV 5 does
     else:  # one axis may shrink while the other grows
         image = cv2.resize(image, (min(width, size[0]), min(height, size[1])), interpolation=cv2.INTER_AREA)
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return image.reshape(*size[::-1], channels)
+
+
+def nearest(old: int, new: int) -> np.ndarray:
+    """Of `new` pixels along an axis of `old`, the old pixel in which the centre of each lies, as Pillow takes it."""
+    step = old / new
+    centres = np.cumsum([step / 2, *[step] * (new - 1)])  # one after the other, since it rounds so
+    return centres.astype(np.intp).clip(max=old - 1)
 
 
 def resize_masked(image: np.ndarray, mask: np.ndarray, size: Size, how: Interpolation) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from pairs.checks import check_headers
 from pairs.geometry import resize
 from pairs.loading import EpochSampler, loaders
 from runtime.distributed import Ranks
-from utils import DataError
+from utils import DataError, UserError
 
 
 def coordinates(size=64):
@@ -68,6 +68,26 @@ def test_jitter_is_a_function_of_seed_epoch_and_index(located):
     assert torch.equal(first, data[3, 1][0])
     others = [data[3, 0][0], data[4, 1][0], paired(located * 2, replace(JITTER, seed=1), train=True)[3, 1][0]]
     assert not any(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(("installed", "told"), [
+    ({"albumentations": "2.0.8"}, ""), ({"albumentations": "2.1.0.post1"}, ""),
+    ({"albumentations": "2.0.7"}, "here is albumentations 2.0.7"), ({"albumentations": "3.0"}, "albumentations 3.0"),
+    ({"albumentationsx": "2.0.11"}, "here is albumentationsx 2.0.11"), ({}, "here is none"),
+    ({"albumentations": "2.0.8", "albumentationsx": "2.0.8"}, "pip uninstall albumentationsx, then pip")])
+def test_training_starts_with_the_package_that_its_jitter_was_proven_with(monkeypatch, installed, told):
+    """AlbumentationsX fills the same folder, with other draws from the same seed."""
+    def version(name):
+        if name not in installed:
+            raise dataset.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(dataset.metadata, "version", version)
+    if not told:
+        dataset.Jitter(Config())
+        return
+    with pytest.raises(UserError, match=told):
+        dataset.Jitter(Config())
 
 
 def test_no_two_draws_of_the_jitter_are_one():

@@ -82,6 +82,18 @@ def test_bicubic_is_that_of_pillow_at_both_depths():
 
 
 @pytest.mark.filterwarnings("error")
+def test_nearest_takes_the_pixels_that_pillow_takes_whatever_the_version_of_opencv():
+    """OpenCV 4 resizes labels 256 → 286 to other pixels than OpenCV 5."""
+    rng = np.random.default_rng(0)
+    sizes = [(256, 286), (286, 256), (512, 286), (100, 300), (1, 7), (7, 1), (600, 256), (3, 1000), (1024, 1023)]
+    for old, new in [*sizes, *rng.integers(1, 600, (200, 2)).tolist()]:
+        image = rng.integers(0, 256, (old, 3), np.uint8)
+        wanted = np.asarray(Image.fromarray(image).resize((3, new), Image.Resampling.NEAREST))
+        assert (resize(image[..., None], (3, new), "nearest")[..., 0] == wanted).all(), (old, new)
+        across = resize(np.ascontiguousarray(image.T)[..., None], (new, 3), "nearest")[..., 0]
+        assert (across == wanted.T).all(), (old, new)
+
+
 def test_an_image_as_pillow_hands_it_over_is_resized_without_a_warning():
     """Its array is read-only, of which torch warns, in the middle of the first epoch."""
     torch.set_warn_always(True)
