@@ -92,6 +92,9 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
         left, right = pictures[0].halves()
         picture, target = (left, right) if opts.side_by_side == "left" else (right, left)
         pictures, targets = [picture], [target]
+    for target in targets:
+        if target.size != pictures[0].size:
+            raise DataError(f"{target.name} is no target of {job.name}: it has another size")
     array = translator.x.array(pictures)
     x = to_tensor(translator.to_scale(array))
     shown = []

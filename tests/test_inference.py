@@ -320,6 +320,17 @@ def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.png"]
 
 
+def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
+    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="AtoB"))
+    for side, height in (("A", 64), ("B", 65)):
+        (tmp_path / "in" / side).mkdir(parents=True)
+        Image.fromarray(noise(64, height)).save(tmp_path / "in" / side / "1.png")
+    flags = ["--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    status, _, err = call(predict_module, *flags, "--compare")
+    assert status == 1 and "B/1.png is no target of" in err and err.count("\n") == 1, err
+    assert call(predict_module, *flags)[0] == 0
+
+
 def test_a_folder_called_a_alone_is_a_folder_like_any_other(gen, tmp_path):
     checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
     (tmp_path / "in" / "A").mkdir(parents=True)
