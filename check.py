@@ -3,6 +3,7 @@
     python check.py DIR [flags of train.py]
 """
 
+import itertools
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,11 @@ from tqdm import tqdm
 from config import Config
 from dataset import Jitter, PairedImages, read_pair, read_pictures
 from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
+from pairs.divide import twin_names
 from pairs.download import ensure_dataset
-from pairs.find import Pair, evenly, find_pairs
+from pairs.find import evenly, find_pairs, needed
 from pairs.geometry import Geometry, usual_size
+from pairs.identity import Pair
 from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say
@@ -30,7 +33,8 @@ def check(cfg: Config) -> int:
     """
     ensure_dataset(cfg.data_root)
     found = find_pairs(cfg.data_root, cfg.seed)
-    problems = [f"no partner for {name_of(path)}" for path in found.orphans]
+    problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
+    problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
     for note in found.notes:
         say(note)
 
@@ -67,6 +71,10 @@ def check(cfg: Config) -> int:
                 counted[split] = check_headers(good[split], at_most=0)
         except UserError as error:
             problems.append(str(error))
+    for one, other in itertools.combinations(found.marks, 2):
+        if twins := twin_names(found, one, other):
+            problems.append(f"{len(twins)} of the {len(found.splits[other])} pairs in {other} hold the same as one in "
+                            f"{one}, such as {twins[0]}")
     if "train" in counted:
         check_small(counted["train"], geometry)
         usual = usual_size(counted["train"])

@@ -27,8 +27,9 @@ from pairs.checks import (  # noqa: E402
     describe,
     may_lack_values,
 )
-from pairs.find import Pair, evenly, name_hash, usable_pairs  # noqa: E402
+from pairs.find import evenly, usable_pairs  # noqa: E402
 from pairs.geometry import Geometry, Size, pad, resize, resize_masked, size_range, usual_size  # noqa: E402
+from pairs.identity import Known, Pair, changes, digest  # noqa: E402
 from pairs.images import read_picture, read_size  # noqa: E402
 from pairs.palettes import flat_colours  # noqa: E402
 from pairs.picture import Picture  # noqa: E402
@@ -126,6 +127,7 @@ class PairedImages(Dataset):
     """
 
     split = ""  # the split that the pairs belong to: train, val or test
+    unchanged = True  # whether the pairs are those that a resumed run knows, in their order
     record: dict | None = None  # facts about the data that a checkpoint keeps
     cache: dict[int, np.ndarray] | None = None  # pairs read so far, resized but not jittered; None: no cache
 
@@ -204,13 +206,16 @@ class PairedImages(Dataset):
         return pad(pixels, self.geometry.crop) if self.jitter else pixels
 
 
-def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) -> tuple[PairedImages, PairedImages]:
-    """The training and the validation pairs. held_out: names that a resumed run holds out, if the data has no split.
+def load_data(cfg: Config, world: int = 1, before: dict | None = None,
+              resumed: bool = True) -> tuple[PairedImages, PairedImages]:
+    """The training and the validation pairs.
 
-    Raises FileNotFoundError or ValueError if they cannot be used.
+    before: what the file says that the run goes on from (`resumed`) or has begun with; no pair changes its side.
+    Raises FileNotFoundError or UserError when they cannot be used.
     """
-    found = usable_pairs(cfg.data_root, cfg.seed, held_out)
-    train_pairs, val_pairs = found.splits["train"], found.splits.get("val") or found.splits["test"]
+    known = Known.of(before) if before else None
+    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed)
+    train_pairs, val_pairs = found.splits["train"], found.splits[found.validation]
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
@@ -228,19 +233,36 @@ def load_data(cfg: Config, world: int = 1, held_out: list[str] | None = None) ->
                    skip=cfg.skip_unreadable)
     masked = may_lack_values(train_pairs, seen.values())
     train_data, val_data = make(train_pairs, jitter=Jitter(cfg), masked=masked), make(scored)
-    train_data.record = {"held_out": found.held_out, "usual_size": usual_size(sizes),
+    marks = found.marks["train"], found.marks[found.validation]
+    train_data.record = {"usual_size": usual_size(sizes),
                          "size_range": size_range(sizes),
                          "kind": seen[cfg.direction[-1]].kind,
                          "inputs": len(train_pairs[0].inputs) if cfg.direction == "AtoB" else 1,
                          "colours": flat_colours(seen[cfg.direction[0]].samples),
-                         "trained_on": torch.tensor(list(map(name_hash, found.names)))}
-    val_data.split = "val" if found.splits.get("val") else "test"
+                         "pairs": (known if known and resumed else Known()).next(*marks).plain(),
+                         "validated_on": digest(np.sort(evenly(marks[1][:, 0], cfg.n_val)).tobytes())}
+    if known and resumed:
+        looks = [known.look(pairs, own) for pairs, own in zip((train_pairs, val_pairs), marks, strict=True)]
+        tell_changes(looks, known)
+        train_data.unchanged = np.array_equal(looks[0][:, 0], known.train[:, 0])
+        val_data.unchanged = before.get("validated_on") in (None, train_data.record["validated_on"])
+    val_data.split = found.validation
     if cfg.cache != "none":
         needed = world * sum(map(in_memory, (train_data, val_data)))  # each process has a cache of its own
         if cfg.cache == "ram" or needed <= AUTO_CACHE:
             say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
             train_data.cache, val_data.cache = {}, {}
     return train_data, val_data
+
+
+def tell_changes(now: Sequence[np.ndarray], known: Known) -> None:
+    """Says how the training and the validation pairs differ from those that the run has last met."""
+    said = []
+    for name, new, old in zip(("training", "validation"), now, (known.train, known.val), strict=True):
+        if len(old) and (change := changes(new, old)):
+            said.append(f"{name} pairs: {change}")
+    if said:
+        say(f"the data is no longer what the run was trained on: {'; '.join(said)}")
 
 
 def same_channels(pairs: list[np.ndarray]) -> list[np.ndarray]:

@@ -27,7 +27,8 @@ from dataset import read_pair
 from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator
-from pairs.find import Pair, evenly, find_pairs
+from pairs.find import evenly, find_pairs
+from pairs.identity import Pair
 from pairs.images import can_hold, png, read_picture
 from pairs.palettes import PALETTES, load_palette
 from pairs.picture import Picture
@@ -196,7 +197,7 @@ def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
     """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
     with contextlib.suppress(UserError, OSError):
         if cfg := load(checkpoint.parent):
-            found = find_pairs(cfg.data_root, trained.seed, trained.held_out).splits
+            found = find_pairs(cfg.data_root, trained.seed, trained.known).splits
             return evenly(found.get("val") or found.get("test") or [], 100)
     return []
 

@@ -27,8 +27,11 @@ from inference.load import load_generator
 from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
 from inference.translate import Translator, at_any_size, check_scale
 from pairs.checks import check_headers
-from pairs.find import evenly, usable_pairs
+from pairs.divide import Found
+from pairs.download import ensure_dataset
+from pairs.find import evenly, find_splits, nothing_to_train, refuse_problems
 from pairs.geometry import Scale
+from pairs.identity import Known
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
 from pairs.values import composite, to_batch
@@ -42,7 +45,7 @@ from utils import UserError, name_of
 class Evaluate:
     checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
     data_root: Path  # folder of pairs, laid out as for training
-    split: Literal["val", "test", "train"] = "val"  # without a split in data_root, val is what was held out
+    split: Literal["val", "test", "train", "all"] = "val"  # without a split in data_root, val is what was held out
     direction: Literal["trained", "AtoB", "BtoA"] = "trained"  # trained: the one that the checkpoint names
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
     dropout: Literal["on", "off"] = "on"  # on is the paper's noise
@@ -89,6 +92,65 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 
+def splits_for(known: Known | None, root: Path, split: str) -> Found:
+    """The pairs in `root`, with `split` among the splits, and notes printed. known: what the generator's file tells.
+
+    What a network was trained on is never scored as held out: without a split in `root`, val is what was held out, or
+    all there is where the file knows none of the pairs; of val and test, pairs that were trained on are left out.
+    Raises UserError where nothing is left, or there is no such split.
+    """
+    ensure_dataset(root)
+    found, index = find_splits(root)
+    there = {name for side in (found.splits, found.orphans, found.problems) for name in side}
+    own, known, tells = there != {"train"}, known or Known(), known is not None
+    if not there:
+        raise nothing_to_train(root, found, index)
+    refuse_problems(found, there if split == "all" or not own else {split})
+    if split == "all":
+        found.splits = {"all": sum(found.splits.values(), []), "train": found.splits.get("train", [])}
+    elif not own:
+        found.splits["val"] = found.splits["train"]
+    elif split not in found.splits:
+        raise UserError(f"there is no split {split} in {root}, only {', '.join(found.splits)}: --split "
+                        f"{min(found.splits, key=['test', 'val', 'train'].index)}, or all")
+    for note in found.notes:
+        say(note)
+    found.mark()
+    name = split if split == "all" or own else "val"
+    n = len(found.splits[name])
+    trained, held = known.sides(known.look(found.splits[name], found.marks[name]))
+    if split == "all":
+        if trained.any() or held.any():
+            say(f"of the {n:,} pairs in {root}, the network was trained on {trained.sum():,}, and {held.sum():,} were "
+                "held out")
+    elif own and split != "train":
+        if trained.all():
+            raise UserError(f"the network was trained on all {n:,} pairs in {split} of {root}: --split all scores them "
+                            "as what they are")
+        if trained.any():
+            found.keep(split, ~trained)
+            say(f"{trained.sum():,} of the {n:,} pairs in {split} were trained on, and are not scored")
+    elif not own:
+        if held.any():
+            found.keep("train", ~held)
+            found.keep("val", held)
+            say(f"no val or test split: {held.sum():,} of the {n:,} pairs were held out")
+        elif trained.any() and split == "val":
+            raise UserError(f"there is no val or test split in {root}, and the network was trained on "
+                            f"{trained.sum():,} of its {n:,} pairs, none of which was held out: --split train or all "
+                            "scores them as what they are")
+        elif not trained.any():
+            say(f"no val or test split, and the network's file knows none of the {n:,} pairs: all are scored")
+            found.keep("train", held)
+        if split not in found.splits:
+            raise UserError(f"there is no split {split} in {root}: --split val or all")
+    if not own and split != "train" and (not tells or known.by_name and not held.any()):
+        say("the checkpoint does not tell what it was trained on: it may have been trained on pairs that are scored")
+    if not found.splits[split]:
+        raise UserError(f"there is no pair in {root} that the network was trained on: --split val or all")
+    return found
+
+
 def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
     """The pairs to score, as validation shows them or full size, and the training pairs, in the size of a crop.
 
@@ -101,19 +163,17 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
         labels = maps if labels == "none" else "both"
-    found = usable_pairs(opts.data_root, trained.seed, trained.held_out)
-    if found.held_out and trained.held_out is None:
-        say("the checkpoint does not tell which pairs were held out: it may have been trained on those that are scored")
+    found = splits_for(trained.known, opts.data_root, opts.split)
     splits = found.splits
-    if opts.split not in splits:
-        raise UserError(f"there is no split {opts.split} in {opts.data_root}, only {', '.join(splits)}")
+    if opts.baseline == "mean" and not splits.get("train"):
+        raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")
     pairs = evenly(splits[opts.split], opts.limit)
     check_headers(pairs, skip=True)
     shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
     square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
     x, y = trained.values(direction)
     return tuple(PairedImages(each, direction, x, y, geometry, labels)
-                 for each, geometry in ((pairs, shown), (splits.get("train", pairs), square)))
+                 for each, geometry in ((pairs, shown), (splits.get("train") or pairs, square)))
 
 
 def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generator:

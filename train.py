@@ -193,13 +193,13 @@ def train(cfg: Config) -> None:
         dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg, device, dtype, ranks.world)
         perceptual = load_perceptual(device) if cfg.lambda_vgg else None
-        train_data, val_data = load_data(cfg, ranks.world, run.held_out)
+        train_data, val_data = load_data(cfg, ranks.world, run.met, run.saved is not None)
 
         use_seed(cfg.seed, cfg.deterministic)
         state = make_state(cfg, device, dtype, levers)
         if cfg.init_from and not run.saved:
             say(ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from)))  # replicate() hands it on
-        progress = run.restore(state, train_data.record)
+        progress = run.restore(state, train_data.record, train_data.unchanged, val_data.unchanged)
         rate = partial(learning_rate, lr=cfg.lr, n_epochs=cfg.n_epochs, n_epochs_decay=cfg.n_epochs_decay)
         if sentence := raised(run.history, rate(progress.epoch + 1)):
             say(sentence)

@@ -49,7 +49,7 @@ def metadata(gen: Generator, norm: str) -> dict[str, str]:
     """What another program must know to use `gen`, each value as JSON; what its file does not tell is left out."""
     trained = trained_of(gen)
     told = vars(trained) | vars(trained.geometry)
-    for name in ("geometry", "sizes", "held_out", "seed"):  # the last two are of the training alone
+    for name in ("geometry", "sizes", "known", "seed"):  # the last two are of the training alone
         del told[name]
     if trained.sizes:
         told["usual_size"] = trained.sizes.usual

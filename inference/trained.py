@@ -8,6 +8,7 @@ from torch import nn
 
 from config import Config
 from pairs.geometry import Geometry, Sizes
+from pairs.identity import Known
 from pairs.values import KINDS, Values, values_of
 from runtime.checkpoint import VERSION
 from utils import UserError
@@ -37,7 +38,7 @@ class Trained:
     sizes: Sizes | None = None  # of the training images
     epoch: int | None = None
     colours: tuple[tuple[int, int, int, float], ...] = ()  # of label maps that went in: red, green, blue, share
-    held_out: tuple[str, ...] | None = None  # names of pairs that were not trained on; None: the file does not tell
+    known: Known | None = None  # the pairs that were trained on and held out; None: the file does not tell
     seed: int = 0
 
     @classmethod
@@ -57,7 +58,6 @@ class Trained:
         sizes = Sizes.of_file(saved["usual_size"], saved.get("size_range")) if "usual_size" in saved else None
         if sizes and min(geometry.whole(sizes.usual)) < 1:
             raise UserError(f"its training images are {sizes.usual[0]}×{sizes.usual[1]}")
-        held_out = tuple(map(str, saved["held_out"] or [])) if "held_out" in saved else None
         found = cls(gen.in_channels, gen.out_channels, geometry,
                     direction=told.get("direction"),
                     range_a=told.get("range_a") and tuple(map(float, told["range_a"])),
@@ -69,7 +69,7 @@ class Trained:
                     sizes=sizes,
                     epoch=saved.get("epoch"),
                     colours=tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []),
-                    held_out=held_out,
+                    known=Known.of(saved),
                     seed=told.get("seed", 0))
         found.values()  # says what is wrong with them
         return found

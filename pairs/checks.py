@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pairs.find import Pair, evenly
+from pairs.find import evenly
 from pairs.geometry import Geometry
+from pairs.identity import Pair
 from pairs.images import has_frames, has_nodata, read_palette, read_size
 from pairs.palettes import sample
 from pairs.picture import Picture, to_array
 from pairs.values import KINDS, VOID, Values
 from runtime.console import say
 from utils import DataError, UserError, name_of
+
+PHOTOS = (5 / 4, 4 / 3, 3 / 2, 8 / 5, 16 / 9)  # width by height, of cameras and screens; two squares are 2
 
 
 def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
@@ -34,9 +37,10 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and counts the sizes of one side.
 
     Says which are unlikely to be pairs. Raises DataError for the first pair that cannot be used; with `skip`, only when
-    none can be; ValueError when most side-by-side files are not wider than high, but for names that end in _AB.
+    none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
+    the halves would be upright, but for names that end in _AB.
     """
-    sizes, narrow, moving = Counter(), [], []
+    sizes, narrow, photos, moving = Counter(), [], [], []
     for pair in evenly(pairs, at_most):
         try:
             found = [read_size(source) for source in pair.files]
@@ -44,8 +48,11 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
             width, height = found[0]
             sizes[width // 2 if pair.side_by_side else width, height] += 1
             file = pair.files[0]
-            if pair.side_by_side and width <= height and not file.stem.lower().endswith(("_ab", "-ab")):
-                narrow.append(f"{name_of(file)} ({width}×{height})")
+            if pair.side_by_side and not file.stem.lower().endswith(("_ab", "-ab")):
+                if width <= height:
+                    narrow.append(f"{name_of(file)} ({width}×{height})")
+                elif any(abs(width / height / shape - 1) < 0.01 for shape in PHOTOS):
+                    photos.append(f"{name_of(file)} ({width}×{height})")
             moving += [name_of(source) for source in pair.files if has_frames(source)]
         except DataError as error:
             if not skip:
@@ -54,13 +61,14 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
     if not sizes:
         raise DataError(f"none of the pairs can be read: {problem}")
     n = sizes.total()
-    if narrow:
-        sentence = (f"{len(narrow)} of {n} files are not wider than high, such as {narrow[0]}: they do not look like "
-                    "two images side by side")
-        if 2 * len(narrow) > n:
-            raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each file "
-                            "does hold both, let the names end in _AB")
-        say(sentence)
+    for files, shape in ((narrow, "are not wider than high"), (photos, "have the shape of a single photo")):
+        if files:
+            sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
+                        "by side")
+            if 2 * len(narrow + photos) > n:
+                raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each "
+                                "file does hold both, let the names end in _AB")
+            say(sentence)
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{moving[0]}")

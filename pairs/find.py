@@ -1,20 +1,20 @@
 """Finds the pairs in a folder, whichever way it is laid out."""
 
-import hashlib
 import os
 import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
+from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
+from pairs.identity import Known, Pair
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -32,59 +32,53 @@ SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources
 
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
-Source = Path | np.ndarray  # a file, or an array of numbers, (H, W) or (H, W, C)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Where one pair comes from."""
-
-    inputs: tuple[Source, ...]  # the sources of A; or one file that holds both sides, A on the left
-    target: Source | None = None  # the source of B; None where the input holds both sides
-    mask: Source | None = None
-    name: str = ""  # of the first file, as seen from the data's folder, without its ending; of an array, its number
-
-    @property
-    def side_by_side(self) -> bool:
-        return self.target is None
-
-    @property
-    def files(self) -> list[Source]:
-        """All of its sources: the inputs, the target, the mask."""
-        return [*self.inputs, *(source for source in (self.target, self.mask) if source is not None)]
-
-
-@dataclass
-class Found:
-    """What a folder holds: pairs by split (train, val, test), notes to print, and files without a partner.
-
-    names: those of the training pairs, in their order. held_out: the names of the pairs that were held out from
-    training for want of a val or test split; None where there is one.
-    """
-
-    splits: dict[str, list[Pair]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    orphans: list[Path] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    held_out: list[str] | None = None
-
-
-def usable_pairs(root: Path, seed: int, held_out: Sequence[str] | None = None) -> Found:
+def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
-    Raises what `find_pairs` raises, and ValueError when an image has no partner.
+    Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, seed, held_out)
+    found = find_pairs(root, seed, known, resumed)
     for note in found.notes:
         say(note)
-    if found.orphans:
-        raise UserError(f"images without a partner of the same name on the other side: {len(found.orphans)}: "
-                        f"{_some(found.orphans)}")
+    refuse_problems(found, needed(found))
     return found
 
 
-def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None) -> Found:
+def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: bool = True) -> Found:
+    """The pairs in `root` for training: what `find_splits` finds, with validation pairs as `divide` holds them out.
+
+    Raises FileNotFoundError when there is no folder or no training pair, UserError when what is meant is not clear.
+    """
+    found, index = find_splits(root)
+    broken = [split for split in needed(found) if split in found.orphans or split in found.problems]
+    if not found.splits.get("train") and "train" not in broken:
+        raise nothing_to_train(root, found, index)
+    for split in {*found.orphans, *found.problems} - {*needed(found)}:
+        why = found.problems.get(split) or f"{len(found.orphans[split])} images without a partner"
+        found.notes.append(f"not used: {split}, which training does not need: {why}")
+    if not broken:
+        divide(found, root, seed, known, resumed)
+    return found
+
+
+def needed(found: Found) -> list[str]:
+    """The splits that training takes: without these it cannot begin."""
+    there = {split for side in (found.splits, found.orphans, found.problems) for split in side}
+    return ["train", *[split for split in ("val", "test") if split in there][:1]]
+
+
+def refuse_problems(found: Found, splits: Iterable[str]) -> None:
+    """Raises UserError for the first of these splits that has files without a partner, or no pairs for a reason."""
+    for split in splits:
+        if split in found.problems:
+            raise found.problems[split]
+        if orphans := found.orphans.get(split):
+            raise UserError(f"images without a partner of the same name on the other side: {len(orphans)}: "
+                            f"{_some(orphans)}")
+
+
+def find_splits(root: Path) -> tuple[Found, "_Index"]:
     """The pairs in `root`, in the order of their names. For each split the first of these that is there:
 
         train.npz                 two arrays, sources (A) and targets (B)
@@ -93,33 +87,36 @@ def find_pairs(root: Path, seed: int = 0, held_out: Sequence[str] | None = None)
         train                     files paired by the ends of their names, such as 1_A, 1_B (SIDES), or side-by-side
                                   files, A on the left
 
-    and without any split the same of A, B or `root` itself. Upper and lower case are one. Where there is neither val
-    nor test, the pairs named in `held_out` become val; if none of them is there, about a tenth, drawn by `seed` and
-    name, so that one pair more or less moves no other. Pictures that this program drew are never pairs.
-    Raises FileNotFoundError when there is no folder or no training pair, ValueError when what is meant is not clear.
+    and without any split the same of A, B or `root` itself. Upper and lower case are one. One data set has one layout:
+    where some split has two sides, a val or test split of single images or of one side holds inputs only, and is left
+    out. Pictures that this program drew are never pairs.
+    Raises FileNotFoundError when there is no folder, UserError when it is not clear what training pairs are meant.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder: --data-root takes that of your pairs. "
                                 "Known names, which are downloaded when absent, are data/NAME with NAME one of "
                                 f"{', '.join(DATASETS)}")
     found, index = Found(), _Index(root)
-    for split, names in SPLITS.items():
-        found.splits[split] = next((pairs for name in names if (pairs := _find_split(name, index, found))), [])
-    if not any(found.splits.values()) and not found.orphans:
-        found.splits["train"] = _find_split("", index, found)
-    if not found.splits["train"] and not found.orphans:
-        images = index.unused()
-        raise FileNotFoundError(
-            f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
-            + (f" (images in {_places(images, root)})" if images else "")
-            + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
-            + ("" if any(found.splits.values()) else _hint(images, root)))
+    parts = {split: _first(names, index) for split, names in SPLITS.items()}
+    if not any(parts.values()) or not parts["train"] and any(map(index.images.get, ("a", "a1"))):
+        parts["train"] = _part("", index)
+    two_sided = any(part.pairs and not part.pairs[0].side_by_side for part in parts.values())
+    for split, part in parts.items():
+        if split != "train" and part.single and (two_sided or part.one_sided and not part.problem):
+            found.notes.append(f"not used: {len(part.images)} image{'s' * (len(part.images) > 1)} in "
+                               f"{_places([path for _, path in part.images], root.parent)}: inputs without targets")
+            continue
+        found.notes += part.notes
+        if part.problem:
+            found.problems[split] = part.problem
+        if part.orphans:
+            found.orphans[split] = part.orphans
+        if part.pairs:
+            found.splits[split] = part.pairs
+    if "train" in found.problems:
+        raise found.problems["train"]
     found.notes += index.left_out()
-    found.names = [pair.name for pair in found.splits["train"]]
-    if not found.splits["val"] and not found.splits["test"] and not found.orphans:
-        _hold_out(found, seed, root, held_out or [])
-    found.splits = {split: pairs for split, pairs in found.splits.items() if pairs}
-    return found
+    return found, index
 
 
 class _Index:
@@ -149,7 +146,7 @@ class _Index:
                 elif ending == ".npz" and folder == root:
                     self.npz[file.lower()] = path
         for images in self.images.values():
-            images.sort(key=itemgetter(1))
+            images.sort(key=lambda image: image[1].parts)
 
     def _place(self, folder: Path) -> str:
         return "/".join(folder.parts[len(self.root.parts) :]).lower()
@@ -189,11 +186,11 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     if len(homes) != n:
         raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
                         f"holds {len(homes)}")
-    found = Found()
+    orphans = []
     *inputs, last = ([(_name(path.relative_to(home).as_posix()), path) for path in list_images(home)] for home in homes)
-    together = [tuple(pair.files) for pair in _pair(folder, inputs, last, [], found)]
-    if found.orphans:
-        raise UserError(f"images without a partner of the same name among the inputs: {_some(found.orphans)}")
+    together = [tuple(pair.files) for pair in _pair(folder, inputs, last, [], orphans)]
+    if orphans:
+        raise UserError(f"images without a partner of the same name among the inputs: {_some(orphans)}")
     return together
 
 
@@ -231,21 +228,72 @@ def _name_in(root: Path, path: Path) -> str:
     return _name("/".join(path.parts[len(root.parts) :]))
 
 
-def _find_split(split: str, index: _Index, found: Found) -> list[Pair]:
-    if npz := index.npz.get(f"{split}.npz"):
-        return _load_npz(npz)
-    for layout in LAYOUTS[split]:
-        a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
-        numbers = {place: int(match[1]) for place in index.images
-                   if (match := re.fullmatch(layout.replace("@", r"a(\d+)"), place))} if not a else {}
-        inputs = [index.images.pop(place) for place in sorted(numbers, key=lambda place: (numbers[place], place))]
-        if a or b or inputs:
-            masks = index.images.pop(layout.replace("@", "m"), [])
-            return _pair(index.root, inputs or [a], b, masks, found)
-    return _one_folder(index.images.pop(split, []), split, index, found)
+@dataclass
+class _Part:
+    """What one split holds. problem: why it has no pairs; images: all that was looked at."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    orphans: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    images: list[tuple[str, Path]] = field(default_factory=list)
+    one_sided: bool = False
+    problem: UserError | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs or self.orphans or self.problem)
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.pairs) and not self.orphans and not self.pairs[0].side_by_side
+
+    @property
+    def single(self) -> bool:
+        """Whether it would be pairs only in a data set of side-by-side files, or lacks a side."""
+        return self.one_sided or bool(self.pairs and self.pairs[0].side_by_side)
 
 
-def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, found: Found) -> list[Pair]:
+def _first(names: list[str], index: _Index) -> _Part:
+    """The first of the folders of these names that holds pairs of two sides, else the first that holds anything."""
+    parts = {}
+    for name in names:
+        if part := _part(name, index):
+            parts[name] = part
+            if part.whole:
+                break
+    chosen = next((name for name, part in parts.items() if part.whole), next(iter(parts), ""))
+    for name, part in parts.items():
+        if name != chosen:
+            index.images[name] += part.images
+    return parts.get(chosen, _Part())
+
+
+def _part(split: str, index: _Index) -> _Part:
+    part = _Part()
+    try:
+        if npz := index.npz.get(f"{split}.npz"):
+            part.pairs = _load_npz(npz)
+            return part
+        for layout in LAYOUTS[split]:
+            a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
+            numbers = {place: int(match[1]) for place in index.images
+                       if (match := re.fullmatch(layout.replace("@", r"a(\d+)"), place))} if not a else {}
+            inputs = [index.images.pop(place) for place in sorted(numbers, key=lambda place: (numbers[place], place))]
+            if a or b or inputs:
+                masks = index.images.pop(layout.replace("@", "m"), [])
+                part.images = [*chain(*inputs), *a, *b, *masks]
+                part.one_sided = not b or not (a or inputs)
+                part.pairs = _pair(index.root, inputs or [a], b, masks, part.orphans)
+                return part
+        part.images = index.images.pop(split, [])
+        part.one_sided = bool(part.images)  # until it is known better
+        part.pairs = _one_folder(part.images, split, index, part)
+        part.one_sided = False
+    except UserError as error:
+        part.problem = error
+    return part
+
+
+def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part: _Part) -> list[Pair]:
     """The files directly in a folder, paired by the ends of their names, or else side-by-side files.
 
     Images in sub-folders of unknown names are refused: one side, or both?
@@ -267,17 +315,18 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, found
         a, b = (by_end.pop(end) for end in ends)
         n, place, named = len(a) + len(b), name_of(here[0][1].parent), " and ".join(f"_{end}" for end in ends)
         if 4 * n >= 3 * len(here):
-            found.notes.append(f"{place}: files paired by the ends of their names, {named}")
+            part.notes.append(f"{place}: files paired by the ends of their names, {named}")
             index.images[split] += chain(*by_end.values())
-            return _pair(index.root, [a], b, [], found)
-        found.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
+            part.one_sided = False
+            return _pair(index.root, [a], b, [], part.orphans)
+        part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
     return [Pair((path,), name=_name_in(index.root, path)) for _, path in here]
 
 
 def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],
-          found: Found) -> list[Pair]:
-    """Pairs those (name, path) of all sides whose names are equal; what has no partner is added to `found`."""
+          orphans: list[Path]) -> list[Pair]:
+    """Pairs those (name, path) of all sides whose names are equal; what has no partner is added to `orphans`."""
     sides = []
     for named in [*inputs, b, masks]:
         sides.append({})
@@ -287,7 +336,7 @@ def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, P
     *of_a, of_b, of_m = sides
     needed = sides if masks else sides[:-1]
     common = set.intersection(*map(set, needed))
-    found.orphans += [path for side in needed for name, path in side.items() if name not in common]
+    orphans += [path for side in needed for name, path in side.items() if name not in common]
     return [Pair(tuple(side[name] for side in of_a), of_b[name], of_m.get(name), _name_in(root, path))
             for name, path in of_a[0].items() if name in common]
 
@@ -312,32 +361,14 @@ def _load_npz(path: Path) -> list[Pair]:
     return [Pair((a,), b, name=str(i)) for i, (a, b) in enumerate(zip(*arrays, strict=True))]
 
 
-def name_hash(name: str) -> int:
-    """A number below 2**63 that depends on the name alone, on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "little") >> 1
-
-
-def _hold_out(found: Found, seed: int, root: Path, before: Sequence[str]) -> None:
-    """Moves training pairs to val: those named in `before`, or about a tenth when none of these is there."""
-    pairs, names = found.splits["train"], found.names
-    if len(pairs) < 2:
-        raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
-    chosen, what = set(before) & set(names), "no val or test split"
-    if chosen:
-        how, gone = "were held out for validation before, and are again", len(before) - len(chosen)
-        how += f"; {gone} that were held out are gone" if gone else ""
-    else:
-        ranked = sorted((name_hash(f"{seed}/{name}"), name) for name in set(names))
-        chosen = {name for place, name in ranked if place < 2**63 // 10} or {ranked[0][1]}
-        what, how = ("none of the pairs that were held out before is here" if before else what,
-                     f"are held out for validation (seed {seed})")
-    if len(chosen) == len(set(names)):
-        raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
-    found.notes.append(f"{what}: {len(chosen)} of the {len(pairs)} pairs {how}")
-    found.held_out = sorted(chosen | set(before))
-    for split, held in (("train", False), ("val", True)):
-        found.splits[split] = [pair for pair, name in zip(pairs, names, strict=True) if (name in chosen) == held]
-    found.names = [name for name in names if name not in chosen]
+def nothing_to_train(root: Path, found: Found, index: _Index) -> FileNotFoundError:
+    """The error that says what is there instead of training pairs."""
+    images = index.unused()
+    return FileNotFoundError(
+        f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
+        + (f" (images in {_places(images, root)})" if images else "")
+        + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
+        + ("" if found.splits else _hint(images, root)))
 
 
 def _some(names: Sequence[Path | str]) -> str:

@@ -114,6 +114,7 @@ class Run:
         self.cfg, self.ranks, self.writer = cfg, ranks, Writer(ranks.device)
         self.saved = None  # the checkpoint, until it is restored
         self.record = {}  # of the data
+        self.met = None  # what the checkpoint, or the file that the weights come from, tells of the pairs it knows
         self.best = {}  # the scores of what best.pth.tar holds, or will once the writer has come to it
         self.lock = None
         self.settled = False  # whether config.json has the settings
@@ -122,6 +123,7 @@ class Run:
     def __enter__(self) -> "Run":
         try:
             self.cfg, self.saved = self.ranks.broadcast(self._open)
+            self.met = self.saved or self.ranks.broadcast(self._source)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -137,17 +139,24 @@ class Run:
             if self.lock:
                 self.lock.release()
 
-    @property
-    def held_out(self) -> list[str] | None:
-        """The names of the pairs that the run so far has held out of training; None where the data has a split."""
-        return self.saved and self.saved.get("held_out")
+    def _source(self) -> dict | None:
+        """What the file that this run begins with tells of its pairs; says where it translates the other way."""
+        if not self.cfg.init_from:
+            return None
+        saved = load_tensors(self.cfg.init_from)
+        then = (saved.get("config") or {}).get("direction", self.cfg.direction)
+        if then != self.cfg.direction:
+            say(f"{self.cfg.init_from} translates {then}, and this run {self.cfg.direction}: it begins with weights "
+                "that do the opposite")
+        return {name: saved[name] for name in ("pairs", "held_out", "trained_on") if name in saved}
 
-    def restore(self, state: Any, record: dict) -> Progress:
+    def restore(self, state: Any, record: dict, same_pairs: bool = True, same_scored: bool = True) -> Progress:
         """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
 
-        `record` tells of the data, and will be part of the checkpoints. An epoch that was cut begins anew when its
-        order no longer stands: to go on would leave out some pairs and repeat others, and to refuse would end a run of
-        which one file was lost.
+        `record` tells of the data, and will be part of the checkpoints; same_pairs and same_scored say whether the
+        training pairs, in their order, and those that validation scores are still the checkpoint's. An epoch that was
+        cut begins anew when its order no longer stands: to go on would leave out some pairs and repeat others, and to
+        refuse would end a run of which one file was lost.
         """
         self.record, saved, self.saved = record, self.saved, None
         if not saved:
@@ -158,14 +167,13 @@ class Run:
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
         if isinstance(progress.sums, list):  # of an earlier version, which named none: the log counts from here
             progress = replace(progress, sums={})
-        now, then = record["trained_on"], saved.get("trained_on", record["trained_on"])
-        added, gone = (len(set(a.tolist()) - set(b.tolist())) for a, b in ((now, then), (then, now)))
-        if added or gone:
-            say(f"the data is no longer what the run was trained on: {added} training pairs added, {gone} gone")
-        if progress.images and (not torch.equal(now, then) or self.cfg.seed != saved["config"]["seed"]):
+        if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
             say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
             progress = Progress(progress.epoch)
-        say(f"resuming after epoch {progress.epoch}, step {progress.step}")
+        if not same_scored:
+            say("other pairs are validated on than before: scores from here on are not to be compared with those "
+                "before")
+        say(f"resuming {self.cfg.out_dir} after epoch {progress.epoch}, step {progress.step}")
         return progress
 
     def _open(self) -> tuple[Config, dict | None]:
@@ -369,10 +377,10 @@ def numbered(name: str) -> Iterator[Path]:
     return (Path("runs", f"{name}-{n}" if n > 1 else name) for n in itertools.count(1))
 
 
-def newest_run(name: str) -> Path | None:
-    """The last of the runs called `name` that were not given a folder."""
-    folders = list(itertools.takewhile(Path.exists, numbered(name)))
-    return next((folder for folder in reversed(folders) if held(folder) or (folder / "config.json").exists()), None)
+def age(folder: Path) -> float:
+    """When its last checkpoint was written, or the run begun, in seconds."""
+    path = folder / "checkpoint.pth.tar"
+    return (path if path.exists() else folder / "config.json").stat().st_mtime
 
 
 def goodness(scores: dict[str, float], best_by: str) -> float:
@@ -411,7 +419,10 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
     names = [*GENERATOR, "dropout_blocks", *FOLLOW_UP, "direction", "resize", "load_size", "interpolation",
              "label_side", "range_a", "range_b", "n_labels", "seed"]
     settings = {name: cfg.plain()[name] for name in names}
-    told = {name: value for name, value in record.items() if name != "trained_on"}
+    told = {name: value for name, value in record.items() if name != "pairs"}
+    if pairs := record.get("pairs"):  # of what was trained on, what it holds is enough: 8 bytes a pair
+        told["pairs"] = {"train": torch.cat([pairs["train"], pairs["trained_before"]])[:, 0].clone(),
+                         "val": torch.cat([pairs["val"], pairs["held_before"]])}
     generator = {"format": "pix2pix generator", "version": VERSION, "config": settings, "epoch": epoch, **told,
                  "state_dict": on_cpu(weights)}
     with atomic(path) as file:

@@ -1,6 +1,7 @@
 """The command line: a recipe by name, then flags for the fields of the configuration."""
 
 import json
+import re
 import sys
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, BooleanOptionalAction
 from dataclasses import replace
@@ -9,23 +10,25 @@ from pathlib import Path
 import tyro
 
 from config import RECIPES, Config, recipe
-from runtime.checkpoint import load_tensors, newest_run, run_name
-from utils import UserError
+from runtime.checkpoint import age, load_tensors, run_name
+from runtime.console import say
+from utils import UserError, name_of
 
 
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
     """The configuration that a command line asks for: [recipe] [--field value ...].
 
-    With --resume, flags go on top of the settings of the run in out_dir, or of the last run of that name.
+    With --resume, flags go on top of the settings of the run in out_dir, or in runs/ that of this data.
     Raises UserError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
-        which = replace(base, **which_run(argv))
+        told = which_run(argv)
+        which = replace(base, **told)
     except ValueError as error:
         raise UserError(str(error)) from error
-    folder = which.out_dir or newest_run(run_name(which))
+    folder = which.out_dir or (find_run(which, "data_root" in told) if which.resume else None)
     if which.resume and folder and (run := load(folder)):
         base = replace(run, out_dir=folder, resume=True)
     description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
@@ -43,6 +46,48 @@ def which_run(argv: list[str]) -> dict:
         return vars(parser.parse_known_args(argv)[0])
     except ArgumentError:  # tyro says it better
         return {}
+
+
+def find_run(which: Config, by_data: bool = True) -> Path | None:
+    """The folder in runs/ of the last run on the data that `which` names, and of its name where it has one.
+
+    A data set is known by its folder, whatever the runs are called; without `by_data`, a name is enough where all runs
+    of that name have the same data. Returns None where there is no such run.
+    Raises UserError when it is not clear which is meant, or the settings of a run of that name are damaged.
+    """
+    runs, name = [], run_name(which)
+    for folder in sorted(Path("runs").glob("*")):
+        try:
+            run = load(folder)
+        except UserError:
+            if re.fullmatch(re.escape(name) + r"(-\d+)?", folder.name):
+                raise
+            continue
+        if run and which.name in ("", run_name(run)):
+            runs.append((folder, run.data_root.resolve()))
+    same = sorted((folder for folder, root in runs if root == which.data_root.resolve()), key=age)
+    if not same and which.name and not by_data and runs:
+        if len({root for _, root in runs}) > 1:
+            raise UserError(f"the runs called {which.name} have several data sets: " + ", ".join(
+                f"{folder} has {name_of(root)}" for folder, root in runs) + ": --data-root or --out-dir tells which "
+                "one goes on")
+        same = sorted((folder for folder, _ in runs), key=age)
+    if len(same) > 1 and age(same[-1]) == age(same[-2]):
+        raise UserError(f"{', '.join(map(name_of, same))} were all trained on {name_of(which.data_root)}: --out-dir "
+                        "tells which one goes on")
+    if len(same) > 1:
+        say(f"{same[-1]} is the newest of the runs on that data; --out-dir takes another: "
+            f"{', '.join(map(name_of, same[:-1]))}")
+    if same:
+        return same[-1]
+    for folder, root in runs:
+        if run_name(which) in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
+            raise UserError(f"no run in runs/ was trained on {name_of(which.data_root)}. The pairs of {folder} "
+                            f"were at {name_of(root)} and are gone: if these are the same, --resume --out-dir "
+                            f"{name_of(folder)} goes on with it; without --resume, a new run begins")
+    if runs:
+        say(f"no run in runs/ was trained on {name_of(which.data_root)}: a new one begins")
+    return None
 
 
 def load(folder: Path) -> Config | None:

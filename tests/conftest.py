@@ -21,8 +21,8 @@ from PIL import Image
 import train as train_module
 from config import Config
 from dataset import Jitter, PairedImages
-from pairs.find import Pair
 from pairs.geometry import Geometry
+from pairs.identity import Pair
 from pairs.values import Values, values_of
 from runtime import checkpoint
 from runtime.checkpoint import load_tensors

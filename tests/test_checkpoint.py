@@ -32,8 +32,8 @@ def run(small):
 
 def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
     saved = torch.load(run.out_dir / "gen.pth.tar", weights_only=True)
-    assert set(saved) == {"format", "state_dict", "config", "epoch", "held_out", "usual_size", "kind", "inputs",
-                          "colours"} and saved["epoch"] == 1
+    assert set(saved) == {"format", "state_dict", "config", "epoch", "pairs", "usual_size", "kind", "inputs",
+                          "colours", "size_range", "version", "validated_on"} and saved["epoch"] == 1
     settings = saved["config"]
     assert settings["direction"] == "AtoB" and settings["load_size"] == 72
     names = ("in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width")
@@ -220,7 +220,7 @@ def test_runs_of_earlier_versions_still_resume(run, end_of):
     del old["defaults"], old["name"]
     (run.out_dir / "config.json").write_text(json.dumps(old))
     saved = load_tensors(run.out_dir / "checkpoint.pth.tar")
-    for name in ("defaults", "held_out", "trained_on"):
+    for name in ("defaults", "pairs"):
         del saved[name]
     torch.save({**saved, "config": old, "rng": [{"cpu": torch.get_rng_state()}]}, run.out_dir / "checkpoint.pth.tar")
     train(parse(["--resume", "--out-dir", str(run.out_dir), "--n-epochs", "2"]))

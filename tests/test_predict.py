@@ -20,6 +20,7 @@ from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, translate
 from pairs.geometry import Geometry
+from pairs.identity import Known
 from pairs.images import read_picture, write_picture
 from pairs.picture import TURNED, picture_of
 from predict import Predict, find_jobs, predict
@@ -550,7 +551,7 @@ def test_an_export_equals_the_network_at_other_sizes(gen, checkpoint, tmp_path, 
 def read_metadata(path):
     if path.suffix == ".onnx":
         return pytest.importorskip("onnxruntime").InferenceSession(path).get_modelmeta().custom_metadata_map
-    files = dict.fromkeys(("direction", "in_channels", "load_size", "multiple", "held_out"), "")
+    files = dict.fromkeys(("direction", "in_channels", "load_size", "multiple", "known"), "")
     torch.export.load(path, extra_files=files)
     return {name: value for name, value in files.items() if value}
 
@@ -601,11 +602,11 @@ def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
     if suffix == "onnx":
         pytest.importorskip("onnxscript")
     gen = copy.deepcopy(gen)
-    gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), held_out=("secret.png",))
+    gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), known=Known())
     export(gen, tmp_path / f"gen.{suffix}")
     told = {name: json.loads(value) for name, value in read_metadata(tmp_path / f"gen.{suffix}").items()}
     assert told.items() >= {"direction": "BtoA", "in_channels": 3, "load_size": 72, "multiple": 64}.items()
-    assert "held_out" not in told
+    assert "known" not in told
 
 
 @pytest.mark.slow

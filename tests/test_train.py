@@ -318,7 +318,7 @@ def test_no_pair_moves_from_training_to_validation_in_a_resumed_run(flat, capsys
     capsys.readouterr()
     train(replace(flat, resume=True, n_epochs=2, seed=5))
     shown = capsys.readouterr().out
-    assert "the data is no longer what the run was trained on: 3 training pairs added, 1 gone" in shown
+    assert "the data is no longer what the run was trained on: training pairs: 3 added, 1 gone" in shown
     new = {"00a.png", "10a.png", "zz.png"}
     assert used(seen[1]) == [first[0] - {min(first[0])} | new, first[1]]
     train(replace(flat, resume=True, n_epochs=3, seed=6))
@@ -352,7 +352,7 @@ def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, 
     on_steps(lambda losses, *_, **__: seen.append(losses))
     train(cfg)
     shown = capsys.readouterr().out
-    n = len(load_tensors(flat.out_dir / "checkpoint.pth.tar")["trained_on"])
+    n = len(load_tensors(flat.out_dir / "checkpoint.pth.tar")["pairs"]["train"])
     assert (len(seen) == n) == (change != "none") and len(seen) in (n, n - done)
     assert ("epoch 1 begins anew, because the order of its pairs has changed" in shown) == (change != "none")
 

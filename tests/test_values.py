@@ -27,8 +27,9 @@ from dataset import Jitter, PairedImages, load_data, read_pair
 from inference.load import load_generator
 from inference.translate import translate
 from pairs.checks import Seen, range_words
-from pairs.find import Pair, find_pairs, list_inputs
+from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
+from pairs.identity import Pair
 from pairs.images import read_picture, read_size, write_picture
 from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.values import Values, composite, values_of
@@ -368,7 +369,7 @@ def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
     with pytest.raises(UserError, match="takes 2 inputs together, from folders A1, A2, …, of which .* holds 3"):
         list_inputs(tmp_path, 2)
     (tmp_path / "a2" / "1.npy").unlink()
-    assert sorted(path.parent.name for path in find_pairs(tmp_path).orphans) == ["A1", "A10", "B"]
+    assert sorted(path.parent.name for path in find_pairs(tmp_path).orphans["train"]) == ["A1", "A10", "B"]
     with pytest.raises(UserError, match="without a partner"):
         list_inputs(tmp_path, 3)
 
@@ -377,7 +378,7 @@ def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
 def test_numbered_inputs_and_masks_are_found_in_every_layout(tmp_path, layout):
     for split in ("train", "val"):
         for side in ("A1", "A2", "B", "M"):
-            write(tmp_path / layout.format(split).replace("@", side) / "1.png", smooth(0))
+            write(tmp_path / layout.format(split).replace("@", side) / "1.png", smooth(len(split)))
     found = find_pairs(tmp_path)
     for split in ("train", "val"):
         pair, = found.splits[split]
@@ -395,7 +396,7 @@ def test_a_pair_without_its_mask_or_of_another_size_is_told(tmp_path):
         for pair in sum(find_pairs(tmp_path).splits.values(), []):
             read_pair(pair, RGB, RGB)
     (tmp_path / "M" / "1.png").unlink()
-    assert len(find_pairs(tmp_path).orphans) == 2
+    assert len(find_pairs(tmp_path).orphans["train"]) == 2
 
 
 def test_crop_and_mirror_are_shared_by_all_inputs_the_target_and_the_mask(tmp_path):

@@ -1,0 +1,142 @@
+"""Decides which pairs are trained on and which are held out, also when a run goes on with data that has changed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pairs.identity import Known, Pair, digest, marks
+from utils import UserError, name_of
+
+
+@dataclass
+class Found:
+    """What a folder holds: pairs by split (train, val, test), notes to print, and what makes a split unusable.
+
+    orphans: by split, the files without a partner. problems: by split, the error that says why it has no pairs.
+    held_out: the names of the pairs that were held out from training for want of a val or test split; None where there
+    is one. marks: those of the pairs of each split, (N, 2), once somebody has asked for them.
+    """
+
+    splits: dict[str, list[Pair]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    orphans: dict[str, list[Path]] = field(default_factory=dict)
+    problems: dict[str, UserError] = field(default_factory=dict)
+    held_out: list[str] | None = None
+    marks: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def mark(self) -> None:
+        """Looks at all pairs, once."""
+        for split, pairs in self.splits.items():
+            if split not in self.marks:
+                self.marks[split] = marks(pairs)
+
+    def keep(self, split: str, wanted: np.ndarray) -> list[Pair]:
+        """Leaves only the `wanted`, (N,) of bool, in the split; returns the others."""
+        pairs = self.splits[split]
+        self.splits[split] = [pair for pair, keep in zip(pairs, wanted, strict=True) if keep]
+        self.marks[split] = self.marks[split][wanted]
+        return [pair for pair, keep in zip(pairs, wanted, strict=True) if not keep]
+
+    @property
+    def validation(self) -> str:
+        """The split that validation takes."""
+        return "val" if self.splits.get("val") else "test"
+
+
+def divide(found: Found, root: Path, seed: int, known: Known | None = None, resumed: bool = True) -> None:
+    """Sees to it that there are validation pairs, and that no pair which a run knows changes its side.
+
+    Without a val or test split, the pairs that `known` has held out become val; if none of them is there, about a
+    tenth of those that it was not trained on, drawn by `seed` and name, so that one pair more or less moves no other;
+    pairs that hold the same stay together. With a split, what `known` has held out stays out of training, and what
+    it was trained on is not validated on: a resumed run obeys, to the end of its life, while one that has begun with
+    the weights of another (not `resumed`) may divide its data anew, and is told what that means.
+    Raises UserError where nothing is left to train or to validate on.
+    """
+    found.mark()
+    if known is None:
+        known, resumed = Known(), False
+    whose = "this run" if resumed else "the network that this run begins with"
+    split = found.validation
+    if found.splits.get(split):
+        _, held = known.sides(known.look(found.splits["train"], found.marks["train"]))
+        trained, _ = known.sides(known.look(found.splits[split], found.marks[split]))
+        if resumed and held.any():
+            found.keep("train", ~held)
+            found.notes.append(f"{held.sum():,} pairs in train were held out for validation before, and stay out of "
+                               "training")
+        if trained.any() and not resumed:
+            found.notes.append(f"{trained.sum():,} of the {len(trained):,} pairs in {split} were trained on by "
+                               f"{whose}: their scores say nothing of new images")
+        elif trained.any():
+            found.keep(split, ~trained)
+            found.notes.append(f"{trained.sum():,} of the {len(trained):,} pairs in {split} have been trained on, and "
+                               "are not validated on")
+        for name in ("train", split):
+            if not found.splits[name]:
+                what = "held out before" if name == "train" else "trained on before"
+                raise UserError(f"all pairs in {name} of {name_of(root)} were {what} by {whose}: put others there, or "
+                                "begin a new run with another --out-dir")
+        _tell_twins(found, split)
+        return
+    pairs, own = found.splits["train"], found.marks["train"]
+    if len(pairs) < 2:
+        raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
+    trained, held = known.sides(known.look(pairs, own))
+    n, why = len(known.held), "no val or test split"
+    if held.any():
+        how = ("were held out for validation before, and are again" if resumed else
+               f"were held out by {whose}, and are again")
+        gone = n - len(np.unique(known.look(pairs, own)[held, 0]))
+        how += f"; {gone:,} that were held out are gone" if gone > 0 else ""
+    else:
+        free = ~trained
+        if not free.any():
+            if resumed:
+                raise UserError(f"none of the pairs that were held out before is in {name_of(root)}, and this run was "
+                                f"trained on all {len(pairs):,} that are: put them back, put new ones into val, or "
+                                "begin a new run with another --out-dir")
+            found.notes.append(f"{whose} was trained on all {len(pairs):,} pairs: scores of those that are held out "
+                               "now say nothing of new images")
+            free[:] = True
+        held = _draw(pairs, own, free, seed)
+        why = "none of the pairs that were held out before is here" if n else why
+        how = f"are held out for validation (seed {seed})"
+    if held.all():
+        raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
+    found.notes.append(f"{why}: {held.sum()} of the {len(pairs)} pairs {how}")
+    found.splits["val"], found.marks["val"] = pairs, own
+    found.keep("train", ~held)
+    found.keep("val", held)
+    _tell_twins(found, "val")
+    found.held_out = sorted(pair.name for pair in found.splits["val"])
+
+
+def _draw(pairs: list[Pair], own: np.ndarray, free: np.ndarray, seed: int) -> np.ndarray:
+    """Which of the `free` pairs are held out, (N,) of bool.
+
+    Pairs that hold the same share one fate, that of the first of their names, unless all of them do.
+    """
+    groups = own[:, 0] if len({*own[:, 0].tolist()}) > 1 else np.arange(len(own))
+    first = {}
+    for pair, group in zip(pairs, groups.tolist(), strict=True):
+        first[group] = min(first.get(group, pair.name), pair.name)
+    places = {group: digest(f"{seed}/{name}".encode(errors="surrogateescape")) for group, name in first.items()}
+    allowed = {*groups[free].tolist()}
+    chosen = {group for group in allowed if places[group] < 2**63 // 10}
+    if not chosen or len(chosen) == len(first):
+        chosen = {min(allowed, key=lambda group: (places[group], first[group]))}
+    return np.isin(groups, [*chosen]) & free
+
+
+def _tell_twins(found: Found, split: str) -> None:
+    if twins := twin_names(found, "train", split):
+        found.notes.append(f"{len(twins):,} of the {len(found.splits[split]):,} pairs in {split} hold the same as one "
+                           f"in train, such as {twins[0]}: their scores say nothing of new images")
+
+
+def twin_names(found: Found, one: str, other: str) -> list[str]:
+    """The pairs in split `other` that hold the same as one in split `one`."""
+    same = np.isin(found.marks[other][:, 0], found.marks[one][:, 0])
+    return [name_of(pair.files[0]) for pair, twin in zip(found.splits[other], same, strict=True) if twin]

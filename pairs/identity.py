@@ -1,0 +1,163 @@
+"""What tells a pair from every other, wherever it lies, and what a run knows of the pairs that it has met.
+
+A pair has two marks, numbers below 2**63. The first is of what it holds: of each file its size and 4 KB at its
+beginning, middle and end; an array counts whole. The second is of its name, as seen from the data's folder; an array
+has none of its own, as its number changes with what is put in front.
+
+What a pair holds decides wherever that is known, so that no other root, order or layout moves it. Its name decides only
+for what was never met: a file that was replaced, or written anew, stays on the side where its name has been. A pair
+that a run knows from both sides, because the user's own folders hold it twice, stays where it lies.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+PIECE = 4096  # bytes
+NOBODY = -1  # the mark that no pair has
+
+Source = Path | np.ndarray  # a file, or an array of numbers, (H, W) or (H, W, C)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where one pair comes from."""
+
+    inputs: tuple[Source, ...]  # the sources of A; or one file that holds both sides, A on the left
+    target: Source | None = None  # the source of B; None where the input holds both sides
+    mask: Source | None = None
+    name: str = ""  # of the first file, as seen from the data's folder, without its ending; of an array, its number
+
+    @property
+    def side_by_side(self) -> bool:
+        return self.target is None
+
+    @property
+    def files(self) -> list[Source]:
+        """All of its sources: the inputs, the target, the mask."""
+        return [*self.inputs, *(source for source in (self.target, self.mask) if source is not None)]
+
+
+def digest(data: bytes) -> int:
+    """A number below 2**63 that depends on the bytes alone, on every machine."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little") >> 1
+
+
+def name_mark(name: str) -> int:
+    return digest(name.encode(errors="surrogateescape"))
+
+
+def marks(pairs: Sequence[Pair]) -> np.ndarray:
+    """(N, 2) of int64: the marks of the pairs. A file that cannot be read has those of its name."""
+    starts = range(0, len(pairs), 256)
+    with ThreadPoolExecutor(16) as pool:  # disks and networks answer many questions at once
+        parts = pool.map(lambda start: [_marks(pair) for pair in pairs[start : start + 256]], starts)
+        parts = list(tqdm(parts, "looking at the pairs", len(starts), delay=3, leave=False, disable=None))
+    return np.array([row for part in parts for row in part], np.int64).reshape(-1, 2)
+
+
+def name_marks(pairs: Sequence[Pair]) -> np.ndarray:
+    """The same by name alone, as files of earlier versions knew them; arrays are called by their numbers."""
+    return np.array([[name_mark(pair.name)] * 2 for pair in pairs], np.int64).reshape(-1, 2)
+
+
+def _marks(pair: Pair) -> tuple[int, int]:
+    try:
+        content = digest(b"".join(map(_sample, pair.files)))
+    except OSError:  # told by whoever needs the pair
+        content = name_mark(pair.name)
+    return content, content if isinstance(pair.files[0], np.ndarray) else name_mark(pair.name)
+
+
+def _sample(source: Source) -> bytes:
+    if isinstance(source, np.ndarray):
+        return f"{source.dtype.str} {source.shape}".encode() + hashlib.sha256(np.ascontiguousarray(source)).digest()
+    with open(source, "rb", buffering=0) as file:  # noqa: PTH123
+        pieces = file.read(PIECE)
+        size = file.seek(0, os.SEEK_END)
+        for place in (size // 2, size - PIECE) if size > PIECE else ():
+            file.seek(place)
+            pieces += file.read(PIECE)
+    return b"%d " % size + pieces
+
+
+def _none() -> np.ndarray:
+    return np.zeros((0, 2), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The marks of the pairs that a run has met, (N, 2) each: what its file tells."""
+
+    train: np.ndarray = field(default_factory=_none)  # as they were trained on last, in their order
+    val: np.ndarray = field(default_factory=_none)
+    trained_before: np.ndarray = field(default_factory=_none)  # in sessions before, and gone since
+    held_before: np.ndarray = field(default_factory=_none)
+    by_name: bool = False  # told by a file of an earlier version, which knows names alone
+
+    @classmethod
+    def of(cls, saved: dict) -> "Known | None":
+        """What a checkpoint or a generator's file tells; None where it tells nothing of pairs."""
+        if isinstance(pairs := saved.get("pairs"), dict):
+            return cls(**{name: _rows(value) for name, value in pairs.items()})
+        held, trained = saved.get("held_out") or [], saved.get("trained_on")
+        if not held and trained is None:
+            return None
+        held = np.array([[name_mark(str(name))] * 2 for name in held], np.int64).reshape(-1, 2)
+        return cls(_none() if trained is None else _rows(trained)[:, [0, 0]], held, by_name=True)
+
+    @property
+    def trained(self) -> np.ndarray:
+        return np.concatenate([self.train, self.trained_before])
+
+    @property
+    def held(self) -> np.ndarray:
+        return np.concatenate([self.val, self.held_before])
+
+    def look(self, pairs: Sequence[Pair], found: np.ndarray) -> np.ndarray:
+        """Their marks, of the kind that this knows."""
+        return name_marks(pairs) if self.by_name else found
+
+    def sides(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the pairs with these marks: which were trained on, and which were held out; (N,) of bool each."""
+        met = [np.isin(found[:, 0], side[:, 0]) for side in (self.trained, self.held)]
+        unmet = ~(met[0] | met[1])
+        trained, held = (one | unmet & np.isin(found[:, 1], side[:, 1])
+                         for one, side in zip(met, (self.trained, self.held), strict=True))
+        return trained & ~held, held & ~trained
+
+    def next(self, train: np.ndarray, val: np.ndarray) -> "Known":
+        """What the run knows once it has gone on with these pairs."""
+        now = np.concatenate([train, val])[:, int(self.by_name)]
+        trained, held = (side[~np.isin(side[:, 0], now)] for side in (self.trained, self.held))
+        return Known(train, val, trained, held)
+
+    def plain(self) -> dict[str, Tensor]:
+        """What `of` takes back."""
+        return {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
+                for name in ("train", "val", "trained_before", "held_before")}
+
+
+def _rows(marks: Tensor) -> np.ndarray:
+    rows = np.asarray(marks, np.int64)
+    return rows if rows.ndim == 2 else np.stack([rows, np.full_like(rows, NOBODY)], axis=1)
+
+
+def changes(now: np.ndarray, then: np.ndarray) -> str:
+    """How one set of marks differs from the other: "2 replaced, 3 added, 1 gone"; empty where it does not."""
+    new, old = Counter(now[:, 0].tolist()), Counter(then[:, 0].tolist())
+    added, gone = (new - old).total(), (old - new).total()
+    names = [Counter(rows[np.isin(rows[:, 0], [*some])][:, 1].tolist())
+             for rows, some in ((now, new - old), (then, old - new))]
+    replaced = min((names[0] & names[1]).total(), added, gone)
+    counts = {"replaced": replaced, "added": added - replaced, "gone": gone - replaced}
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)

@@ -1,0 +1,395 @@
+"""A pair stays on its side, of training or of validation, whatever happens to its folder between two sessions."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import settings, write_pair
+from PIL import Image
+
+from check import check
+from config import Config
+from dataset import load_data
+from evaluate import Evaluate, load_pairs
+from inference.load import load_generator
+from pairs.find import find_pairs
+from pairs.identity import Known, changes, marks, name_mark
+from runtime.checkpoint import load_tensors
+from runtime.cli import parse
+from train import train
+from utils import Stopped, UserError
+
+
+def picture(path, seed, size=(48, 48)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def two_sided(folder, seeds):
+    for seed in seeds:
+        for n, side in enumerate("AB"):
+            picture(folder / side / f"{seed:02d}.png", seed + 1000 * n)
+
+
+def flat(folder, n=20, first=200):
+    for i in range(n):
+        write_pair(folder / f"{i:02d}.png", seed=first + i)
+    return folder
+
+
+def known_of(found):
+    return Known().next(found.marks["train"], found.marks[found.validation])
+
+
+def contents(found, split):
+    return sorted(found.marks[split][:, 0].tolist())
+
+
+def moved_into_train(root):
+    (root / "train").mkdir()
+    for path in [path for path in root.iterdir() if path.name != "train"]:
+        path.rename(root / "train" / path.name)
+    return root
+
+
+def one_folder_down(root):
+    return moved_into_train(root) / "train"
+
+
+def renamed(root):
+    for path in list(root.rglob("*.png")):
+        path.rename(path.with_name(f"x{99 - int(path.stem)}.png"))
+    return root
+
+
+def elsewhere(root):
+    return root.rename(root.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
+@pytest.mark.parametrize("move", [moved_into_train, one_folder_down, renamed, elsewhere])
+def test_another_root_layout_or_name_moves_no_pair_to_the_other_side(tmp_path, make, move):
+    root = make(tmp_path / "data")
+    before = find_pairs(root, 1)
+    after = find_pairs(move(root), 2, known_of(before))
+    for split in ("train", "val"):
+        assert contents(after, split) == contents(before, split)
+
+
+def test_an_array_put_in_front_moves_no_pair_of_an_npz(tmp_path):
+    arrays = np.random.default_rng(0).integers(0, 255, (31, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "train.npz", arrays[1:], arrays[1:])
+    before = find_pairs(tmp_path, 0)
+    np.savez(tmp_path / "train.npz", arrays, arrays)
+    after = find_pairs(tmp_path, 0, known_of(before))
+    assert contents(after, "val") == contents(before, "val") and len(after.splits["train"]) == 31 - len(
+        before.splits["val"])
+
+
+def test_pairs_written_anew_stay_on_the_side_of_their_names(tmp_path):
+    before = find_pairs(flat(tmp_path), 3)
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            image.save(path, compress_level=1)
+    after = find_pairs(tmp_path, 4, known_of(before))
+    assert after.held_out == before.held_out
+    assert not {*contents(after, "val")} & {*contents(before, "val")}
+
+
+def test_a_val_folder_that_appears_is_validated_on_and_the_tenth_stays_out_of_training(tmp_path):
+    before = find_pairs(flat(tmp_path), 0)
+    for i in range(3):
+        write_pair(tmp_path / "val" / f"{i}.png", seed=i)
+    (tmp_path / "train").mkdir()
+    for path in list(tmp_path.glob("*.png")):
+        path.rename(tmp_path / "train" / path.name)
+    found = find_pairs(tmp_path, 0, known_of(before))
+    assert contents(found, "train") == contents(before, "train") and len(found.splits["val"]) == 3
+    n = len(before.splits["val"])
+    assert f"{n} pairs in train were held out for validation before, and stay out of training" in found.notes
+    known = known_of(before).next(found.marks["train"], found.marks["val"])
+    shutil.rmtree(tmp_path / "val")  # and goes again: the tenth was never trained on
+    again = find_pairs(tmp_path, 0, known)
+    assert contents(again, "val") == contents(before, "val") and contents(again, "train") == contents(before, "train")
+
+
+def test_without_its_val_folder_no_trained_pair_is_called_held_out(tmp_path):
+    for split, n in (("train", 6), ("val", 3)):
+        for i in range(n):
+            write_pair(tmp_path / split / f"{i}.png", seed=i + 10 * len(split))
+    before = find_pairs(tmp_path)
+    (tmp_path / "val").rename(tmp_path.parent / "gone")
+    with pytest.raises(UserError, match="was trained on all 6 that are: put them back"):
+        find_pairs(tmp_path, 0, known_of(before))
+    write_pair(tmp_path / "train" / "new.png", seed=77)
+    assert find_pairs(tmp_path, 0, known_of(before)).held_out == ["train/new"]
+
+
+def test_trained_pairs_that_move_into_val_are_not_validated_on(tmp_path):
+    for split, n in (("train", 6), ("val", 3)):
+        for i in range(n):
+            write_pair(tmp_path / split / f"{split}{i}.png", seed=i + 10 * len(split))
+    before = find_pairs(tmp_path)
+    for a, b in (("train", "val"), ("val", "train")):
+        (tmp_path / a / f"{a}0.png").rename(tmp_path / b / f"{a}0.png")
+    found = find_pairs(tmp_path, 0, known_of(before))
+    assert [pair.name for pair in found.splits["val"]] == ["val/val1", "val/val2"]
+    assert [pair.name for pair in found.splits["train"]] == [f"train/train{i}" for i in range(1, 6)]
+    assert any("1 of the 3 pairs in val have been trained on" in note for note in found.notes)
+
+
+def test_a_pair_that_lies_in_both_splits_from_the_first_stays_in_both(tmp_path):
+    """Else a plain resume would train on other pairs than the run so far."""
+    for i in range(4):
+        write_pair(tmp_path / "train" / f"{i}.png", seed=i)
+        write_pair(tmp_path / "val" / f"{i}.png", seed=i + 3)
+    before = find_pairs(tmp_path)
+    after = find_pairs(tmp_path, 0, known_of(before))
+    assert after.splits == before.splits
+    assert any(re.search("1 of the 4 pairs in val hold the same as one in train, such as .*0.png", note)
+               for note in after.notes)
+
+
+def test_equal_pictures_of_other_names_share_a_side(tmp_path):
+    for i in range(60):
+        write_pair(tmp_path / f"{i:02d}.png", seed=i % 20)
+    found = find_pairs(tmp_path)
+    assert len(found.splits["val"]) % 3 == 0 and not {*contents(found, "val")} & {*contents(found, "train")}
+
+
+@pytest.mark.parametrize("size", [(48, 48), (64, 64)])
+def test_replaced_added_and_missing_pairs_are_counted(tmp_path, size):
+    two_sided(tmp_path, range(10))
+    then = marks(find_pairs(tmp_path).splits["train"])
+    n = len(then)
+    assert changes(then, then) == changes(then[::-1], then) == ""
+    for path in tmp_path.rglob("*.png"):  # of the same names and sizes in bytes, or nearly
+        picture(path, int(path.stem) + 500 + 1000 * (path.parent.name == "B"), size)
+    assert changes(marks(find_pairs(tmp_path).splits["train"]), then) == f"{n} replaced"
+    assert changes(then[2:], then) == "2 gone" and changes(then, then[3:]) == "3 added"
+
+
+def test_only_what_differs_in_the_middle_differs_still(tmp_path):
+    """Numbers without compression, with blank borders: beginning, end and size are equal."""
+    for i in range(2):
+        array = np.zeros((300, 300), np.float32)
+        array[140:160] = i
+        for side in "AB":
+            (tmp_path / side).mkdir(exist_ok=True)
+            np.save(tmp_path / side / f"{i}.npy", array)
+    (a, _), (b, _) = marks(sum(find_pairs(tmp_path).splits.values(), []))
+    assert a != b
+
+
+def evaluated(cfg, root, split="val"):
+    opts = Evaluate(cfg.out_dir / "gen.pth.tar", root, split=split, device="cpu", num_workers=0)
+    return load_pairs(opts, load_generator(opts.checkpoint))[0].pairs
+
+
+def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_out(small, data, capsys):
+    cfg = small(n_epochs=1)
+    train(cfg)
+    with pytest.raises(UserError, match="was trained on 6 of its 6 pairs, none of which was held out: --split train"):
+        evaluated(cfg, data / "train")
+    assert len(evaluated(cfg, data / "train", "all")) == len(evaluated(cfg, data / "train", "train")) == 6
+    assert "the network was trained on 6, and 0 were held out" in capsys.readouterr().out
+    assert len(evaluated(cfg, data / "val")) == 2  # held out, whatever folder they are in
+    shutil.copy(data / "train" / "0.png", data / "val" / "again.png")
+    assert len(evaluated(cfg, data)) == 2
+    assert "1 of the 3 pairs in val were trained on, and are not scored" in capsys.readouterr().out
+    shutil.rmtree(data / "train")
+    (data / "val").rename(data / "test")
+    (data / "test" / "again.png").unlink()
+    assert len(evaluated(cfg, data, "test")) == 2  # no training pairs are needed
+    with pytest.raises(UserError, match="no split val in .*, only test: --split test"):
+        evaluated(cfg, data)
+
+
+@pytest.mark.parametrize("layout", ["sides", "one folder"])
+def test_a_generator_scores_all_of_a_folder_that_it_does_not_know(small, tmp_path, layout, capsys):
+    cfg = small(n_epochs=1)
+    train(cfg)
+    flat(tmp_path / "other", 6) if layout == "one folder" else two_sided(tmp_path / "other", range(500, 506))
+    assert len(evaluated(cfg, tmp_path / "other")) == len(evaluated(cfg, tmp_path / "other", "all")) == 6
+    assert "knows none of the 6 pairs: all are scored" in capsys.readouterr().out
+
+
+def test_data_that_changed_is_told_and_best_pth_tar_starts_over(small, data, capsys):
+    cfg = small(n_epochs=1, eval_every=1)
+    train(cfg)
+    best = (cfg.out_dir / "best.pth.tar").read_bytes()
+    for i in range(6):
+        write_pair(data / "train" / f"{i}.png", seed=50 + i)
+    for i in range(2):  # nothing can be learnt of them: no epoch would be the best
+        Image.fromarray(np.random.default_rng(i).integers(0, 2, (48, 96, 3), dtype=np.uint8) * 255).save(
+            data / "val" / f"{i}.png")
+    capsys.readouterr()
+    train(replace(cfg, resume=True, n_epochs=2))
+    shown = capsys.readouterr().out
+    assert "trained on: training pairs: 6 replaced; validation pairs: 2 replaced" in shown
+    assert "other pairs are validated on than before" in shown and "best.pth.tar was scored on other" in shown
+    assert (cfg.out_dir / "best.pth.tar").read_bytes() != best
+    assert load_generator(cfg.out_dir / "best.pth.tar").trained.epoch == 2
+    train(replace(cfg, resume=True, n_epochs=3))
+    assert "than before" not in capsys.readouterr().out
+
+
+def test_an_epoch_goes_on_where_only_the_root_has_changed(small, tmp_path, at_step, monkeypatch, capsys):
+    cfg = small(data_root=flat(tmp_path / "flat"), n_epochs=1)
+    at_step(5, lambda losses: os.kill(os.getpid(), 15))
+    with pytest.raises(Stopped):
+        train(cfg)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    train(replace(cfg, resume=True, data_root=one_folder_down(cfg.data_root)))
+    shown = capsys.readouterr().out
+    assert "begins anew" not in shown and "no longer" not in shown
+    assert re.search(rf"resuming {cfg.out_dir} after epoch 0, step [45]", shown)
+
+
+def test_files_that_know_pairs_by_name_alone_still_hold_them_out(small, tmp_path, capsys):
+    cfg = small(data_root=flat(tmp_path / "flat"), n_epochs=1)
+    train(cfg)
+    split = find_pairs(cfg.data_root, cfg.seed)
+    old = {"held_out": split.held_out, "trained_on": torch.tensor([name_mark(p.name) for p in split.splits["train"]])}
+    for name in ("checkpoint.pth.tar", "gen.pth.tar"):
+        saved = load_tensors(cfg.out_dir / name)
+        for key in ("pairs", "validated_on"):
+            saved.pop(key, None)
+        saved |= old if name == "checkpoint.pth.tar" else {"held_out": old["held_out"]}
+        torch.save(saved, cfg.out_dir / name)
+    write_pair(cfg.data_root / "new.png", seed=99)
+    assert [pair.name for pair in evaluated(cfg, cfg.data_root)] == split.held_out
+    capsys.readouterr()
+    train(replace(cfg, resume=True, n_epochs=2, seed=5))
+    assert "training pairs: 1 added\n" in capsys.readouterr().out
+    known = Known.of(load_tensors(cfg.out_dir / "checkpoint.pth.tar"))
+    assert sorted(known.val[:, 0]) == contents(split, "val") and len(known.train) == len(split.splits["train"]) + 1
+
+
+def test_a_generator_s_file_takes_few_bytes_for_a_pair():
+    n = 137_000
+    pairs = Known().next(np.zeros((n, 2), np.int64), np.ones((0, 2), np.int64)).plain()
+    assert pairs["train"].nbytes == 16 * n  # of which gen.pth.tar keeps half
+    assert Known.of({"pairs": {"train": pairs["train"][:, 0]}}).train.shape == (n, 2)
+
+
+def test_a_run_that_begins_with_weights_holds_out_what_they_never_saw(small, tmp_path, capsys):
+    first = small("first", data_root=flat(tmp_path / "flat"), n_epochs=1)
+    train(first)
+    held_out = find_pairs(first.data_root, first.seed).held_out
+    second = small("second", data_root=first.data_root, n_epochs=1, seed=9, init_from=first.out_dir / "gen.pth.tar")
+    assert find_pairs(first.data_root, 9).held_out != held_out
+    capsys.readouterr()
+    train(second)
+    assert "were held out by the network that this run begins with, and are again" in capsys.readouterr().out
+    assert len(Known.of(load_tensors(second.out_dir / "gen.pth.tar")).val) == len(held_out)
+    for name in held_out:
+        (first.data_root / f"{name}.png").unlink()
+    train(small("third", data_root=first.data_root, n_epochs=1, direction="BtoA",
+                init_from=first.out_dir / "gen.pth.tar"))
+    shown = capsys.readouterr().out
+    assert "gen.pth.tar translates AtoB, and this run BtoA" in shown
+    assert f"was trained on all {20 - len(held_out)} pairs" in shown
+
+
+@pytest.mark.parametrize("alone", ["test/1.png", "test/A/1.png", "validation/A/1.png", "test/city/1.png"])
+def test_inputs_without_targets_are_left_out_and_end_nothing(tmp_path, alone, capsys):
+    for split, seeds in (("train", range(4)), ("val", range(4, 6))):
+        two_sided(tmp_path / split, seeds)
+    picture(tmp_path / alone, 9, (90, 60))
+    found = find_pairs(tmp_path)
+    assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 4, "val": 2}
+    note, = (note for note in found.notes if "not used: 1 image" in note)
+    assert "inputs without targets" in note or "validation" in note
+    cfg = settings(tmp_path, None)
+    for look in (load_data, check):
+        look(cfg)
+        assert "not used: 1 image" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "val")  # a tenth is held out where nothing else is left
+    assert len(find_pairs(tmp_path).splits["val"]) >= 1
+
+
+@pytest.mark.parametrize(("size", "taken"), [
+    ((640, 480), False), ((600, 400), False), ((1280, 720), False), ((512, 256), True), ((1200, 600), True),
+    ((864, 288), True), ((768, 256), True), ((600, 256), True)])
+def test_photos_are_not_cut_in_halves_unless_their_names_say_so(tmp_path, size, taken, capsys):
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i, size)
+    cfg = settings(tmp_path, None)
+    for look in (load_data, check):
+        if taken:
+            look(cfg)
+        elif look is load_data:
+            with pytest.raises(UserError, match="have the shape of a single photo.*let the names end in _AB"):
+                look(cfg)
+        else:
+            assert look(cfg) == 2
+            assert "have the shape of a single photo" in capsys.readouterr().out
+    for i in range(4):
+        (tmp_path / f"{i}.png").rename(tmp_path / f"{i}_AB.png")
+    load_data(cfg)
+
+
+def test_check_names_equal_pairs_in_two_splits(tmp_path, capsys):
+    for i in range(4):
+        write_pair(tmp_path / "train" / f"{i}.png", seed=i)
+        write_pair(tmp_path / "val" / f"v{i}.png", seed=i + 2)
+    assert check(settings(tmp_path, None)) == 2
+    assert re.search(r"problem: 2 of the 4 pairs in val hold the same as one in train, such as .*v0.png",
+                     capsys.readouterr().out)
+
+
+def run_in(folder, data_root, age, **changes):
+    """What a run leaves for --resume to find."""
+    path = Path("runs") / folder
+    path.mkdir(parents=True)
+    cfg = replace(Config(), data_root=Path(data_root).absolute(), out_dir=path, **changes)
+    (path / "config.json").write_text(json.dumps({**cfg.plain(), "defaults": Config().plain()}))
+    (path / "checkpoint.pth.tar").write_bytes(b"x")
+    os.utime(path / "checkpoint.pth.tar", (age, age))
+    Path(data_root).mkdir(parents=True, exist_ok=True)
+
+
+def resumed(*argv):
+    cfg = parse([*argv, "--resume"])
+    return cfg.out_dir and cfg.out_dir.as_posix()
+
+
+def test_resume_finds_the_run_by_its_data(capsys):
+    run_in("better", "data/mine", 1, name="better", ngf=7)
+    run_in("better-2", "data/other", 2, name="better")
+    assert resumed("--data-root", "data/mine") == resumed("better", "--data-root", "data/mine") == "runs/better"
+    assert resumed("--data-root", "data/other") == "runs/better-2"
+    assert parse(["--data-root", "data/mine", "--resume"]).ngf == 7
+    with pytest.raises(UserError, match="runs/better has .*mine, runs/better-2 has .*other: --data-root or --out-dir"):
+        resumed("better")
+    capsys.readouterr()
+    assert resumed("--data-root", "data/third") is None and "a new one begins" in capsys.readouterr().out
+
+
+def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none():
+    run_in("pairs", "f1/pairs", 5)
+    run_in("pairs-3", "f2/pairs", 1)
+    run_in("pairs-7", "f1/pairs", 9)
+    assert resumed("--data-root", "f1/pairs") == "runs/pairs-7" and resumed("--data-root", "f2/pairs") == "runs/pairs-3"
+    assert resumed("--data-root", str(Path("f2/../f2/pairs").absolute())) == "runs/pairs-3"
+    os.utime("runs/pairs/checkpoint.pth.tar", (20, 20))  # the newest, not the last number
+    assert resumed("--data-root", "f1/pairs") == "runs/pairs"
+
+
+def test_what_is_not_clear_is_asked_about():
+    run_in("a", "data/x", 5, name="a")
+    run_in("b", "data/x", 5, name="b")
+    with pytest.raises(UserError, match="runs/a, runs/b were all trained on data/x: --out-dir"):
+        resumed("--data-root", "data/x")
+    assert resumed("--data-root", "data/x", "--name", "b") == "runs/b"
+    Path("data/x").rmdir()
+    with pytest.raises(UserError, match="no run in runs/ was trained on moved/x.*--out-dir runs/a goes on"):
+        resumed("--data-root", "moved/x")
