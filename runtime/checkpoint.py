@@ -1,5 +1,6 @@
 """A run's folder: what may be written there, what a checkpoint holds, and what may continue it."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -117,6 +118,7 @@ class Run:
         self.met = None  # what the checkpoint, or the file that the weights come from, tells of the pairs it knows
         self.best = {}  # the scores of what best.pth.tar holds, or will once the writer has come to it
         self.lock = None
+        self.made = False  # whether this start has made the folder
         self.settled = False  # whether config.json has the settings
         self.saved_at = -math.inf  # when the last checkpoint was due
 
@@ -137,7 +139,16 @@ class Run:
                 self.writer.check(wait=True)
         finally:
             if self.lock:
+                self._clear()
                 self.lock.release()
+
+    def _clear(self) -> None:
+        """Takes back a folder that this start has made and in which nothing is but the lock."""
+        folder = Path(self.lock.lock_file).parent
+        if self.made and not [path for path in folder.iterdir() if path.name != ".lock"]:
+            with contextlib.suppress(OSError):
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
 
     def _source(self) -> dict | None:
         """What the file that this run begins with tells of its pairs; says where it translates the other way."""
@@ -202,6 +213,7 @@ class Run:
         return cfg, saved
 
     def _lock(self, folder: Path) -> None:
+        self.made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)  # a soft lock outlives a killed host
         try:
@@ -291,7 +303,9 @@ class Run:
         """Writes the checkpoint of this moment, if anything was learnt, after what is being written."""
         if self.ranks.main:
             if progress.epoch or progress.step:
-                self.writer.submit("checkpoint", self._write, state_dict(state), progress, history)
+                saved = state_dict(state)
+                check_finite(saved, progress)  # first: a sound checkpoint that waits must not give way to a broken one
+                self.writer.submit("checkpoint", self._write, saved, progress, history)
             self.writer.check(wait=True)
             if self.settled and progress.epoch < self.cfg.total_epochs:
                 say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
@@ -399,19 +413,23 @@ def is_best(scores: dict[str, float], best: dict[str, float], best_by: str) -> b
 def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
-    Raises ValueError, and leaves the files as they are, when a weight is not finite.
+    Raises UserError, and leaves the files as they are, when a weight is not finite.
     """
     state = on_cpu(state)
-    for net in ("gen", "disc"):
-        for name, value in state[net].items():
-            if not value.isfinite().all():
-                raise UserError(f"{net}.{name} is no longer finite, {progress.step} steps after epoch "
-                                f"{progress.epoch}. Try a lower lr, or --precision fp32")
+    check_finite(state, progress)
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(),
                   **asdict(progress), "state": state, "history": history, **record}
     with atomic(cfg.out_dir / "checkpoint.pth.tar") as file:
         torch.save(checkpoint, file)
     save_generator(cfg, result_of(state), progress.epoch, cfg.out_dir / "gen.pth.tar", record)
+
+
+def check_finite(state: dict, progress: Progress) -> None:
+    for net in ("gen", "disc"):
+        for name, value in state[net].items():
+            if not value.isfinite().all():
+                raise UserError(f"{net}.{name} is no longer finite, {progress.step} steps after epoch "
+                                f"{progress.epoch}. Try a lower lr, or --precision fp32")
 
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:

@@ -291,7 +291,7 @@ def test_a_few_plain_photos_among_pairs_are_named(tmp_path, capsys):
     assert capsys.readouterr().out.count("1 of 8 files are not wider than high, such as ") == 2
 
 
-@pytest.mark.parametrize(("size", "end"), [((512, 256), ""), ((1200, 600), ""), ((864, 288), ""), ((800, 600), ""),
+@pytest.mark.parametrize(("size", "end"), [((512, 256), ""), ((1200, 600), ""), ((864, 288), ""), ((800, 600), "_AB"),
                                            ((60, 80), "_AB")])  # a name can vouch for narrow halves
 def test_halves_in_portrait_are_pairs_too(tmp_path, size, end, capsys):
     for i in range(4):

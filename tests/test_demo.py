@@ -25,7 +25,7 @@ def test_a_data_set_of_side_by_side_pairs_is_drawn_when_it_is_absent(monkeypatch
     ensure_dataset(Path("data/demo"))
     splits = find_pairs(Path("data/demo")).splits
     assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 3, "val": 1}
-    assert Image.open(splits["train"][0][0]).size == (512, 256)
+    assert Image.open(splits["train"][0].files[0]).size == (512, 256)
 
 
 def test_labels_are_flat_and_photos_are_not():

@@ -52,7 +52,8 @@ def test_every_program_gets_past_its_choice_of_a_cuda_device(small, monkeypatch,
                           (evaluate, evaluate.main)):
         monkeypatch.setattr(module, "use_device", chosen)
         monkeypatch.setattr(sys, "argv", ["program", "--checkpoint", "gen.pth.tar", "--device", name,
-                                          *(["--data-root", "data"] if module is evaluate else [])])
+                                          *(["--data-root", "data"] if module is evaluate else
+                                            ["--input", "a.png", "--output", "b.png"])])
         with pytest.raises(Reached) as reached:
             start()
         assert reached.value.args[0] == torch.device("cuda", index)

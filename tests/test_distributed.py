@@ -359,7 +359,7 @@ train.run_main(train.main)
 
 
 def test_another_process_s_failure_is_a_failure_here(monkeypatch):
-    monkeypatch.setattr(Ranks, "all_reduce", lambda self, values, op: [10_000, 1])
+    monkeypatch.setattr(Ranks, "all_reduce", lambda self, values, op: [0, 1, 1])
     with pytest.raises(DataError, match="another process"):
         list(Stop(Ranks()).between([1]))
 
@@ -400,8 +400,8 @@ def test_all_processes_train_with_the_settings_of_the_main_one(small, on_steps, 
     seen = set()
 
     def broadcast(self, act):
-        cfg, saved = act()
-        return replace(cfg, precision="bf16"), saved
+        found = act()
+        return (replace(found[0], precision="bf16"), found[1]) if found else None
 
     def look(losses, state, x, y, lambda_l1, autocast):
         with autocast():

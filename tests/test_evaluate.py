@@ -364,7 +364,7 @@ def test_an_unusable_pair_ends_the_command_with_its_name_at_once(trained, data):
 
 def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeypatch):
     for i in range(6):
-        write_pair(data / "val" / f"{i}.png", seed=i)
+        write_pair(data / "val" / f"{i}.png", seed=200 + i)
     opts = options(trained, num_workers=2)
     gen = load_generator(opts.checkpoint)
     read = PairedImages.pixels

@@ -28,6 +28,7 @@ from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes, size_range, usual_size
+from pairs.identity import name_mark
 from runtime.checkpoint import GENERATOR, VERSION
 from runtime.console import run_main
 from runtime.files import atomic
@@ -178,17 +179,17 @@ def test_a_file_from_before_versions_tells_all_that_it_knows(gen, tmp_path):
                 range_a=[0.0, 5.0], range_b=None, n_labels=0, seed=9, generator="unet", dropout_blocks="paper")
     trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, told, usual_size=(120, 80), kind="float32",
                                         inputs=1, held_out=["1"], colours=[[1, 2, 3, 0.5]])).trained
-    assert trained == Trained(
+    assert trained.known.held[:, 1].tolist() == [name_mark("1")] and not len(trained.known.trained)
+    assert replace(trained, known=None) == Trained(
         3, 3, Geometry("aspect", 72, 64, 0, "bicubic"), direction="BtoA", range_a=(0.0, 5.0), label_side="A",
-        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=4, colours=((1, 2, 3, 0.5),),
-        held_out=("1",), seed=9)
+        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=4, colours=((1, 2, 3, 0.5),), seed=9)
     assert trained.y_is_label and not trained.x_is_label and trained.y.limits == (0.0, 5.0)
 
 
 def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
     """Label maps on a side that nobody knows are none of the network's: "None"[0] was right by accident."""
     trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, dict(label_side="none"))).trained
-    assert (trained.direction, trained.input_side, trained.held_out, trained.sizes) == (None, None, None, None)
+    assert (trained.direction, trained.input_side, trained.known, trained.sizes) == (None, None, None, None)
     for side in ("A", "B", "none"):
         other = replace(trained, label_side=side)
         assert not other.x_is_label and not other.y_is_label
