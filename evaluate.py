@@ -154,7 +154,7 @@ def splits_for(known: Known | None, root: Path, split: str) -> Found:
 def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
     """The pairs to score, as validation shows them or full size, and the training pairs, in the size of a crop.
 
-    Raises ValueError or FileNotFoundError.
+    Raises UserError or FileNotFoundError.
     """
     trained = gen.trained
     direction = trained.direction if opts.direction == "trained" else opts.direction
@@ -177,7 +177,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
 
 
 def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generator:
-    """The network that reads labels in what `gen` makes of them. Raises ValueError where the two do not fit."""
+    """The network that reads labels in what `gen` makes of them. Raises UserError where the two do not fit."""
     reader = load_generator(opts.reader, device)
     if not opts.palette:
         raise UserError("--reader needs --palette, the classes of the labels that it reads")
@@ -196,7 +196,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image.
 
     With a reader, label scores are those of what it reads in the images, and "target" what it reads in real ones.
-    An image whose output is not finite is named, left out for all, and has the l1 nan. Raises ValueError when all are.
+    An image whose output is not finite is named, left out for all, and has the l1 nan. Raises UserError when all are.
     """
     device = next(gen.parameters()).device
     translators = {"output": None}
@@ -269,7 +269,7 @@ def nan_to_null(value):
 def result_folder(opts: Evaluate) -> Iterator[Path]:
     """A folder that holds no evaluation: out_dir, or a new evaluation_SPLIT, evaluation_SPLIT-2, … by the checkpoint.
 
-    Raises ValueError when out_dir holds one. A new folder is removed again if the block fails before it writes.
+    Raises UserError when out_dir holds one. A new folder is removed again if the block fails before it writes.
     """
     if opts.out_dir:
         if held := [name for name in ("metrics.json", "sheet.png") if (opts.out_dir / name).exists()]:

@@ -34,7 +34,7 @@ PALETTES = {"cityscapes": CITYSCAPES, "demo": demo.PALETTE, "facades": FACADES}
 def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
     """One of PALETTES, or of a JSON file {"class": [red, green, blue], …}; classes called "void …" are not scored.
 
-    Raises ValueError.
+    Raises UserError.
     """
     if name in PALETTES:
         return PALETTES[name]

@@ -496,7 +496,7 @@ def for_tensors(act: Callable, value):
 def load_tensors(path: Path, kind: str = "") -> dict:
     """A dict saved by torch.save, of the format `kind` if given: tensors and plain types only, nothing is executed.
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or of another kind.
+    Raises FileNotFoundError, or UserError when the file is damaged or of another kind.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)

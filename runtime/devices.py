@@ -20,7 +20,7 @@ def usable_cores() -> int:
 def use_device(name: str) -> torch.device:
     """The device called `name`, from now on torch's own; auto is CUDA, else MPS, else the CPU.
 
-    Raises ValueError when it is not there.
+    Raises UserError when it is not there.
     Of several processes on a machine, each gets a CUDA device of its own.
     """
     if name == "auto":

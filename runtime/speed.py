@@ -29,7 +29,7 @@ class Levers:
 
 
 def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype, world: int = 1) -> Levers:
-    """The levers of a run; auto is what pays on the device. Raises ValueError for a graph where there can be none."""
+    """The levers of a run; auto is what pays on the device. Raises UserError for a graph where there can be none."""
     cuda = device.type == "cuda"
     graphs = cuda and world == 1 and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
     if cfg.cuda_graph == "on" and not graphs:
