@@ -21,7 +21,8 @@ class Picture:
     array: (H, W, C), C from 1 to 64, and 0 where `valid` says so. uint8 and uint16 go from black to white; of float32,
         which all other numbers become, nobody knows the range.
     alpha: (H, W), transparency, of the array's type. In arrays, .npy files and TIFFs no channel is transparency.
-    valid: (H, W) bool, False where a file says that it holds no value, or holds NaN; None: it has values everywhere.
+    valid: (H, W) bool, False where all bands hold a file's number for no data, or any holds NaN, which nothing can be
+        trained on; None: it has values everywhere.
     indices: (H, W), the whole numbers of a single channel or a palette, as label maps hold them, of the file's type.
     """
 
@@ -70,8 +71,9 @@ class Picture:
 
 
 def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray | None = None) -> Picture:
-    """The picture of an array of numbers, (H, W) or (H, W, C); there are no values at NaN and where `missing` is True.
+    """The picture of an array of numbers, (H, W) or (H, W, C).
 
+    A pixel holds no value where a channel is NaN or `missing` is True; all its channels become 0.
     Raises UserError on other arrays.
     """
     if not is_image_array(array):

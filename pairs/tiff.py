@@ -110,6 +110,8 @@ def _kinds(pages: Iterator[dict[int, np.ndarray]]) -> Iterator[str]:
 def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The bands, (H, W, C), as they stand in the file; where it holds no value, (H, W) bool; the palette, (N, 3) uint8.
 
+    A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
+    in two bands.
     Raises UserError without rasterio, and ValueError where the file is damaged, or not what its header says.
     """
     rasterio = _rasterio()
@@ -118,7 +120,7 @@ def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, 
         with rasterio.Env(**QUIET), rasterio.MemoryFile(file) as memory, memory.open(driver="GTiff") as image:
             bands, meaning = image.read(), [each.name for each in image.colorinterp]
             if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
-                missing = (image.read_masks() == 0).any(axis=0)
+                missing = (image.read_masks() == 0).all(axis=0)
             if header.photometric == PALETTE:
                 palette = np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
     except rasterio.errors.RasterioError as error:

@@ -232,7 +232,8 @@ def test_the_number_for_no_data_and_nan_mark_pixels_without_a_value(kind):
     array = numbers(kind, 3)
     nodata = {"u": "7", "i": "-9999", "f": "-3.4028234663852886e+38"}[np.dtype(kind).kind]
     array[array == 7] = 8
-    array[4, 5, 1] = kind(nodata)
+    array[4, 5] = kind(nodata)
+    array[4, 6, :2] = kind(nodata)  # a pure colour has values
     array[6:8, :3] = kind(nodata)
     missing = np.zeros(SHAPE, bool)
     missing[4, 5] = missing[6:8, :3] = True
@@ -245,6 +246,22 @@ def test_the_number_for_no_data_and_nan_mark_pixels_without_a_value(kind):
     assert (picture.array[missing] == 0).all()
     plain = read_picture(written(np.where(np.isnan(array), 0, array).astype(kind)))
     assert plain.valid is None
+
+
+@pytest.mark.parametrize("nodata", [0, 255])
+def test_pure_colours_and_shadows_hold_values_as_rasterio_has_it(tmp_path, nodata):
+    import rasterio
+
+    array = np.random.default_rng(0).choice(np.uint8([0, 90, 255]), (*SHAPE, 3))
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", width=24, height=17, count=3, dtype="uint8",
+                       photometric="RGB", nodata=nodata) as file:
+        file.write(array.transpose(2, 0, 1))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        wanted = file.dataset_mask() > 0
+    picture = read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.valid, wanted)
+    np.testing.assert_array_equal(picture.array[wanted], array[wanted])
+    assert 0.9 < wanted.mean() < 1
 
 
 def test_gdals_own_mask_inside_the_file_counts_too(tmp_path):
