@@ -56,7 +56,7 @@ def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None) -> l
     inputs = [read_picture(source, reduce) for source in pair.inputs]
     if pair.side_by_side:
         return [[half] for half in inputs[0].halves()]
-    mask = [] if pair.mask is None else [[read_picture(pair.mask)]]
+    mask = [] if pair.mask is None else [[read_picture(pair.mask, nodata=False)]]  # of which a tag may name white
     return [inputs, [read_picture(pair.target, reduce)], *mask]
 
 

@@ -68,10 +68,11 @@ def _load_npy(path: Path) -> np.ndarray:
     return array
 
 
-def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1) -> Picture:
+def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: bool = True) -> Picture:
     """The picture in a file or its bytes, decoded and upright, or in an array.
 
     A JPEG may be decoded at 1/reduce (2, 4 or 8) of its size, which it must be a multiple of: the decoder averages.
+    Without `nodata`, all pixels of a TIFF hold values, whatever it says of itself.
     Raises DataError, and UserError on other arrays.
     """
     name = name_of(source)
@@ -81,7 +82,8 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1) -> Picture:
         return picture_of(source, name)
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
-            return _of_tiff(_bytes(source), image, name)
+            header = replace(image, nodata=image.nodata and nodata)
+            return _of_tiff(_bytes(source), header, name)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             return _of_deep_png(_bytes(source), image, name)
         if reduce > 1 and image.format == "JPEG":
@@ -138,10 +140,12 @@ def read_size(source: Path | np.ndarray) -> tuple[int, int]:
 
 
 def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
-    """The colours, (n, 3), that a PNG's or BMP's indices stand for; None where it has none. Raises DataError."""
+    """The colours, (n, 3), of a PNG's, BMP's or TIFF's indices; None where it has no palette. Raises DataError."""
     if is_array(source):
         return None
     with _opened(source) as image:
+        if isinstance(image, tiff.Header):
+            return tiff.decode(_bytes(source), image)[2] if image.photometric == tiff.PALETTE else None
         palette = getattr(image, "palette", None)
         return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
 

@@ -124,16 +124,34 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray | None:
     """What counts, (H, W, 1), uint8 or float32 in [0, 1]: 0 where the mask is black or a picture holds no value.
 
-    A mask's white counts whole, and so does 1 where it holds nothing more. None where all of the pictures counts.
+    None where all of the pictures counts.
     """
-    weight = None
-    if mask is not None:
-        weight = to_array(mask, 1, (0.0, 1.0) if mask.kind == "float32" else None)
-        weight = weight * 255 if weight.dtype == np.uint8 and weight.max() == 1 else weight
+    weight = None if mask is None else mask_weight(mask)
     for valid in (picture.valid for picture in pictures if picture.valid is not None):
         valid = valid[..., None]
         weight = valid.astype(np.uint8) * 255 if weight is None else weight * valid
     return weight
+
+
+def mask_white(mask: Picture) -> int:
+    """The number that counts whole: 1, 255 or 65535, the smallest that none exceeds, whatever the type could hold."""
+    return next((white for white in (1, 255) if mask.array.max() <= white), 65535)
+
+
+def mask_weight(mask: Picture) -> np.ndarray:
+    """How much each pixel counts, (H, W, 1), uint8 or float32 in [0, 1].
+
+    The 1 of a gray image of few bits that holds nothing more is white too, and so is the only colour of a palette
+    besides black: colours are no weights.
+    """
+    if mask.kind != "uint8":
+        return to_array(mask, 1, (0.0, float(mask_white(mask))))
+    gray = to_array(mask, 1)
+    shown = gray[..., 0] > 0
+    indices = gray[..., 0] if mask.indices is None else mask.indices
+    has_palette = mask.indices is not None and mask.channels == 3
+    marked = indices == (indices.max(where=shown, initial=0) if has_palette else 1)
+    return shown[..., None] * np.uint8(255) if np.array_equal(shown, marked & shown) else gray
 
 
 def is_deep(pictures: Sequence[Picture]) -> bool:

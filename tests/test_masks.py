@@ -8,11 +8,12 @@ import pytest
 import rasterio
 import torch
 from conftest import pair_of, paired
+from PIL import Image
 
 from config import Config
-from dataset import Jitter, PairedImages
+from dataset import Jitter, PairedImages, read_pair
 from pairs.geometry import Geometry
-from pairs.values import values_of
+from pairs.values import Values, values_of
 
 HEIGHT, WIDTH = 90, 130
 
@@ -125,3 +126,75 @@ def test_no_number_that_a_tiff_gives_to_no_data_matters(tmp_path, side, train):
         assert len(y) == values[1].channels + 1 and -1 < y[-1].mean() < 1
         items.append(torch.cat([x, y]))
     assert torch.equal(*items)
+
+
+def ramp(path, dtype, top):
+    """Of more than two numbers: how much each counts, up to `top`."""
+    array = np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(dtype)
+    return numpy_file(path, array), array / top
+
+
+def numpy_file(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path.with_suffix(".npy"), array)
+    return path.with_suffix(".npy")
+
+
+def by_rasterio(path, array, driver="GTiff", palette=None, **options):
+    path = path.with_suffix({"GTiff": ".tif", "PNG": ".png"}[driver])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", driver=driver, width=WIDTH, height=HEIGHT, count=1, dtype=array.dtype,
+                       **options) as file:
+        file.write(array, 1)
+        if palette:
+            file.write_colormap(1, palette)
+    return path
+
+
+def with_palette(path, array, colours):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.frombytes("P", array.shape[::-1], array.astype(np.uint8).tobytes())
+    image.putpalette(colours)
+    image.save(path.with_suffix(".png"))
+    return path.with_suffix(".png")
+
+
+VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # the first colours of PASCAL VOC's palette
+WHITES = {
+    **{f"{dtype} of 0 and {top}, {how.__name__}": lambda path, on, dtype=dtype, top=top, how=how: how(
+        path, (on * top).astype(dtype))
+       for dtype, tops in (("uint8", (1, 255)), ("uint16", (1, 255, 65535)), ("int32", (1, 255, 65535)),
+                           ("float32", (1, 255)))
+       for top in tops for how in (numpy_file, by_rasterio)},
+    "bool": lambda path, on: numpy_file(path, on),
+    **{f"PNG of {bits} bits": lambda path, on, bits=bits: by_rasterio(path, on.astype(np.uint8), "PNG", nbits=bits)
+       for bits in (1, 2, 4)},
+    **{f"PNG of 16 bits, {top}": lambda path, on, top=top: write(path.with_suffix(".png"), (on * top).astype(np.uint16))
+       for top in (1, 255, 65535)},
+    "VOC's palette, 1": lambda path, on: with_palette(path, on, VOC),
+    "VOC's palette, 3": lambda path, on: with_palette(path, on * 3, VOC),
+    "a palette of 0 white and 1 black": lambda path, on: with_palette(path, ~on, [255] * 3 + [0] * 3),
+    "a TIFF's palette": lambda path, on: by_rasterio(
+        path, on.astype(np.uint8), palette={0: (0, 0, 0, 255), 1: (0, 90, 30, 255)}, photometric="PALETTE"),
+    "a TIFF whose white is tagged as no data": lambda path, on: by_rasterio(path, on * np.uint8(255), nodata=255),
+    "a TIFF whose black is tagged as no data": lambda path, on: by_rasterio(path, on * np.uint8(255), nodata=0),
+}
+
+
+@pytest.mark.parametrize("kind", WHITES)
+def test_white_counts_whole_whatever_its_depth(tmp_path, kind):
+    on = holes() > 0
+    photo = write(tmp_path / "photo.png", target(8))
+    for some in (on, np.ones_like(on), np.zeros_like(on)):
+        mask = WHITES[kind](tmp_path / "M" / "0", some)
+        weight = read_pair(pair_of(photo, photo, mask), Values(), Values())[2][..., 0]
+        np.testing.assert_array_equal(weight, some * (255 if weight.dtype == np.uint8 else 1.0))
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 255), ("uint16", 65535), ("float32", 1),
+                                            ("float64", 255)])
+def test_gray_masks_weigh_by_the_range_that_they_use(tmp_path, dtype, top):
+    mask, wanted = ramp(tmp_path / "M" / "0", dtype, top)
+    photo = write(tmp_path / "photo.png", target(8))
+    weight = read_pair(pair_of(photo, photo, mask), Values(), Values())[2][..., 0]
+    np.testing.assert_allclose(weight / (255 if weight.dtype == np.uint8 else 1), wanted, atol=1e-6)
