@@ -1,9 +1,10 @@
 """Tells from headers and pixels what is unlikely to be a pair, or to be meant as the settings take it."""
 
 import contextlib
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from pairs.identity import Pair
 from pairs.images import has_frames, has_nodata, read_palette, read_size
 from pairs.palettes import sample
 from pairs.picture import Picture, to_array
-from pairs.values import KINDS, VOID, Values
+from pairs.values import KINDS, VOID, Values, mask_array, mask_weight, mask_white
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
@@ -126,6 +127,7 @@ class Seen:
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
     clipped: list[tuple[float, str]] = field(default_factory=list)  # by the range: the share in a picture, its name
+    lacking: list[float] = field(default_factory=list)  # the share of each picture's pixels that hold no value
     palettes: dict[int, tuple[tuple, str]] = field(default_factory=dict)  # an index's first colour, and its file
     clash: str = ""  # where another file has another colour
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
@@ -135,6 +137,7 @@ class Seen:
         self.channels[" + ".join(str(picture.channels) for picture in pictures)] += 1
         for picture in pictures:
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
+            self.lacking.append(float(1 - holds.mean()))
             if masked is not None and masked.shape == holds.shape:
                 holds = holds & ~masked
             step = max(1, round((holds.size / PLACES) ** 0.5))
@@ -202,6 +205,61 @@ class Seen:
         apart = "".join(f", and {number:g} in {share:.1%}" for number, share in self.apart().items())
         return f"channels {' or '.join(self.channels)}, {self.kind}, {ends}{apart}"
 
+
+@dataclass
+class Counted:
+    """How much of the pairs counts, as far as they were read: the mean over the pixels of each."""
+
+    weights: list[float] = field(default_factory=list)  # 0 to 1
+    ignored: list[float] = field(default_factory=list)  # the share that does not count at all
+    black: list[float] = field(default_factory=list)  # the share that is black in the mask
+    narrow: list[str] = field(default_factory=list)  # masks whose type holds more than 255, and they do not
+    brightest: float = 0.0  # of all masks
+
+    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> None:
+        weight = mask_array(mask, pictures)
+        white = 255 if weight is not None and weight.dtype == np.uint8 else 1
+        self.weights.append(1.0 if weight is None else float(weight.mean()) / white)
+        self.ignored.append(0.0 if weight is None else float((weight == 0).mean()))
+        if mask is not None:
+            own = mask_weight(mask)
+            self.black.append(float((own == 0).mean()))
+            self.brightest = max(self.brightest, float(own.max()) / (255 if own.dtype == np.uint8 else 1))
+            if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
+                self.narrow.append(mask.name)
+
+    def tell(self, sides: Mapping[str, Seen]) -> None:
+        """Says what does not count. Raises UserError where hardly anything does."""
+        n, parts, way_out = len(self.weights), [], ""
+        if not n:
+            return
+        for name, side in sides.items():
+            if share := _mean(side.lacking):
+                parts.append(f"{share:.1%} of side {name} hold no value (NaN, or a TIFF's nodata tag or mask)")
+            if share and (side.indices or side.kind != "float32"):
+                way_out = (". If a tag's number is a value or a class, take the tag away: rio edit-info --unset-nodata "
+                           "FILE")
+        if self.black:
+            parts.append(f"{_mean(self.black):.1%} are black in the masks")
+        dim = f"no mask is brighter than {self.brightest:.2%} of white" if self.black and self.brightest < 0.99 else ""
+        reasons = "; ".join(parts) + way_out
+        weight, ignored = _mean(self.weights), _mean(self.ignored)
+        if weight < 0.01:
+            raise UserError(f"hardly any pixel counts, {weight:.2%} of those in {n} pairs, so that nothing is learnt: "
+                            f"{reasons}" + (f"; {dim}" if dim else ""))
+        if ignored > 0.01:
+            say(f"{ignored:.1%} of the pixels in {n} pairs do not count: {reasons}")
+        if dim:
+            say(f"{dim}: its pixels count by that share")
+        if self.narrow:
+            say(f"{len(self.narrow)} of {n} masks hold nothing beyond 255 in numbers that could be larger, such as "
+                f"{self.narrow[0]}: there 255 counts as white")
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / max(1, len(shares))
+
+
 def range_words(low: float, high: float) -> str:
     """The two values, rounded outward to two digits, for a command line."""
     ends = low, high if high > low else low + 1
@@ -218,10 +276,12 @@ def _some(numbers: Iterable[int]) -> str:
 def describe_classes(side: Seen, n_labels: int) -> str:
     """Which classes occur, and how much is of none, for a message."""
     void = {index: n for index, n in side.indices.items() if not 0 <= index < n_labels}
-    share = sum(void.values()) / max(1, side.indices.total())
+    share, lacking = sum(void.values()) / max(1, side.indices.total()), _mean(side.lacking)
+    valued = "pixel that holds a value" if lacking else "pixel"
     there = [index for index in side.indices if index not in void]
     return (f"of the classes 0 to {n_labels - 1}, {len(there)} occur ({_some(there)}); "
-            + (f"{share:.1%} of the pixels are of none, with {_some(void)}" if void else "every pixel is of one"))
+            + (f"{share:.1%} of the pixels are of none, with {_some(void)}" if void else f"every {valued} is of one")
+            + (f"; {lacking:.1%} of all hold no value" if lacking else ""))
 
 
 def check_classes(name: str, side: Seen, n_labels: int) -> None:
@@ -262,13 +322,16 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
 
     read(pair) returns the pictures of A, of B, and of a mask. With `colours`, those of x's pictures are sampled too.
-    Raises UserError where numbers need a range, and proposes one, and where class indices hold hardly a class.
+    Raises UserError where numbers need a range, and proposes one, where class indices hold hardly a class, and where
+    hardly any pixel counts.
     """
+    counted = Counted()
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = [*read(pair), None][:3]
-            masked = None if mask is None else mask[0].array[..., 0] == 0
+            masked = None if mask is None else mask_weight(mask[0])[..., 0] == 0
+            counted.add(list(itertools.chain(*sides)), None if mask is None else mask[0])
             for name, pictures in zip("AB", sides, strict=True):
                 seen[name].add(pictures, wanted[name], masked if name == direction[-1] else None)
             first, *others = sides["AB".index(direction[0])]
@@ -277,6 +340,7 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
                 seen[direction[0]].add_palette(palette, first.indices, first.name)
             if colours and not others:
                 seen[direction[0]].samples.append(sample(to_array(first, 3)))
+    counted.tell(seen)
     for name, side in seen.items():
         if side.channels:
             _check_side(name, side, wanted[name], is_input=name == direction[0])

@@ -207,3 +207,73 @@ def test_the_share_that_a_range_clips_is_told_with_the_worst_file(told):
                          r".*B/1\.tif, 30\.0%: --range-b \d\d 170 takes in nearly all", said)  # of 4 or of 6 files
     for said in told("B", lambda path, i: tiff(path, elevation(i)), range_b=(90.0, 150.0), out_channels=1):
         assert "clipped" not in said
+
+
+def stripe(share, top=255, dtype=np.uint8):
+    """A mask, white in its upper part."""
+    return (np.arange(SIZE * SIZE) < share * SIZE * SIZE).reshape(SIZE, SIZE).astype(dtype) * dtype(top)
+
+
+def test_the_share_that_does_not_count_is_told_of_masks_and_no_data_together(told):
+    def write(path, i):
+        array = elevation(i)
+        array[-12:] = np.nan
+        tiff(path, array)
+
+    for said in told("B", write, masks=lambda path, i: png(path, stripe(0.5)), range_b=(90.0, 150.0)):
+        assert re.search(r"50\.0% of the pixels in \d pairs do not count: 25\.0% of side B hold no value .*; "
+                         r"50\.0% are black in the masks", said)
+
+
+def test_little_that_does_not_count_is_not_worth_a_word(told):
+    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)), masks=lambda path, i: png(path, stripe(0.995))):
+        assert "do not count" not in said and "refused" not in said
+
+
+@pytest.mark.parametrize("write", [lambda path: png(path, stripe(0.005)),
+                                   lambda path: tiff(path, stripe(1, 300, np.uint16))])
+def test_where_hardly_any_pixel_counts_nothing_starts(told, write):
+    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)), masks=lambda path, i: write(path)):
+        assert re.search(r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so that nothing is learnt: "
+                         r"\d+\.\d% are black in the masks", said)
+
+
+def test_masks_that_leave_most_of_their_type_unused_and_those_without_white_are_told(told):
+    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)),
+                     masks=lambda path, i: tiff(path, smooth(i, 50, 255).astype(np.uint16))):
+        assert re.search(r"\d of \d masks hold nothing beyond 255 .* such as .*M/\d\.tif: there 255 counts as", said)
+
+
+def test_masks_without_white_are_told(told):
+    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)), masks=lambda path, i: png(path, stripe(1, 51))):
+        assert "no mask is brighter than 20.00% of white: its pixels count by that share" in said
+
+
+def test_a_class_that_a_tag_makes_void_is_told_with_the_way_out(told):
+    def write(path, i):
+        labels = blocks(i, [1, 2, 3, 4]).astype(np.uint8)
+        labels[:12] = 0
+        tiff(path, labels, nodata=0)
+
+    checked, started = told("A", write, n_labels=5)
+    for said in (checked, started):
+        assert re.search(r"25\.0% of the pixels in \d pairs do not count: 25\.0% of side A hold no value .* If a tag's "
+                         r"number is a value or a class, take the tag away: rio edit-info --unset-nodata FILE", said)
+    assert "4 occur (1, 2, 3, 4); every pixel that holds a value is of one; 25.0% of all hold no value" in checked
+
+
+def test_the_palettes_of_tiffs_are_compared_too(told):
+    def write(differ):
+        def one(path, i):
+            palette = {index: (20 * index, 9, 30 * differ * i, 255) for index in range(5)}
+            with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", width=SIZE, height=SIZE, count=1,
+                               dtype="uint8", photometric="PALETTE") as file:
+                file.write(blocks(i, np.arange(5)).astype(np.uint8), 1)
+                file.write_colormap(1, palette)
+        return one
+
+    for said in told("A", write(1), n_labels=5):
+        assert re.search(r"the palettes of side A differ from file to file: 0 is \(0, 9, 0\) in .*A/\d.tif and \(0, 9, "
+                         r"\d+\) in .*A/\d.tif", said)
+    for said in told("A", write(0), n_labels=5):
+        assert "the palettes of" not in said
