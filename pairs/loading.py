@@ -1,10 +1,10 @@
 """Batches of pairs: their order, the processes that load them, their way to the device."""
 
 import contextlib
+import errno
 import math
 import multiprocessing.queues
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from pairs.values import to_batch
 from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.distributed import Ranks
-from runtime.signals import SIGNALS, leave_children
+from runtime.signals import held_back, leave_children, leave_signals
 from utils import DataError
 
 MESSAGE = 16  # pairs that a loader process hands over at once, where they are small
@@ -52,8 +52,7 @@ class EpochSampler(Sampler):
 
 def init_worker(_: int) -> None:
     """Leaves signals to the main process, which ends the workers, and the other cores to the other workers."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals()
     cv2.setNumThreads(0)
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(leave)
 
@@ -131,12 +130,11 @@ class Batches:
                         steps.popleft().synchronize()
 
     def _messages(self) -> Iterator[tuple[Tensor, int]]:
-        if self.loader is None:
-            yield from map(self.data.pixels, self.order)
-            return
         try:
-            messages = iter(self.loader)
-            leave_children()  # torch would raise an error at the death of a process, in the middle of a step
+            messages = self._start()
+            if messages is None:
+                yield from map(self.data.pixels, self.order)
+                return
             for pixels, skipped in messages:
                 if isinstance(pixels, np.ndarray) and not self.told:
                     say("shared memory is full: pairs reach the main process through pipes, which takes longer (Docker "
@@ -154,6 +152,35 @@ class Batches:
                             "smaller --num-workers") from error
 
 
+    def _start(self) -> Iterator | None:
+        """What the loader processes hand over; None where the main process loads, also for want of shared memory."""
+        before = {*multiprocessing.active_children()}
+        try:
+            with held_back():
+                messages = iter(self.loader) if self.loader else None
+                leave_children()  # torch would raise an error at the death of a process, in the middle of a step
+                return messages
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # no room for the semaphores of their queues
+                raise
+            end_processes({*multiprocessing.active_children()} - before)
+            say(NO_PROCESS.format(error=error))
+            self.loader = None
+            return None
+
+
+NO_PROCESS = "no process that loads images can be started ({error}): the main one loads them, which takes longer"
+
+
+def end_processes(processes: Iterable[multiprocessing.Process]) -> None:
+    """At once: they ignore signals, may wait on a disk that hangs, and have nothing to lose."""
+    leave_children()
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(1)
+
+
 @contextlib.contextmanager
 def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int, device: torch.device,
                  channels_last: bool = False) -> Iterator[Batches]:
@@ -167,7 +194,7 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
         try:
             torch.multiprocessing.Queue()  # each process needs some; their semaphores lie in shared memory
         except (OSError, ImportError) as error:
-            say(f"no process that loads images can be started ({error}): the main one loads them, which takes longer")
+            say(NO_PROCESS.format(error=error))
             workers = 0
     pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.x.stored + data.y.stored))) \
         if workers and data.size else 1  # of several sizes, each pair travels alone
@@ -176,8 +203,13 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=True,
                         worker_init_fn=init_worker, pin_memory=device.type == "cuda", generator=torch.Generator(),
                         collate_fn=as_it_is) if workers else None
+    batches = Batches(data, messages, loader, batch_size, device, channels_last)
+    others = {*multiprocessing.active_children()}
     try:
-        yield Batches(data, messages, loader, batch_size, device, channels_last)
+        yield batches
+    except BaseException:
+        end_processes({*multiprocessing.active_children()} - others)
+        raise
     finally:
         if loader and loader._iterator is not None:
             loader._iterator._shutdown_workers()

@@ -19,6 +19,39 @@ def leave_children() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Inside the block, signals wait for its end; a process that starts there never receives them.
+
+    Python's own code for starting processes must not be left in its middle: locks would stay held, and processes be
+    left behind that nobody knows of. A handler that waits is not enough, because the child would inherit it and run it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting = []
+    before = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in SIGNALS}
+    block = getattr(signal, "pthread_sigmask", None)  # not on Windows, which starts processes in another way
+    mask = block(signal.SIG_BLOCK, SIGNALS) if block else None
+    try:
+        yield
+    finally:
+        if block:
+            block(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for number in waiting:
+            signal.raise_signal(number)
+
+
+def leave_signals() -> None:
+    """For a process that the main one ends: it receives no signal, not even one that was sent while it started."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 class Stop:
     """Inside the block, a signal waits until the training loop asks; after one, Ctrl-C leaves at once.
 

@@ -1,6 +1,9 @@
 """What becomes of loader processes where shared memory, semaphores or open files run out: no wait without an end."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +18,8 @@ from config import Config
 from dataset import load_data
 from pairs.loading import loaders
 from runtime.distributed import Ranks
-from utils import DataError
+from runtime.signals import Stop
+from utils import DataError, Stopped
 
 SMALL = replace(Config(), load_size=80, crop_size=64, cache="none", num_workers=2)
 forked = pytest.mark.skipif(torch.multiprocessing.get_start_method() != "fork",
@@ -54,6 +58,51 @@ def test_a_message_that_is_lost_on_the_way_ends_the_pass(data, monkeypatch, capf
     assert time.monotonic() - start < 30
     err = capfd.readouterr().err
     assert "cannot hand them over: cannot pickle" in err and "Traceback" not in err
+
+
+@forked
+def test_processes_that_wait_on_a_disk_that_hangs_are_ended_when_the_run_leaves(data, monkeypatch):
+    """They ignore SIGTERM, and the interpreter would wait for them at its end."""
+    cfg = replace(SMALL, data_root=data)
+    pairs, start = load_data(cfg)[0], time.monotonic()
+    monkeypatch.setattr(type(pairs), "pixels", lambda *_: time.sleep(600))
+    with pytest.raises(Stopped), loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        iter(batches.loader)
+        raise Stopped(signal.SIGINT)
+    assert not multiprocessing.active_children() and time.monotonic() - start < 20
+
+
+@forked
+def test_a_signal_waits_until_the_processes_have_started_and_they_do_not_see_it(data, monkeypatch, capfd):
+    """An exception in the middle of a start would leave unknown processes; the children would raise it."""
+    cfg = replace(SMALL, data_root=data)
+    pairs, started, fork = load_data(cfg)[0], [], os.fork
+
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        started.append(child := fork())
+        return child
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _), Stop(Ranks()) as stop:
+        with pytest.raises(Stopped):
+            list(stop.between(batches))
+        assert len(started) == 2 == len(batches.loader._iterator._workers)
+    err = capfd.readouterr().err
+    assert err.count("SIGINT: finishing") == 1 and "Exception ignored" not in err
+
+
+def test_a_start_that_finds_no_room_goes_on_in_the_main_process(data, monkeypatch, capsys):
+    """There was room for one queue, and the processes need several."""
+    def refuse(_):
+        raise OSError(28, "No space left on device")
+
+    cfg = replace(SMALL, data_root=data)
+    pairs = load_data(cfg)[0]
+    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+        monkeypatch.setattr(type(batches.loader), "__iter__", refuse)
+        assert len(list(batches)) == 6 and batches.loader is None
+    assert "the main one loads them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ImportError("no sem_open here")])
