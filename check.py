@@ -6,7 +6,6 @@
 import itertools
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say
 from runtime.files import save_grid
+from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 
 
@@ -61,8 +61,8 @@ def check(cfg: Config) -> int:
         if values.n_labels and side.indices:
             say(f"side {name}: {describe_classes(side, values.n_labels)}")
     for split, pairs in found.splits.items():
-        with ThreadPoolExecutor() as pool:
-            sizes = list(tqdm(pool.map(size, pairs), f"reading {split}", len(pairs), leave=False, disable=None))
+        with ordered(size, pairs, None, ahead=64) as sizes:
+            sizes = list(tqdm(sizes, f"reading {split}", len(pairs), leave=False, disable=None))
         counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(sizes).most_common(8))
         say(f"{split}, pairs: {len(pairs)} ({counts})")
         good[split] = [pair for pair, kind in zip(pairs, sizes, strict=True) if kind != "unusable"]

@@ -10,9 +10,7 @@ import functools
 import itertools
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,6 +31,7 @@ from pairs.values import Values, is_deep
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from runtime.files import remove_leftovers, rgb
+from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 
 
@@ -105,30 +104,39 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     return Item(job.output, x, array.shape[1::-1], is_deep(pictures), translator.x.alpha(pictures), shown)
 
 
-def write_item(item: Item, y_fake: Tensor, translator: Translator) -> None:
+def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
     """Raises DataError when the output is not finite or cannot be written."""
+    item, y_fake = made
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
                         "--precision fp32 may help")
     y_fake, values, alpha = translator.to_size(y_fake, item.size), translator.y, item.alpha
     if item.shown:
         opaque = 1.0 if alpha is None else torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
-        made = 1 - (1 - rgb(y_fake)) * opaque  # laid over white
-        y_fake, values, alpha = torch.cat([item.shown[0], made, *item.shown[1:]], dim=2), Values(), None
+        laid = 1 - (1 - rgb(y_fake)) * opaque  # over white
+        y_fake, values, alpha = torch.cat([item.shown[0], laid, *item.shown[1:]], dim=2), Values(), None
     write_picture(item.output, values.picture(y_fake, item.deep, alpha))
 
 
-def read_ahead(work: Callable, jobs: Iterable[tuple], pool: Executor, n: int, failures: list[str]) -> Iterator:
-    """work(*job) of each job, in order, while the pool works on the `n` behind it; leaves out and tells what fails."""
-    submitted = (pool.submit(work, *job) for job in jobs)
-    ahead = deque(itertools.islice(submitted, n))
-    while ahead:
-        future = ahead.popleft()
-        ahead.extend(itertools.islice(submitted, 1))
+def attempt(work: Callable) -> Callable:
+    """The same work, which returns the error where a file cannot be used or written."""
+
+    def tried(job):
         try:
-            yield future.result()
+            return work(job)
         except (DataError, OSError) as error:
-            failures.append(str(error))
+            return error
+
+    return tried
+
+
+def sound(results: Iterable, failures: list[str]) -> Iterator:
+    """The results but for the errors, whose sentences go to `failures`."""
+    for result in results:
+        if isinstance(result, Exception):
+            failures.append(str(result))
+        else:
+            yield result
 
 
 def translate_items(translator: Translator, items: Iterable[Item], batch_size: int) -> Iterator[tuple[Item, Tensor]]:
@@ -144,12 +152,12 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     failures, start = [], time.perf_counter()
     read = functools.partial(read_item, translator=translator, opts=opts)
     write = functools.partial(write_item, translator=translator)
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers, tqdm(
-            total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
-        items = read_ahead(read, [(job,) for job in jobs], readers, opts.batch_size + 1, failures)
-        translated = translate_items(translator, items, opts.batch_size)
-        for _ in read_ahead(write, translated, writers, 2 * opts.batch_size, failures):
-            bar.update()
+    with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
+            ordered(attempt(read), jobs, 2, opts.batch_size + 1) as items:
+        translated = translate_items(translator, sound(items, failures), opts.batch_size)
+        with ordered(attempt(write), translated, 2, 2 * opts.batch_size) as written:
+            for _ in sound(written, failures):
+                bar.update()
     seconds, n = time.perf_counter() - start, len(jobs) - len(failures)
     say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s")
     return failures

@@ -13,7 +13,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from runtime.threads import ordered
+
 PIECE = 4096  # bytes
+PART = 32  # pairs that a thread looks at before it asks whether to go on
 NOBODY = -1  # the mark that no pair has
 
 Source = Path | np.ndarray  # a file, or an array of numbers, (H, W) or (H, W, C)
@@ -58,9 +60,12 @@ def name_mark(name: str) -> int:
 
 def marks(pairs: Sequence[Pair]) -> np.ndarray:
     """(N, 2) of int64: the marks of the pairs. A file that cannot be read has those of its name."""
-    starts = range(0, len(pairs), 256)
-    with ThreadPoolExecutor(16) as pool:  # disks and networks answer many questions at once
-        parts = pool.map(lambda start: [_marks(pair) for pair in pairs[start : start + 256]], starts)
+    starts = range(0, len(pairs), PART)
+
+    def part(start: int) -> list[tuple[int, int]]:
+        return [_marks(pair) for pair in pairs[start : start + PART]]
+
+    with ordered(part, starts, 16, ahead=32) as parts:  # disks and networks answer many questions at once
         parts = list(tqdm(parts, "looking at the pairs", len(starts), delay=3, leave=False, disable=None))
     return np.array([row for part in parts for row in part], np.int64).reshape(-1, 2)
 

@@ -1,12 +1,18 @@
 """Lines on the terminal, and how a program ends: a sentence and a status, or a traceback."""
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from _thread import start_new_thread
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from utils import Stopped, UserError
+
+PATIENCE = 1.5  # seconds that a program has, after Ctrl-C, to end what it is writing
 
 
 def printable(text: str, stream: TextIO) -> str:
@@ -45,6 +51,42 @@ def leave_launcher() -> None:
         os.environ.pop(name, None)
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block, Ctrl-C is a KeyboardInterrupt that has PATIENCE to end this process; another, or a late one, does.
+
+    An interrupt alone is no promise: a read from a disk that hangs holds its thread for ever, Python waits for its
+    threads, and an interrupt inside a lock's code can leave it locked.
+    """
+    pid = os.getpid()
+
+    def receive(number, frame):
+        if os.getpid() != pid:  # a process that was forked just now
+            os._exit(128 + number)
+        signal.signal(number, leave_now)
+        start_new_thread(leave_later, (128 + number,))  # threading's own locks may be what was interrupted
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()  # Python delivers signals nowhere else
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # `&` may have it ignored
+        yield
+        return
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, leave_now)  # while Python ends, an interrupt would print a traceback
+
+
+def leave_later(status: int) -> None:
+    time.sleep(PATIENCE)
+    os._exit(status)
+
+
+def leave_now(number, frame) -> None:
+    os._exit(128 + number)
+
+
 def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     """Runs a script: a UserError or OSError becomes one sentence and exit status 2, a signal exit status 128 + n.
 
@@ -60,7 +102,9 @@ def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     try:
         if not several:
             leave_launcher()
-        sys.exit(main())
+        with interruptible():
+            status = main()
+        sys.exit(status)
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and not heard("\n"):  # it was the output's
             sys.exit(141)  # 128 + SIGPIPE

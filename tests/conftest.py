@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -72,8 +73,12 @@ def wait_until(condition, running, seconds=60):
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path_factory, monkeypatch):
-    """No test minds where the suite is started, nor finds there what a run left."""
+    """No test minds where the suite is started, nor finds there what a run left, nor a program's Ctrl-C."""
     monkeypatch.chdir(tmp_path_factory.mktemp("started"))
+    interrupt = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not interrupt:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def pair_of(a, b=None, mask=None):

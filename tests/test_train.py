@@ -279,18 +279,25 @@ def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, en
 @pytest.mark.parametrize("when", ["in an epoch", "in validation"])
 def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same, end_of, undisturbed, at_step,
                                                                    monkeypatch, capsys, number, when):
-    before, validate, cfg = signal.getsignal(signal.SIGINT), train_module.validate, small()
+    validate, cfg = train_module.validate, small()
+
+    def main():
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            train(cfg)
+        finally:
+            assert signal.getsignal(signal.SIGINT) is before
+
     if when == "in an epoch":
         at_step(9, lambda losses: os.kill(os.getpid(), number))
     else:
         monkeypatch.setattr(train_module, "validate", lambda *args: os.kill(os.getpid(), number) or validate(*args))
     with pytest.raises(SystemExit) as leaving:
-        run_main(lambda: train(cfg))
+        run_main(main)
     assert leaving.value.code == 128 + number and "--resume continues there" in capsys.readouterr().out
     monkeypatch.undo()
     cut = end_of(cfg)
     assert (cut["epoch"], cut["step"]) == ((1, 3) if when == "in an epoch" else (0, 6))
-    assert signal.getsignal(signal.SIGINT) is before
     train(small(resume=True))
     assert same(undisturbed, end_of(cfg))
 
