@@ -238,7 +238,7 @@ def test_where_hardly_any_pixel_counts_nothing_starts(told, write):
                          r"\d+\.\d% are black in the masks", said)
 
 
-def test_masks_that_leave_most_of_their_type_unused_and_those_without_white_are_told(told):
+def test_masks_that_leave_most_of_their_type_unused_are_told(told):
     for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)),
                      masks=lambda path, i: tiff(path, smooth(i, 50, 255).astype(np.uint16))):
         assert re.search(r"\d of \d masks hold nothing beyond 255 .* such as .*M/\d\.tif: there 255 counts as", said)

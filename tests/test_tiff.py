@@ -443,6 +443,7 @@ def test_masks_in_files_and_pixels_without_a_value_are_ignored_together(tmp_path
 
 def test_a_pair_that_needs_a_mask_where_no_other_does_is_told_by_name(tmp_path):
     array = numbers(np.uint8, 3, (64, 64))
+    array[:9] = 9
     for side in "AB":
         (tmp_path / f"{side}.tif").write_bytes(written(array, extratags=[tag(42113, "9")] if side == "B" else []))
     pair = Pair((tmp_path / "A.tif",), tmp_path / "B.tif")
