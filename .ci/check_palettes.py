@@ -10,6 +10,7 @@ import numpy as np
 
 from dataset import read_pair
 from pairs.find import list_images
+from pairs.identity import Pair
 from pairs.palettes import load_palette
 from pairs.values import Values
 
@@ -17,7 +18,7 @@ for name in ("cityscapes", "facades"):
     colours = np.array(list(load_palette(name).values()), np.float32)
     near = total = 0
     for path in list_images(Path(os.environ["PIX2PIX_DATA"], name, "train"))[:100]:
-        labels = read_pair((path,), Values(), Values())[1].astype(np.float32)
+        labels = read_pair(Pair((path,)), Values(), Values())[1].astype(np.float32)
         steps = [np.abs(labels - np.roll(labels, 1, axis)).max(-1) for axis in (0, 1)]
         flat = labels[np.maximum(*steps) <= 1][::7]  # away from the edges, which JPEG disturbs
         distance = np.sqrt(((flat[:, None] - colours) ** 2).sum(-1)).min(1)
