@@ -332,12 +332,14 @@ class Run:
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
-        if not self.settled:  # before the checkpoint, which would bring its own settings
+        if not self.settled:  # a kill from here on leaves the settings in the checkpoint, and no others beside it
+            (self.cfg.out_dir / "config.json").unlink(missing_ok=True)
+        save_run(self.cfg, state, progress, history, self.record)
+        if not self.settled:
             text = json.dumps({**self.cfg.plain(), "defaults": Config().plain()}, indent=2)
             with atomic(self.cfg.out_dir / "config.json") as file:
                 file.write(text.encode())
             self.settled = True
-        save_run(self.cfg, state, progress, history, self.record)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -378,8 +380,8 @@ def holds_generator(path: Path) -> bool:
 
 
 def held(folder: Path) -> list[str]:
-    """What a run has left in `folder`; nothing where nothing was learnt."""
-    return [name for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv") if (folder / name).exists()]
+    """What a run has learnt and left in `folder`; its logs and pictures alone are of no use to anybody."""
+    return [name for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar") if (folder / name).exists()]
 
 
 def run_name(cfg: Config) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fresh_state
+from conftest import flags, fresh_state
 from filelock import FileLock, Timeout
 from PIL import Image
 
@@ -111,8 +111,55 @@ def test_a_failure_between_two_checkpoints_keeps_what_the_epochs_have_left(small
     assert {"log.csv", "epoch_0001.png", "epoch_0002.png"} <= left and "config.json" not in left
 
 
+def test_a_run_that_died_before_its_first_checkpoint_begins_over_in_its_folder(small, data, at_step, tmp_path,
+                                                                             monkeypatch, end_of, capsys):
+    """Its log.csv took the folder for ever: --resume went to runs/data-2, and with --out-dir the start was refused."""
+    def fail(losses):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.chdir(tmp_path)
+    at_step(15, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(small(out_dir=None, n_epochs=9, save_every=5))
+    assert {"log.csv", "losses.png"} <= {path.name for path in Path("runs/data").iterdir()}
+    train(parse(["--resume", *flags(data, None, n_epochs=1, ngf=5)]))  # the settings of its own command line
+    assert [path.name for path in Path("runs").iterdir()] == ["data"] and "is taken" not in capsys.readouterr().out
+    saved = end_of(small(out_dir=Path("runs/data")))
+    assert (saved["epoch"], len(saved["history"])) == (1, 1)
+    assert Path("runs/data/log.csv").read_text().count("\n") == 2
+    for name in ("checkpoint.pth.tar", "gen.pth.tar", "config.json"):
+        Path("runs/data", name).unlink()
+    train(small(out_dir=Path("runs/data"), n_epochs=1))  # without --resume as well
+    Path("runs/data/checkpoint.pth.tar").unlink()
+    Path("runs/data/gen.pth.tar").rename("runs/data/best.pth.tar")
+    with pytest.raises(UserError, match=r"already holds a run \(best.pth.tar\)"):  # which can translate
+        train(small(out_dir=Path("runs/data")))
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_kill_just_after_the_first_checkpoint_leaves_its_own_settings(small, monkeypatch, old):
+    """config.json came first, and its settings won over those of the command line that began the run again."""
+    class Killed(BaseException):
+        pass
+
+    def killed(*args):
+        assert not (small().out_dir / "config.json").exists()
+        save_run(*args)
+        raise Killed
+
+    if old:
+        small().out_dir.mkdir()
+        (small().out_dir / "config.json").write_text(json.dumps(small(ngf=7).plain()))
+    save_run = checkpoint.save_run
+    monkeypatch.setattr(checkpoint, "save_run", killed)
+    with pytest.raises(Killed):
+        train(small(n_epochs=1))
+    assert not (small().out_dir / "config.json").exists()
+    assert parse(["--resume", "--out-dir", str(small().out_dir)]).ngf == small().ngf
+
+
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
-    """SIGKILL just before the first checkpoint leaves config.json alone: --resume takes it, a new start replaces it."""
+    """A config.json alone, as earlier versions wrote it before the first checkpoint, or a user has left it."""
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
         (run.out_dir / name).unlink()
     again = parse(["--resume", "--out-dir", str(run.out_dir)])
@@ -387,7 +434,7 @@ def test_a_folder_with_other_files_or_with_what_a_killed_run_left_is_fine(small,
         (folder / name).unlink()
     train(small(n_epochs=1, eval_every=1, resume=True))
     (folder / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
+    for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar"):
         (folder / name).unlink()
     train(small(n_epochs=1))
     assert end_of(small())["epoch"] == 1
