@@ -219,8 +219,10 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
-    sizes, geometry = check_headers(train_pairs, skip=cfg.skip_unreadable), Geometry.of(cfg.plain())
-    check_headers(val_pairs, skip=cfg.skip_unreadable)
+    halved = known is not None and found.known_to(known)
+    sizes = check_headers(train_pairs, skip=cfg.skip_unreadable, halved=halved)
+    check_headers(val_pairs, skip=cfg.skip_unreadable, halved=halved)
+    geometry = Geometry.of(cfg.plain())
     x, y = values_of(cfg.plain())
     seen = check_values(train_pairs, read_pictures, x, y, cfg.direction, colours=not cfg.n_labels)
     scored = evenly(val_pairs, cfg.n_val)
@@ -233,16 +235,18 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
                    skip=cfg.skip_unreadable)
     masked = may_lack_values(train_pairs, seen.values())
     train_data, val_data = make(train_pairs, jitter=Jitter(cfg), masked=masked), make(scored)
-    marks = found.marks["train"], found.marks[found.validation]
+    splits = "train", found.validation
+    marks = [found.marks[split] for split in splits]
+    looks = [found.seen_by(known)[split] for split in splits] if known else marks
+    met = (known if known and resumed else Known()).next(*marks, np.concatenate(looks))
     train_data.record = {"usual_size": usual_size(sizes),
                          "size_range": size_range(sizes),
                          "kind": seen[cfg.direction[-1]].kind,
                          "inputs": len(train_pairs[0].inputs) if cfg.direction == "AtoB" else 1,
                          "colours": flat_colours(seen[cfg.direction[0]].samples),
-                         "pairs": (known if known and resumed else Known()).next(*marks).plain(),
+                         "pairs": met.plain(),
                          "validated_on": digest(np.sort(evenly(marks[1][:, 0], cfg.n_val)).tobytes())}
     if known and resumed:
-        looks = [known.look(pairs, own) for pairs, own in zip((train_pairs, val_pairs), marks, strict=True)]
         tell_changes(looks, known)
         train_data.unchanged = np.array_equal(looks[0][:, 0], known.train[:, 0])
         val_data.unchanged = before.get("validated_on") in (None, train_data.record["validated_on"])

@@ -25,20 +25,22 @@ from dataset import PairedImages
 from generator import Generator
 from inference.load import load_generator
 from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
+from inference.trained import Trained
 from inference.translate import Translator, at_any_size, check_scale
 from pairs.checks import check_headers
 from pairs.divide import Found
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_splits, nothing_to_train, refuse_problems
 from pairs.geometry import Scale
-from pairs.identity import Known
+from pairs.identity import Known, Pair
+from pairs.images import read_size
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
 from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision
 from runtime.files import atomic, save_grid
-from utils import UserError, name_of
+from utils import DataError, UserError, name_of
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,16 @@ def splits_for(known: Known | None, root: Path, split: str) -> Found:
     return found
 
 
+def halves_known(trained: Trained, found: Found, pairs: list[Pair]) -> bool:
+    """Whether the network has met any of these pairs, or learnt from halves of the size of the first one's."""
+    if found.known_to(trained.known or Known()):
+        return True
+    with contextlib.suppress(DataError):  # told by whoever needs the pair
+        width, height = read_size(pairs[0].files[0])
+        return trained.sizes is not None and (width // 2, height) == trained.sizes.usual
+    return False
+
+
 def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
     """The pairs to score, as validation shows them or full size, and the training pairs, in the size of a crop.
 
@@ -168,7 +180,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     if opts.baseline == "mean" and not splits.get("train"):
         raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")
     pairs = evenly(splits[opts.split], opts.limit)
-    check_headers(pairs, skip=True)
+    check_headers(pairs, skip=True, halved=halves_known(trained, found, pairs))
     shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
     square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
     x, y = trained.values(direction)

@@ -34,12 +34,12 @@ def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
                             f"{size[0]}×{size[1]}: a pair must be of one size")
 
 
-def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) -> Counter:
+def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, halved: bool = False) -> Counter:
     """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and counts the sizes of one side.
 
     Says which are unlikely to be pairs. Raises DataError for the first pair that cannot be used; with `skip`, only when
     none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
-    the halves would be upright, but for names that end in _AB.
+    the halves would be upright, but for names that end in _AB, and where a network has learnt from them (`halved`).
     """
     sizes, narrow, photos, moving = Counter(), [], [], []
     for pair in evenly(pairs, at_most):
@@ -66,7 +66,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False) ->
         if files:
             sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
                         "by side")
-            if 2 * len(narrow + photos) > n:
+            if 2 * len(narrow + photos) > n and not halved:
                 raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each "
                                 "file does hold both, let the names end in _AB")
             say(sentence)

@@ -1,11 +1,12 @@
 """Decides which pairs are trained on and which are held out, also when a run goes on with data that has changed."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from pairs.identity import Known, Pair, digest, marks
+from pairs.identity import Known, Pair, digest, marks, own_names, same_content, unmet
 from utils import UserError, name_of
 
 
@@ -27,9 +28,18 @@ class Found:
 
     def mark(self) -> None:
         """Looks at all pairs, once."""
+        own = own_names(pair for pairs in self.splits.values() for pair in pairs)
         for split, pairs in self.splits.items():
             if split not in self.marks:
-                self.marks[split] = marks(pairs)
+                self.marks[split] = marks(pairs, own)
+
+    def seen_by(self, known: Known) -> dict[str, np.ndarray]:
+        """The marks of the pairs of each split, (N, 2), of the kind that `known` knows."""
+        return {split: known.look(self.splits[split], own) for split, own in self.marks.items()}
+
+    def known_to(self, known: Known) -> bool:
+        """Whether any of the pairs has been met before."""
+        return any(side.any() for own in self.seen_by(known).values() for side in known.sides(own))
 
     def keep(self, split: str, wanted: np.ndarray) -> list[Pair]:
         """Leaves only the `wanted`, (N,) of bool, in the split; returns the others."""
@@ -52,13 +62,16 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     pairs that hold the same stay together. With a split, what `known` has held out stays out of training, and what
     it was trained on is not validated on: a resumed run obeys, to the end of its life, while one that has begun with
     the weights of another (not `resumed`) may divide its data anew, and is told what that means.
-    Raises UserError where nothing is left to train or to validate on.
+    Raises UserError where nothing is left to train or to validate on, and where a resumed run may have held out some
+    of the pairs that would be new to it.
     """
     found.mark()
     if known is None:
         known, resumed = Known(), False
     whose = "this run" if resumed else "the network that this run begins with"
     split = found.validation
+    if resumed:
+        _refuse_strangers(found, root, known)
     if found.splits.get(split):
         _, held = known.sides(known.look(found.splits["train"], found.marks["train"]))
         trained, _ = known.sides(known.look(found.splits[split], found.marks[split]))
@@ -101,7 +114,7 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
                                "now say nothing of new images")
             free[:] = True
         held = _draw(pairs, own, free, seed)
-        why = "none of the pairs that were held out before is here" if n else why
+        why = "none of the pairs that were held out before is recognised here" if n else why
         how = f"are held out for validation (seed {seed})"
     if held.all():
         raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
@@ -111,6 +124,28 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     found.keep("val", held)
     _tell_twins(found, "val")
     found.held_out = sorted(pair.name for pair in found.splits["val"])
+
+
+def _refuse_strangers(found: Found, root: Path, known: Known) -> None:
+    """Raises UserError where pairs to train on may be some that the run has held out, changed beyond recognition.
+
+    Such is the case where held-out pairs are missing, as many in training are new to the run, and either all of those
+    that it has held out are missing, or more than a tenth of those that it was trained on: then it is not a few that
+    were taken away and a few that were added. What is new in a val or test folder makes up for what is missing.
+    """
+    seen = found.seen_by(known)
+    new = {split: unmet(own, np.concatenate([known.trained, known.held])) for split, own in seen.items()}
+    everything = np.concatenate([*seen.values()])
+    n, gone = len(np.unique(known.held[:, 0])), unmet(known.held, everything)
+    missing = gone - sum(n for split, n in new.items() if split != "train")
+    if missing <= 0 or new["train"] < missing:
+        return
+    if gone == n or 10 * unmet(known.train, everything) > len(known.train):
+        which = f"none of the {n:,} pairs" if gone == n else f"{gone:,} of the {n:,} pairs"
+        raise UserError(f"{which} that this run held out can{'' if gone == n else 'not'} be recognised in "
+                        f"{name_of(root)}, and {new['train']:,} pairs in training are new to it, which may be the same "
+                        "with other names and contents: put the data back as it was, move what was held out into "
+                        "val/, or begin a new run with another --out-dir")
 
 
 def _draw(pairs: list[Pair], own: np.ndarray, free: np.ndarray, seed: int) -> np.ndarray:
@@ -137,6 +172,12 @@ def _tell_twins(found: Found, split: str) -> None:
 
 
 def twin_names(found: Found, one: str, other: str) -> list[str]:
-    """The pairs in split `other` that hold the same as one in split `one`."""
-    same = np.isin(found.marks[other][:, 0], found.marks[one][:, 0])
-    return [name_of(pair.files[0]) for pair, twin in zip(found.splits[other], same, strict=True) if twin]
+    """The pairs in split `other` that hold the same as one in split `one`: marks tell which may, the files decide."""
+    common = {*found.marks[one][:, 0].tolist()} & {*found.marks[other][:, 0].tolist()}
+    alike = defaultdict(list)
+    for pair, mark in zip(found.splits[one], found.marks[one][:, 0].tolist(), strict=True):
+        if mark in common:
+            alike[mark].append(pair)
+    return [name_of(pair.files[0])
+            for pair, mark in zip(found.splits[other], found.marks[other][:, 0].tolist(), strict=True)
+            if any(same_content(pair, twin) for twin in alike.get(mark, ()))]

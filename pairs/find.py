@@ -16,21 +16,12 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
+from pairs.layouts import KNOWN, LAYOUTS, PLACE, SIDE, SIDES, SPLITS
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
-SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
-# Where a side (@) of a split may lie, as seen from the data's folder, in lower case; "" is that folder itself
-LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in chain(*SPLITS.values())} | {"": ["@"]}
-SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
-PLACE = re.compile("|".join([*LAYOUTS, *chain(*LAYOUTS.values())]).replace("@", SIDE))
-PARTS = {part for place in chain(LAYOUTS, *LAYOUTS.values()) for part in place.split("/")} - {""}
-KNOWN = re.compile("|".join(PARTS).replace("@", SIDE))
-# How A and B are called at the end of file names and inside an .npz
-SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
-         ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
-
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
+
 
 def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.

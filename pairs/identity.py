@@ -1,18 +1,20 @@
 """What tells a pair from every other, wherever it lies, and what a run knows of the pairs that it has met.
 
-A pair has two marks, numbers below 2**63. The first is of what it holds: of each file its size and 4 KB at its
-beginning, middle and end; an array counts whole. The second is of its name, as seen from the data's folder; an array
-has none of its own, as its number changes with what is put in front.
+A pair has two marks, numbers below 2**63. The first is of what its sides hold: files count whole up to WHOLE, larger
+ones by their size and evenly spaced pieces; a mask says nothing of which pair it is. The second is of its name: without
+its place in a layout where no other pair shares that name, else as seen from the data's folder; an array has none of
+its own, as its number changes with what is put in front.
 
 What a pair holds decides wherever that is known, so that no other root, order or layout moves it. Its name decides only
 for what was never met: a file that was replaced, or written anew, stays on the side where its name has been. A pair
 that a run knows from both sides, because the user's own folders hold it twice, stays where it lies.
 """
 
+import filecmp
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +23,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pairs.layouts import short_name
 from runtime.threads import ordered
 
-PIECE = 4096  # bytes
+WHOLE = 4 * 2**20  # bytes of a file that are read whole; all pieces of a larger one together are as many
+PIECES = 64
 PART = 32  # pairs that a thread looks at before it asks whether to go on
 NOBODY = -1  # the mark that no pair has
 
@@ -44,9 +48,14 @@ class Pair:
         return self.target is None
 
     @property
+    def sides(self) -> list[Source]:
+        """The inputs and the target."""
+        return [*self.inputs, *([] if self.target is None else [self.target])]
+
+    @property
     def files(self) -> list[Source]:
         """All of its sources: the inputs, the target, the mask."""
-        return [*self.inputs, *(source for source in (self.target, self.mask) if source is not None)]
+        return [*self.sides, *([] if self.mask is None else [self.mask])]
 
 
 def digest(data: bytes) -> int:
@@ -54,45 +63,70 @@ def digest(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little") >> 1
 
 
+def same_content(one: Pair, other: Pair) -> bool:
+    """Whether the sides of both hold the same, to the byte."""
+    if len(one.sides) != len(other.sides):
+        return False
+    try:
+        return all(map(_same, one.sides, other.sides))
+    except OSError:  # told by whoever needs the pair
+        return False
+
+
+def _same(one: Source, other: Source) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.array_equal(one, other)
+    return filecmp.cmp(one, other, shallow=False)
+
+
 def name_mark(name: str) -> int:
     return digest(name.encode(errors="surrogateescape"))
 
 
-def marks(pairs: Sequence[Pair]) -> np.ndarray:
-    """(N, 2) of int64: the marks of the pairs. A file that cannot be read has those of its name."""
+def own_names(pairs: Iterable[Pair]) -> set[str]:
+    """Those names without a place that no two of these pairs share; a pair that is listed twice is one."""
+    shared = Counter(map(short_name, {pair.name for pair in pairs}))
+    return {name for name, n in shared.items() if n == 1}
+
+
+def marks(pairs: Sequence[Pair], own: set[str] | None = None) -> np.ndarray:
+    """(N, 2) of int64: the marks of the pairs. A file that cannot be read has those of its name.
+
+    own: what `own_names` says of all pairs that the data holds; None where these are all.
+    """
+    own = own_names(pairs) if own is None else own
     starts = range(0, len(pairs), PART)
 
     def part(start: int) -> list[tuple[int, int]]:
-        return [_marks(pair) for pair in pairs[start : start + PART]]
+        return [_marks(pair, own) for pair in pairs[start : start + PART]]
 
     with ordered(part, starts, 16, ahead=32) as parts:  # disks and networks answer many questions at once
         parts = list(tqdm(parts, "looking at the pairs", len(starts), delay=3, leave=False, disable=None))
     return np.array([row for part in parts for row in part], np.int64).reshape(-1, 2)
 
 
-def name_marks(pairs: Sequence[Pair]) -> np.ndarray:
-    """The same by name alone, as files of earlier versions knew them; arrays are called by their numbers."""
-    return np.array([[name_mark(pair.name)] * 2 for pair in pairs], np.int64).reshape(-1, 2)
-
-
-def _marks(pair: Pair) -> tuple[int, int]:
+def _marks(pair: Pair, own: set[str]) -> tuple[int, int]:
+    short = short_name(pair.name)
+    name = name_mark(short if short in own else pair.name)
     try:
-        content = digest(b"".join(map(_sample, pair.files)))
+        content = digest(b"".join(map(_sample, pair.sides)))
     except OSError:  # told by whoever needs the pair
-        content = name_mark(pair.name)
-    return content, content if isinstance(pair.files[0], np.ndarray) else name_mark(pair.name)
+        content = name
+    return content, content if isinstance(pair.files[0], np.ndarray) else name
 
 
 def _sample(source: Source) -> bytes:
     if isinstance(source, np.ndarray):
         return f"{source.dtype.str} {source.shape}".encode() + hashlib.sha256(np.ascontiguousarray(source)).digest()
     with open(source, "rb", buffering=0) as file:  # noqa: PTH123
-        pieces = file.read(PIECE)
-        size = file.seek(0, os.SEEK_END)
-        for place in (size // 2, size - PIECE) if size > PIECE else ():
-            file.seek(place)
-            pieces += file.read(PIECE)
-    return b"%d " % size + pieces
+        size = os.fstat(file.fileno()).st_size
+        if size <= WHOLE:
+            return hashlib.sha256(file.readall()).digest()
+        found, piece = hashlib.sha256(b"%d" % size), WHOLE // PIECES
+        for i in range(PIECES):
+            file.seek(i * (size - piece) // (PIECES - 1))
+            found.update(file.read(piece))
+    return found.digest()
 
 
 def _none() -> np.ndarray:
@@ -117,7 +151,8 @@ class Known:
         held, trained = saved.get("held_out") or [], saved.get("trained_on")
         if not held and trained is None:
             return None
-        held = np.array([[name_mark(str(name))] * 2 for name in held], np.int64).reshape(-1, 2)
+        held = [[name_mark(name), name_mark(short_name(name))] for name in map(str, held)]
+        held = np.array(held, np.int64).reshape(-1, 2)
         return cls(_none() if trained is None else _rows(trained)[:, [0, 0]], held, by_name=True)
 
     @property
@@ -129,8 +164,18 @@ class Known:
         return np.concatenate([self.val, self.held_before])
 
     def look(self, pairs: Sequence[Pair], found: np.ndarray) -> np.ndarray:
-        """Their marks, of the kind that this knows."""
-        return name_marks(pairs) if self.by_name else found
+        """Their marks, of the kind that this knows: where names are all, the first is of the name in which it is met.
+
+        Arrays are called by their numbers there.
+        """
+        if not self.by_name:
+            return found
+        rows = np.concatenate([self.trained, self.held])
+        names, known_as = {*rows[:, 0].tolist()}, dict(rows[:, ::-1].tolist())
+        full = [name_mark(pair.name) for pair in pairs]
+        first = [name if name in names else known_as.get(short, name)
+                 for name, short in zip(full, found[:, 1].tolist(), strict=True)]
+        return np.stack([np.array(first, np.int64), found[:, 1]], axis=1)
 
     def sides(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the pairs with these marks: which were trained on, and which were held out; (N,) of bool each."""
@@ -140,10 +185,10 @@ class Known:
                          for one, side in zip(met, (self.trained, self.held), strict=True))
         return trained & ~held, held & ~trained
 
-    def next(self, train: np.ndarray, val: np.ndarray) -> "Known":
-        """What the run knows once it has gone on with these pairs."""
-        now = np.concatenate([train, val])[:, int(self.by_name)]
-        trained, held = (side[~np.isin(side[:, 0], now)] for side in (self.trained, self.held))
+    def next(self, train: np.ndarray, val: np.ndarray, seen: np.ndarray | None = None) -> "Known":
+        """What the run knows once it has gone on with these pairs. seen: what `look` says of all of them."""
+        seen = np.concatenate([train, val]) if seen is None else seen
+        trained, held = (side[~np.isin(side[:, 0], seen[:, 0])] for side in (self.trained, self.held))
         return Known(train, val, trained, held)
 
     def plain(self) -> dict[str, Tensor]:
@@ -155,6 +200,12 @@ class Known:
 def _rows(marks: Tensor) -> np.ndarray:
     rows = np.asarray(marks, np.int64)
     return rows if rows.ndim == 2 else np.stack([rows, np.full_like(rows, NOBODY)], axis=1)
+
+
+def unmet(known: np.ndarray, found: np.ndarray) -> int:
+    """How many of the pairs with marks `known` are found neither by what they hold nor by their names."""
+    gone = ~(np.isin(known[:, 0], found[:, 0]) | np.isin(known[:, 1], found[:, 1]))
+    return len(np.unique(known[gone, 0]))
 
 
 def changes(now: np.ndarray, then: np.ndarray) -> str:

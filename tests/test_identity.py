@@ -187,6 +187,169 @@ def test_only_what_differs_in_the_middle_differs_still(tmp_path):
     assert a != b
 
 
+@pytest.mark.parametrize("ending", ["npy", "bmp", "tif"])
+def test_equal_is_what_is_equal_to_the_byte(tmp_path, ending, capsys):
+    """One object each on black: the beginning, the middle, the end and the size are equal."""
+    def write(path, place):
+        array = np.zeros((200, 200), np.uint8)
+        array[place : place + 6, 3:9] = 1 + 254 * (ending != "npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array) if ending == "npy" else Image.fromarray(array).save(path)
+
+    for i in range(6):
+        for side in "AB":
+            write(tmp_path / ("train" if i < 3 else "val") / side / f"{i}.{ending}", 31 + 9 * i)
+    before = find_pairs(tmp_path)
+    assert len({*contents(before, "train"), *contents(before, "val")}) == 6
+    assert not any("hold the same" in note for note in before.notes)
+    write(tmp_path / "train" / "B" / f"0.{ending}", 150)
+    assert changes(find_pairs(tmp_path).marks["train"], before.marks["train"]) == "1 replaced"
+
+
+def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("pairs.identity.WHOLE", 64 * 20)
+    for split in ("train", "val"):
+        for side in "AB":
+            (tmp_path / split / side).mkdir(parents=True)
+            array = np.zeros(100_000, np.uint8).reshape(100, 1000)
+            array[0, 700] = split == "val"  # between two pieces
+            np.save(tmp_path / split / side / "0.npy", array)
+            array[50:53] = 1
+            np.save(tmp_path / split / side / "1.npy", array)
+    found = find_pairs(tmp_path)
+    assert np.array_equal(found.marks["train"][:, 0], found.marks["val"][:, 0])
+    assert len({*found.marks["val"][:, 0].tolist()}) == 2
+    assert not any("hold the same" in note for note in found.notes)
+    for side in "AB":
+        shutil.copy(tmp_path / "train" / side / "1.npy", tmp_path / "val" / side / "1.npy")
+    assert any("1 of the 2 pairs in val hold the same" in note for note in find_pairs(tmp_path).notes)
+
+
+def masked(root):
+    (root / "M").mkdir()
+    for path in list((root / "A").iterdir()):
+        shutil.copy(path, root / "M" / path.name)
+    return moved_into_train(root)
+
+
+def as_jpeg(root):
+    for path in list(root.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    return moved_into_train(root)
+
+
+def second_input(root):
+    shutil.copytree(root / "A", root / "A2")
+    (root / "A").rename(root / "A1")
+    return root
+
+
+def joined(root, end=""):
+    for path in sorted((root / "A").iterdir()):
+        both = np.concatenate([np.asarray(Image.open(root / side / path.name)) for side in "AB"], axis=1)
+        Image.fromarray(both).save(root / f"{path.stem}{end}.png")
+    for side in "AB":
+        shutil.rmtree(root / side)
+    return root
+
+
+def joined_and_named(root):
+    return joined(root, "_AB")
+
+
+@pytest.mark.parametrize("change", [masked, as_jpeg, second_input, joined, joined_and_named])
+def test_a_pair_in_another_layout_and_format_is_known_by_its_name_without_a_place(tmp_path, change):
+    two_sided(tmp_path / "data", range(20))
+    before = find_pairs(tmp_path / "data", 1)
+    after = find_pairs(change(tmp_path / "data"), 2, known_of(before))
+    numbers = [{re.search(r"\d\d", pair.name)[0] for pair in found.splits["val"]} for found in (before, after)]
+    assert numbers[0] == numbers[1]
+
+
+def rewritten(root, paths):
+    """Other names, and other bytes."""
+    for path in paths:
+        Image.open(path).save(path.with_name(f"new{path.stem}.png"), compress_level=1)
+        path.unlink()
+
+
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_resumed_run_refuses_what_may_be_its_held_out_pairs(tmp_path, share):
+    before = find_pairs(flat(tmp_path / "data"), 0)
+    held = [tmp_path / "data" / f"{name}.png" for name in before.held_out]
+    n = len(held)
+    rest = sorted({*(tmp_path / "data").iterdir()} - {*held})
+    rewritten(tmp_path, [*held[share - 1 :], *rest[::share]])
+    which = f"none of the {n} pairs that this run held out can be" if share == 1 else (
+        f"{n - 1} of the {n} pairs that this run held out cannot be")
+    with pytest.raises(UserError, match=f"{which} recognised in .*data, .*move what was held out into val/, or begin"):
+        find_pairs(tmp_path / "data", 0, known_of(before))
+    find_pairs(tmp_path / "data", 0, known_of(before), resumed=False)
+    (tmp_path / "val").mkdir()
+    for path in held[share - 1 :]:
+        path.with_name(f"new{path.name}").rename(tmp_path / "val" / path.name)
+    root = moved_into_train(tmp_path / "data")
+    (tmp_path / "val").rename(root / "val")
+    found = find_pairs(root, 0, known_of(before))
+    assert not {pair.name for pair in found.splits["train"]} & {f"train/{path.stem}" for path in held}
+
+
+def test_pairs_that_are_really_gone_end_nothing(tmp_path):
+    before = find_pairs(flat(tmp_path), 0)
+    for name in before.held_out:
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(UserError, match="was trained on all"):
+        find_pairs(tmp_path, 0, known_of(before))
+    for i in range(len(before.held_out) - 1):
+        write_pair(tmp_path / f"new{i}.png", seed=i)
+    found = find_pairs(tmp_path, 0, known_of(before))
+    assert {name[:3] for name in found.held_out} == {"new"}
+    assert any("none of the pairs that were held out before is recognised here" in note for note in found.notes)
+
+
+def by_name(found):
+    """What a file of an earlier version tells."""
+    names = [name_mark(pair.name) for pair in found.splits["train"]]
+    return Known.of({"held_out": found.held_out, "trained_on": torch.tensor(names)})
+
+
+@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
+@pytest.mark.parametrize("there", [False, True])
+def test_names_of_an_earlier_version_are_met_in_another_place(tmp_path, make, there):
+    root = make(tmp_path / "data")
+    if there:
+        moved_into_train(root)
+    before = find_pairs(root, 1)
+    now = root / "train" if there else moved_into_train(root)
+    after = find_pairs(now, 2, by_name(before))
+    assert contents(after, "val") == contents(before, "val")
+    renamed(root)
+    with pytest.raises(UserError, match="none of the . pairs that this run held out can be recognised"):
+        find_pairs(now, 2, by_name(before))
+
+
+def test_halves_of_any_shape_are_told_and_not_refused_where_a_network_has_learnt_from_them(small, tmp_path, capsys):
+    folder = tmp_path / "halves"
+    for i in range(5):
+        picture(folder / f"{i:02d}_AB.png", i, (96, 64))
+    cfg = small(data_root=folder, n_epochs=1)
+    train(cfg)
+    held_out = {name.removesuffix("_AB") for name in find_pairs(folder, cfg.seed).held_out}
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(path.name.replace("_AB", "")))
+    capsys.readouterr()
+    assert {pair.name for pair in evaluated(cfg, folder)} == held_out
+    _, val = load_data(cfg, 1, load_tensors(cfg.out_dir / "checkpoint.pth.tar"))
+    assert {pair.name for pair in val.pairs} == held_out
+    assert "have the shape of a single photo" in capsys.readouterr().out
+    for i in range(4):
+        picture(tmp_path / "others" / f"{i}.png", 50 + i, (96, 64))
+    assert len(evaluated(cfg, tmp_path / "others")) == 4
+    with pytest.raises(UserError, match="have the shape of a single photo"):
+        load_data(cfg)
+
+
 def evaluated(cfg, root, split="val"):
     opts = Evaluate(cfg.out_dir / "gen.pth.tar", root, split=split, device="cpu", num_workers=0)
     return load_pairs(opts, load_generator(opts.checkpoint))[0].pairs

@@ -1,0 +1,25 @@
+"""What the folders and files of pairs are called, in every layout that is known."""
+
+import re
+from itertools import chain
+
+SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
+# Where a side (@) of a split may lie, as seen from the data's folder, in lower case; "" is that folder itself
+LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in chain(*SPLITS.values())} | {"": ["@"]}
+SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
+PLACE = re.compile("|".join([*LAYOUTS, *chain(*LAYOUTS.values())]).replace("@", SIDE))
+PARTS = {part for place in chain(LAYOUTS, *LAYOUTS.values()) for part in place.split("/")} - {""}
+KNOWN = re.compile("|".join(PARTS).replace("@", SIDE))
+# How A and B are called at the end of file names and inside an .npz
+SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
+         ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
+ENDS = re.compile("(.+)[-_](ab|" + "|".join(ends[0] for ends in SIDES) + ")", re.IGNORECASE)
+
+
+def short_name(name: str) -> str:
+    """A pair's name without its place in a layout: train/A/003, A1/003, 003_A, 003_AB and 003 are one."""
+    parts = name.split("/")
+    n = next(n for n in range(len(parts) - 1, -1, -1) if PLACE.fullmatch("/".join(parts[:n]).lower()))
+    short = "/".join(parts[n:])
+    match = ENDS.fullmatch(short)
+    return match[1] if match else short
