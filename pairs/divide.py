@@ -38,8 +38,9 @@ class Found:
         return {split: known.look(self.splits[split], own) for split, own in self.marks.items()}
 
     def known_to(self, known: Known) -> bool:
-        """Whether any of the pairs has been met before."""
-        return any(side.any() for own in self.seen_by(known).values() for side in known.sides(own))
+        """Whether any of the pairs has been met before; a name that now holds something else tells nothing."""
+        met = np.concatenate([known.trained, known.held])[:, 0]
+        return any(np.isin(own[:, 0], met).any() for own in self.seen_by(known).values())
 
     def keep(self, split: str, wanted: np.ndarray) -> list[Pair]:
         """Leaves only the `wanted`, (N,) of bool, in the split; returns the others."""
