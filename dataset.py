@@ -219,9 +219,8 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
-    halved = known is not None and found.known_to(known)
-    sizes = check_headers(train_pairs, skip=cfg.skip_unreadable, halved=halved)
-    check_headers(val_pairs, skip=cfg.skip_unreadable, halved=halved)
+    sizes = check_headers(train_pairs, skip=cfg.skip_unreadable, halved=found.known_to(known, "train"))
+    check_headers(val_pairs, skip=cfg.skip_unreadable, halved=found.known_to(known, found.validation))
     geometry = Geometry.of(cfg.plain())
     x, y = values_of(cfg.plain())
     seen = check_values(train_pairs, read_pictures, x, y, cfg.direction, colours=not cfg.n_labels)

@@ -153,10 +153,8 @@ def splits_for(known: Known | None, root: Path, split: str) -> Found:
     return found
 
 
-def halves_known(trained: Trained, found: Found, pairs: list[Pair]) -> bool:
-    """Whether the network has met any of these pairs, or learnt from halves of the size of the first one's."""
-    if found.known_to(trained.known or Known()):
-        return True
+def halves_known(trained: Trained, pairs: list[Pair]) -> bool:
+    """Whether the network has learnt from halves of the size of the first one's."""
     with contextlib.suppress(DataError):  # told by whoever needs the pair
         width, height = read_size(pairs[0].files[0])
         return trained.sizes is not None and (width // 2, height) == trained.sizes.usual
@@ -180,7 +178,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     if opts.baseline == "mean" and not splits.get("train"):
         raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")
     pairs = evenly(splits[opts.split], opts.limit)
-    check_headers(pairs, skip=True, halved=halves_known(trained, found, pairs))
+    check_headers(pairs, skip=True, halved=found.known_to(trained.known, opts.split) or halves_known(trained, pairs))
     shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
     square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
     x, y = trained.values(direction)

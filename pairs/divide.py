@@ -37,10 +37,12 @@ class Found:
         """The marks of the pairs of each split, (N, 2), of the kind that `known` knows."""
         return {split: known.look(self.splits[split], own) for split, own in self.marks.items()}
 
-    def known_to(self, known: Known) -> bool:
-        """Whether any of the pairs has been met before; a name that now holds something else tells nothing."""
+    def known_to(self, known: Known | None, split: str) -> bool:
+        """Whether any pair of the split was met before; a name that now holds something else tells nothing."""
+        if known is None:
+            return False
         met = np.concatenate([known.trained, known.held])[:, 0]
-        return any(np.isin(own[:, 0], met).any() for own in self.seen_by(known).values())
+        return bool(np.isin(known.look(self.splits[split], self.marks[split])[:, 0], met).any())
 
     def keep(self, split: str, wanted: np.ndarray) -> list[Pair]:
         """Leaves only the `wanted`, (N,) of bool, in the split; returns the others."""
