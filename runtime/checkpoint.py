@@ -145,8 +145,8 @@ class Run:
     def _clear(self) -> None:
         """Takes back a folder that this start has made and in which nothing is but the lock."""
         folder = Path(self.lock.lock_file).parent
-        if self.made and not [path for path in folder.iterdir() if path.name != ".lock"]:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the folder may have been removed meanwhile
+            if self.made and not [path for path in folder.iterdir() if path.name != ".lock"]:
                 (folder / ".lock").unlink(missing_ok=True)
                 folder.rmdir()
 
