@@ -445,7 +445,7 @@ def test_a_folder_that_is_removed_while_training_is_named_by_its_checkpoint(smal
     path = small().out_dir / "checkpoint.pth.tar"
 
     def remove(losses):
-        while not (small().out_dir / "gen.pth.tar").exists():  # the whole of the first checkpoint
+        while not (small().out_dir / "config.json").exists():  # it comes last of the first checkpoint
             time.sleep(0.01)
         small().out_dir.rename(tmp_path / "elsewhere")
 
