@@ -119,7 +119,7 @@ def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tens
         if i == 2 * WARM_UP:
             with torch.no_grad(), state.gen.test_time(), no_search(), eager.keywords["autocast"]():
                 seen["validation"] = state.gen(x).float()
-            writer.submit(on_cpu, snapshot(state_dict(state)))
+            writer.submit("copy", on_cpu, snapshot(state_dict(state)))
             set_rate(state, cfg.lr / 2)
         n = 1 if i == 2 * WARM_UP + 1 else 2  # an epoch's last, smaller batch
         seed_step(cfg.seed, 0, 1, i)
