@@ -290,8 +290,8 @@ def test_a_clock_that_jumps_back_changes_nothing(small, end_of, same, undisturbe
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_files_start_in_ten_seconds(small, data, tmp_path):
-    """Names are listed, not opened; a sample of the headers is read."""
+def test_a_hundred_thousand_files_start_in_twenty_seconds(small, data, tmp_path):
+    """Each is read once, to be known again, and none decoded; a sample of the headers is looked at."""
     big = tmp_path / "big" / "train"
     big.mkdir(parents=True)
     for i in range(100_000):
@@ -301,7 +301,7 @@ def test_a_hundred_thousand_files_start_in_ten_seconds(small, data, tmp_path):
     shutil.copytree(data / "val", tmp_path / "big" / "val")
     start = time.perf_counter()
     train_data, _ = load_data(small(data_root=tmp_path / "big"))
-    assert len(train_data) == 100_000 and time.perf_counter() - start < 10
+    assert len(train_data) == 100_000 and time.perf_counter() - start < 20
 
 
 @pytest.mark.slow
