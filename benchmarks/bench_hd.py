@@ -14,7 +14,7 @@ import torch
 from bench_train import batch_of, real_step
 
 from config import RECIPES, Config
-from train import count
+from runtime.state import count
 
 HD = {name: value for name, value in RECIPES["pix2pixhd"].items() if name not in ("crop_size", "load_size")}
 VARIANTS = {"U-Net": {}, "global": HD, "global, checkpointing": dict(HD, checkpointing=True),

@@ -16,9 +16,11 @@ import common
 import torch
 
 from config import Config
+from hd.networks import make_networks
 from runtime.devices import use_precision
 from runtime.speed import choose_levers, graphed
-from train import State, make_state, step_for
+from runtime.state import State
+from train import step_for
 
 # What the well-known implementations run. On CUDA torch's default lets fp32 convolutions use TF32, so that is "plain".
 PLAIN = dict(precision="fp32", fused_adam=False, channels_last="off", small_matmul="off", compile="off",
@@ -66,7 +68,7 @@ def real_step(cfg: Config, device: torch.device) -> tuple[State, Callable]:
     """State and step exactly as train() makes them."""
     dtype = use_precision(cfg.precision, device)
     levers = choose_levers(cfg, device, dtype)
-    state = make_state(cfg, device, dtype, levers)
+    state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
     autocast = contextlib.nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
     return state, graphed(step_for(cfg, state, autocast), levers)
 

@@ -41,12 +41,13 @@ import train
 from config import Config, recipe
 from discriminator import Discriminator
 from generator import Generator
-from runtime.checkpoint import Writer, on_cpu, snapshot, state_dict
 from runtime.console import run_main
 from runtime.devices import no_search, seed_step, use_device, use_seed
 from runtime.distributed import Ranks
 from runtime.logger import LOSSES
-from runtime.speed import WARM_UP, GraphedStep, set_rate
+from runtime.speed import WARM_UP, GraphedStep
+from runtime.state import on_cpu, snapshot
+from runtime.writer import Writer
 
 Section = Literal["smoke", "profile", "layers", "host", "facades", "steps", "fidelity", "nccl", "whole"]
 LIMITS = dict(zip(get_args(Section), (60, 45, 90, 70, 60, 60, 160, 40, 500), strict=True))  # seconds of each
@@ -119,8 +120,8 @@ def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tens
         if i == 2 * WARM_UP:
             with torch.no_grad(), state.gen.test_time(), no_search(), eager.keywords["autocast"]():
                 seen["validation"] = state.gen(x).float()
-            writer.submit("copy", on_cpu, snapshot(state_dict(state)))
-            set_rate(state, cfg.lr / 2)
+            writer.submit("copy", on_cpu, snapshot(state.state_dict()))
+            state.set_rate(cfg.lr / 2)
         n = 1 if i == 2 * WARM_UP + 1 else 2  # an epoch's last, smaller batch
         seed_step(cfg.seed, 0, 1, i)
         losses = step((x[:n] * (1 - i / 50)).contiguous(), y[:n])
@@ -315,7 +316,7 @@ def host(opts: Options, device: torch.device, report: Report) -> None:
 
 def timeline(cfg: Config, opts: Options, report: Report) -> float:
     """Where the time of a run goes, by the host's clock, at most three steps ahead of the device; seconds an epoch."""
-    graphed, validate, epochs, checks = train.graphed, train.validate, [[]], []
+    graphed, begin, epochs, checks = train.graphed, train.Validation, [[]], []
 
     def marked(*args) -> Callable:
         step = graphed(*args)
@@ -326,14 +327,19 @@ def timeline(cfg: Config, opts: Options, report: Report) -> float:
 
         return act
 
-    def timed(*args) -> tuple:
-        checks.append([time.perf_counter()])
-        result = validate(*args)
-        checks[-1].append(time.perf_counter())
-        epochs.append([])
-        return result
+    def timed(*args) -> Callable:
+        validate = begin(*args)
 
-    log = run(cfg, opts, graphed=marked, validate=timed)
+        def act(*args) -> tuple:
+            checks.append([time.perf_counter()])
+            result = validate(*args)
+            checks[-1].append(time.perf_counter())
+            epochs.append([])
+            return result
+
+        return act
+
+    log = run(cfg, opts, graphed=marked, Validation=timed)
     end, first, later = time.perf_counter(), epochs[0], epochs[1:-1]
     gaps = sorted(b - a for steps in later for a, b in zip(steps, steps[1:], strict=False))
     an_epoch = (checks[-1][1] - checks[0][1]) / len(later)

@@ -203,6 +203,11 @@ def make_generator(settings: dict) -> Generator | GlobalGenerator | LocalEnhance
     return gen
 
 
+def make_networks(cfg: Config) -> tuple[nn.Module, nn.Module]:
+    """The generator and the discriminator of a run."""
+    return make_generator(cfg.plain()), make_discriminator(cfg)
+
+
 def make_discriminator(cfg: Config) -> Discriminator | MultiscaleDiscriminator:
     """The paper's discriminator, which tells its features where the step of hd/ asks for them, or pix2pixHD's."""
     sizes = cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers

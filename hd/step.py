@@ -1,16 +1,16 @@
 """A training step with pix2pixHD's losses, for any of the generators and discriminators."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from config import Config
 from hd.losses import Perceptual, feature_matching, fooling, towards
+from runtime.state import State
 
 
-def hd_step(state: Any, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, perceptual: Perceptual | None = None
+def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, perceptual: Perceptual | None = None
             ) -> dict[str, Tensor]:
     """One update of G against D as it is, then one of D, as the authors do; both judge the same y_fake.
 

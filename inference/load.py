@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from generator import Generator
 from hd.networks import GlobalGenerator, LocalEnhancer, make_generator, release_dropout
 from inference.trained import Trained, check_known
-from runtime.checkpoint import load_tensors, result_of
+from runtime.checkpoint import load_tensors
+from runtime.console import say
+from runtime.state import result_of
 from utils import UserError
 
 NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches, new in PyTorch 0.4.1, has no use
@@ -57,11 +59,11 @@ def generator_of(saved: dict, path: Path) -> Generator:
     return gen
 
 
-def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
+def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
     """Puts the weights in `path` that fit into `gen`, and those of a checkpoint into `disc`; the others stay as drawn.
 
     Weights are matched by name and shape, of U-Nets of different depths the blocks of one resolution. Of a network of
-    which less than half fits, nothing is taken. Returns the sentence that tells what was.
+    which less than half fits, nothing is taken. Says what was.
     Raises FileNotFoundError, or UserError when the file is damaged, holds no generator, or one that does not fit.
     """
     saved = load_tensors(path)
@@ -91,7 +93,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> str:
             told.append(f"D begins anew, as only {taken} have their like there")
     if is_published(saved):
         told.append("dropout stays where dropout_blocks has it; theirs is release")
-    return f"weights from {path}: " + "; ".join(told)
+    say(f"weights from {path}: " + "; ".join(told))
 
 
 def depth_of(gen: nn.Module) -> int:

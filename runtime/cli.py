@@ -10,8 +10,9 @@ from pathlib import Path
 import tyro
 
 from config import RECIPES, Config, recipe
-from runtime.checkpoint import age, load_tensors, run_name
+from runtime.checkpoint import load_tensors
 from runtime.console import say
+from runtime.folder import age, run_name
 from utils import UserError, name_of
 
 

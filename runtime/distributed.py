@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runtime.devices import use_device
 from runtime.files import abandoned, unfinished
+from runtime.state import State
 from utils import UserError
 
 PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
@@ -82,7 +83,7 @@ class Ranks:
             sys.exit(2)
         return value
 
-    def replicate(self, state: Any) -> Any:
+    def replicate(self, state: State) -> State:
         """The state with networks whose gradients are averaged over the processes; itself when there is one."""
         if self.world == 1:
             return state

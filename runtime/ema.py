@@ -8,7 +8,7 @@ from torch import nn
 EVERY = 8  # steps between two updates of the average: each reads and writes all weights
 
 
-class Average:
+class EMA:
     """`net`: a copy of the generator whose weights follow it, as if each step let `decay` of what was there stay.
 
     The first EVERY steps leave nothing of what was there, and those after them forget faster, so that the
@@ -21,14 +21,14 @@ class Average:
         self.steps = 0
         self.taken = 0  # of these steps, those that are in the average
 
-    def follow(self, gen: nn.Module) -> None:
+    def update(self, gen: nn.Module) -> None:
         """Counts one more step, and takes in the weights where EVERY steps have passed."""
         self.steps += 1
         if self.steps <= EVERY or self.steps - self.taken >= EVERY:
-            self.update(gen)
+            self.take_in(gen)
 
     @torch.no_grad()
-    def update(self, gen: nn.Module) -> None:
+    def take_in(self, gen: nn.Module) -> None:
         """Takes in the weights, which count for all steps since the last update, so that none is in no file."""
         since = self.steps - self.taken
         self.taken = self.steps

@@ -9,15 +9,19 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from config import Config
-from runtime import checkpoint
-from runtime.advice import Overfitting, verdict
-from runtime.checkpoint import Run
+from runtime import run as runs
+from runtime.advice import Overfitting, raised, verdict, what_next
 from runtime.console import say
 from runtime.files import DRAWN, atomic, save_grid
+from runtime.run import Run
+from runtime.state import State, count
+from runtime.summary import summary
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]  # of every step; what else one returns stands behind the other columns
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
@@ -53,6 +57,22 @@ class Logger:
         except Exception as error:  # it is not installed, or not to be written to
             say(f"no TensorBoard events: {error}")
 
+    def start(self, state: State, dtype: torch.dtype, lr: float) -> None:
+        """Says with what the run begins or goes on; lr: the rate of its next epoch."""
+        if sentence := raised(self.history, lr):
+            say(sentence)
+        ranks = self.run.ranks
+        gen, disc = count(state.gen), count(state.disc)
+        say(f"device {ranks.device.type}, precision {str(dtype).removeprefix('torch.')}, batch {self.cfg.batch_size}, "
+            f"processes {ranks.world}, {gen:,} + {disc:,} parameters, which take {(gen + disc) * 16 / 1e9:.2g} GB with "
+            f"gradients and Adam's moments, and activations more; writing to {self.folder}")
+
+    def finish(self, val_data: Any, kind: str, dtype: torch.dtype) -> None:
+        """Says what the run came to, and what can follow. kind: the numbers of the targets."""
+        say(what_next(self.cfg, val_data.pairs[0], val_data.split, kind))
+        if not self.silent:  # the history is the main process's
+            say(summary(self.cfg, self.history, self.run.ranks.device, dtype, self.run.commit))
+
     def epoch(self, row: dict, examples: list[list[Tensor]]) -> None:
         """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes the files."""
         if self.silent:
@@ -64,7 +84,7 @@ class Logger:
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
         self.run.writer.submit("log", self._write, list(self.history))
-        if time.monotonic() - self.drawn_at >= checkpoint.SPACING:
+        if time.monotonic() - self.drawn_at >= runs.SPACING:
             self._draw()
         told = (verdict(self.history) if self.cfg.paper_step else "", self.overfitting.add(row))
         for sentence in filter(None, told):

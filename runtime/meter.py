@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from runtime.checkpoint import Progress
 from runtime.console import say
 from runtime.distributed import Ranks
+from runtime.state import State
 from utils import UserError
 
 
@@ -24,7 +24,7 @@ class Meter:
     Of several processes, each counts the images of all and averages its own losses; `end` averages all.
     """
 
-    def __init__(self, state: Any, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks):
+    def __init__(self, state: State, progress: Progress, n_images: int, total_epochs: int, ranks: Ranks):
         self.state = state
         self.n_images = n_images
         self.total_epochs = total_epochs
@@ -143,7 +143,7 @@ class Meter:
         return self.before
 
 
-def updates(state: Any) -> int:
+def updates(state: State) -> int:
     """The updates of G so far; a step that the scaler skips, because gradients overflowed in fp16, is none."""
     steps = [moments["step"] for moments in state.opt_g.state.values()] if state.scaler.is_enabled() else []
     return int(steps[0]) if steps else 0

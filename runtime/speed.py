@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,15 +115,6 @@ Step = Callable[[Tensor, Tensor], dict[str, Tensor]]  # x, y → the losses by n
 
 def graphed(step: Step, levers: Levers) -> Step:
     return GraphedStep(step, needed=levers.cuda_graph_needed) if levers.cuda_graph else step
-
-
-def set_rate(state: Any, lr: float) -> None:
-    """The learning rate of both optimisers."""
-    for group in state.opt_g.param_groups + state.opt_d.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)  # in place, where a CUDA graph reads it
-        else:
-            group["lr"] = lr
 
 
 class GraphedStep:

@@ -22,12 +22,14 @@ from PIL import Image
 import train as train_module
 from config import Config
 from dataset import Jitter, PairedImages
+from hd.networks import make_networks
 from pairs.geometry import Geometry
 from pairs.identity import Pair
 from pairs.values import Values, values_of
-from runtime import checkpoint
+from runtime import run as run_module
 from runtime.checkpoint import load_tensors
 from runtime.speed import choose_levers
+from runtime.state import State
 
 
 def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
@@ -95,7 +97,7 @@ def paired(pairs, cfg, train=True):
 def fresh_state(cfg, dtype=torch.float32):
     """Networks and optimisers as a run on the CPU begins with them."""
     cpu = torch.device("cpu")
-    return train_module.make_state(cfg, cpu, dtype, choose_levers(cfg, cpu, dtype))
+    return State.begin(*make_networks(cfg), cfg, cpu, dtype, choose_levers(cfg, cpu, dtype))
 
 
 def stacked(losses):
@@ -152,7 +154,7 @@ def small(data, tmp_path):
 @pytest.fixture
 def unspaced(monkeypatch):
     """Checkpoints, grids and curves come with every epoch, however short."""
-    monkeypatch.setattr(checkpoint, "SPACING", 0)
+    monkeypatch.setattr(run_module, "SPACING", 0)
 
 
 @pytest.fixture(scope="session")

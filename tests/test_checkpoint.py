@@ -16,10 +16,13 @@ from PIL import Image
 
 from config import Config
 from generator import Generator
-from runtime import checkpoint
-from runtime.checkpoint import Run, Writer, load_state, load_tensors, snapshot, state_dict
+from runtime import run as run_module
+from runtime.checkpoint import Progress, load_tensors
 from runtime.cli import parse
 from runtime.distributed import Ranks
+from runtime.run import Run
+from runtime.state import snapshot
+from runtime.writer import Writer
 from train import train
 from utils import UserError
 
@@ -55,9 +58,9 @@ def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small, 
         optimiser.step()
     state.scaler.scale(torch.ones(()))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 1024.0})
-    load_state(other, state_dict(state))
-    assert set(state_dict(state)) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
-    assert same(state_dict(state), state_dict(other)) and other.scaler.state_dict()["scale"] == 1024
+    other.load_state_dict(state.state_dict())
+    assert set(state.state_dict()) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
+    assert same(state.state_dict(), other.state_dict()) and other.scaler.state_dict()["scale"] == 1024
     assert state.opt_g.state and state.opt_d.state
 
 
@@ -150,8 +153,8 @@ def test_a_kill_just_after_the_first_checkpoint_leaves_its_own_settings(small, m
     if old:
         small().out_dir.mkdir()
         (small().out_dir / "config.json").write_text(json.dumps(small(ngf=7).plain()))
-    save_run = checkpoint.save_run
-    monkeypatch.setattr(checkpoint, "save_run", killed)
+    save_run = run_module.save_run
+    monkeypatch.setattr(run_module, "save_run", killed)
     with pytest.raises(Killed):
         train(small(n_epochs=1))
     assert not (small().out_dir / "config.json").exists()
@@ -181,9 +184,9 @@ def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypat
             FileLock(small().out_dir / ".lock", timeout=0).acquire()
         seen.append("locked")
 
-    monkeypatch.setattr(checkpoint, "save_run", slow)
+    monkeypatch.setattr(run_module, "save_run", slow)
     with pytest.raises(RuntimeError, match="in the loop"), Run(small(), Ranks()) as run:
-        run.save_in_background(fresh_state(small()), checkpoint.Progress(1), [{}])
+        run.save_in_background(fresh_state(small()), Progress(1), [{}])
         raise RuntimeError("in the loop")
     assert seen == ["locked"]
     FileLock(small().out_dir / ".lock", timeout=0).acquire()
@@ -298,11 +301,11 @@ def test_a_changed_setting_takes_effect_on_resume(run, end_of, capsys):
 
 def test_a_run_without_a_scaler_can_go_on_with_one(small):
     """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
-    saved = state_dict(fresh_state(small()))
+    saved = fresh_state(small()).state_dict()
     state = fresh_state(small())
     state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     assert saved["scaler"] == {}
-    load_state(state, saved)
+    state.load_state_dict(saved)
     assert state.scaler.get_scale() == 8
 
 

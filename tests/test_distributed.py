@@ -348,12 +348,12 @@ import sys, time
 sys.path.insert(0, {root!r})
 from datetime import timedelta
 import train
-from runtime import checkpoint, distributed
+from runtime import distributed, run
 
 distributed.PATIENCE = timedelta(seconds=2)
-save, best = checkpoint.save_run, checkpoint.save_generator
-checkpoint.save_run = lambda *args: time.sleep(4) or save(*args)
-checkpoint.save_generator = lambda *args: time.sleep(3) or best(*args)
+save, best = run.save_run, run.save_generator
+run.save_run = lambda *args: time.sleep(4) or save(*args)
+run.save_generator = lambda *args: time.sleep(3) or best(*args)
 train.run_main(train.main, several=True)
 """
 

@@ -26,8 +26,8 @@ from inference.metrics import (
     summary,
 )
 from pairs.palettes import CITYSCAPES, FACADES, load_palette
-from runtime.checkpoint import is_best
 from runtime.console import run_main
+from runtime.run import is_best
 from train import train
 from utils import DataError, UserError
 
@@ -417,7 +417,7 @@ def test_a_resumed_run_keeps_the_best_of_its_whole_history(small, monkeypatch):
         l1, psnr = next(scores)
         return {"val_l1": l1, "val_psnr": psnr, "val_ssim": 0.5}, []
 
-    monkeypatch.setattr("train.validate", scripted)
+    monkeypatch.setattr("train.Validation.__call__", scripted)
     for n_epochs, best in ((2, 1), (3, 1), (4, 4)):
         train(small(n_epochs=n_epochs, eval_every=1, best_by="psnr", resume=True))
         assert torch.load(small().out_dir / "best.pth.tar", weights_only=True)["epoch"] == best
@@ -434,7 +434,7 @@ def scripted(monkeypatch):
             l1, psnr = next(scores)
             return {"val_l1": l1, "val_psnr": psnr, "val_ssim": 0.5}, []
 
-        monkeypatch.setattr("train.validate", validate)
+        monkeypatch.setattr("train.Validation.__call__", validate)
 
     return install
 

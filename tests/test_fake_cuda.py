@@ -13,12 +13,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from generator import Generator
+from hd.networks import make_networks
 from inference.translate import Noise, Translator
-from runtime.checkpoint import load_state, on_cpu, snapshot, state_dict
+from inference.validation import Validation
 from runtime.distributed import Ranks
 from runtime.signals import Stop
-from runtime.speed import choose_levers, set_rate
-from train import make_state, train_step, validate
+from runtime.speed import choose_levers
+from runtime.state import State, on_cpu, snapshot
+from train import train_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 LR = 2e-4
@@ -96,7 +98,7 @@ def fake(monkeypatch):
 
 def cuda_state(cfg, dtype):
     """A fresh state on CUDA; from now on, no value can be read, not even the learning rate."""
-    state = make_state(cfg, CUDA, dtype, choose_levers(cfg, CUDA, dtype))
+    state = State.begin(*make_networks(cfg), cfg, CUDA, dtype, choose_levers(cfg, CUDA, dtype))
     for optimiser in (state.opt_g, state.opt_d):
         if isinstance(optimiser.param_groups[0]["lr"], torch.Tensor):
             optimiser.param_groups[0]["lr"].constant = None
@@ -147,7 +149,7 @@ def test_a_step_on_cuda_leaves_nothing_on_the_cpu_and_reads_no_value(small, fake
     """Such as a counter, a label or a rate made without its device; or an .item() that stalls every step."""
     with fake:
         state = cuda_state(small(), dtype)
-        set_rate(state, 1e-4)
+        state.set_rate(1e-4)
         assert seen(state, images(), images(), dtype) == {dtype}
         assert {tensor.device for tensor in tensors_of(state)} == {CUDA}
 
@@ -166,7 +168,7 @@ def saved(small):
     """What a checkpoint of a run on the CPU holds."""
     state = fresh_state(small())
     train_step(state, images(device=CPU), images(device=CPU), 100.0, nullcontext)
-    return on_cpu(state_dict(state))
+    return on_cpu(state.state_dict())
 
 
 @pytest.mark.parametrize("changes", [{}, dict(fused_adam=False), dict(cuda_graph="off", channels_last="off")])
@@ -174,11 +176,11 @@ def test_a_run_that_began_on_the_cpu_goes_on_on_cuda(small, saved, fake, changes
     """A checkpoint holds CPU tensors: a moment, a count or a rate that stays there fails in the next step."""
     with fake:
         state = cuda_state(small(**changes), torch.bfloat16)
-        load_state(state, saved)
-        set_rate(state, 1e-4)
+        state.load_state_dict(saved)
+        state.set_rate(1e-4)
         seen(state, images(), images(), torch.bfloat16)
         assert {tensor.device for tensor in tensors_of(state)} == {CUDA}
-        copies = snapshot(state_dict(state))
+        copies = snapshot(state.state_dict())
         assert CUDA in {tensor.device for tensor in leaves(copies)}  # the writer's thread brings them to the CPU
         assert {tensor.device for tensor in leaves(on_cpu(copies))} == {CPU}
 
@@ -193,7 +195,7 @@ def test_validation_on_cuda_reads_one_value_an_epoch(small, fake, monkeypatch):
         state, ranks = cuda_state(small(), torch.bfloat16), Ranks(CUDA)
         read.clear()
         batches = Pairs([(images(2), images(2)), (images(), images())])
-        scores, rows = validate(state.gen, batches, 1, Stop(ranks), autocast_to(torch.bfloat16), small(), ranks)
+        scores, rows = Validation(small(), ranks, autocast_to(torch.bfloat16))(state.gen, batches, 1, Stop(ranks))
         assert read == [CUDA] and list(scores) == ["val_l1"]
         assert len(rows) == 2 and {image.device for image in leaves(rows)} == {CPU}
 

@@ -17,12 +17,14 @@ import torch
 from conftest import ROOT, children_of, flags, launch, wait_until, write_pair
 from PIL import Image
 
-import train as train_module
 from dataset import load_data
-from runtime import checkpoint, files
+from inference.validation import Validation
+from runtime import files
 from runtime.checkpoint import load_tensors
 from runtime.console import run_main
 from runtime.files import temporary_name
+from runtime.run import Run
+from runtime.state import State
 from train import train
 from utils import DataError, Stopped, UserError
 
@@ -109,7 +111,7 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
     sync, syncs, n = os.fsync, [], 20
     monkeypatch.setattr(files.os, "fsync", lambda file: syncs.append(1) or time.sleep(0.15) or sync(file))
     scores, examples = {"val_l1": 0.1, "val_ssim": 0.5}, [[torch.zeros(3, 64, 64)] * 3]
-    monkeypatch.setattr(train_module, "validate", lambda *args: (scores, examples))
+    monkeypatch.setattr(Validation, "__call__", lambda *args: (scores, examples))
 
     def near_the_end(losses):
         syncs.clear()
@@ -118,13 +120,13 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
 
     at_step(6 * n - 1, near_the_end)
     log, logged = small().out_dir / "log.csv", []
-    save = checkpoint.Run.save_in_background
+    save = Run.save_in_background
 
     def look(run, state, progress, history):
         save(run, state, progress, history)
         logged.append((log.read_text().count("\n") - 1 if log.exists() else 0, len(run.writer.jobs)))
 
-    monkeypatch.setattr(checkpoint.Run, "save_in_background", look)
+    monkeypatch.setattr(Run, "save_in_background", look)
     with contextlib.nullcontext() if what == "the end" else pytest.raises(Stopped):
         train(small(n_epochs=n, eval_every=1))
     assert len(syncs) <= 14  # what was being written, the newest best.pth.tar, and the last checkpoint
@@ -234,14 +236,14 @@ def test_when_nothing_is_left_to_train_on_the_run_ends(small, data, at_step):
 
 def test_the_steps_that_the_scaler_skips_are_counted(small, monkeypatch, capsys):
     """fp16 on CUDA: an overflow skips a step and halves the scale. Here, a scaler on the CPU with a huge scale."""
-    make = train_module.make_state
+    begin = State.begin
 
     def with_scaler(*args):
-        state = make(*args)
+        state = begin(*args)
         state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**125)
         return state
 
-    monkeypatch.setattr(train_module, "make_state", with_scaler)
+    monkeypatch.setattr(State, "begin", with_scaler)
     train(small(n_epochs=4))
     saved = load_tensors(small().out_dir / "checkpoint.pth.tar")
     skipped = [row["skipped_steps"] for row in saved["history"]]

@@ -23,7 +23,7 @@ from hd.networks import (
 )
 from inference.load import head_start, load_generator
 from inference.translate import Translator, translate
-from train import count
+from runtime.state import count
 
 
 @pytest.mark.parametrize(("make", "wanted"), [
@@ -291,12 +291,13 @@ def test_checkpointing_halves_the_peak_and_changes_no_gradient(make):
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True))
 
 
-def test_the_local_enhancer_begins_with_a_global_generator(tmp_path):
+def test_the_local_enhancer_begins_with_a_global_generator(tmp_path, capsys):
     torch.manual_seed(0)
     trained, local = GlobalGenerator(ngf=8, n_downs=3, n_blocks=2), LocalEnhancer(ngf=4, n_downs=3, n_blocks=2)
     fresh = {name: value.clone() for name, value in local.state_dict().items()}
     torch.save(trained.state_dict(), tmp_path / "latest_net_G.pth")
-    told = head_start(local, Discriminator(), tmp_path / "latest_net_G.pth")
+    head_start(local, Discriminator(), tmp_path / "latest_net_G.pth")
+    told = capsys.readouterr().out
     assert "parameters of G, not model1_1.1.weight" in told
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(local.model(x), trained.model[:-3](x))

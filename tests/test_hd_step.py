@@ -28,9 +28,10 @@ from inference.export import export
 from inference.load import load_generator
 from inference.translate import translate
 from runtime.checkpoint import load_tensors
-from runtime.ema import EVERY, Average
+from runtime.ema import EMA, EVERY
 from runtime.logger import LOSSES
-from train import State, step_for, train, train_step
+from runtime.state import State
+from train import step_for, train, train_step
 from utils import Stopped, UserError
 
 CPU = torch.device("cpu")
@@ -218,20 +219,20 @@ def test_the_average_follows_as_if_it_took_in_every_step():
     """A weight that jumps once: what is left of the old one is decay for each step since, but for the first steps."""
     net = nn.Linear(1, 1)
     nn.init.zeros_(net.weight)
-    average = Average(net, 0.9)
+    average = EMA(net, 0.9)
     for _ in range(1000 * EVERY):
-        average.follow(net)
+        average.update(net)
     nn.init.ones_(net.weight)
     for steps in range(1, 3 * EVERY + 1):
-        average.follow(net)
+        average.update(net)
         assert average.net.weight.item() == pytest.approx(1 - 0.9 ** (steps // EVERY * EVERY), abs=1e-5)
-    short = Average(nn.Linear(1, 1), 0.999)
+    short = EMA(nn.Linear(1, 1), 0.999)
     for _ in range(EVERY):
-        short.follow(net)
+        short.update(net)
         assert short.net.weight.item() == 1  # the initialisation is forgotten at once
     nn.init.zeros_(net.weight)
     for _ in range(EVERY):
-        short.follow(net)
+        short.update(net)
     assert 0 < short.net.weight.item() < 0.2
 
 
@@ -239,16 +240,16 @@ def test_an_update_between_counts_for_the_steps_since_the_last_one():
     """At an epoch's end: three steps, then five more, leave what eight leave, whenever they are taken in."""
     net = nn.Linear(1, 1)
     nn.init.zeros_(net.weight)
-    average = Average(net, 0.9)
+    average = EMA(net, 0.9)
     for _ in range(1000 * EVERY):
-        average.follow(net)
+        average.update(net)
     nn.init.ones_(net.weight)
     for steps, seen in enumerate([0, 0, 3, 3, 3, 3, 3, 3, 3, 3, 11, 11, 13], 1):  # and every eighth after that
-        average.follow(net)
+        average.update(net)
         if steps in (3, 13):
-            average.update(net)
+            average.take_in(net)
         assert average.net.weight.item() == pytest.approx(1 - 0.9**seen, abs=1e-5), steps
-    average.update(net)
+    average.take_in(net)
     assert average.net.weight.item() == pytest.approx(1 - 0.9**13, abs=1e-5)
 
 
@@ -265,7 +266,7 @@ def test_the_average_of_a_run_holds_its_last_steps(small, end_of):
 
 @pytest.mark.parametrize(("steps", "taken"), [(5, 5), (8, 8), (11, 8), (16, 16), (30, 24)])
 def test_an_average_of_an_earlier_version_goes_on_where_it_was(steps, taken):
-    average = Average(nn.Linear(1, 1), 0.9)
+    average = EMA(nn.Linear(1, 1), 0.9)
     average.load_state_dict({"net": average.net.state_dict(), "steps": steps})
     assert average.taken == taken
 

@@ -71,10 +71,11 @@ def test_the_file_is_found_again_from_another_folder(small, first, monkeypatch):
     assert close(read(small().out_dir / "gen.pth.tar")["gen"], read(first / "gen.pth.tar")["gen"])
 
 
-def test_with_other_channels_only_the_layers_that_see_them_begin_anew(small, first):
+def test_with_other_channels_only_the_layers_that_see_them_begin_anew(small, first, capsys):
     drawn = fresh_state(small(in_channels=1, out_channels=1))
     before = {key: value.clone() for key, value in drawn.gen.state_dict().items()}
-    told = head_start(drawn.gen, drawn.disc, first / "checkpoint.pth.tar")
+    head_start(drawn.gen, drawn.disc, first / "checkpoint.pth.tar")
+    told = capsys.readouterr().out.strip()
     theirs, now = read(first / "checkpoint.pth.tar"), drawn.gen.state_dict()
     fresh = ["encoder.0.weight", "output.1.weight", "output.1.bias"]
     assert all(torch.equal(now[key], (before if key in fresh else theirs["gen"])[key]) for key in now)
@@ -97,11 +98,12 @@ def test_of_another_depth_the_blocks_of_one_resolution_are_taken(tmp_path):
     assert torch.equal(gen.output[1].weight, theirs.output[1].weight)
 
 
-def test_the_authors_files_are_taken(published, tmp_path):
+def test_the_authors_files_are_taken(published, tmp_path, capsys):
     """Their keys are others; our dropout stays where the settings have it, which the new run's file tells."""
     torch.save(published(7).state_dict(), tmp_path / "latest_net_G.pth")
     gen = Generator(3, 3, 4, 128)
-    told = head_start(gen, Discriminator(3, 3, 4), tmp_path / "latest_net_G.pth")
+    head_start(gen, Discriminator(3, 3, 4), tmp_path / "latest_net_G.pth")
+    told = capsys.readouterr().out
     assert torch.equal(gen.output[1].weight, published(7).state_dict()["model.model.3.weight"])
     assert [block[3].p for block in gen.decoder] == [0.5, 0.5, 0.5, 0, 0, 0]
     assert "dropout stays" in told and "not" not in told
@@ -120,11 +122,12 @@ def test_a_file_that_is_of_no_use_is_a_sentence_and_leaves_nothing(small, first,
 
 
 @pytest.mark.parametrize("disc", [{"layers.0.weight": 3}, [1], {}])
-def test_a_checkpoint_without_a_discriminator_of_use_costs_only_that(first, disc):
+def test_a_checkpoint_without_a_discriminator_of_use_costs_only_that(first, capsys, disc):
     saved = load_tensors(first / "checkpoint.pth.tar")
     saved["state"]["disc"] = disc
     torch.save(saved, first / "odd.pth.tar")
-    assert "D begins anew" in head_start(Generator(3, 3, 4, 64), Discriminator(3, 3, 4), first / "odd.pth.tar")
+    head_start(Generator(3, 3, 4, 64), Discriminator(3, 3, 4), first / "odd.pth.tar")
+    assert "D begins anew" in capsys.readouterr().out
 
 
 @pytest.mark.slow

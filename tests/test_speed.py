@@ -9,7 +9,7 @@ from torch import nn
 
 from discriminator import Discriminator
 from generator import Generator
-from runtime.checkpoint import load_state, on_cpu, state_dict
+from hd.networks import make_networks
 from runtime.devices import seed_step, use_device, use_precision, use_seed
 from runtime.logger import LOSSES
 from runtime.speed import (
@@ -21,9 +21,9 @@ from runtime.speed import (
     choose_levers,
     copy_in,
     prepare,
-    set_rate,
 )
-from train import make_state, train, train_step
+from runtime.state import State, on_cpu
+from train import train, train_step
 
 CPU = torch.device("cpu")
 fp32 = partial(torch.autocast, "cpu", enabled=False)
@@ -143,7 +143,7 @@ class Recorder:
 def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
     """The first steps are real ones, batches of another shape run eagerly, replays read the newest batch and rate."""
     plain, graphed = (fresh_state(small(dropout=0.0)) for _ in range(2))
-    load_state(graphed, copy.deepcopy(state_dict(plain)))
+    graphed.load_state_dict(copy.deepcopy(plain.state_dict()))
     recorder = Recorder()
     step = GraphedStep(lambda x, y: train_step(graphed, x, y, 100.0, fp32), recorder)
     kept = []
@@ -151,7 +151,7 @@ def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
         torch.manual_seed(i)
         x, y = torch.rand(2, 1 if i == 7 else 2, 3, 64, 64) * 2 - 1
         for state in (plain, graphed):
-            set_rate(state, 2e-4 / (1 + i))
+            state.set_rate(2e-4 / (1 + i))
         kept.append((stacked(step(x, y)), stacked(train_step(plain, x, y, 100.0, fp32))))
     assert recorder.recorded == 1 and recorder.replayed == 12 - WARM_UP - 1
     torch.testing.assert_close(*map(torch.stack, zip(*kept, strict=True)))  # losses do not change under the hands
@@ -176,15 +176,15 @@ def test_where_recording_fails_the_run_goes_on_without_a_graph_unless_one_was_as
         def refuse(*args):
             raise RuntimeError("not permitted")
 
-        before = copy.deepcopy(state_dict(state))
+        before = copy.deepcopy(state.state_dict())
         try:
             with state.opt_g.register_step_pre_hook(refuse):  # while D is frozen
                 return act()
         finally:
-            load_state(state, before)  # CUDA records without computing
+            state.load_state_dict(before)  # CUDA records without computing
 
     plain, state = (fresh_state(small(dropout=0.0)) for _ in range(2))
-    load_state(state, copy.deepcopy(state_dict(plain)))
+    state.load_state_dict(copy.deepcopy(plain.state_dict()))
     step = GraphedStep(lambda x, y: train_step(state, x, y, 100.0, fp32), fails)
     x, y = torch.rand(2, 1, 3, 64, 64) * 2 - 1
     for _ in range(6):
@@ -236,7 +236,7 @@ def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
 def test_the_rate_is_changed_in_place_where_it_is_a_tensor(small):
     state = fresh_state(small())
     rate = state.opt_g.param_groups[0]["lr"] = torch.tensor(1.0)
-    set_rate(state, 0.25)
+    state.set_rate(0.25)
     assert rate.item() == 0.25 and state.opt_d.param_groups[0]["lr"] == 0.25
 
 
@@ -251,18 +251,19 @@ def exact(small):
         use_seed(0, deterministic=True)
         levers = choose_levers(cfg, device, dtype)
         assert levers.cuda_graph
-        state = make_state(cfg, device, dtype, levers)  # its Adam and its rate are those of a graph, also without one
+        # Its Adam and its rate are those of a graph, also without one
+        state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, "cuda", dtype)
         step = partial(train_step, state, lambda_l1=100.0, autocast=autocast)
         step, losses = GraphedStep(step, needed=True) if graph else step, []
         for i, rate in enumerate(rates):
             torch.manual_seed(i)
             x, y = (torch.rand(2, 1 if i == 9 else 2, 3, 64, 64) * 2 - 1).to(device)
-            set_rate(state, rate)
+            state.set_rate(rate)
             seed_step(0, 0, 1, i)
             losses.append(step(x, y))
         assert not graph or step.replay
-        return torch.stack(losses).cpu(), on_cpu(state_dict(state))
+        return torch.stack(losses).cpu(), on_cpu(state.state_dict())
 
     yield run
     torch.use_deterministic_algorithms(False)
@@ -319,7 +320,7 @@ def test_moments_follow_the_layout_of_their_parameters(small):
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     for _ in range(3):
         train_step(first, x, y, 100.0, fp32)
-    load_state(second, copy.deepcopy(state_dict(first)))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     for state in (first, second):
         train_step(state, x, y, 100.0, fp32)
     for a, b in zip(first.gen.parameters(), second.gen.parameters(), strict=True):

@@ -18,12 +18,14 @@ from torch import nn
 
 import train as train_module
 from dataset import load_data
-from runtime import checkpoint
+from inference.validation import Validation
+from runtime import run as run_module
 from runtime.checkpoint import load_tensors
 from runtime.console import run_main
 from runtime.distributed import Ranks
 from runtime.signals import Stop
-from train import State, bce, learning_rate, train, train_step
+from runtime.state import State
+from train import bce, learning_rate, train, train_step
 from utils import DataError, Stopped
 
 
@@ -169,12 +171,12 @@ def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(sma
     first.running_mean.fill_(5)
     pairs = [(torch.full((3, 64, 64), i / 10), torch.full((3, 64, 64), -i / 10)) for i in range(5)]
     batches = Given([tuple(map(torch.stack, zip(*pairs[i : i + 2], strict=True))) for i in (0, 2, 4)])
-    val_l1, rows = train_module.validate(state.gen, batches, 1, Stop(Ranks()), fp32, small(n_examples=2), Ranks())
+    val_l1, rows = Validation(small(n_examples=2), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
     assert len(seen) == 6 and all(seen) and first.running_mean.unique().item() == 5
     assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.4])
     assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.4])
     state.gen.forward = lambda x: torch.full_like(x, 0.5)
-    val_l1, rows = train_module.validate(state.gen, batches, 1, Stop(Ranks()), fp32, small(n_examples=5), Ranks())
+    val_l1, rows = Validation(small(n_examples=5), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
     assert val_l1["val_l1"] == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
 
 
@@ -279,7 +281,7 @@ def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, en
 @pytest.mark.parametrize("when", ["in an epoch", "in validation"])
 def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same, end_of, undisturbed, at_step,
                                                                    monkeypatch, capsys, number, when):
-    validate, cfg = train_module.validate, small()
+    validate, cfg = Validation.__call__, small()
 
     def main():
         before = signal.getsignal(signal.SIGINT)
@@ -291,7 +293,7 @@ def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same,
     if when == "in an epoch":
         at_step(9, lambda losses: os.kill(os.getpid(), number))
     else:
-        monkeypatch.setattr(train_module, "validate", lambda *args: os.kill(os.getpid(), number) or validate(*args))
+        monkeypatch.setattr(Validation, "__call__", lambda *args: os.kill(os.getpid(), number) or validate(*args))
     with pytest.raises(SystemExit) as leaving:
         run_main(main)
     assert leaving.value.code == 128 + number and "--resume continues there" in capsys.readouterr().out
@@ -439,7 +441,7 @@ def test_bad_data_leaves_no_folder_of_a_run(small, tmp_path):
 
 
 def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, undisturbed, monkeypatch):
-    monkeypatch.setattr(train_module, "validate", lambda *args: ({"val_l1": 0.0}, [[torch.zeros(3, 64, 64)] * 3]))
+    monkeypatch.setattr(Validation, "__call__", lambda *args: ({"val_l1": 0.0}, [[torch.zeros(3, 64, 64)] * 3]))
     train(small())
     assert same(undisturbed["state"], end_of(small())["state"])
 
@@ -480,11 +482,11 @@ def test_a_user_s_mistake_is_one_sentence_and_status_2(tmp_path):
 
 def test_checkpoints_keep_their_distance_in_time(small, monkeypatch, on_steps):
     """Here every epoch takes ten seconds; on a GPU it may take less than one, and writing longer."""
-    saved, steps, save = [], [], checkpoint.save_run
+    saved, steps, save = [], [], run_module.save_run
     on_steps(lambda *_, **__: steps.append(None))
-    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: len(steps) / 6 * 10))
-    monkeypatch.setattr(checkpoint.Writer, "busy", lambda *_: False)
-    monkeypatch.setattr(checkpoint, "save_run", lambda *args: saved.append(args[2].epoch) or save(*args))
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: len(steps) / 6 * 10))
+    monkeypatch.setattr(run_module.Writer, "busy", lambda *_: False)
+    monkeypatch.setattr(run_module, "save_run", lambda *args: saved.append(args[2].epoch) or save(*args))
     train(small(n_epochs=6))
     assert saved == [1, 3, 5, 6]
 
@@ -492,7 +494,7 @@ def test_checkpoints_keep_their_distance_in_time(small, monkeypatch, on_steps):
 def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(small, monkeypatch, on_steps, end_of,
                                                                               unspaced):
     """A slow disk: training does not wait, an epoch's checkpoint may be left out, the last one never is."""
-    save, writing, written, steps = checkpoint.save_run, threading.Lock(), [], []
+    save, writing, written, steps = run_module.save_run, threading.Lock(), [], []
     on_steps(lambda losses, *_, **__: steps.append(written[:]))
 
     def slow(cfg, state, progress, *rest):
@@ -503,7 +505,7 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
         written.append(progress.epoch)
         writing.release()
 
-    monkeypatch.setattr(checkpoint, "save_run", slow)
+    monkeypatch.setattr(run_module, "save_run", slow)
     train(small(n_epochs=8))
     assert written[0] == 1 and written[1] >= 4 and written[-1] == 8 and end_of(small())["epoch"] == 8
     assert steps[17] == []  # epochs 2 and 3 did not wait for the checkpoint of epoch 1
@@ -512,7 +514,7 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
 def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch, at_step):
     """Written late, neither it nor the best generator may hold the weights of the steps that were taken meanwhile."""
     train(small("one", n_epochs=1, eval_every=1))
-    save, save_best, begun = checkpoint.save_run, checkpoint.save_generator, threading.Event()
+    save, save_best, begun = run_module.save_run, run_module.save_generator, threading.Event()
 
     def late(cfg, state, progress, *rest):
         if progress.epoch == 1:
@@ -525,8 +527,8 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
             time.sleep(0.5)
             save_best(cfg, weights, epoch, path, record)
 
-    monkeypatch.setattr(checkpoint, "save_run", late)
-    monkeypatch.setattr(checkpoint, "save_generator", late_best)
+    monkeypatch.setattr(run_module, "save_run", late)
+    monkeypatch.setattr(run_module, "save_generator", late_best)
     at_step(12, lambda losses: begun.wait())  # or else the checkpoint of epoch 2 takes the place of the one before
     train(small("two", n_epochs=2, eval_every=1))
     one, two = end_of(small("one")), end_of(small("two"))
@@ -546,7 +548,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(small, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_run", full)
+    monkeypatch.setattr(run_module, "save_run", full)
     with pytest.raises(OSError, match="No space left"):
         train(small(n_epochs=50))
     assert not (small().out_dir / "examples" / "epoch_0020.png").exists()

@@ -1,0 +1,87 @@
+"""How a generator does on the validation pairs while it is trained."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from config import Config
+from generator import Generator
+from inference.metrics import LabelScores, image_scores
+from inference.translate import at_any_size
+from pairs.loading import Batches
+from pairs.palettes import load_palette
+from pairs.values import composite
+from runtime.devices import no_search
+from runtime.distributed import Ranks
+from runtime.signals import Stop
+
+
+class Validation:
+    """Scores a generator, run as the paper tests it.
+
+    Dropout is the same for all images and epochs, so the scores do not depend on batches or processes.
+    """
+
+    def __init__(self, cfg: Config, ranks: Ranks, autocast: Callable):
+        self.cfg = cfg
+        self.ranks = ranks
+        self.autocast = autocast
+        self.labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
+
+    @torch.no_grad()
+    def __call__(self, gen: Generator, batches: Batches, epoch: int,
+                 stop: Stop) -> tuple[dict[str, float], list[list[Tensor]]]:
+        """The mean val_l1 over the pairs, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
+
+        Every eval_every epochs, adds the means of `image_scores`, named val_…, and with a palette the share of all
+        pixels with the target's class, named val_label_accuracy.
+        """
+        n = len(batches.data)
+        shown = self.shown(n)
+        scored = self.cfg.eval_every and epoch % self.cfg.eval_every == 0
+        l1 = torch.zeros((), device=self.ranks.device)
+        index = self.ranks.rank  # of the pair: processes take turns
+        sums = Counter()
+        examples = {}
+
+        # Translate all pairs of this process, and score each image while it is at hand
+        with gen.test_time(), no_search():
+            for x, y in stop.between(batches):
+                torch.manual_seed(self.cfg.seed)
+                with self.autocast():
+                    y_fake = at_any_size(gen, x).float()
+                    y_fake, y = composite(y_fake, y)
+                l1 += F.l1_loss(y_fake, y) * len(x)  # read once, at the end
+                for row in zip(x, y_fake, y, strict=True):
+                    if index in shown:
+                        examples[index] = [image.cpu() for image in row]
+                    if scored:
+                        sums.update(self.scores(*row[1:], n))
+                    index += self.ranks.world
+        sums["val_l1"] = l1.item() / n
+        if batches.skipped:
+            sums["val_skipped"] = batches.skipped
+
+        # Put together what each process has seen
+        total = Counter()
+        for theirs, rows in self.ranks.all_gather((sums, examples)):
+            total.update(theirs)
+            examples |= rows
+        if scored and self.labels:
+            total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
+        return dict(total), [examples[index] for index in sorted(examples)]
+
+    def shown(self, n: int) -> set[int]:
+        """Which of n pairs stand in the grid, evenly spaced."""
+        rows = self.cfg.n_examples
+        return {round(i * (n - 1) / max(1, rows - 1)) for i in range(rows)}
+
+    def scores(self, y_fake: Tensor, y: Tensor, n: int) -> dict[str, float]:
+        """What one image of n adds to the sums."""
+        scores = {f"val_{name}": value / n for name, value in image_scores(y_fake, y).items()}
+        if self.labels:
+            scores |= self.labels.count(y_fake, y)
+        return scores

@@ -1,0 +1,287 @@
+"""A run's folder while it is trained in: locked, checked, continued, and filled."""
+
+import contextlib
+import errno
+import json
+import math
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from config import Config
+from runtime.checkpoint import FOLLOW_UP, Progress, check_finite, load_tensors, save_generator, save_run
+from runtime.console import say
+from runtime.distributed import Ranks, told
+from runtime.files import atomic, remove_leftovers, temporary_name
+from runtime.folder import held, numbered, refuse_foreign, run_name
+from runtime.state import State, snapshot
+from runtime.summary import commit_of
+from runtime.writer import Writer
+from utils import UserError, name_of
+
+# For a run's whole life
+FIXED = ["direction", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
+         *FOLLOW_UP, "n_scales", "spectral_norm"]
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # where no file can be locked
+SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
+
+
+class Run:
+    """A run's folder, locked for the block; its checkpoints are written while training goes on.
+
+    Entering makes the folder, locks it, and only then reads it. From then on `cfg` is what is trained, in all processes
+    the main one's settings, with its out_dir, and `history` the epochs so far. Leaving waits for the writer, then
+    unlocks. The settings are written with the first checkpoint: those with which nothing was learnt are not kept. Of
+    several processes, only the main one touches the folder; the others wait for it.
+    Raises OSError, naming out_dir, where nothing can be written, and UserError where another process trains, or where
+    the folder holds a run or files that must not be overwritten, or no run that cfg could continue.
+    """
+
+    def __init__(self, cfg: Config, ranks: Ranks):
+        self.cfg = cfg
+        self.ranks = ranks
+        self.commit = commit_of()  # read now: files may be edited during training
+        self.writer = Writer(ranks.device)
+        self.saved = None  # the checkpoint, until it is restored
+        self.record = {}  # of the data
+        self.met = None  # what the checkpoint, or the file that the weights come from, tells of the pairs it knows
+        self.best = {}  # the scores of what best.pth.tar holds, or will once the writer has come to it
+        self.lock = None
+        self.made = False  # whether this start has made the folder
+        self.settled = False  # whether config.json has the settings
+        self.saved_at = -math.inf  # when the last checkpoint was due
+
+    def __enter__(self) -> "Run":
+        try:
+            self.cfg, self.saved = self.ranks.broadcast(self._open)
+            self.met = self.saved or self.ranks.broadcast(self._source)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        self.history = self.saved["history"] if self.saved else []
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            self.writer.pool.shutdown()
+            if kind is None:
+                self.writer.check(wait=True)
+        finally:
+            if self.lock:
+                self._clear()
+                self.lock.release()
+
+    def _clear(self) -> None:
+        """Takes back a folder that this start has made and in which nothing is but the lock."""
+        folder = Path(self.lock.lock_file).parent
+        with contextlib.suppress(OSError):  # the folder may have been removed meanwhile
+            if self.made and not [path for path in folder.iterdir() if path.name != ".lock"]:
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+
+    def _source(self) -> dict | None:
+        """What the file that this run begins with tells of its pairs; says where it translates the other way."""
+        if not self.cfg.init_from:
+            return None
+        saved = load_tensors(self.cfg.init_from)
+        then = (saved.get("config") or {}).get("direction", self.cfg.direction)
+        if then != self.cfg.direction:
+            say(f"{self.cfg.init_from} translates {then}, and this run {self.cfg.direction}: it begins with weights "
+                "that do the opposite")
+        return {name: saved[name] for name in ("pairs", "held_out", "trained_on") if name in saved}
+
+    def restore(self, state: State, record: dict, same_pairs: bool = True, same_scored: bool = True) -> Progress:
+        """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
+
+        `record` tells of the data, and will be part of the checkpoints; same_pairs and same_scored say whether the
+        training pairs, in their order, and those that validation scores are still the checkpoint's. An epoch that was
+        cut begins anew when its order no longer stands: to go on would leave out some pairs and repeat others, and to
+        refuse would end a run of which one file was lost.
+        """
+        self.record, saved, self.saved = record, self.saved, None
+        if not saved:
+            return Progress()
+        state.load_state_dict(saved["state"])
+        if self.ranks.main and self.cfg.eval_every:
+            self.best = self._best(saved)
+        progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
+        if isinstance(progress.sums, list):  # of an earlier version, which named none: the log counts from here
+            progress = replace(progress, sums={})
+        if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
+            say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
+            progress = Progress(progress.epoch)
+        if not same_scored:
+            say("other pairs are validated on than before: scores from here on are not to be compared with those "
+                "before")
+        say(f"resuming {self.cfg.out_dir} after epoch {progress.epoch}, step {progress.step}")
+        return progress
+
+    def _open(self) -> tuple[Config, dict | None]:
+        cfg = self.cfg
+        if told("TORCHELASTIC_RESTART_COUNT") and not cfg.resume:
+            raise UserError("torchrun has started this run again, which would begin anew: with --resume it goes on")
+        folder = cfg.out_dir
+        try:
+            if folder:
+                self._lock(folder)
+            else:
+                folder = self._free_folder()
+            cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
+                          init_from=cfg.init_from and cfg.init_from.absolute(),
+                          palette=str(Path(cfg.palette).absolute()) if cfg.palette.endswith(".json") else cfg.palette)
+            saved = self._read(cfg)
+            if saved:
+                cfg = replace(cfg, init_from=saved["config"].get("init_from"))
+            for place in (folder, folder / "examples"):
+                remove_leftovers(place)
+            probe = folder / temporary_name()
+            probe.write_bytes(bytes(4096))  # what cannot be written is told now, not after the first epoch
+            probe.unlink()
+        except OSError as error:
+            raise OSError(f"cannot write to out_dir '{folder or Path()}': {error.strerror or error}") from error
+        return cfg, saved
+
+    def _lock(self, folder: Path) -> None:
+        self.made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)  # a soft lock outlives a killed host
+        try:
+            self.lock.acquire()
+        except Timeout as error:
+            self.lock = None
+            raise UserError(f"another process is training in {folder}: wait for it, or choose another folder with "
+                            "--out-dir") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            say(f"{folder} lies on a file system without locks ({error.strerror}): nothing keeps a second training out "
+                "of it")
+
+    def _free_folder(self) -> Path:
+        """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""
+        name = run_name(self.cfg)
+        for folder in numbered(name):
+            if not held(folder):
+                try:
+                    self._lock(folder)
+                except UserError:
+                    continue
+                if not held(folder):  # nor has anybody meanwhile
+                    break
+                self.lock.release()
+        if folder.name != name:
+            say(f"runs/{name} is taken: this run goes to {folder}")
+        return folder
+
+    def _read(self, cfg: Config) -> dict | None:
+        """The checkpoint to go on from; None where the run begins."""
+        folder, found = cfg.out_dir, held(cfg.out_dir)
+        if "checkpoint.pth.tar" not in found:
+            refuse_foreign(folder)
+        if not cfg.resume:
+            if found:
+                raise UserError(f"{folder} already holds a run ({', '.join(found)}): continue it with --resume, or "
+                                "choose another folder with --out-dir")
+            return None
+        if "checkpoint.pth.tar" not in found:
+            if "gen.pth.tar" in found:
+                raise UserError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
+            say(f"no checkpoint in {folder} yet: the run begins")
+            return None
+        saved = load_tensors(folder / "checkpoint.pth.tar", "pix2pix checkpoint")
+        new = cfg.plain()
+        changed = {name: old for name, old in saved["config"].items()
+                   if name in new and new[name] != old and name not in ("resume", "out_dir", "name")}
+        for name in FIXED:
+            if name in changed:
+                flag, value = name.replace("_", "-"), changed[name]
+                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+                raise UserError(f"the run in {folder} has {name} {value}, which cannot become {new[name]}: "
+                                f"{flag} goes on with it, another --out-dir starts a new run")
+        if saved["epoch"] >= cfg.total_epochs:
+            raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
+                            "--n-epochs continues it")
+        if not cfg.data_root.exists():
+            raise UserError(f"the pairs of the run in {folder} are no longer at {name_of(cfg.data_root)}: tell where "
+                            "they are with --data-root")
+        for name, old in changed.items():
+            say("init_from is ignored: the run has weights of its own" if name == "init_from" else
+                f"changed since the run began: {name} from {old} to {new[name]}")
+        return saved
+
+    def _best(self, saved: dict) -> dict[str, float]:
+        """The scores of what best.pth.tar holds, each with its name; none where they are of other validation pairs."""
+        path = self.cfg.out_dir / "best.pth.tar"
+        if not path.exists():
+            return {}
+        try:
+            best = load_tensors(path, "pix2pix generator")
+        except UserError as error:
+            say(f"{error}: the next epoch that is scored takes its place")
+            return {}
+        if "scores" not in best:  # of earlier versions
+            best["scores"] = next((row for row in saved["history"] if row["epoch"] == best["epoch"]), {})
+            best["validated_on"] = saved.get("validated_on")
+        then, now = best.get("validated_on"), self.record.get("validated_on")
+        if then is not None and now is not None and then != now:
+            say("best.pth.tar was scored on other validation pairs: the next epoch that is scored takes its place")
+            return {}
+        return best["scores"]
+
+    def save(self, state: State, progress: Progress, history: list[dict]) -> None:
+        """Writes the checkpoint of this moment, if anything was learnt, after what is being written."""
+        if self.ranks.main:
+            if progress.epoch or progress.step:
+                saved = state.state_dict()
+                check_finite(saved, progress)  # first: a sound checkpoint that waits must not give way to a broken one
+                self.writer.submit("checkpoint", self._write, saved, progress, history)
+            self.writer.check(wait=True)
+            if self.settled and progress.epoch < self.cfg.total_epochs:
+                say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
+        self.ranks.barrier()
+
+    def save_in_background(self, state: State, progress: Progress, history: list[dict]) -> None:
+        """Writes, while training goes on, the checkpoint of an epoch that is due for one, and best.pth.tar.
+
+        One that comes within SPACING of the one before, or while that is being written, is left out; the last one is
+        for `save`.
+        """
+        cfg, epoch = self.cfg, progress.epoch
+        if self.ranks.main:
+            self.writer.check()
+            if is_best(history[-1], self.best, cfg.best_by):
+                self.best = {name: value for name, value in history[-1].items() if name.startswith("val_")}
+                record = {**self.record, "scores": self.best}
+                weights = snapshot(state.result.state_dict())
+                self.writer.submit("best", save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", record)
+            due = epoch % cfg.save_every == 0 and time.monotonic() - self.saved_at >= SPACING
+            if due and epoch < cfg.total_epochs and not self.writer.busy("checkpoint"):
+                self.saved_at = time.monotonic()
+                self.writer.submit("checkpoint", self._write, snapshot(state.state_dict()), progress, list(history))
+        self.ranks.barrier()
+
+    def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
+        if not self.settled:  # a kill from here on leaves the settings in the checkpoint, and no others beside it
+            (self.cfg.out_dir / "config.json").unlink(missing_ok=True)
+        save_run(self.cfg, state, progress, history, self.record)
+        if not self.settled:
+            text = json.dumps({**self.cfg.plain(), "defaults": Config().plain()}, indent=2)
+            with atomic(self.cfg.out_dir / "config.json") as file:
+                file.write(text.encode())
+            self.settled = True
+
+
+def goodness(scores: dict[str, float], best_by: str) -> float:
+    """How good the scores of an epoch are, the larger the better; NaN where it was not scored so."""
+    if "val_ssim" not in scores:
+        return math.nan
+    return -scores.get("val_l1", math.nan) if best_by == "val_l1" else scores.get(f"val_{best_by}", math.nan)
+
+
+def is_best(scores: dict[str, float], best: dict[str, float], best_by: str) -> bool:
+    """Whether the scores of an epoch are as good as those of best.pth.tar, or the only ones."""
+    new, old = goodness(scores, best_by), goodness(best, best_by)
+    return new >= old or math.isnan(old) and not math.isnan(new)
