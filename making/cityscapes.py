@@ -1,0 +1,71 @@
+"""Cityscapes as its makers hand it out: photos are A, labels B, in the splits train and val."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Positional, arg
+
+from making.folder import Job, Made, There
+from making.photos import encoded
+from pairs.geometry import resize
+from pairs.images import read_picture
+from pairs.picture import to_array
+from runtime.console import say
+from utils import DataError, UserError, name_of
+
+PHOTO = "_leftImg8bit.png"
+LABELS = {"colors": "_color.png", "ids": "_labelIds.png"}
+LEFT_OUT = {"test": "its labels are not published"}  # the official files are there, and empty
+
+
+@dataclass(frozen=True)
+class Cityscapes:
+    """The official tree of Cityscapes: photos become A, labels B (the recipe cityscapes learns B to A)."""
+
+    threads: ClassVar[int] = 4
+    photos: Positional[Annotated[Path, arg(metavar="LEFTIMG8BIT")]]  # the folder leftImg8bit, which holds train and val
+    labels_root: Positional[Annotated[Path, arg(metavar="GTFINE")]]  # the folder gtFine
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]  # the folder of pairs to make, or to go on with
+    size: tuple[int, int] | None = None  # width and height to resize to, such as 512 256; none keeps 2048 1024
+    labels: Literal["colors", "ids"] = "colors"  # the official colours, or the 34 classes as numbers (--n-labels 34)
+    preview: bool = False  # only draw a sheet of six pairs
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [self.photos, self.labels_root]
+
+    def jobs(self, there: There) -> list[Job]:
+        if self.size and min(self.size) < 1:
+            raise UserError(f"size must be at least 1 1; it is {self.size[0]} {self.size[1]}")
+        photos = {(path.parts[-3], path.name.removesuffix(PHOTO)): path
+                  for path in sorted(self.photos.glob(f"*/*/*{PHOTO}"))}
+        labels = {(path.parts[-3], path.name[: path.name.rindex("_gt")]): path
+                  for path in self.labels_root.glob(f"*/*/*_gt*{LABELS[self.labels]}")}
+        for found, folder, official, ending in ((photos, self.photos, "leftImg8bit", PHOTO),
+                                                (labels, self.labels_root, "gtFine", LABELS[self.labels])):
+            if not found:
+                raise FileNotFoundError(f"{name_of(folder)} holds no SPLIT/CITY/*{ending}; it must be the folder "
+                                        f"{official} of the official archive")
+        paired = {key: photo for key, photo in photos.items() if key in labels and key[0] not in LEFT_OUT}
+        missing = Counter(split for split, _ in photos.keys() - paired.keys())
+        for split, n in sorted(missing.items()):
+            say(f"not used: {n} photos of {split}: {LEFT_OUT.get(split, f'they have no *{LABELS[self.labels]}')}")
+        if not paired:
+            raise FileNotFoundError(f"no photo in {name_of(self.photos)} has labels in {name_of(self.labels_root)}")
+        return [Job(name, partial(self.make, split, photo, labels[split, name]), split)
+                for (split, name), photo in paired.items()]
+
+    def make(self, split: str, photo: Path, label: Path) -> Made:
+        picture, drawn = read_picture(photo), read_picture(label)
+        if picture.size != drawn.size:
+            raise DataError(f"{name_of(photo)} and {name_of(label)} have two sizes")
+        if self.labels == "ids" and drawn.indices is None:
+            raise DataError(f"{name_of(label)} holds colours, not ids")
+        if not self.size:
+            return Made(split, photo, label)
+        classes = drawn.indices[..., None] if self.labels == "ids" else to_array(drawn, 3)
+        a, b = resize(to_array(picture, 3), self.size), resize(classes, self.size, "nearest")
+        return Made(split, encoded(a), encoded(b))

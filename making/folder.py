@@ -1,0 +1,313 @@
+"""The folder of pairs that prepare.py makes: whose it is, what is whole in it, and how a pair gets there."""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pairs.images import read_picture
+from pairs.layouts import SPLITS
+from pairs.picture import Picture, as_colour
+from runtime.console import say
+from runtime.files import atomic, remove_leftovers, save_grid
+from runtime.threads import ordered
+from utils import DataError, UserError, name_of
+
+NOTE = "prepare.json"  # in the folder: the command and the settings that its pairs were made with
+ROWS = 6  # of a preview
+There = set[tuple[str, str]]  # the split and the name of each pair that is whole already
+Side = Path | bytes  # a file that is there already and becomes a link, or what a new one holds
+
+
+@dataclass(frozen=True)
+class Made:
+    """A pair that is ready to be written. Without `a`, `b` is an image that has no partner yet."""
+
+    split: str
+    a: Side | None
+    b: Side
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair to make. `make` returns None where there is nothing to be had, and raises DataError or OSError."""
+
+    name: str  # with folders, without ending
+    make: Callable[[], Made | None]
+    split: str = ""  # where it is known beforehand
+
+
+class Source(Protocol):
+    """What pairs are made from: one command of prepare.py, and its settings."""
+
+    threads: int  # that its jobs may run in
+    out: Path
+    preview: bool
+
+    @property
+    def inputs(self) -> list[Path]: ...
+
+    def jobs(self, there: There) -> Iterable[Job]:
+        """All of them; a sequence, or something with a length, where it is known how many."""
+
+
+def prepare(source: Source) -> int:
+    """Makes the pairs that are not whole yet. Returns the exit status: 1 where some could not be made.
+
+    Raises UserError where none could, or where the folder is somebody else's.
+    """
+    if source.preview:
+        return preview(source)
+    folder = Folder(source)
+    jobs = source.jobs(folder.there)
+    to_do = (job for job in jobs if not folder.holds(job))
+    made, failures = Counter(), []
+    n, n_there = len(jobs) if isinstance(jobs, Sized) else None, len(folder.there)
+    with tqdm(total=n, initial=n_there if n else 0, unit="pair", disable=None) as bar:
+        for job, result in results(to_do, source.threads):
+            if isinstance(result, Made):
+                folder.write(job.name, result)
+                made[result.split] += 1
+            elif result:
+                failures.append(str(result))
+            bar.update()
+    counts = made + Counter(split for split, _ in folder.there)
+    if not counts:
+        why = f", such as: {failures[0]}" if failures else ""
+        raise UserError(f"no pair could be made; {len(failures)} could not be read{why}")
+    told = ", ".join(f"{n} in {split}" for split, n in sorted(counts.items()))
+    say(f"{name_of(source.out)}: {told}" + f"; {n_there} of them were there already" * bool(n_there))
+    if failures:
+        say(f"not used: {len(failures)}, such as: {failures[0]}")
+    if "train" in counts and not {"val", "test"} & {*counts}:
+        say("there is none in val: training holds out a tenth of train")
+    return 1 if failures else 0
+
+
+def results(jobs: Iterable[Job], n_threads: int):
+    """Each job, and what it made, or the error that says why it could not."""
+
+    def tried(job: Job) -> tuple[Job, Made | Exception | None]:
+        try:
+            return job, job.make()
+        except (DataError, OSError) as error:
+            return job, error
+
+    n_threads = min(n_threads, os.cpu_count() or 1)
+    with ordered(tried, jobs, n_threads, n_threads + 1) as done:
+        yield from done
+
+
+def preview(source: Source) -> int:
+    """Draws a sheet of some of the pairs, and leaves the folder alone."""
+    jobs = source.jobs(set())
+    if isinstance(jobs, Sequence):
+        jobs = jobs[:: max(1, len(jobs) // ROWS)]
+    rows, failures = [], []
+    done = results(jobs, source.threads)
+    with contextlib.closing(done):
+        for _, result in done:
+            if isinstance(result, Made):
+                sides = [result.b] if result.a is None else [result.a, result.b]
+                rows.append([shown(read_picture(side)) for side in sides])
+            elif result:
+                failures.append(str(result))
+            if len(rows) == ROWS:
+                break
+    if not rows:
+        raise UserError("no pair could be made" + f": {failures[0]}" * bool(failures))
+    name = source.out.resolve().name
+    path = Path(f"preview_{name}.png")
+    save_grid(path, rows, ["A", "B"][-len(rows[0]) :], f"{len(rows)} pairs as they would be in {name}")
+    say(f"preview: {path}; without --preview, the pairs are written to {name_of(source.out)}")
+    return 0
+
+
+def shown(picture: Picture) -> Tensor:
+    """(C, H, W) in [-1, 1] for a preview: classes as one channel each, 8 bits as they are, the rest stretched."""
+    indices = picture.indices
+    if indices is not None and indices.dtype == np.uint8 and 0 < indices.max() < 64:
+        return torch.from_numpy(np.stack([indices == k for k in range(indices.max() + 1)])).float()
+    array = as_colour(picture.array)[..., :3].astype(np.float32)
+    if picture.kind == "uint8":
+        low, high = 0.0, 255.0
+    else:
+        low, high = np.percentile(array[np.isfinite(array)], [1, 99])
+    array = ((np.nan_to_num(array) - low) / max(high - low, 1e-9)).clip(0, 1)
+    return torch.from_numpy(array).permute(2, 0, 1) * 2 - 1
+
+
+class Folder:
+    """The folder that is written to. Nothing is created before the first pair is ready.
+
+    Raises UserError where the folder, or a file of that name, is not of
+    this command with these settings, or where it and an input lie in one another.
+    """
+
+    def __init__(self, source: Source):
+        self.root, self.settings = source.out, settings_of(source)
+        check_apart(self.root, source.inputs)
+        self.begun = self._begun()
+        self.there = self._whole() if self.begun else set()
+
+    def _begun(self) -> bool:
+        if not self.root.exists():
+            return False
+        if not self.root.is_dir():
+            raise UserError(f"{name_of(self.root)} is a file; the pairs need a folder")
+        note = self.root / NOTE
+        if not note.is_file():
+            if others := next(self.root.iterdir(), None):
+                raise UserError(f"{name_of(self.root)} holds files that prepare.py has not made, such as "
+                                f"{name_of(others.name)}: take a new folder")
+            return False
+        try:
+            settings = json.loads(note.read_text(encoding="utf-8"))
+            changed = {name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name)}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
+        if changed:
+            name = "command" if "command" in changed else min(changed)
+            raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
+                            f"{self.settings.get(name)}: take a new folder, or what it was begun with")
+        return True
+
+    def _whole(self) -> There:
+        """A file that a crash of the machine left empty is none."""
+        sides = {}
+        for place, _, names in os.walk(self.root):
+            remove_leftovers(Path(place))
+            for file in (Path(place, name) for name in names if not name.startswith(".") and name != NOTE):
+                split, *rest = file.relative_to(self.root).parts
+                side = rest.pop(0) if rest[0] in ("A", "B") and len(rest) > 1 else ""
+                if file.stat().st_size:
+                    name = os.path.splitext("/".join(rest))[0]  # noqa: PTH122
+                    sides.setdefault((split, name), set()).add(side)
+        return {pair for pair, found in sides.items() if found in ({""}, {"A", "B"})}
+
+    def holds(self, job: Job) -> bool:
+        """Whether the pair is whole already."""
+        return any((split, job.name) in self.there for split in ([job.split] if job.split else SPLITS))
+
+    def write(self, name: str, made: Made) -> None:
+        """Raises OSError."""
+        if not self.begun:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with atomic(self.root / NOTE) as file:
+                file.write(json.dumps(self.settings, indent=1).encode())
+            self.begun = True
+        home = self.root / made.split
+        if made.a is None:
+            put(made.b, home / name)
+        else:
+            put(made.a, home / "A" / name)
+            put(made.b, home / "B" / name)
+
+
+def put(side: Side, path: Path) -> None:
+    """Writes one file, or links it, under its own ending. One that is there, and not empty, stays."""
+    path = path.with_name(path.name + (side.suffix if isinstance(side, Path) else ending(side)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size:
+        return
+    if isinstance(side, bytes):
+        with atomic(path, durable=False) as file:
+            file.write(side)
+        return
+    path.unlink(missing_ok=True)
+    try:
+        os.link(side.resolve(), path)
+    except OSError:  # another disk, another owner, or no links at all
+        with side.open("rb") as old, atomic(path, durable=False) as new:
+            shutil.copyfileobj(old, new, 2**20)
+
+
+MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
+
+
+def ending(content: bytes) -> str:
+    """Of the file that holds these bytes. Raises DataError where it is none that is read."""
+    for magic, suffix in MAGIC.items():
+        if content.startswith(magic):
+            return suffix
+    raise DataError("its bytes are no PNG, JPEG, WebP, BMP or TIFF")
+
+
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Raises UserError where `out` and one of the inputs are the same, or lie in one another."""
+    target = out.resolve()
+    for path in inputs:
+        source = path.resolve()
+        if target.is_relative_to(source) or source.is_relative_to(target):
+            raise UserError(f"{name_of(out)}, which the pairs would go to, and the input {name_of(path)} lie in one "
+                            "another: take a folder outside it")
+
+
+def settings_of(source: Source) -> dict:
+    """What the pairs depend on, as JSON has it."""
+    told = {"command": type(source).__name__.lower(), "inputs": [str(path.resolve()) for path in source.inputs]}
+    for field in fields(source):
+        value = getattr(source, field.name)
+        if field.name not in ("out", "preview", "paths") and not (isinstance(value, Path) and value in source.inputs):
+            told[field.name] = [*value] if isinstance(value, tuple) else value
+    return told
+
+
+def share(content: bytes) -> float:
+    """A number in [0, 1) drawn by the content: the same for what is equal."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest()) / 2**48
+
+
+def split_of(content: bytes, val: float) -> str:
+    """By the content, so that copies under other names stay together."""
+    return "val" if share(content) < val else "train"
+
+
+class Blocks:
+    """The splits of the blocks of a map or a film: val are as many of a hundred as asked for, evenly spread."""
+
+    def __init__(self, val: float, there: Mapping = {}):  # noqa: B006
+        self.val, self.splits = val, dict(there)
+
+    def split(self, block) -> str:
+        if block not in self.splits:
+            n = len(self.splits)
+            before, after = (int(blocks * self.val + 0.5) for blocks in (n, n + 1))
+            self.splits[block] = "val" if after > before else "train"
+        return self.splits[block]
+
+
+def check_share(val: float) -> None:
+    if not 0 <= val < 1:
+        raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
+
+
+def need(module: str, package: str, what: str) -> ModuleType:
+    """The module of a package that only `what` needs. Raises UserError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{what} need {package}, which is not to be had here ({error}): pip install {package}"
+                        ) from error
+
+
+def check_names(named: Iterable[tuple[str, str, Path]]) -> None:
+    """Raises UserError where two of the (split or "", name, file) could become pairs of one name."""
+    taken = {}
+    for split, name, path in named:
+        for place in [split] if split else SPLITS:
+            if (other := taken.setdefault((place, name), path)) is not path:
+                raise UserError(f"{name_of(other)} and {name_of(path)} would become one pair, {name}: rename one")

@@ -1,0 +1,140 @@
+"""Pairs from photos alone: the photo is B, and A is what can be made of it."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import cv2
+import numpy as np
+from tyro.conf import Positional, arg
+
+from making.edges import edges
+from making.folder import Job, Made, There, check_names, check_share, share, split_of
+from pairs.find import list_images
+from pairs.geometry import resize
+from pairs.images import drawn_here, png, read_picture, read_size
+from pairs.layouts import SPLITS
+from pairs.picture import to_array
+from runtime.console import say
+from utils import DataError, UserError, name_of
+
+LOADED = 286  # pixels: to what training shrinks pairs unless told otherwise
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Pairs from photos alone: the photo is B, and A is made of it."""
+
+    threads: ClassVar[int] = 4
+    photos: Positional[Annotated[Path, arg(metavar="PHOTOS")]]  # a folder, sub-folders included; train, val, test stay
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]  # the folder of pairs to make, or to go on with
+    input: Literal["edges", "gray", "hole", "small", "blur"]  # what A is: lines, gray, a photo with holes, ...
+    size: int = 0  # pixels of the shorter side, to which larger photos are shrunk first; 0 keeps all as they are
+    sigma: float = 2.0  # pixels: width of the Gaussian that smooths before edges are looked for, or that blurs
+    threshold: float = 25.0  # of 255: weaker steps are no edges
+    factor: float = 4.0  # by which small shrinks the photo, before it is enlarged to its size again
+    masks: Path | None = None  # a folder of pictures, white where holes are; none draws boxes
+    val: float = 0.1  # share that is held out; 0 leaves it to training
+    preview: bool = False  # only draw a sheet of six pairs
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [self.photos, *([self.masks] if self.masks else [])]
+
+    def jobs(self, there: There) -> list[Job]:
+        self.check()
+        photos = [path for path in list_images(self.photos) if not drawn_here(path)]
+        if not photos:
+            raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
+        named = [(*split_in_path(path.relative_to(self.photos)), path) for path in photos]
+        check_names(named)
+        if self.input == "edges" and not self.size:
+            warn_of_large(photos[0])
+        masks = list_images(self.masks) if self.masks else []
+        return [Job(name, partial(self.make, path, name, split, masks), split) for split, name, path in named]
+
+    def check(self) -> None:
+        check_share(self.val)
+        for folder in self.inputs:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{name_of(folder)} is no folder")
+        if self.masks and not list_images(self.masks):
+            raise FileNotFoundError(f"0 masks in {name_of(self.masks)}")
+        if self.masks and self.input != "hole":
+            raise UserError(f"masks are for --input hole, not for --input {self.input}")
+        for name, least in (("size", 0), ("sigma", 0.1), ("threshold", 1), ("factor", 1)):
+            if not least <= getattr(self, name) < 1e5:
+                raise UserError(f"{name} must be at least {least}; it is {getattr(self, name)}")
+
+    def make(self, path: Path, name: str, split: str, masks: list[Path]) -> Made:
+        picture = read_picture(path)
+        array = to_array(picture, 1 if picture.channels == 1 else 3)
+        b = path
+        if 0 < self.size < min(array.shape[:2]):
+            scale = self.size / min(array.shape[:2])
+            array = resize(array, tuple(max(1, round(side * scale)) for side in picture.size))
+            b = encoded(array)
+        a = encoded(self.input_of(array, name, masks))
+        return Made(split or split_of(path.read_bytes(), self.val), a, b)
+
+    def input_of(self, photo: np.ndarray, name: str, masks: list[Path]) -> np.ndarray:
+        """(H, W, C) of uint8, or float32 in [0, 1], and of the same size."""
+        white = 255 if photo.dtype == np.uint8 else 1
+        if self.input == "edges":
+            found = edges(photo * np.float32(255 / white), self.sigma, self.threshold)
+            return np.where(found, 0, 255).astype(np.uint8)
+        if self.input == "gray":
+            return cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY) if photo.shape[2] == 3 else photo
+        if self.input == "blur":
+            return cv2.GaussianBlur(photo, (0, 0), self.sigma)
+        size = photo.shape[1::-1]
+        if self.input == "small":
+            small = tuple(max(1, round(side / self.factor)) for side in size)
+            return resize(resize(photo, small), size)
+        hole = mask_for(name, size, masks) if masks else boxes(name, size)
+        return np.where(hole[..., None], photo.dtype.type(white), photo)
+
+
+def split_in_path(path: Path) -> tuple[str, str]:
+    """The split that the first folder names, if any, and what the pair is called."""
+    first, *rest = path.parts
+    split = next((split for split, words in SPLITS.items() if rest and first.lower() in words), "")
+    return split, Path(*(rest if split else path.parts)).with_suffix("").as_posix()
+
+
+def warn_of_large(photo: Path) -> None:
+    try:
+        width, height = read_size(photo)
+    except DataError:  # it is told later
+        return
+    if min(width, height) > 2 * LOADED:
+        say(f"{name_of(photo)} has {width}×{height} pixels, and lines of one pixel fade where training shrinks them: "
+            f"--size {LOADED} makes edges of the photos at the size that training loads, unless you train on crops of "
+            "the full size (--resize none)")
+
+
+def boxes(name: str, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, True in one to three boxes, each side a quarter to a half of the picture's: a matter of the name."""
+    rng = np.random.default_rng(int(share(name.encode()) * 2**48))
+    hole = np.zeros(size[::-1], bool)
+    for _ in range(rng.integers(1, 4)):
+        sides = [max(1, int(side * rng.uniform(0.25, 0.5))) for side in hole.shape]
+        top, left = (int(rng.integers(0, whole - side + 1)) for whole, side in zip(hole.shape, sides, strict=True))
+        hole[top : top + sides[0], left : left + sides[1]] = True
+    return hole
+
+
+def mask_for(name: str, size: tuple[int, int], masks: list[Path]) -> np.ndarray:
+    """(H, W) bool, True where the mask of this name is white, or that which the name draws among all."""
+    drawn = masks[int(share(name.encode()) * len(masks))]
+    mask = next((mask for mask in masks if mask.stem == Path(name).name), drawn)
+    array = to_array(read_picture(mask), 1)
+    return resize(array, size, "nearest")[..., 0] > array.max() / 2
+
+
+def encoded(array: np.ndarray) -> bytes:
+    """The PNG of uint8, or of float32 in [0, 1], which takes 16 bits."""
+    if array.dtype != np.uint8:
+        array = (array * 65535).round().astype(np.uint16)
+    return png(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
