@@ -24,7 +24,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from dataset import read_pair
-from inference.load import load_generator
+from inference.load import find_checkpoint, load_generator
 from inference.trained import Trained
 from inference.translate import Translator
 from pairs.find import evenly, find_pairs
@@ -52,7 +52,7 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": 
 
 @dataclass(frozen=True)
 class Draw:
-    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
     palette: str = ""  # demo, facades, cityscapes, edges or a JSON file; if not given, the training labels' colours
     host: str = "127.0.0.1"  # the address to listen at; 0.0.0.0 lets in whoever reaches this machine
     port: int = 8000  # 0 takes a free one
@@ -67,12 +67,13 @@ class App:
     def __init__(self, opts: Draw):
         device = use_device(opts.device)
         use_precision(opts.precision, device)
-        gen = load_generator(opts.checkpoint, device)
+        checkpoint = find_checkpoint(opts.checkpoint)
+        gen = load_generator(checkpoint, device)
         self.trained = gen.trained
         check_pictures(self.trained)
         self.translator = Translator(gen, self.trained, precision=opts.precision)
         self.palette = choose_palette(opts.palette, self.trained.colours)
-        self.examples, self.host = find_examples(opts.checkpoint, self.trained), opts.host.lower()
+        self.examples, self.host = find_examples(checkpoint, self.trained), opts.host.lower()
         height = gen.crop_size or 256
         self.size = self.trained.sizes.usual if self.trained.sizes else (gen.crop_width or height, height)
         self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dataset import PairedImages
 from generator import Generator
-from inference.load import load_generator
+from inference.load import find_checkpoint, load_generator
 from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
 from inference.trained import Trained
 from inference.translate import Translator, at_any_size, check_scale
@@ -45,7 +45,7 @@ from utils import DataError, UserError, name_of
 
 @dataclass(frozen=True)
 class Evaluate:
-    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
     data_root: Path  # folder of pairs, laid out as for training
     split: Literal["val", "test", "train", "all"] = "val"  # without a split in data_root, val is what was held out
     direction: Literal["trained", "AtoB", "BtoA"] = "trained"  # trained: the one that the checkpoint names
@@ -310,6 +310,7 @@ def main() -> int:
         raise UserError("--scale needs --full-size: without it, images are scored as validation shows them")
     device = use_device(opts.device)
     dtype = use_precision(opts.precision, device)
+    opts = replace(opts, checkpoint=find_checkpoint(opts.checkpoint))
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3 and not opts.reader:
         raise UserError("--palette needs a generator with 3 output channels")

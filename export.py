@@ -18,7 +18,7 @@ from runtime.console import run_main
 
 @dataclass(frozen=True)
 class Export:
-    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
     output: Path  # .onnx, which needs the packages onnx and onnxscript, or .pt2
     half: bool = False  # weights in fp16, half the file; computed with in fp32
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones

@@ -37,7 +37,7 @@ from utils import DataError, UserError, name_of
 
 @dataclass(frozen=True)
 class Predict:
-    checkpoint: Path  # gen.pth.tar or checkpoint.pth.tar of a run, or *_net_G.pth of the authors' PyTorch release
+    checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
     input: Path  # an image, or a folder of them, sub-folders included; of pairs in A and B, the inputs' side is taken
     output: Path  # an image, whose ending gives the format, or a folder
     side_by_side: Literal["no", "left", "right"] = "no"  # the half to translate of side-by-side files

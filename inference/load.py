@@ -1,4 +1,4 @@
-"""A generator from a file: of a run, or of the authors' PyTorch release (`*_net_G.pth`).
+"""A generator from what a --checkpoint names: of a run, of the Hub, or of the authors' PyTorch release (`*_net_G.pth`).
 
 The authors' U-Net nests each block in the one above it: `model.model.1.model.3.…`. Inside a block, the layers stand in
 the order LeakyReLU, convolution, norm, the next block, ReLU, transposed convolution, norm; the outermost block has no
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from generator import Generator
 from hd.networks import GlobalGenerator, LocalEnhancer, make_generator, release_dropout
 from inference.trained import Trained, check_known
+from inference.weights import PUBLISHED, check_published, find_weights, read_weights
 from runtime.checkpoint import load_tensors
 from runtime.console import say
 from runtime.state import result_of
@@ -26,13 +27,26 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches
 
 
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Generator:
-    """The generator in gen.pth.tar, in checkpoint.pth.tar, or in a `*_net_G.pth` of the authors' PyTorch releases.
+    """The generator in gen.pth.tar, in checkpoint.pth.tar, in a `*_net_G.pth` of the authors' PyTorch releases, or in
+    a folder that `export.py --hub` wrote; also by one of their five names, hf:USER/REPO or an address.
 
     Its attribute `trained` is what the file tells of the training (`Trained`).
-    Raises FileNotFoundError, or UserError when the file is damaged or holds no generator; nothing in it is executed.
+    Raises FileNotFoundError, or UserError when the file is damaged, holds no generator, or cannot be fetched; nothing
+    in it is executed.
     """
-    path = Path(path)
-    return generator_of(load_tensors(path), path).to(device).eval()
+    path = find_checkpoint(path)
+    return generator_of(read_weights(path), path).to(device).eval()
+
+
+def find_checkpoint(checkpoint: Path | str) -> Path:
+    """The file or folder that a --checkpoint names; what lies on the network is fetched once. Raises UserError."""
+
+    def check(path: Path) -> None:
+        gen = generator_of(read_weights(path), path)
+        if str(checkpoint) in PUBLISHED:
+            check_published(gen)
+
+    return find_weights(checkpoint, check)
 
 
 def generator_of(saved: dict, path: Path) -> Generator:

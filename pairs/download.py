@@ -1,19 +1,15 @@
 """Makes the data sets of known names: draws the demo, downloads those that the paper's authors publish."""
 
-import http.client
 import os
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 from pathlib import Path
-
-from tqdm import tqdm
 
 from pairs import demo
 from runtime.console import say
 from runtime.distributed import started, wait_for
 from runtime.files import complete_folder
+from runtime.network import download
 from utils import UserError, name_of
 
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/{name}.tar.gz"
@@ -65,18 +61,14 @@ def fetch(root: Path, url: str = URL, timeout: float = 30.0) -> None:
     try:
         with complete_folder(root) as folder:
             archive = folder.with_name("archive.tar.gz")
-            with urllib.request.urlopen(url, timeout=timeout) as response, archive.open("wb") as file:
-                size = int(response.headers.get("Content-Length") or 0)
-                with tqdm.wrapattr(response, "read", size or None, desc="downloading", disable=None) as source:
-                    shutil.copyfileobj(source, file, 2**20)
-                if size and file.tell() != size:
-                    raise OSError(f"the connection ended after {file.tell()} of {size} bytes")
+            with archive.open("wb") as file:
+                download(url, file, timeout)
             unpack(archive, folder.parent)
             for split, wanted in DATASETS[name].items():
                 held = sum(path.suffix.lower() in (".jpg", ".png") for path in (folder / split).glob("*"))
                 if held < wanted:
                     raise OSError(f"the archive holds {held} images in {name}/{split} instead of {wanted}")
-    except (OSError, EOFError, ValueError, tarfile.TarError, http.client.HTTPException) as error:
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise OSError(f"could not fetch {name}: {error}. To go on without the network, download {url} elsewhere and "
                       f"unpack it so that {root / 'train'} holds the training images") from error
 
