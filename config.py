@@ -44,7 +44,7 @@ class Config:
     init_from: Path | None = None  # weights to start from: gen.pth.tar, checkpoint.pth.tar (D's too) or *_net_G.pth
 
     # Optimisation
-    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"  # cross-entropy (the paper), least squares or a margin
+    gan_loss: Literal["bce", "lsgan"] = "bce"  # cross-entropy (the paper) or least squares
     lambda_l1: float = 100.0  # weight of L1 beside the GAN loss
     lambda_fm: float = 0.0  # weight of L1 between D's features of generated and of real pairs; 0: off
     lambda_vgg: float = 0.0  # weight of L1 between VGG19's features, whose weights torchvision downloads; 0: off

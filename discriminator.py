@@ -16,21 +16,44 @@ class Discriminator(nn.Module):
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ndf: int = 64, n_layers: int = 3):
         super().__init__()
-        self.min_size = 3 * 2**n_layers if n_layers else 1
-        kernel, padding = (4, 1) if n_layers else (1, 0)
-        widths = [ndf * min(2**i, 8) for i in range(n_layers + 1)] if n_layers else [ndf, 2 * ndf]
-        strides = [2] * n_layers + [1] if n_layers else [1, 1]
+        if n_layers:
+            kernel, padding = 4, 1
+            self.min_size = 3 * 2**n_layers
+            widths = [ndf * min(2**i, 8) for i in range(n_layers + 1)]  # 64, 128, 256, 512 for ndf = 64
+            strides = [2] * n_layers + [1]
+        else:
+            kernel, padding = 1, 0
+            self.min_size = 1
+            widths = [ndf, 2 * ndf]
+            strides = [1, 1]
 
-        layers = [nn.Conv2d(in_channels + out_channels, widths[0], kernel, strides[0], padding), nn.LeakyReLU(0.2)]
-        for before, width, stride in zip(widths, widths[1:], strides[1:], strict=False):
-            layers += [nn.Conv2d(before, width, kernel, stride, padding, bias=False),
-                       nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
+        layers = [
+            nn.Conv2d(in_channels + out_channels, ndf, kernel, strides[0], padding),
+            nn.LeakyReLU(0.2),
+        ]
+        for i in range(1, len(widths)):
+            layers += [
+                nn.Conv2d(widths[i - 1], widths[i], kernel, strides[i], padding, bias=False),
+                nn.BatchNorm2d(widths[i]),
+                nn.LeakyReLU(0.2),
+            ]
         layers.append(nn.Conv2d(widths[-1], 1, kernel, 1, padding))
         self.layers = nn.Sequential(*layers)
         self.apply(init_weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < self.min_size:
+        return self.features(x, y)[-1]  # (N, 1, h, w)
+
+    def features(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """What each LeakyReLU gives, then the logits."""
+        height, width = x.shape[-2:]
+        if min(height, width) < self.min_size:
             raise ValueError(f"the discriminator takes images of at least {self.min_size} pixels a side, "
-                             f"not {x.shape[-1]}×{x.shape[-2]}")
-        return self.layers(torch.cat([x, y], dim=1))
+                             f"not {width}×{height}")
+        h = torch.cat([x, y], dim=1)  # (N, in_channels + out_channels, H, W)
+        features = []
+        for layer in self.layers:
+            h = layer(h)  # (N, widths[i], H/2^(i+1), W/2^(i+1)); the last two convolutions: 1 pixel less
+            if isinstance(layer, nn.LeakyReLU):
+                features.append(h)
+        return [*features, h]

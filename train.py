@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from config import Config
 from dataset import load_data
-from hd.losses import load_perceptual
+from hd.losses import load_vgg
 from hd.networks import make_networks
 from hd.step import hd_step
 from inference.load import head_start
@@ -84,13 +84,13 @@ def learning_rate(epoch: int, lr: float, n_epochs: int, n_epochs_decay: int) -> 
     return lr * (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
 
 
-def step_for(cfg: Config, state: State, autocast: Callable, perceptual: nn.Module | None = None,
+def step_for(cfg: Config, state: State, autocast: Callable, vgg_loss: nn.Module | None = None,
              masked: bool = False) -> Callable:
     """The paper's step, or that of hd/ if the settings go beyond the paper's losses; with masks if there are any."""
     if cfg.paper_step:
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
     else:
-        step = partial(hd_step, cfg=cfg, autocast=autocast, perceptual=perceptual)
+        step = partial(hd_step, cfg=cfg, autocast=autocast, vgg_loss=vgg_loss)
     return partial(masked_step, step, state) if masked else partial(step, state)
 
 
@@ -118,7 +118,7 @@ def train(cfg: Config) -> None:
 
         # Find everything that the run needs, so that what is missing ends it now.
         validate = Validation(cfg, ranks, autocast)
-        perceptual = load_perceptual(device) if cfg.lambda_vgg else None
+        vgg_loss = load_vgg(device) if cfg.lambda_vgg else None
         train_data, val_data = load_data(cfg, ranks.world, run.met, run.saved is not None)
 
         # Draw the networks from the seed, then put the checkpoint into them if there is one.
@@ -130,7 +130,7 @@ def train(cfg: Config) -> None:
 
         # Choose the step, and what watches over it.
         rate = partial(learning_rate, lr=cfg.lr, n_epochs=cfg.n_epochs, n_epochs_decay=cfg.n_epochs_decay)
-        step = graphed(step_for(cfg, ranks.replicate(state), autocast, perceptual, train_data.masked), levers)
+        step = graphed(step_for(cfg, ranks.replicate(state), autocast, vgg_loss, train_data.masked), levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
 
         with Logger(run) as log, Stop(ranks) as stop, loaders(

@@ -5,7 +5,7 @@
 
 The runs stay in --out-dir, a folder each, the variants of a seed one after the other: started again, the benchmark
 reads what is finished and goes on with what was cut. Other settings need another folder. The cost of a step is timed
-at the end, the variants in turns. fm, hinge and lsgan take the step of hd/, in which G comes first, and hinge and lsgan
+at the end, the variants in turns. fm and lsgan take the step of hd/, in which G comes first, and lsgan
 a lambda_l1 of 25: order and l1_25 are what these change alone. The means of bicubic are taken against bicubic targets,
 what the generator scores at the end against the same as all others.
 """
@@ -30,7 +30,7 @@ from pairs.find import usable_pairs
 from train import train
 from utils import UserError
 
-INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {}, "hinge": dict(gan_loss="hinge", lambda_l1=25.0),
+INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {},
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
                "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic"),
                "dropout": dict(dropout_blocks="release"),

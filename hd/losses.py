@@ -9,28 +9,18 @@ from torch import Tensor, nn
 
 from utils import UserError
 
-GanLoss = Literal["bce", "lsgan", "hinge"]
+GanLoss = Literal["bce", "lsgan"]
 VGG_LAYERS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # relu1_1 … relu5_1, and how much each counts
 
 
-def towards(kind: GanLoss, judgements: list[list[Tensor]], real: bool) -> Tensor:
+def gan_loss(kind: GanLoss, judgements: list[list[Tensor]], real: bool) -> Tensor:
     """How far the logits are from "real" or from "generated", summed over scales."""
+    compare = F.mse_loss if kind == "lsgan" else F.binary_cross_entropy_with_logits
     loss = 0.0
     for *_, logits in judgements:
         logits = logits.float()
-        if kind == "hinge":
-            loss = loss + F.relu(1 - logits if real else 1 + logits).mean()
-        else:
-            of = F.mse_loss if kind == "lsgan" else F.binary_cross_entropy_with_logits
-            loss = loss + of(logits, torch.full_like(logits, float(real)))
+        loss = loss + compare(logits, torch.full_like(logits, float(real)))
     return loss
-
-
-def fooling(kind: GanLoss, judgements: list[list[Tensor]]) -> Tensor:
-    """G's part of the GAN: the same towards "real", but for hinge, whose generator has no margin."""
-    if kind == "hinge":
-        return -sum(logits.float().mean() for *_, logits in judgements)
-    return towards(kind, judgements, real=True)
 
 
 def feature_matching(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
@@ -45,7 +35,7 @@ def feature_matching(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tens
     return loss
 
 
-class Perceptual(nn.Module):
+class VGGLoss(nn.Module):
     """L1 between the features that VGG19 finds in images in [-1, 1], un-normalised, gray ones as three channels."""
 
     def __init__(self, features: nn.Sequential):
@@ -53,7 +43,9 @@ class Perceptual(nn.Module):
         self.features = features[: max(VGG_LAYERS) + 1].eval().requires_grad_(False)
 
     def forward(self, y_fake: Tensor, y: Tensor) -> Tensor:
-        loss, a, b = 0.0, y_fake.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
+        loss = 0.0
+        a = y_fake.expand(-1, 3, -1, -1)
+        b = y.expand(-1, 3, -1, -1)
         for number, layer in enumerate(self.features):
             a, b = layer(a), layer(b)
             if number in VGG_LAYERS:
@@ -61,7 +53,7 @@ class Perceptual(nn.Module):
         return loss
 
 
-def load_perceptual(device: torch.device) -> Perceptual:
+def load_vgg(device: torch.device) -> VGGLoss:
     """With torchvision's weights, which it downloads once. Raises UserError where they cannot be had."""
     try:
         from torchvision.models import VGG19_Weights, vgg19  # takes seconds, which few runs need
@@ -75,4 +67,4 @@ def load_perceptual(device: torch.device) -> Perceptual:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise UserError(f"lambda_vgg needs the weights of VGG19, which cannot be had here ({reason}): put "
                         f"{weights.url} at {file}, or train with --lambda-vgg 0") from error
-    return Perceptual(features).to(device)
+    return VGGLoss(features).to(device)

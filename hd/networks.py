@@ -3,6 +3,7 @@
 The names of their weights are those of the authors' release, so that its files load.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from generator import BatchNorm, Dropout, Generator
 Norm = Literal["instance", "batch"]
 
 
-def init_weights(module: nn.Module) -> None:
+def init_hd_weights(module: nn.Module) -> None:
     """Weights N(0, 0.02), those of BatchNorm N(1, 0.02); biases stay PyTorch's default, as in the authors' code."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
         nn.init.normal_(module.weight, 1.0 if isinstance(module, BatchNorm) else 0.0, 0.02)
@@ -84,8 +85,12 @@ class GlobalGenerator(nn.Module):
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 64, n_downs: int = 4, n_blocks: int = 9,
                  crop_size: int = 0, checkpointing: bool = False, norm: Norm = "instance", dropout: bool = False):
         super().__init__()
-        self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
-        self.multiple, self.smallest, self.checkpointing = 2**n_downs, 2 * 2**n_downs, checkpointing
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.crop_size = crop_size
+        self.multiple = 2**n_downs
+        self.smallest = 2 * self.multiple  # side of an image
+        self.checkpointing = checkpointing
         layers = stem(in_channels, ngf, norm)  # (N, ngf, H, W)
         for i in range(n_downs):
             layers += resample(ngf * 2**i, ngf * 2 ** (i + 1), norm)  # (N, ngf·2^(i+1), H/2^(i+1), W/2^(i+1))
@@ -93,7 +98,7 @@ class GlobalGenerator(nn.Module):
         for i in range(n_downs, 0, -1):
             layers += resample(ngf * 2**i, ngf * 2 ** (i - 1), norm)
         self.model = nn.Sequential(*layers, *head(ngf, out_channels))
-        self.apply(init_weights)
+        self.apply(init_hd_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         check_size(self, x)
@@ -112,14 +117,18 @@ class LocalEnhancer(nn.Module):
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 32, n_downs: int = 4, n_blocks: int = 9,
                  crop_size: int = 0, checkpointing: bool = False, n_local_blocks: int = 3):
         super().__init__()
-        self.in_channels, self.out_channels, self.crop_size = in_channels, out_channels, crop_size
-        self.multiple, self.smallest, self.checkpointing = 2 ** (n_downs + 1), 4 * 2**n_downs, checkpointing
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.crop_size = crop_size
+        self.multiple = 2 ** (n_downs + 1)
+        self.smallest = 2 * self.multiple
+        self.checkpointing = checkpointing
         self.model = GlobalGenerator(in_channels, out_channels, 2 * ngf, n_downs, n_blocks).model[:-3]
         self.model1_1 = nn.Sequential(*stem(in_channels, ngf), *resample(ngf, 2 * ngf))
         self.model1_2 = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(n_local_blocks)), *resample(2 * ngf, ngf),
                                       *head(ngf, out_channels))
         self.pool = pool()
-        self.apply(init_weights)
+        self.apply(init_hd_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         check_size(self, x)
@@ -157,29 +166,36 @@ class MultiscaleDiscriminator(nn.Module):
             layers.append([nn.Conv2d(widths[-1], 1, 4, 1, 2)])
             for number, layer in enumerate(layers):
                 self.add_module(f"scale{scale}_layer{number}", nn.Sequential(*layer))
-        self.apply(init_weights)
+        self.apply(init_hd_weights)
 
     def forward(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
-        pair, judgements = torch.cat([x, y], dim=1), []
+        pair = torch.cat([x, y], dim=1)  # (N, C + C', H, W)
+        judgements = []
         for scale in reversed(range(self.n_scales)):
-            features = [pair]
+            h = pair
+            features = []
             for number in range(self.n_layers + 2):
-                features.append(self.get_submodule(f"scale{scale}_layer{number}")(features[-1]))
-            judgements.append(features[1:])
-            pair = self.pool(pair)
+                h = self.get_submodule(f"scale{scale}_layer{number}")(h)  # halved n_layers times
+                features.append(h)
+            judgements.append(features)
+            pair = self.pool(pair)  # (N, C + C', H/2, W/2)
         return judgements
 
 
 class PatchDiscriminator(Discriminator):
-    """The paper's, with the same weights, which also tells its features: x, y → [[features, …, logits]]."""
+    """The paper's, with the same weights, for a step that asks for features: one list, as if of one scale."""
 
     def forward(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
-        h, features = torch.cat([x, y], dim=1), []
-        for layer in self.layers:
-            h = layer(h)
-            if isinstance(layer, nn.LeakyReLU):
-                features.append(h)
-        return [[*features, h]]
+        return [self.features(x, y)]
+
+
+# Which networks a run has. To add a generator, write its maker, name it in GENERATORS and in `generator` of config.py
+
+def unet(settings: dict) -> Generator:
+    dropout = settings["dropout"]
+    gen = Generator(settings["in_channels"], settings["out_channels"], settings["ngf"], settings["crop_size"], dropout,
+                    settings.get("crop_width", 0))
+    return release_dropout(gen, dropout) if settings.get("dropout_blocks") == "release" else gen
 
 
 def release_dropout(gen: Generator, dropout: float) -> Generator:
@@ -190,22 +206,23 @@ def release_dropout(gen: Generator, dropout: float) -> Generator:
     return gen
 
 
-def make_generator(settings: dict) -> Generator | GlobalGenerator | LocalEnhancer:
-    """The generator of these settings, as a configuration or a file names them; files that name none hold a U-Net."""
-    channels, crop_size = (settings["in_channels"], settings["out_channels"], settings["ngf"]), settings["crop_size"]
-    kind = settings.get("generator", "unet")
-    if kind == "unet":
-        gen = Generator(*channels, crop_size, settings["dropout"], settings.get("crop_width", 0))
-        return release_dropout(gen, settings["dropout"]) if settings.get("dropout_blocks") == "release" else gen
-    gen = {"global": GlobalGenerator, "local": LocalEnhancer}[kind](
-        *channels, settings["n_downs"], settings["n_blocks"], crop_size, settings.get("checkpointing", False))
+def residual(make: type[nn.Module], settings: dict) -> GlobalGenerator | LocalEnhancer:
+    gen = make(settings["in_channels"], settings["out_channels"], settings["ngf"], settings["n_downs"],
+               settings["n_blocks"], settings["crop_size"], settings.get("checkpointing", False))
     gen.crop_width = settings.get("crop_width", 0)
     return gen
 
 
-def make_networks(cfg: Config) -> tuple[nn.Module, nn.Module]:
-    """The generator and the discriminator of a run."""
-    return make_generator(cfg.plain()), make_discriminator(cfg)
+GENERATORS = {
+    "unet": unet,
+    "global": partial(residual, GlobalGenerator),
+    "local": partial(residual, LocalEnhancer),
+}
+
+
+def make_generator(settings: dict) -> Generator | GlobalGenerator | LocalEnhancer:
+    """The generator of these settings, as a configuration or a file names them; files that name none hold a U-Net."""
+    return GENERATORS[settings.get("generator", "unet")](settings)
 
 
 def make_discriminator(cfg: Config) -> Discriminator | MultiscaleDiscriminator:
@@ -213,9 +230,16 @@ def make_discriminator(cfg: Config) -> Discriminator | MultiscaleDiscriminator:
     sizes = cfg.in_channels, cfg.out_channels, cfg.ndf, cfg.n_layers
     if cfg.n_scales:
         disc = MultiscaleDiscriminator(*sizes, cfg.n_scales)
+    elif cfg.paper_step:
+        disc = Discriminator(*sizes)
     else:
-        disc = (Discriminator if cfg.paper_step else PatchDiscriminator)(*sizes)
+        disc = PatchDiscriminator(*sizes)
     if cfg.spectral_norm:
         for layer in [layer for layer in disc.modules() if isinstance(layer, nn.Conv2d)]:
             spectral_norm(layer)
     return disc
+
+
+def make_networks(cfg: Config) -> tuple[nn.Module, nn.Module]:
+    """The generator and the discriminator of a run."""
+    return make_generator(cfg.plain()), make_discriminator(cfg)

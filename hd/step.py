@@ -6,18 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config import Config
-from hd.losses import Perceptual, feature_matching, fooling, towards
+from hd.losses import VGGLoss, feature_matching, gan_loss
 from runtime.state import State
 
 
-def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, perceptual: Perceptual | None = None
+def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, vgg_loss: VGGLoss | None = None
             ) -> dict[str, Tensor]:
     """One update of G against D as it is, then one of D, as the authors do; both judge the same y_fake.
 
     In this order, what D makes of the real pair serves both updates. x, y: input and target, (N, C, H, W) in [-1, 1].
     Returns the losses by name, with g_fm and g_vgg where they count, 0-dim and still on the device.
     """
-    gen, disc, scaler, kind = state.gen, state.disc, state.scaler, cfg.gan_loss
+    gen, disc, scaler = state.gen, state.disc, state.scaler
     with autocast():
         y_fake = gen(x)
         real = disc(x, y)
@@ -27,7 +27,7 @@ def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable,
     try:
         with autocast():
             fake = disc(x, y_fake)
-        g_gan = fooling(kind, fake)
+        g_gan = gan_loss(cfg.gan_loss, fake, real=True)
         g_l1 = F.l1_loss(y_fake.float(), y)
         g_loss = g_gan + cfg.lambda_l1 * g_l1
         more = {}
@@ -36,7 +36,7 @@ def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable,
             g_loss = g_loss + cfg.lambda_fm * more["g_fm"]
         if cfg.lambda_vgg:
             with autocast():
-                more["g_vgg"] = perceptual(y_fake, y)
+                more["g_vgg"] = vgg_loss(y_fake, y)
             g_loss = g_loss + cfg.lambda_vgg * more["g_vgg"]
         state.opt_g.zero_grad()
         scaler.scale(g_loss).backward()
@@ -47,8 +47,8 @@ def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable,
     # D: real pairs towards real, generated pairs towards generated; halved
     with autocast():
         fake = disc(x, y_fake.detach())
-    d_real = towards(kind, real, real=True)
-    d_fake = towards(kind, fake, real=False)
+    d_real = gan_loss(cfg.gan_loss, real, real=True)
+    d_fake = gan_loss(cfg.gan_loss, fake, real=False)
     state.opt_d.zero_grad()
     scaler.scale((d_real + d_fake) / 2).backward()
     scaler.step(state.opt_d)

@@ -66,7 +66,8 @@ class Translator:
     def _ready(self, gen: Generator, dtype: torch.dtype, norm: str, dropout: bool | str) -> Generator:
         """A copy of `gen` that shares its weights, as far as they are in `dtype`, and nothing else."""
         net = copy_in(gen, dtype)
-        for layer in use_test_time(net, norm, dropout):
+        use_test_time(net, norm, dropout)
+        for layer in net.modules():
             if isinstance(layer, Dropout) and layer.p > 0:
                 layer.draw = self.noise.mask
         levers = choose_levers(Config(), self.device, dtype)

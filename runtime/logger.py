@@ -145,9 +145,7 @@ def write_curves(path: Path, history: list[dict], cfg: Config) -> None:
         top.plot(epochs, [row[name] for row in history], marker=".", label=name)
     if cfg.paper_step:
         top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
-    top.set(ylabel={"bce": "binary cross-entropy"}.get(cfg.gan_loss, cfg.gan_loss))
-    if cfg.gan_loss != "hinge":
-        top.set(ylim=(0, None))
+    top.set(ylabel="binary cross-entropy" if cfg.gan_loss == "bce" else cfg.gan_loss, ylim=(0, None))
     for name, style in (("g_l1", "-"), ("val_l1", "--")):
         bottom.plot(epochs, [row[name] for row in history], style, marker=".", label=name)
     bottom.set(ylabel="L1, images in [-1, 1]", xlabel="epoch", ylim=(0, None))

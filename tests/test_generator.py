@@ -106,7 +106,8 @@ def test_test_time_uses_the_statistics_of_the_image_and_leaves_no_trace():
     assert not torch.equal(first, second)  # dropout is on
     assert outputs[0].mean(dim=(0, 2, 3)).abs().max() < 1e-5  # normalised by itself, not by running statistics
     assert all(torch.equal(before[name], value) for name, value in gen.state_dict().items())
-    assert not gen.training and not any(getattr(module, "per_image", False) for module in gen.modules())
+    assert not gen.training and not any(
+        getattr(module, name, False) for module in gen.modules() for name in ("per_image", "shared_mask"))
 
 
 @pytest.mark.parametrize("norm", ["image", "running"])

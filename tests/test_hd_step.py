@@ -21,13 +21,14 @@ from torchvision.models import vgg19
 import evaluate as evaluate_module
 import train as train_module
 from config import Config
-from hd.losses import Perceptual, feature_matching, fooling, load_perceptual, towards
+from hd.losses import VGGLoss, feature_matching, gan_loss, load_vgg
 from hd.networks import make_generator
 from hd.step import hd_step
 from inference.export import export
 from inference.load import load_generator
 from inference.translate import translate
 from runtime.checkpoint import load_tensors
+from runtime.cli import parse
 from runtime.ema import EMA, EVERY
 from runtime.logger import LOSSES
 from runtime.state import State
@@ -39,10 +40,10 @@ TINY = dict(n_downs=2, n_blocks=1)
 ALL = dict(generator="global", **TINY, n_scales=2, gan_loss="lsgan", lambda_fm=10.0, spectral_norm=True, ema=0.999,
            checkpointing=True)
 MIXTURES = {
-    "unet, fm": dict(lambda_fm=10.0), "unet, hinge": dict(gan_loss="hinge", lambda_l1=25.0),
+    "unet, fm": dict(lambda_fm=10.0), "unet, lsgan": dict(gan_loss="lsgan", lambda_l1=25.0),
     "unet, spectral norm, ema": dict(spectral_norm=True, ema=0.999), "unet, 3 scales": dict(n_scales=3),
     "global, everything": ALL, "global, the paper's losses": dict(generator="global", **TINY),
-    "local, hinge, bf16": dict(ALL, generator="local", gan_loss="hinge", precision="bf16", channels_last="on"),
+    "local, bf16": dict(ALL, generator="local", precision="bf16", channels_last="on"),
 }
 
 
@@ -52,19 +53,17 @@ def judged(*scales):
 
 
 def test_the_losses_of_the_gan_are_those_of_their_papers():
-    """Each scale counts fully; D's hinge ends at the margin, G's has none."""
+    """Each scale counts fully."""
     logits = judged([[9.0], [2.0, -0.5]], [[9.0], [0.0]])
     softplus = lambda value: math.log1p(math.exp(value))  # noqa: E731
     wanted = {
-        "lsgan": ((1 + 2.25) / 2 + 1, (4 + 0.25) / 2 + 0, (1 + 2.25) / 2 + 1),
-        "hinge": ((0 + 1.5) / 2 + 1, (3 + 0.5) / 2 + 1, -0.75),
-        "bce": ((softplus(-2) + softplus(0.5)) / 2 + softplus(0), (softplus(2) + softplus(-0.5)) / 2 + softplus(0),
-                (softplus(-2) + softplus(0.5)) / 2 + softplus(0)),
+        "lsgan": ((1 + 2.25) / 2 + 1, (4 + 0.25) / 2 + 0),
+        "bce": ((softplus(-2) + softplus(0.5)) / 2 + softplus(0), (softplus(2) + softplus(-0.5)) / 2 + softplus(0)),
     }
     for kind, values in wanted.items():
-        found = towards(kind, logits, True), towards(kind, logits, False), fooling(kind, logits)
+        found = gan_loss(kind, logits, True), gan_loss(kind, logits, False)
         assert [value.item() for value in found] == pytest.approx(values), kind
-        assert towards(kind, [[logits[0][1].bfloat16()]], True).dtype == torch.float32
+        assert gan_loss(kind, [[logits[0][1].bfloat16()]], True).dtype == torch.float32
 
 
 def test_feature_matching_weighs_as_the_authors_and_leaves_the_logits_and_the_real_side_out():
@@ -118,12 +117,12 @@ def test_one_step_is_g_then_d_to_the_formula():
 
 
 def test_d_can_be_trained_again_after_a_failed_step():
-    state = fresh_state(replace(Config(), ngf=4, ndf=4, crop_size=64, gan_loss="hinge", n_scales=1))
+    state = fresh_state(replace(Config(), ngf=4, ndf=4, crop_size=64, gan_loss="lsgan", n_scales=1))
     x = torch.rand(1, 3, 64, 64)
     with pytest.raises(RuntimeError, match="size"):
-        hd_step(state, x, x[:, :, :32], replace(Config(), gan_loss="hinge"), nullcontext, None)
+        hd_step(state, x, x[:, :, :32], replace(Config(), gan_loss="lsgan"), nullcontext, None)
     state.disc.requires_grad_(False)
-    step_for(replace(Config(), gan_loss="hinge"), state, nullcontext)(x, x)
+    step_for(replace(Config(), gan_loss="lsgan"), state, nullcontext)(x, x)
     assert all(p.requires_grad for p in state.disc.parameters())
 
 
@@ -185,7 +184,7 @@ def test_another_network_cannot_continue_a_run(small, change):
         train(small(n_epochs=2, resume=True, **{**ALL, **change}))
 
 
-@pytest.mark.parametrize("name", ["global, everything", pytest.param("local, hinge, bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["global, everything", pytest.param("local, bf16", marks=pytest.mark.slow)])
 def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, monkeypatch, name):
     cfg = small(n_epochs=2, **MIXTURES[name])
     train(cfg)
@@ -306,7 +305,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     net = vgg19(weights=None)
     monkeypatch.setattr("torchvision.models.vgg19", lambda weights: net)
     cfg = replace(Config(), ngf=4, ndf=4, crop_size=64, lambda_vgg=10.0, lambda_l1=0.0, gan_loss="lsgan")
-    step = step_for(cfg, fresh_state(cfg), nullcontext, load_perceptual(CPU))
+    step = step_for(cfg, fresh_state(cfg), nullcontext, load_vgg(CPU))
     assert step(*torch.rand(2, 1, 3, 64, 64))["g_vgg"] > 0
     a, b = torch.rand(2, 1, 3, 64, 64)
     layers, seen = [*net.features], []
@@ -319,17 +318,30 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
             image = layer(image)
     wanted = sum(weight * (x - y).abs().mean() for weight, x, y in zip(
         (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), seen[:5], seen[5:], strict=True))
-    perceptual = Perceptual(net.features)
+    perceptual = VGGLoss(net.features)
     torch.testing.assert_close(perceptual(a, b), wanted)
     torch.testing.assert_close(perceptual(a[:, :1], b[:, :1]), perceptual(a[:, :1].expand_as(a), b[:, :1].expand_as(b)))
     assert len(firsts) == 5 and not any(p.requires_grad or p.grad is not None for p in net.features[:30].parameters())
 
 
-def test_hinge_is_not_told_that_somebody_wins(small, capsys, monkeypatch):
+def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small):
+    train(small(n_epochs=1))
+    path = small().out_dir / "config.json"
+    path.write_text(path.read_text().replace('"gan_loss": "bce"', '"gan_loss": "hinge"'))
+    with pytest.raises(UserError, match=r"config.json .*gan_loss must be one of bce, lsgan; it is 'hinge'"):
+        parse(["--resume", "--out-dir", str(small().out_dir)])
+    path = small().out_dir / "gen.pth.tar"
+    saved = load_tensors(path)
+    saved["config"]["gan_loss"] = "hinge"  # what it has learnt is of use all the same
+    torch.save(saved, path)
+    assert load_generator(path).trained.epoch == 1
+
+
+def test_least_squares_are_not_told_that_somebody_wins(small, capsys, monkeypatch):
     """The thresholds of that sentence are those of binary cross-entropy."""
     losses = dict(zip(LOSSES, torch.tensor([0.0, 0.0, 0.9, 0.3]), strict=True))
     monkeypatch.setattr(train_module, "hd_step", lambda *_, **__: losses)
-    train(small(gan_loss="hinge", n_epochs=6))
+    train(small(gan_loss="lsgan", n_epochs=6))
     assert "has won" not in capsys.readouterr().out
 
 

@@ -53,7 +53,8 @@ def noise(width, height, seed=0, dtype=np.uint8):
 
 
 def state_of(gen):
-    return [(name, module.training, getattr(module, "per_image", None), type(module))
+    flags = ("per_image", "shared_mask")
+    return [(name, module.training, *(getattr(module, flag, None) for flag in flags), type(module))
             for name, module in gen.named_modules()]
 
 

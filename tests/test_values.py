@@ -428,7 +428,7 @@ def test_a_mask_of_zeros_and_ones_counts_like_one_of_black_and_white(tmp_path):
     assert (masks["ones"] == masks["white"]).all() and masks["half"].max() == 128
 
 
-@pytest.mark.parametrize("changes", [{}, dict(gan_loss="hinge", lambda_fm=10.0)])
+@pytest.mark.parametrize("changes", [{}, dict(gan_loss="lsgan", lambda_fm=10.0)])
 def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
     cfg = small(ngf=4, ndf=4, dropout=0.0, **changes)
     torch.manual_seed(0)
