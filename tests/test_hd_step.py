@@ -327,7 +327,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
 def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small):
     train(small(n_epochs=1))
     path = small().out_dir / "config.json"
-    path.write_text(path.read_text().replace('"gan_loss": "bce"', '"gan_loss": "hinge"'))
+    path.write_text(path.read_text().replace('"gan_loss": "bce"', '"gan_loss": "hinge"', 1))  # not that of the defaults
     with pytest.raises(UserError, match=r"config.json .*gan_loss must be one of bce, lsgan; it is 'hinge'"):
         parse(["--resume", "--out-dir", str(small().out_dir)])
     path = small().out_dir / "gen.pth.tar"
