@@ -13,13 +13,15 @@ import tyro
 
 from making.cityscapes import Cityscapes
 from making.folder import prepare
+from making.frames import Frames
 from making.parquet import Parquet
 from making.photos import Photos
+from making.tiles import Tiles
 from runtime.console import run_main
 
 
 def main() -> int:
-    return prepare(tyro.cli(Photos | Cityscapes | Parquet, description=__doc__))
+    return prepare(tyro.cli(Photos | Cityscapes | Parquet | Tiles | Frames, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -32,5 +32,5 @@ def test_the_top_holds_the_paper_and_the_commands_only():
     files = sorted(path.name for path in ROOT.glob("*.py"))
     assert len(files) <= 12, (
         f"{len(files)} files at the top: {', '.join(files)}. Only the paper's files and the commands stand there, so "
-        "that `ls` shows what to read first. Put what serves them into making/, pairs/, runtime/, inference/ or hd/; for one "
-        "more command, raise this limit, and add it to FLOORS above and to the README's list of files")
+        "that `ls` shows what to read first. Put what serves them into making/, pairs/, runtime/, inference/ or hd/. "
+        "For one more command, raise this limit, and add it to FLOORS above and to the README's list of files")

@@ -6,17 +6,22 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 from conftest import ROOT, launch, wait_until
 from PIL import Image
+from rasterio import warp
+from rasterio.transform import from_origin
 
 import prepare
 from making.edges import LEAST, edges
@@ -352,6 +357,271 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
     assert run("parquet", tmp_path / "names.parquet", tmp_path / "new", "--columns", "edit", "image")[0] == 0
 
 
+CORNER = 500_000, 5_000_000  # metres, in UTM 33 N
+
+
+def raster(path, size, metres, corner=CORNER, kind="float32", crs="EPSG:32633", void=None, **profile):
+    """Two bands that hold, in metres from CORNER, how far east and how far south each pixel's centre lies.
+
+    void: (rows, columns) that hold no value.
+    """
+    transform = from_origin(*corner, metres, metres)
+    width, height = size
+    east = corner[0] - CORNER[0] + metres * (np.arange(width) + 0.5)
+    south = CORNER[1] - corner[1] + metres * (np.arange(height) + 0.5)
+    bands = np.stack(np.broadcast_arrays(east, south[:, None])).astype(kind)
+    if void:
+        bands[:, void[0], void[1]] = profile["nodata"]
+    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=2, dtype=kind, crs=crs,
+                       transform=transform, **profile) as file:
+        file.write(bands)
+        file.descriptions = ("east", "south")
+    return path
+
+
+def off(path, rim=0):
+    """How far, in metres, the values of a tile are from where its header puts its pixels; where it has no value, 0.
+
+    rim: metres from the borders of the map of 4,000 by 3,200 m that are not looked at: a mean there is of one side.
+    """
+    with rasterio.open(path) as file:
+        bands, valid = file.read().astype(float), file.dataset_mask() > 0
+        x, y = file.transform @ np.array(np.meshgrid(np.arange(file.width) + 0.5, np.arange(file.height) + 0.5))
+        x, y = warp.transform(file.crs, "EPSG:32633", x.ravel(), y.ravel())
+    x, y = (np.reshape(each, valid.shape) for each in (x, y))
+    east, south = x - CORNER[0], CORNER[1] - y
+    valid &= (east > rim) & (east < 4000 - rim) & (south > rim) & (south < 3200 - rim)
+    return np.where(valid, np.hypot(bands[0] - east, bands[1] - south), 0).max()
+
+
+@pytest.mark.parametrize("b, within", [
+    (dict(size=(400, 320), metres=10), 0),  # the same grid
+    (dict(size=(300, 300), metres=10, corner=(CORNER[0] + 400, CORNER[1] - 250)), 0),  # shifted by whole pixels
+    (dict(size=(300, 300), metres=10, corner=(CORNER[0] + 403, CORNER[1] - 251)), 0.01),  # and by parts of one
+    (dict(size=(800, 640), metres=5, corner=(CORNER[0] - 100, CORNER[1] + 100)), 0.01),  # finer
+    (dict(size=(134, 107), metres=30), 0.01),  # coarser
+])
+def test_tiles_are_aligned_to_the_pixel(tmp_path, b, within):
+    """A tile read at the wrong resolution, or half a pixel beside its partner, as PixelIsPoint and rounding have it."""
+    first, second = raster(tmp_path / "a.tif", (400, 320), 10), raster(tmp_path / "b.tif", **b)
+    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64, "--overlap", 16)
+    assert status == 0, said
+    found = find_pairs(tmp_path / "out")
+    assert len(found.splits["train"]) > 15 and found.splits["val"]
+    for pair in sum(found.splits.values(), []):
+        with rasterio.open(pair.inputs[0]) as a, rasterio.open(pair.target) as b:
+            assert a.transform == b.transform and a.crs == b.crs and a.shape == b.shape == (64, 64)
+            assert a.descriptions == ("east", "south")
+        assert max(off(path, 45) for path in (pair.inputs[0], pair.target)) <= within, pair
+
+
+def test_tiles_of_another_projection_and_of_classes(tmp_path):
+    first = raster(tmp_path / "a.tif", (400, 320), 10)
+    transform, width, height = warp.calculate_default_transform("EPSG:32633", "EPSG:4326", 400, 320, CORNER[0],
+                                                                CORNER[1] - 3200, CORNER[0] + 4000, CORNER[1])
+    x, y = transform @ np.array(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))
+    x, y = warp.transform("EPSG:4326", "EPSG:32633", x.ravel(), y.ravel())
+    bands = np.stack([np.array(x) - CORNER[0], CORNER[1] - np.array(y)]).reshape(2, height, width)
+    with rasterio.open(tmp_path / "b.tif", "w", driver="GTiff", width=width, height=height, count=2, dtype="float64",
+                       crs="EPSG:4326", transform=transform) as file:
+        file.write(bands)
+    assert run("tiles", first, tmp_path / "b.tif", tmp_path / "out", "--size", 256)[0] == 0
+    files = made(tmp_path / "out")
+    assert files and max(off(path, 20) for path in files.values()) < 0.01
+    classes = np.random.default_rng(0).integers(0, 5, (110, 140), np.uint8)
+    with rasterio.open(tmp_path / "c.tif", "w", driver="GTiff", width=140, height=110, count=1, dtype="uint8",
+                       crs="EPSG:32633", transform=from_origin(*CORNER, 30, 30)) as file:
+        file.write_colormap(1, {k: (40 * k, 0, 0, 255) for k in range(5)})
+        file.write(classes, 1)
+    words = ["tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 64, "--label-side", "B"]
+    assert run(*words)[0] == 0
+    for name, path in made(tmp_path / "classes").items():
+        if "/B/" in name:
+            row, column = (int(number) + np.arange(64) for number in path.stem.split("_"))
+            picture = read_picture(path)
+            assert (picture.indices == classes[row[:, None] // 3, column // 3]).all() and picture.channels == 3
+
+
+def test_no_pixel_of_the_map_is_trained_on_and_validated_on(tmp_path):
+    """Tiles that overlap share pixels, and neighbours nearly do."""
+    first, second = (raster(tmp_path / f"{name}.tif", (600, 500), 10) for name in "ab")
+    assert run("tiles", first, second, tmp_path / "out", "--size", 48, "--overlap", 24, "--val", 0.2)[0] == 0
+    covered = {split: np.zeros((500, 600), bool) for split in ("train", "val")}
+    for name, path in made(tmp_path / "out").items():
+        row, column = map(int, path.stem.split("_"))
+        covered[name.split("/")[0]][row : row + 48, column : column + 48] = True
+    assert not (covered["train"] & covered["val"]).any() and (covered["train"] | covered["val"]).all()
+    assert 0.1 < covered["val"].mean() < 0.3
+
+
+@pytest.mark.parametrize("kind, nodata", [("float32", np.nan), ("float32", -9999), ("uint16", 65535)])
+def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
+    """At the border of what has none, neither 65535 nor NaN runs into what has one."""
+    void = np.s_[:150], np.s_[:]
+    first = raster(tmp_path / "a.tif", (100, 80), 40, kind=kind, nodata=nodata, void=(np.s_[:40], np.s_[:]))
+    second = raster(tmp_path / "b.tif", (400, 320), 10, kind=kind, nodata=nodata, void=void)
+    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64, "--val", 0)
+    files = made(tmp_path / "out")
+    rows = {int(Path(name).name.split("_")[0]) for name in files}
+    assert status == 0 and min(rows) > 64 and len(files) == 2 * 7 * len(rows)
+    for name, path in files.items():
+        picture = read_picture(path)
+        row = int(path.stem.split("_")[0])
+        first_valid = max(0, (160 if "/A/" in name else 150) - row)
+        valid = np.ones((64, 64), bool) if picture.valid is None else picture.valid
+        assert not valid[:first_valid].any() and valid[first_valid:].all(), (name, first_valid)
+        assert off(path) <= 22  # at the rim, the mean is of one side
+
+
+def test_tiles_go_on_where_they_were_stopped(tmp_path):
+    first, second = (raster(tmp_path / f"{name}.tif", (600, 500), 10) for name in "ab")
+    words = ["tiles", first, second, tmp_path / "out", "--size", 64]
+    assert run(*words)[0] == 0
+    before = state(tmp_path / "out")
+    for path in [*before][len(before) // 3 :: 2]:
+        if path.name != "prepare.json":
+            path.unlink()
+    status, said = run(*words)
+    assert status == 0 and "there already" in said
+    after = state(tmp_path / "out")
+    assert {path: kept[2] for path, kept in before.items()} == {path: kept[2] for path, kept in after.items()}
+
+
+def test_rasters_without_a_place_and_near_infrared(tmp_path):
+    """Scans of microscopes say nothing of where they lie; four bands of 8 bits are no transparency."""
+    rng = np.random.default_rng(0)
+    scan = rng.integers(1, 255, (4, 200, 300), np.uint8)
+    scan[3] = 0  # dark in the near infrared
+    for name, array in (("a", scan), ("b", scan.repeat(2, axis=1).repeat(2, axis=2)), ("c", scan[:, :, :200])):
+        with rasterio.open(tmp_path / f"{name}.tif", "w", driver="GTiff", width=array.shape[2], height=array.shape[1],
+                           count=4, dtype="uint8") as file:
+            file.write(array)
+    words = ["tiles", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out", "--size", 64, "--label-side", "A"]
+    assert run(*words)[0] == 0
+    files = made(tmp_path / "out")
+    assert len(files) == 2 * 10 * 7
+    for name, path in files.items():
+        if "/A/" in name:
+            a, b = read_picture(path), read_picture(files[name.replace("/A/", "/B/")])
+            assert (a.array == b.array).all() and a.channels == 4 and a.valid is None and b.valid is None
+    words[2:4] = [tmp_path / "c.tif", tmp_path / "new"]
+    status, said = run(*words)
+    assert status == 2 and "have two shapes: 300×200 and 200×200" in said
+    words[2] = raster(tmp_path / "d.tif", (300, 200), 10)
+    status, said = run(*words)
+    assert status == 2 and "a.tif does not say where on the map it lies" in said
+
+
+@pytest.mark.parametrize("b, flags, message", [
+    (dict(size=(50, 50), metres=10), [], "share 50×50 pixels, less than a tile of --size 64"),
+    (dict(size=(90, 90), metres=10, corner=(700_000, 5_000_000)), [], "share 0×"),
+    (dict(size=(90, 90), metres=10, crs=None), [], "b.tif does not say where on the map it lies"),
+    (dict(size=(90, 90), metres=10), ["--overlap", 64], "overlap from 0 to below size"),
+])
+def test_rasters_that_make_no_tiles_are_told(tmp_path, b, flags, message):
+    first, second = raster(tmp_path / "a.tif", (400, 320), 10), raster(tmp_path / "b.tif", **b)
+    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64, *flags)
+    assert status == 2 and message in said and said.count("\n") == 1 and not (tmp_path / "out").exists(), said
+    (tmp_path / "b.tif").write_bytes(b"no raster")
+    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64)
+    assert status == 2 and "b.tif cannot be read as a raster" in said
+
+
+def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0):
+    """Frames of one colour, whose red is four times their number from the beginning of the scene at 10 a second."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
+        stream.options = {"crf": "0", "g": "12"}
+        for i in range(seconds * rate):
+            image = np.zeros((*size[::-1], 3), np.uint8)
+            image[..., 0] = 4 * (first + i * 10 / rate)
+            image[: size[1] // 2, : size[0] // 2, 1] = 255  # the upper left corner is green
+            image[..., 2] = tint
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    if turn:  # as a phone does: by the matrix in the track's header
+        content = path.read_bytes()
+        matrix = content.index(b"tkhd") + 4 + 40
+        cos, sin = ((0, 1), (-1, 0), (0, -1))[turn // 90 - 1]
+        turned = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+        path.write_bytes(content[:matrix] + turned + content[matrix + 36 :])
+    return path
+
+
+def moment(path):
+    """The number of the frame, by its red."""
+    return np.asarray(Image.open(path))[-4, -4, 0] / 4
+
+
+def test_frames_of_a_video_are_held_out_by_stretches_of_time(tmp_path):
+    """Every tenth frame in val is what the network was trained on a twenty-fifth of a second before."""
+    clip = video(tmp_path / "clip.mkv", seconds=6)
+    status, said = run("frames", clip, tmp_path / "out", "--val", 0.3)
+    files = made(tmp_path / "out")
+    assert status == 0 and {name.split("/")[0] for name in files} == {"train", "val"}
+    for name, path in files.items():
+        assert round(moment(path)) == int(name[-6:]) and Image.open(path).size == (64, 48)
+    numbers = {split: {int(name[-6:]) for name in files if name.startswith(split)} for split in ("train", "val")}
+    assert min(abs(a - b) for a in numbers["train"] for b in numbers["val"]) > 1
+    assert len(numbers["val"]) >= 8 and "held out, since those beside them" in said
+    words = ["photos", tmp_path / "out", tmp_path / "pairs", "--input", "edges"]
+    assert run(*words)[0] == 0
+    splits = find_pairs(tmp_path / "pairs").splits
+    assert [len(splits[split]) for split in ("train", "val")] == [len(numbers[split]) for split in ("train", "val")]
+    before = state(tmp_path / "out")
+    assert "already" in run("frames", clip, tmp_path / "out", "--val", 0.3)[1] and state(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("rate", [10, 20, 5])
+def test_two_videos_are_paired_by_time(tmp_path, rate):
+    """By their numbers, frames of another rate would drift apart."""
+    a, b = video(tmp_path / "a.mp4"), video(tmp_path / "b.mkv", seconds=3, rate=rate, size=(128, 96), tint=255)
+    status, said = run("frames", a, b, tmp_path / "out", "--every", 2, "--val", 0)
+    assert status == 0 and "lasts 4.0 s" in said
+    pairs = find_pairs(tmp_path / "out", 0).splits
+    pairs = pairs["train"] + pairs["val"]
+    assert 14 <= len(pairs) <= 16
+    for pair in pairs:
+        assert abs(moment(pair.inputs[0]) - moment(pair.target)) <= (1 if rate == 5 else 0)
+        assert Image.open(pair.inputs[0]).size == Image.open(pair.target).size == (128, 96)
+        assert np.asarray(Image.open(pair.target))[0, 0, 2] == 255
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_frames_are_upright(tmp_path, turn):
+    """A phone's video lies on its side but for a number in the file; OpenCV obeys it too."""
+    clip = video(tmp_path / "clip.mp4", seconds=1, turn=turn, codec="libx264")
+    assert run("frames", clip, tmp_path / "out", "--every", 5, "--val", 0)[0] == 0
+    frame = np.asarray(Image.open(min(made(tmp_path / "out").values())))
+    oracle = cv2.VideoCapture(str(clip)).read()[1]
+    assert frame.shape == oracle.shape and frame.shape[:2] == ((48, 64) if turn == 180 else (64, 48))
+    corners = [[image[y, x, 1] > 128 for y in (4, -4) for x in (4, -4)] for image in (frame, oracle)]
+    assert corners[0] == corners[1] and sum(corners[0]) == 1 and not corners[0][0]
+
+
+def test_videos_that_cannot_be_used_are_told(tmp_path):
+    clip = video(tmp_path / "clip.mkv")
+    (tmp_path / "text.mp4").write_text("no video")
+    for words, message in ((["text.mp4", "out"], "text.mp4 cannot be read as a video"),
+                           (["gone.mp4", "out"], "gone.mp4 is no file"), (["out"], "one or two videos"),
+                           (["clip.mkv", "out", "--every", 0], "every must be at least 1")):
+        words = [tmp_path / word if isinstance(word, str) and "-" not in word else word for word in words]
+        status, said = run("frames", *words)
+        assert status == 2 and message in said and said.count("\n") == 1, said
+    video(tmp_path / "high.mkv", size=(48, 64))
+    status, said = run("frames", clip, tmp_path / "high.mkv", tmp_path / "out")
+    assert status == 2 and "have two shapes, 64×48 and 48×64" in said and not (tmp_path / "out").exists()
+    content = bytearray(video(tmp_path / "whole.mp4", codec="libx264").read_bytes())
+    middle = content.index(b"mdat") + len(content) // 3
+    content[middle : middle + 400] = b"\xff" * 400
+    (tmp_path / "cut.mp4").write_bytes(content)
+    status, said = run("frames", tmp_path / "cut.mp4", tmp_path / "cut", "--val", 0)
+    assert status == 1 and "not used: 1" in said and "cut.mp4 is damaged after" in said
+    assert all(abs(moment(path) - int(path.stem[-6:])) < 1 for path in made(tmp_path / "cut").values())
+
+
 def test_blocks_are_held_out_evenly():
     blocks = Blocks(0.1)
     splits = [blocks.split(i) for i in range(100)]
@@ -364,7 +634,8 @@ def test_what_a_package_is_for_is_told_where_it_is_missing(tmp_path):
     """pyarrow, scikit-image and PyAV serve one kind of data each: whoever has none of it need not have them."""
     photos(tmp_path / "photos", 1)
     for module, package, words in (("skimage", "scikit-image", ["photos", "photos", "out", "--input", "edges"]),
-                                   ("pyarrow", "pyarrow", ["parquet", "a.parquet", "out"])):
+                                   ("pyarrow", "pyarrow", ["parquet", "a.parquet", "out"]),
+                                   ("av", "PyAV", ["frames", "a.mp4", "out"])):
         blocked = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {words}; " \
                   f"sys.path.insert(0, {str(ROOT)!r}); import prepare; prepare.run_main(prepare.main)"
         done = subprocess.run([sys.executable, "-c", blocked], cwd=tmp_path, text=True, capture_output=True)

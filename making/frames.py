@@ -1,0 +1,150 @@
+"""Frames of one video, or of two as pairs, held out by stretches of time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+from making.folder import Blocks, Job, Made, There, check_share, need
+from making.photos import encoded
+from pairs.geometry import resize
+from runtime.console import say
+from utils import DataError, UserError, name_of
+
+SECONDS = 10  # of a stretch, at most: a tenth of the video if that is less
+RIM = 0.1  # of a held-out stretch, at least a frame, left out at either end: what is beside it is trained on
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a video, as photos to make pairs from, or of two videos of one scene, as pairs."""
+
+    threads: ClassVar[int] = 4
+    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="VIDEO [VIDEO_B] OUT")]]  # the last is the folder to make
+    every: int = 1  # of how many frames one is taken
+    val: float = 0.1  # share of the time that is held out; 0 leaves it to training
+    preview: bool = False  # only draw a sheet of six pairs
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [*self.paths[:-1]]
+
+    @property
+    def out(self) -> Path:
+        return self.paths[-1]
+
+    def jobs(self, there: There) -> Iterator[Job]:
+        check_share(self.val)
+        if len(self.inputs) not in (1, 2):
+            raise UserError("one or two videos and the folder to make are needed: frames VIDEO OUT, or frames VIDEO_A "
+                            "VIDEO_B OUT")
+        if self.every < 1:
+            raise UserError(f"every must be at least 1; it is {self.every}")
+        return self.taken(*(Video(path) for path in self.inputs))
+
+    def taken(self, first: "Video", second: "Video | None" = None) -> Iterator[Job]:
+        spacing = self.every / first.rate
+        length = stretch(first, spacing)
+        rim = max(RIM * length, spacing)
+        blocks, left_out = Blocks(self.val), 0
+        moments = together(first, second) if second else ((time, frame, None) for time, frame in first.frames())
+        for number, (time, frame, partner) in enumerate(moments):
+            if number % self.every:
+                continue
+            block = int((time + 1e-6) / length)
+            split = blocks.split(block)
+            begin, end = block * length + rim, (block + 1) * length - rim
+            if split == "val" and not begin - 1e-6 <= time < end - 1e-6:
+                left_out += 1
+                continue
+            name = f"{first.path.stem}_{number:06d}"
+            yield Job(name, partial(self.make, split, frame, partner), split)
+        if left_out:
+            say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them are "
+                "trained on")
+        for video in filter(None, (first, second)):
+            if video.error:
+                yield Job(f"the end of {video.path}", video.tell_error)
+
+    def make(self, split: str, frame, partner) -> Made:
+        b = upright(frame)
+        if partner is None:
+            return Made(split, None, encoded(b))
+        a, b = b, upright(partner)
+        size = max(image.shape[1::-1] for image in (a, b))
+        if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) > 0.01:
+            raise UserError(f"{' and '.join(map(name_of, self.inputs))} have two shapes, {a.shape[1]}×{a.shape[0]} and "
+                            f"{b.shape[1]}×{b.shape[0]}: cut them to one first")
+        return Made(split, *(encoded(resize(image, size)) for image in (a, b)))
+
+
+class Video:
+    """A video to read once, from its beginning. time: seconds that were read; error: why it ended early."""
+
+    def __init__(self, path: Path):
+        self.path, self.time, self.error = path, 0.0, ""
+        av = need("av", "PyAV", "videos")
+        if not path.is_file():
+            raise FileNotFoundError(f"{name_of(path)} is no file")
+        try:
+            with av.open(str(path)) as container:
+                if not container.streams.video:
+                    raise UserError(f"{name_of(path)} holds no video")
+                stream = container.streams.video[0]
+                self.rate = float(stream.average_rate or 25)
+                self.duration = container.duration / av.time_base if container.duration else None
+        except av.FFmpegError as error:
+            raise UserError(f"{name_of(path)} cannot be read as a video: {error.strerror}") from error
+
+    def frames(self) -> Iterator[tuple[float, Any]]:
+        """Each frame that is whole, and the seconds since the first."""
+        av = need("av", "PyAV", "videos")
+        begin = None
+        try:
+            with av.open(str(self.path)) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                for number, frame in enumerate(container.decode(stream)):
+                    time = number / self.rate if frame.time is None else frame.time
+                    begin = time if begin is None else begin
+                    self.time = time - begin
+                    if not frame.is_corrupt:
+                        yield self.time, frame
+        except av.FFmpegError as error:
+            self.error = error.strerror
+
+    def tell_error(self) -> None:
+        raise DataError(f"{name_of(self.path)} is damaged after {self.time:.1f} s ({self.error}); what comes before "
+                        "has been made")
+
+
+def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
+    """Each frame of the first with that of the second which is nearest in time, until either ends."""
+    others = second.frames()
+    partner = next(others, None)
+    following = next(others, None)
+    for time, frame in first.frames():
+        while following and abs(following[0] - time) <= abs(partner[0] - time):
+            partner, following = following, next(others, None)
+        if partner is None or not following and time - partner[0] > 0.5 / second.rate + 1e-6:
+            break
+        yield time, frame, partner[1]
+    lengths = [video.duration for video in (first, second)]
+    if all(lengths) and abs(lengths[0] - lengths[1]) > 0.5:
+        say(f"{name_of(first.path)} lasts {lengths[0]:.1f} s, {name_of(second.path)} {lengths[1]:.1f} s: pairs are of "
+            "frames at the same time since the beginning, until the shorter ends")
+
+
+def stretch(video: Video, spacing: float) -> float:
+    """Seconds of a block: at least five frames that lie `spacing` apart, so that its ends can be left out."""
+    long = min(SECONDS, video.duration / 10) if video.duration else SECONDS
+    return max(long, 5 * spacing)
+
+
+def upright(frame) -> np.ndarray:
+    """(H, W, 3), as a player shows it: phones turn a picture by a number in the file."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))

@@ -1,0 +1,81 @@
+"""Aligned tiles of two rasters of one place, which may have other resolutions, extents and projections."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Positional, arg
+
+from making.folder import Blocks, Job, Made, There, check_share
+from making.raster import Raster, Span, place, shared
+from runtime.console import say
+from utils import UserError, name_of
+
+BLOCKS = 10  # at least, where the map is large enough: one of ten is held out
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Two rasters of one place, cut into aligned, georeferenced tiles; blocks of the map are held out, not tiles."""
+
+    threads: ClassVar[int] = 1  # GDAL's open files are not to be shared
+    a: Positional[Annotated[Path, arg(metavar="A.tif")]]  # the raster of A
+    b: Positional[Annotated[Path, arg(metavar="B.tif")]]  # the raster of B; the coarser one is resampled to the finer
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]  # the folder of pairs to make, or to go on with
+    size: int = 512  # pixels of a side of a tile, in the finer raster
+    overlap: int = 0  # pixels that neighbours share, inside a block
+    block: int = 4  # tiles of a side of a block, at most: a map of fewer than ten blocks has smaller ones
+    label_side: Literal["none", "A", "B"] = "none"  # that is resampled by nearest neighbour, as classes must be
+    val: float = 0.1  # share of the blocks that is held out; 0 leaves it to training
+    preview: bool = False  # only draw a sheet of six pairs
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [self.a, self.b]
+
+    def jobs(self, there: There) -> list[Job]:
+        check_share(self.val)
+        if self.size < 16 or not 0 <= self.overlap < self.size or self.block < 1:
+            raise UserError("size must be at least 16, overlap from 0 to below size, and block at least 1; they are "
+                            f"{self.size}, {self.overlap} and {self.block}")
+        a, b = Raster.opened(self.a), Raster.opened(self.b)
+        place(a, b)
+        grid, other = (b, a) if a.resolution_in(b) > 1 + 1e-6 else (a, b)
+        across, down = shared(grid, other)
+        if min(span[1] - span[0] for span in (across, down)) < self.size:
+            raise UserError(f"{name_of(self.a)} and {name_of(self.b)} share {max(0, across[1] - across[0])}×"
+                            f"{max(0, down[1] - down[0])} pixels, less than a tile of --size {self.size}")
+        n = next((n for n in range(self.block, 1, -1)
+                  if len(self.spans(across, n)) * len(self.spans(down, n)) >= BLOCKS), 1)
+        tiles = [((i, j), row, column) for i, rows in enumerate(self.spans(down, n))
+                 for j, columns in enumerate(self.spans(across, n))
+                 for row in self.starts(rows) for column in self.starts(columns)]
+        say(f"{name_of(grid.path)} has the finer pixels, which the tiles take: {len(tiles)} of {self.size}×{self.size}")
+        named = [(block, row, column, f"{row:06d}_{column:06d}") for block, row, column in tiles]
+        split_of = {name: split for split, name in there}
+        begun = {block: split_of[name] for block, _, _, name in named if name in split_of}
+        blocks = Blocks(self.val, begun)
+        return [Job(name, partial(self.make, {"A": a, "B": b}, grid, row, column, partial(blocks.split, block)))
+                for block, row, column, name in named]
+
+    def spans(self, axis: Span, n: int) -> list[Span]:
+        """The axis in blocks of `n` tiles; the last takes what is left. No tile crosses their borders."""
+        length = self.size + (n - 1) * (self.size - self.overlap)
+        count = max(1, (axis[1] - axis[0]) // length)
+        ends = [axis[0] + i * length for i in range(count)] + [axis[1]]
+        return [*zip(ends[:-1], ends[1:], strict=True)]
+
+    def starts(self, block: Span) -> list[int]:
+        """Of the tiles in a block; the last one ends with it."""
+        last = block[1] - self.size
+        return [*range(block[0], last, self.size - self.overlap), last]
+
+    def make(self, sides: dict[str, Raster], grid: Raster, row: int, column: int, split: Callable) -> Made | None:
+        """None where the two have no pixel with values in common. split: asked where they have."""
+        tiles = [raster.tile(grid, row, column, self.size, exact=side == self.label_side)
+                 for side, raster in sides.items()]
+        if any(tile.empty for tile in tiles) or not (tiles[0].valid & tiles[1].valid).any():
+            return None
+        return Made(split(), *(tile.encoded() for tile in tiles))
