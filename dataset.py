@@ -76,7 +76,7 @@ class Jitter:
     def __init__(self, cfg: Config):
         check_albumentations()
         self.seed, strength = cfg.seed, cfg.color_jitter
-        self.recolours_x = cfg.color_jitter_side == cfg.direction[0]
+        self.recolours_x = not cfg.input_is_label  # else the target, as training on labels of other colours is wrong
         around = (1 - strength, 1 + strength)
         self.color = [A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)] if strength else []
         self.place = A.Compose([A.RandomCrop(cfg.crop_size, cfg.crop_width or cfg.crop_size),
@@ -221,7 +221,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
                          + f" is larger than the data set: {len(train_pairs)} training pairs")
     sizes = check_headers(train_pairs, skip=cfg.skip_unreadable, halved=found.known_to(known, "train"))
     check_headers(val_pairs, skip=cfg.skip_unreadable, halved=found.known_to(known, found.validation))
-    geometry = Geometry.of(cfg.plain())
+    geometry = Geometry(cfg.resize, cfg.load_size, cfg.crop_size, cfg.crop_width, cfg.interpolation)
     x, y = values_of(cfg.plain())
     seen = check_values(train_pairs, read_pictures, x, y, cfg.direction, colours=not cfg.n_labels)
     scored = evenly(val_pairs, cfg.n_val)

@@ -113,7 +113,7 @@ def train(cfg: Config) -> None:
         cfg = run.cfg  # every process takes the main one's settings
         device = ranks.device
         dtype = use_precision(cfg.precision, device)
-        levers = choose_levers(cfg, device, dtype, ranks.world)
+        levers = choose_levers(cfg.speed, device, dtype, ranks.world)
         autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
 
         # Find everything that the run needs, so that what is missing ends it now.
@@ -122,7 +122,7 @@ def train(cfg: Config) -> None:
         train_data, val_data = load_data(cfg, ranks.world, run.met, run.saved is not None)
 
         # Draw the networks from the seed, then put the checkpoint into them if there is one.
-        use_seed(cfg.seed, cfg.deterministic)
+        use_seed(cfg.seed, deterministic=cfg.speed == "deterministic")
         state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
         if cfg.init_from and not run.saved:
             ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from))  # replicate() hands it on

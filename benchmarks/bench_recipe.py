@@ -32,14 +32,13 @@ from utils import UserError
 
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {},
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
-               "spectral": dict(spectral_norm=True), "bicubic": dict(interpolation="bicubic"),
-               "dropout": dict(dropout_blocks="release"),
+               "spectral": dict(spectral_norm=True), "release": dict(generator="release"),
                "order": dict(lambda_fm=1e-9), "l1_25": dict(lambda_l1=25.0)}
 MEANS = ("val_l1", "val_ssim", "val_ms_ssim")  # over the last epochs of a run
 ENDS = ("nyquist", "pixel_accuracy", "class_iou")  # of the generator that it leaves; the two as a reader sees it
 ALSO = ("l1", "ssim", "ms_ssim")  # of that one too, for the file of rows
 READER = "reader"
-FREE = ("resume", "name", "out_dir", "data_root", "num_workers", "device")  # settings that change no score
+FREE = ("resume", "out_dir", "data_root", "num_workers", "device")  # settings that change no score
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def settings(variant: str, seed: int, opts: Recipes) -> Config:
         if word == "decay":
             changes |= {"n_epochs": opts.n_epochs - opts.n_epochs // 2, "n_epochs_decay": opts.n_epochs // 2}
     return replace(recipe(opts.recipe), data_root=opts.data_root, out_dir=opts.out_dir / f"{variant}-{seed}", seed=seed,
-                   resume=True, eval_every=1, n_val=opts.n_val, crop_size=opts.crop_size,
+                   resume=True, best_by="val_l1", n_val=opts.n_val, crop_size=opts.crop_size,
                    load_size=opts.crop_size * 286 // 256, ngf=opts.ngf, ndf=opts.ngf, device=opts.device,
                    num_workers=opts.num_workers, cache="ram", **changes)
 
@@ -166,7 +165,7 @@ def bench(opts: Recipes, device: torch.device) -> list[dict]:
     if usable_pairs(opts.data_root, 0).held_out:
         raise UserError("the data needs a split val or test: what is held out by chance is another with each seed")
     if opts.palette:
-        cfg = replace(settings("paper", 0, opts), out_dir=opts.out_dir / READER, eval_every=0)
+        cfg = replace(settings("paper", 0, opts), out_dir=opts.out_dir / READER, best_by="none")
         back = "AtoB" if cfg.direction == "BtoA" else "BtoA"
         trained(replace(cfg, direction=back, label_side=back[-1]))
     rows = []

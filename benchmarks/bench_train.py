@@ -8,7 +8,7 @@ Without arguments: batch 1, 4 and 16 at 256×256; on the CPU the two larger ones
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,13 @@ import torch
 from config import Config
 from hd.networks import make_networks
 from runtime.devices import use_precision
-from runtime.speed import choose_levers, graphed
+from runtime.speed import Levers, choose_levers, graphed
 from runtime.state import State
 from train import step_for
 
 # What the well-known implementations run. On CUDA torch's default lets fp32 convolutions use TF32, so that is "plain".
-PLAIN = dict(precision="fp32", fused_adam=False, channels_last="off", small_matmul="off", compile="off",
-             cuda_graph="off")
+PLAIN = dict(precision="fp32", speed="plain")
+LEVERS = {f.name for f in fields(Levers)}
 
 
 @dataclass(frozen=True)
@@ -45,29 +45,29 @@ def plain(device: torch.device) -> dict[str, dict]:
 def around_auto(device: torch.device) -> dict[str, dict]:
     """auto, and what differs from it in one setting."""
     if device.type == "cuda":
-        return {"auto": {}, "auto - channels-last": dict(channels_last="off"), "auto - graph": dict(cuda_graph="off"),
-                "auto + small matmul": dict(small_matmul="on")}
-    return {"auto": {}, "auto - small matmul": dict(small_matmul="off"),
-            "auto + channels-last": dict(channels_last="on")}
+        return {"auto": {}, "auto - channels-last": dict(channels_last=False), "auto - graph": dict(cuda_graph=False),
+                "auto + small matmul": dict(small_matmul=True)}
+    return {"auto": {}, "auto - small matmul": dict(small_matmul=False),
+            "auto + channels-last": dict(channels_last=True)}
 
 
 def every_variant(device: torch.device, compile: bool) -> dict[str, dict]:
     """plain first, then each single change to it, then auto and its neighbours."""
     changes = {"fused Adam": dict(fused_adam=True), "bf16": dict(precision="bf16"),
-               "channels-last": dict(channels_last="on"), "small matmul": dict(small_matmul="on")}
+               "channels-last": dict(channels_last=True), "small matmul": dict(small_matmul=True)}
     if device.type == "cuda":
         changes |= {"strict fp32": dict(precision="fp32"), "fp16": dict(precision="fp16"),
-                    "CUDA graph": dict(cuda_graph="on", fused_adam=True)}
-    base, more = plain(device), dict(compile="on")
+                    "CUDA graph": dict(cuda_graph=True, fused_adam=True)}
+    base, more = plain(device), dict(compile=True)
     single = {name: {**base["plain eager fp32"], **change} for name, change in {
         **changes, **({"compile": more} if compile else {})}.items()}
     return {**base, **single, **around_auto(device), **({"auto + compile": more} if compile else {})}
 
 
-def real_step(cfg: Config, device: torch.device) -> tuple[State, Callable]:
-    """State and step exactly as train() makes them."""
+def real_step(cfg: Config, device: torch.device, **changes) -> tuple[State, Callable]:
+    """State and step exactly as train() makes them, but for the levers that are changed."""
     dtype = use_precision(cfg.precision, device)
-    levers = choose_levers(cfg, device, dtype)
+    levers = replace(choose_levers(cfg.speed, device, dtype), **changes)
     state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
     autocast = contextlib.nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
     return state, graphed(step_for(cfg, state, autocast), levers)
@@ -79,9 +79,11 @@ def batch_of(n: int, cfg: Config, device: torch.device) -> tuple[torch.Tensor, t
 
 def make_step(settings: dict, batch: int, crop_size: int, device: torch.device) -> Callable[[], torch.Tensor]:
     """A function that takes one real training step on random images."""
-    cfg = replace(Config(), crop_size=crop_size, load_size=crop_size, **settings)
+    changes = {name: on for name, on in settings.items() if name in LEVERS}
+    others = {name: value for name, value in settings.items() if name not in LEVERS}
+    cfg = replace(Config(), crop_size=crop_size, load_size=crop_size, **others)
     torch.manual_seed(0)
-    _, step = real_step(cfg, device)
+    _, step = real_step(cfg, device, **changes)
     tf32, (x, y) = torch.backends.cudnn.allow_tf32, batch_of(batch, cfg, device)
 
     def run() -> torch.Tensor:

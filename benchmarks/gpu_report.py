@@ -45,7 +45,7 @@ from runtime.console import run_main
 from runtime.devices import no_search, seed_step, use_device, use_seed
 from runtime.distributed import Ranks
 from runtime.logger import LOSSES
-from runtime.speed import WARM_UP, GraphedStep
+from runtime.speed import WARM_UP, GraphedStep, Levers, choose_levers
 from runtime.state import on_cpu, snapshot
 from runtime.writer import Writer
 
@@ -111,7 +111,7 @@ def pretend(act: Callable) -> tuple[Callable, Tensor]:
 def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tensor]:
     """Losses, weights and a validation of twelve deterministic steps, with what comes between the steps of a run."""
     use_seed(cfg.seed, deterministic=True)
-    state, step = real_step(cfg, device)
+    state, step = real_step(cfg, device, cuda_graph_needed=True)  # what goes wrong is raised
     eager = getattr(step, "step", step)  # with the same Adam, of a graph's kind
     if not graph or device.type != "cuda":
         step = GraphedStep(eager, pretend) if graph else eager
@@ -135,9 +135,9 @@ def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tens
 def smoke(opts: Options, device: torch.device, report: Report) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, before deterministic steps ask for it
     cuda = device.type == "cuda"
-    cfg = settings(opts, cuda_graph="on" if cuda else "auto")  # on: what goes wrong is raised
+    cfg = settings(opts)
     use_seed(cfg.seed)
-    _, step = real_step(cfg, device)
+    _, step = real_step(cfg, device, cuda_graph_needed=True)  # what goes wrong is raised
     x, y = batch_of(1, cfg, device)
     report("eager steps, of which the first searches", ", ".join(
         f"{1e3 * until_done(lambda: step(x, y), device):.1f} ms" for _ in range(WARM_UP)))
@@ -287,14 +287,18 @@ def run(cfg: Config, opts: Options, **replaced) -> list[dict]:
         return list(csv.DictReader((folder / "log.csv").read_text(encoding="utf-8").splitlines()))
 
 
+def eager_levers(*args) -> Levers:
+    return replace(choose_levers(*args), cuda_graph=False)
+
+
 def host(opts: Options, device: torch.device, report: Report) -> None:
     """What the data path alone can deliver, what one replay takes, and what becomes of both."""
-    cfg = settings(opts, n_epochs=3, n_val=8, num_workers=4, save_every=3)
+    cfg = settings(opts, n_epochs=3, n_val=8, num_workers=4)
     losses = dict.fromkeys(LOSSES, torch.zeros((), device=device))
     data = {"cache ram": dict(cache="ram"), "4 processes": dict(cache="none"),
             "8 processes": dict(cache="none", num_workers=8)}
     for name, changes in data.items():
-        log = run(replace(cfg, cuda_graph="off", **changes), opts, train_step=lambda *_, **__: losses)
+        log = run(replace(cfg, **changes), opts, train_step=lambda *_, **__: losses, choose_levers=eager_levers)
         rate = max(float(row["images_per_s"]) for row in log[1:])
         report(f"real loop without a step, {name}", f"{rate:.0f} pairs/s, {1e3 / rate:.3f} ms a pair")
     use_seed(cfg.seed)
@@ -395,13 +399,13 @@ def fidelity(opts: Options, device: torch.device, report: Report) -> None:
 
 def nccl(opts: Options, device: torch.device, report: Report) -> None:
     """A world of one: what several processes go through, without the others."""
-    cfg, backend = settings(opts, cuda_graph="off"), "nccl" if device.type == "cuda" else "gloo"
+    cfg, backend = settings(opts), "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     ranks = Ranks(device, world=2, group=dist.new_group(backend="gloo"), patient=dist.new_group(backend="gloo"))
     losses = []
     for alone in (True, False):
         use_seed(cfg.seed, deterministic=True)
-        state, step = real_step(cfg, device)
+        state, step = real_step(cfg, device, cuda_graph=False)
         x, y = batch_of(2, cfg, device)
         parallel = state if alone else ranks.replicate(state)
         steps = [train.train_step(parallel, x, y, **step.keywords) for _ in range(4)]

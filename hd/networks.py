@@ -195,7 +195,8 @@ def unet(settings: dict) -> Generator:
     dropout = settings["dropout"]
     gen = Generator(settings["in_channels"], settings["out_channels"], settings["ngf"], settings["crop_size"], dropout,
                     settings.get("crop_width", 0))
-    return release_dropout(gen, dropout) if settings.get("dropout_blocks") == "release" else gen
+    is_release = "release" in (settings.get("generator"), settings.get("dropout_blocks"))  # the name it had before
+    return release_dropout(gen, dropout) if is_release else gen
 
 
 def release_dropout(gen: Generator, dropout: float) -> Generator:
@@ -207,14 +208,17 @@ def release_dropout(gen: Generator, dropout: float) -> Generator:
 
 
 def residual(make: type[nn.Module], settings: dict) -> GlobalGenerator | LocalEnhancer:
+    crop_size, crop_width = settings["crop_size"], settings.get("crop_width", 0)
+    is_large = max(crop_size, crop_width) > 512
     gen = make(settings["in_channels"], settings["out_channels"], settings["ngf"], settings["n_downs"],
-               settings["n_blocks"], settings["crop_size"], settings.get("checkpointing", False))
-    gen.crop_width = settings.get("crop_width", 0)
+               settings["n_blocks"], crop_size, checkpointing=is_large)
+    gen.crop_width = crop_width
     return gen
 
 
 GENERATORS = {
     "unet": unet,
+    "release": unet,
     "global": partial(residual, GlobalGenerator),
     "local": partial(residual, LocalEnhancer),
 }

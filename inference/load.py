@@ -106,7 +106,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
         else:
             told.append(f"D begins anew, as only {taken} have their like there")
     if is_published(saved):
-        told.append("dropout stays where dropout_blocks has it; theirs is release")
+        told.append("dropout stays where this generator has it; theirs is that of --generator release")
     say(f"weights from {path}: " + "; ".join(told))
 
 

@@ -14,8 +14,8 @@ from runtime.checkpoint import VERSION
 from utils import UserError
 
 # Settings that are words, of which an unknown one would silently give other pictures
-WORDS = {name: get_args(get_type_hints(Config)[name])
-         for name in ("direction", "resize", "interpolation", "label_side", "generator", "dropout_blocks")}
+WORDS = {name: get_args(get_type_hints(Config)[name]) for name in ("direction", "resize", "label_side", "generator")}
+WORDS |= {"interpolation": ("linear", "bicubic"), "dropout_blocks": ("paper", "release")}
 
 
 @dataclass(frozen=True)

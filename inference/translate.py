@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from config import Config
 from generator import Dropout, Generator, use_test_time
 from inference.trained import Trained, trained_of
 from pairs.geometry import Scale, Size, resize
@@ -70,7 +69,7 @@ class Translator:
         for layer in net.modules():
             if isinstance(layer, Dropout) and layer.p > 0:
                 layer.draw = self.noise.mask
-        levers = choose_levers(Config(), self.device, dtype)
+        levers = choose_levers("auto", self.device, dtype)
         own_layout = levers.channels_last and dtype != torch.float32  # shared weights keep theirs
         prepare(net, replace(levers, channels_last=own_layout, compile=False))
         return net

@@ -18,6 +18,8 @@ from runtime.devices import no_search
 from runtime.distributed import Ranks
 from runtime.signals import Stop
 
+EXAMPLES = 4  # rows of a grid
+
 
 class Validation:
     """Scores a generator, run as the paper tests it.
@@ -34,14 +36,14 @@ class Validation:
     @torch.no_grad()
     def __call__(self, gen: Generator, batches: Batches, epoch: int,
                  stop: Stop) -> tuple[dict[str, float], list[list[Tensor]]]:
-        """The mean val_l1 over the pairs, and n_examples rows [x, y_fake, y] for the grid, on the CPU.
+        """The mean val_l1 over the pairs, and EXAMPLES rows [x, y_fake, y] for the grid, on the CPU.
 
-        Every eval_every epochs, adds the means of `image_scores`, named val_…, and with a palette the share of all
+        With best_by, adds the means of `image_scores`, named val_…, and with a palette the share of all
         pixels with the target's class, named val_label_accuracy.
         """
         n = len(batches.data)
         shown = self.shown(n)
-        scored = self.cfg.eval_every and epoch % self.cfg.eval_every == 0
+        scored = self.cfg.best_by != "none"
         l1 = torch.zeros((), device=self.ranks.device)
         index = self.ranks.rank  # of the pair: processes take turns
         sums = Counter()
@@ -76,8 +78,7 @@ class Validation:
 
     def shown(self, n: int) -> set[int]:
         """Which of n pairs stand in the grid, evenly spaced."""
-        rows = self.cfg.n_examples
-        return {round(i * (n - 1) / max(1, rows - 1)) for i in range(rows)}
+        return {round(i * (n - 1) / (EXAMPLES - 1)) for i in range(EXAMPLES)}
 
     def scores(self, y_fake: Tensor, y: Tensor, n: int) -> dict[str, float]:
         """What one image of n adds to the sums."""

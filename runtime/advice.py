@@ -79,8 +79,8 @@ class Overfitting:
         self.told = True
         return (f"the run overfits: since about epoch {best.middle}, the validation's L1 has risen from {best.val:.3f} "
                 f"to {val:.3f}, and training's has fallen from {best.train:.3f} to {train:.3f}. G learns its pairs by "
-                "heart. More pairs, --flip and --color-jitter help, or fewer epochs; --eval-every 1 keeps the best G "
-                "in best.pth.tar.")
+                "heart. More pairs, --flip and --color-jitter help, or fewer epochs; --best-by val_l1 keeps the best "
+                "G in best.pth.tar.")
 
     def _mean(self, name: str) -> float:
         return statistics.fmean(sorted(row[name] for row in self.recent)[2:-2])

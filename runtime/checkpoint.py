@@ -13,8 +13,8 @@ from utils import UserError
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
 FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those of pix2pixHD's
 # That a generator's file tells
-SETTINGS = [*GENERATOR, "dropout_blocks", *FOLLOW_UP, "direction", "resize", "load_size", "interpolation",
-            "label_side", "range_a", "range_b", "n_labels", "seed"]
+SETTINGS = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "label_side", "range_a", "range_b", "n_labels",
+            "seed"]
 VERSION = 1  # of generators' files: a larger one where readers of today would make other pictures of them
 
 
@@ -53,7 +53,7 @@ def check_finite(state: dict, progress: Progress) -> None:
 
 def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: dict) -> None:
     """Writes what inference needs: the weights, settings that rebuild the network, the epoch, what the data told."""
-    settings = {name: cfg.plain()[name] for name in SETTINGS}
+    settings = {name: cfg.plain()[name] for name in SETTINGS} | {"interpolation": cfg.interpolation}
     told = {name: value for name, value in record.items() if name != "pairs"}
     if pairs := record.get("pairs"):  # of what was trained on, what it holds is enough: 8 bytes a pair
         told["pairs"] = {"train": torch.cat([pairs["train"], pairs["trained_before"]])[:, 0].clone(),

@@ -13,6 +13,7 @@ from config import RECIPES, Config, recipe
 from runtime.checkpoint import load_tensors
 from runtime.console import say
 from runtime.folder import age, run_name
+from runtime.former import current, refuse_former_flags
 from utils import UserError, name_of
 
 
@@ -23,13 +24,16 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     Raises UserError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    refuse_former_flags(argv)
+    word = argv.pop(0) if argv and not argv[0].startswith("-") else None
     try:
-        base = recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else Config()
-        told = which_run(argv)
-        which = replace(base, **told)
+        base = recipe(word) if word else Config()
+        which = replace(base, **which_run(argv))
     except ValueError as error:
         raise UserError(str(error)) from error
-    folder = which.out_dir or (find_run(which, "data_root" in told) if which.resume else None)
+    folder = which.out_dir
+    if which.resume and not folder:
+        folder = find_run(which.data_root, base.direction if word else None)
     if which.resume and folder and (run := load(folder)):
         base = replace(run, out_dir=folder, resume=True)
     description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
@@ -40,7 +44,7 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
 def which_run(argv: list[str]) -> dict:
     """The flags that say which run is meant, read before the others: those are checked against its settings."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=SUPPRESS)
-    for name in ("out_dir", "data_root", "name"):
+    for name in ("out_dir", "data_root"):
         parser.add_argument(*{f"--{name}", f"--{name.replace('_', '-')}"}, dest=name)
     parser.add_argument("--resume", action=BooleanOptionalAction)
     try:
@@ -49,14 +53,14 @@ def which_run(argv: list[str]) -> dict:
         return {}
 
 
-def find_run(which: Config, by_data: bool = True) -> Path | None:
-    """The folder in runs/ of the last run on the data that `which` names, and of its name where it has one.
+def find_run(data_root: Path, direction: str | None = None) -> Path | None:
+    """The folder in runs/ of the last run on the data, and in that direction if one is given; None if there is none.
 
-    A data set is known by its folder, whatever the runs are called; without `by_data`, a name is enough where all runs
-    of that name have the same data. Returns None where there is no such run.
-    Raises UserError when it is not clear which is meant, or the settings of a run of that name are damaged.
+    A data set is known by its folder, whatever the runs are called. Raises UserError when it is not clear which is
+    meant, or when the settings of a run are damaged that is called as this one would be.
     """
-    runs, name = [], run_name(which)
+    name = run_name(data_root)
+    runs = []
     for folder in sorted(Path("runs").glob("*")):
         try:
             run = load(folder)
@@ -64,30 +68,24 @@ def find_run(which: Config, by_data: bool = True) -> Path | None:
             if re.fullmatch(re.escape(name) + r"(-\d+)?", folder.name):
                 raise
             continue
-        if run and which.name in ("", run_name(run)):
+        if run and direction in (None, run.direction):
             runs.append((folder, run.data_root.resolve()))
-    same = sorted((folder for folder, root in runs if root == which.data_root.resolve()), key=age)
-    if not same and which.name and not by_data and runs:
-        if len({root for _, root in runs}) > 1:
-            raise UserError(f"the runs called {which.name} have several data sets: " + ", ".join(
-                f"{folder} has {name_of(root)}" for folder, root in runs) + ": --data-root or --out-dir tells which "
-                "one goes on")
-        same = sorted((folder for folder, _ in runs), key=age)
+    same = sorted((folder for folder, root in runs if root == data_root.resolve()), key=age)
     if len(same) > 1 and age(same[-1]) == age(same[-2]):
-        raise UserError(f"{', '.join(map(name_of, same))} were all trained on {name_of(which.data_root)}: --out-dir "
-                        "tells which one goes on")
+        raise UserError(f"{', '.join(map(name_of, same))} were all trained on {name_of(data_root)}: --out-dir tells "
+                        "which one goes on")
     if len(same) > 1:
         say(f"{same[-1]} is the newest of the runs on that data; --out-dir takes another: "
             f"{', '.join(map(name_of, same[:-1]))}")
     if same:
         return same[-1]
     for folder, root in runs:
-        if run_name(which) in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
-            raise UserError(f"no run in runs/ was trained on {name_of(which.data_root)}. The pairs of {folder} "
-                            f"were at {name_of(root)} and are gone: if these are the same, --resume --out-dir "
+        if name in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
+            raise UserError(f"no run in runs/ was trained on {name_of(data_root)}. The pairs of {folder} were at "
+                            f"{name_of(root)} and are gone: if these are the same, --resume --out-dir "
                             f"{name_of(folder)} goes on with it; without --resume, a new run begins")
     if runs:
-        say(f"no run in runs/ was trained on {name_of(which.data_root)}: a new one begins")
+        say(f"no run in runs/ was trained on {name_of(data_root)}: a new one begins")
     return None
 
 
@@ -108,9 +106,11 @@ def load(folder: Path) -> Config | None:
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
             return None
-        settings.pop("sync_batchnorm", None)  # of earlier versions
+        settings, defaults = (current(each)[0] for each in (settings, defaults))
         edited = {name: value for name, value in Config().plain().items()
-                  if value != defaults.get(name, value) and name not in ("data_root", "name", "out_dir", "resume")}
+                  if value != defaults.get(name, value) and name not in ("data_root", "out_dir", "resume")}
         return Config(**{**settings, **edited})
+    except UserError:
+        raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} holds no settings of this program: {error}") from error

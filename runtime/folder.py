@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from config import Config
 from runtime.checkpoint import load_tensors
 from runtime.files import is_marked
 from utils import UserError
@@ -54,8 +53,8 @@ def held(folder: Path) -> list[str]:
     return [name for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar") if (folder / name).exists()]
 
 
-def run_name(cfg: Config) -> str:
-    return cfg.name or cfg.data_root.absolute().name or "run"
+def run_name(data_root: Path) -> str:
+    return data_root.absolute().name or "run"
 
 
 def numbered(name: str) -> Iterator[Path]:

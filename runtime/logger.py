@@ -126,7 +126,7 @@ class Logger:
 
 def write_csv(path: Path, history: list[dict]) -> None:
     text = io.StringIO()
-    extra = {name: None for row in history for name in row if name not in COLUMNS}  # with eval_every
+    extra = {name: None for row in history for name in row if name not in COLUMNS}  # with best_by
     writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
     writer.writeheader()
     for row in history:

@@ -17,6 +17,7 @@ from runtime.console import say
 from runtime.distributed import Ranks, told
 from runtime.files import atomic, remove_leftovers, temporary_name
 from runtime.folder import held, numbered, refuse_foreign, run_name
+from runtime.former import current
 from runtime.state import State, snapshot
 from runtime.summary import commit_of
 from runtime.writer import Writer
@@ -105,7 +106,7 @@ class Run:
         if not saved:
             return Progress()
         state.load_state_dict(saved["state"])
-        if self.ranks.main and self.cfg.eval_every:
+        if self.ranks.main and self.cfg.best_by != "none":
             self.best = self._best(saved)
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
         if isinstance(progress.sums, list):  # of an earlier version, which named none: the log counts from here
@@ -131,7 +132,7 @@ class Run:
                 folder = self._free_folder()
             cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
                           init_from=cfg.init_from and cfg.init_from.absolute(),
-                          palette=str(Path(cfg.palette).absolute()) if cfg.palette.endswith(".json") else cfg.palette)
+                          best_by=str(Path(cfg.best_by).absolute()) if cfg.best_by.endswith(".json") else cfg.best_by)
             saved = self._read(cfg)
             if saved:
                 cfg = replace(cfg, init_from=saved["config"].get("init_from"))
@@ -162,7 +163,7 @@ class Run:
 
     def _free_folder(self) -> Path:
         """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""
-        name = run_name(self.cfg)
+        name = run_name(self.cfg.data_root)
         for folder in numbered(name):
             if not held(folder):
                 try:
@@ -192,9 +193,10 @@ class Run:
             say(f"no checkpoint in {folder} yet: the run begins")
             return None
         saved = load_tensors(folder / "checkpoint.pth.tar", "pix2pix checkpoint")
+        saved["config"], notes = current(saved["config"])
         new = cfg.plain()
         changed = {name: old for name, old in saved["config"].items()
-                   if name in new and new[name] != old and name not in ("resume", "out_dir", "name")}
+                   if name in new and new[name] != old and name not in ("resume", "out_dir")}
         for name in FIXED:
             if name in changed:
                 flag, value = name.replace("_", "-"), changed[name]
@@ -207,6 +209,8 @@ class Run:
         if not cfg.data_root.exists():
             raise UserError(f"the pairs of the run in {folder} are no longer at {name_of(cfg.data_root)}: tell where "
                             "they are with --data-root")
+        for note in notes:
+            say(f"this version differs from that of the run: {note}")
         for name, old in changed.items():
             say("init_from is ignored: the run has weights of its own" if name == "init_from" else
                 f"changed since the run began: {name} from {old} to {new[name]}")
@@ -244,7 +248,7 @@ class Run:
         self.ranks.barrier()
 
     def save_in_background(self, state: State, progress: Progress, history: list[dict]) -> None:
-        """Writes, while training goes on, the checkpoint of an epoch that is due for one, and best.pth.tar.
+        """Writes, while training goes on, the checkpoint of an epoch, and best.pth.tar.
 
         One that comes within SPACING of the one before, or while that is being written, is left out; the last one is
         for `save`.
@@ -252,12 +256,12 @@ class Run:
         cfg, epoch = self.cfg, progress.epoch
         if self.ranks.main:
             self.writer.check()
-            if is_best(history[-1], self.best, cfg.best_by):
+            if is_best(history[-1], self.best, cfg):
                 self.best = {name: value for name, value in history[-1].items() if name.startswith("val_")}
                 record = {**self.record, "scores": self.best}
                 weights = snapshot(state.result.state_dict())
                 self.writer.submit("best", save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", record)
-            due = epoch % cfg.save_every == 0 and time.monotonic() - self.saved_at >= SPACING
+            due = time.monotonic() - self.saved_at >= SPACING
             if due and epoch < cfg.total_epochs and not self.writer.busy("checkpoint"):
                 self.saved_at = time.monotonic()
                 self.writer.submit("checkpoint", self._write, snapshot(state.state_dict()), progress, list(history))
@@ -274,14 +278,16 @@ class Run:
             self.settled = True
 
 
-def goodness(scores: dict[str, float], best_by: str) -> float:
+def goodness(scores: dict[str, float], cfg: Config) -> float:
     """How good the scores of an epoch are, the larger the better; NaN where it was not scored so."""
     if "val_ssim" not in scores:
         return math.nan
-    return -scores.get("val_l1", math.nan) if best_by == "val_l1" else scores.get(f"val_{best_by}", math.nan)
+    if cfg.best_by == "val_l1":
+        return -scores.get("val_l1", math.nan)
+    return scores.get("val_label_accuracy" if cfg.palette else f"val_{cfg.best_by}", math.nan)
 
 
-def is_best(scores: dict[str, float], best: dict[str, float], best_by: str) -> bool:
+def is_best(scores: dict[str, float], best: dict[str, float], cfg: Config) -> bool:
     """Whether the scores of an epoch are as good as those of best.pth.tar, or the only ones."""
-    new, old = goodness(scores, best_by), goodness(best, best_by)
+    new, old = goodness(scores, cfg), goodness(best, cfg)
     return new >= old or math.isnan(old) and not math.isnan(new)

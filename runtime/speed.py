@@ -1,18 +1,17 @@
-"""How fast the networks run, never what they compute: the levers of config.py's group Speed."""
+"""How fast the networks run, never what they compute."""
 
 import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import Config
 from runtime.console import say
-from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -24,23 +23,25 @@ class Levers:
     small_matmul: bool  # convolutions over few positions as matrix products
     compile: bool  # torch.compile of both networks
     cuda_graph: bool  # a whole training step as one launch
-    cuda_graph_needed: bool = False  # asked for by name: to go on without it would be wrong
+    cuda_graph_needed: bool = False  # in benchmarks: to go on without it would be wrong
 
 
-def choose_levers(cfg: Config, device: torch.device, dtype: torch.dtype, world: int = 1) -> Levers:
-    """The levers of a run; auto is what pays on the device. Raises UserError for a graph where there can be none."""
-    cuda = device.type == "cuda"
-    graphs = cuda and world == 1 and dtype != torch.float16  # a GradScaler decides at every step whether to skip it
-    if cfg.cuda_graph == "on" and not graphs:
-        raise UserError("cuda_graph on needs CUDA, one process, and a precision other than fp16; this is "
-                         f"{device.type} and {str(dtype).removeprefix('torch.')}")
+PLAIN = Levers(fused_adam=False, channels_last=False, small_matmul=False, compile=False, cuda_graph=False)
 
-    def choose(setting: str, auto: bool) -> bool:
-        return auto if setting == "auto" else setting == "on"
 
-    return Levers(cfg.fused_adam, choose(cfg.channels_last, cuda and dtype != torch.float32),
-                  choose(cfg.small_matmul, device.type == "cpu"), choose(cfg.compile, False),
-                  choose(cfg.cuda_graph, graphs), cfg.cuda_graph == "on")
+def choose_levers(speed: Literal["auto", "plain", "compile", "deterministic"], device: torch.device,
+                  dtype: torch.dtype, world: int = 1) -> Levers:
+    """The levers of a run: none of them, or what pays on the device."""
+    if speed == "plain":
+        return PLAIN
+    is_cuda = device.type == "cuda"
+    return Levers(
+        fused_adam=True,
+        channels_last=is_cuda and dtype != torch.float32,
+        small_matmul=device.type == "cpu",
+        compile=speed == "compile",
+        cuda_graph=is_cuda and world == 1 and dtype != torch.float16,  # a GradScaler may skip a step, a graph may not
+    )
 
 
 def prepare(net: nn.Module, levers: Levers) -> None:

@@ -88,16 +88,20 @@ def pair_of(a, b=None, mask=None):
     return Pair((a,), b, mask)
 
 
+def geometry_of(cfg):
+    return Geometry.of({**cfg.plain(), "interpolation": cfg.interpolation})
+
+
 def paired(pairs, cfg, train=True):
     """The pairs as the settings would train on them, or validate."""
-    return PairedImages(pairs, cfg.direction, *values_of(cfg.plain()), Geometry.of(cfg.plain()),
-                        cfg.label_side, Jitter(cfg) if train else None)
+    return PairedImages(pairs, cfg.direction, *values_of(cfg.plain()), geometry_of(cfg), cfg.label_side,
+                        Jitter(cfg) if train else None)
 
 
 def fresh_state(cfg, dtype=torch.float32):
     """Networks and optimisers as a run on the CPU begins with them."""
     cpu = torch.device("cpu")
-    return State.begin(*make_networks(cfg), cfg, cpu, dtype, choose_levers(cfg, cpu, dtype))
+    return State.begin(*make_networks(cfg), cfg, cpu, dtype, choose_levers(cfg.speed, cpu, dtype))
 
 
 def stacked(losses):
@@ -115,7 +119,7 @@ def make_data(folder):
 
 def settings(data, out_dir, **changes):
     defaults = dict(data_root=data, out_dir=out_dir, ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=2,
-                    n_epochs_decay=0, num_workers=0, precision="fp32", device="cpu", n_examples=2,
+                    n_epochs_decay=0, num_workers=0, precision="fp32", device="cpu",
                     cache="none")  # what happens to files and workers happens to the run
     return replace(Config(), **{**defaults, **changes})
 

@@ -83,10 +83,15 @@ def test_resume_begins_where_there_is_no_run_yet(small, end_of, same, undisturbe
     assert same(undisturbed, end_of(small()))
 
 
-def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, data, at_step, end_of):
-    """No CUDA graph on a CPU, a pair that breaks in step one, no memory: nothing was learnt."""
-    with pytest.raises(ValueError, match="cuda_graph on needs CUDA"):
-        train(small(cuda_graph="on", lr=0.1))
+def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, data, at_step, end_of, monkeypatch):
+    """No weights of VGG, a pair that breaks in step one, no memory: nothing was learnt."""
+    def offline(device):
+        raise UserError("no weights")
+
+    monkeypatch.setattr("train.load_vgg", offline)
+    with pytest.raises(UserError, match="no weights"):
+        train(small(lambda_vgg=1.0, lr=0.1))
+
     def fail(losses):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -97,19 +102,20 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
     train(small(n_epochs=1))
     assert end_of(small())["epoch"] == 1
     before = (small().out_dir / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="cuda_graph on needs CUDA"):
-        train(small(resume=True, n_epochs=2, cuda_graph="on"))
+    with pytest.raises(UserError, match="no weights"):
+        train(small(resume=True, n_epochs=2, lambda_vgg=1.0))
     assert (small().out_dir / "config.json").read_bytes() == before  # --resume does not repeat it
     train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
 
 
-def test_a_failure_between_two_checkpoints_keeps_what_the_epochs_have_left(small, at_step):
+def test_a_failure_between_two_checkpoints_keeps_what_the_epochs_have_left(small, at_step, monkeypatch):
     def fail(losses):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     at_step(15, fail)
+    monkeypatch.setattr(Writer, "busy", lambda self, kind: True)
     with pytest.raises(torch.OutOfMemoryError):
-        train(small(n_epochs=9, save_every=5))
+        train(small(n_epochs=9))
     left = {path.name for path in small().out_dir.rglob("*")}
     assert {"log.csv", "epoch_0001.png", "epoch_0002.png"} <= left and "config.json" not in left
 
@@ -122,8 +128,9 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_over_in_its_folder(s
 
     monkeypatch.chdir(tmp_path)
     at_step(15, fail)
+    monkeypatch.setattr(Writer, "busy", lambda self, kind: True)
     with pytest.raises(torch.OutOfMemoryError):
-        train(small(out_dir=None, n_epochs=9, save_every=5))
+        train(small(out_dir=None, n_epochs=9))
     assert {"log.csv", "losses.png"} <= {path.name for path in Path("runs/data").iterdir()}
     train(parse(["--resume", *flags(data, None, n_epochs=1, ngf=5)]))  # the settings of its own command line
     assert [path.name for path in Path("runs").iterdir()] == ["data"] and "is taken" not in capsys.readouterr().out
@@ -217,9 +224,8 @@ def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monke
     for _ in range(2):
         train(small(out_dir=None, n_epochs=1))
     assert "runs/data is taken: this run goes to runs/data-2" in capsys.readouterr().out
-    train(replace(small(out_dir=None, n_epochs=1), name="mine"))
-    assert sorted(path.name for path in Path("runs").iterdir()) == ["data", "data-2", "mine"]
-    cfg = parse(["--resume", "--name", "data", "--n-epochs", "2"])
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["data", "data-2"]
+    cfg = parse(["--resume", "--data-root", str(small().data_root), "--n-epochs", "2"])
     assert cfg.out_dir == Path("runs/data-2") and cfg.ngf == 4
     train(cfg)
     saved = [load_tensors(Path("runs", name, "checkpoint.pth.tar"))["epoch"] for name in ("data", "data-2")]
@@ -264,10 +270,10 @@ def test_a_run_whose_data_moved_says_what_to_do_and_downloads_nothing(run, data,
 
 
 def test_runs_of_earlier_versions_still_resume(run, end_of):
-    """They kept random states and a setting that is gone, and neither the defaults nor the names of their pairs."""
+    """They kept random states, and neither the defaults nor the names of their pairs."""
     settings = json.loads((run.out_dir / "config.json").read_text())
-    old = {**settings, "sync_batchnorm": False}
-    del old["defaults"], old["name"]
+    old = {**settings, "name": "", "save_every": 1}
+    del old["defaults"]
     (run.out_dir / "config.json").write_text(json.dumps(old))
     saved = load_tensors(run.out_dir / "checkpoint.pth.tar")
     for name in ("defaults", "pairs"):
@@ -431,11 +437,11 @@ def test_a_folder_with_other_files_or_with_what_a_killed_run_left_is_fine(small,
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     picture(folder / "examples" / "epoch_of_cats.png")
-    train(small(n_epochs=1, eval_every=1))
+    train(small(n_epochs=1, best_by="val_l1"))
     assert (folder / "notes.txt").read_text() == "mine" and (folder / "examples" / "epoch_of_cats.png").exists()
     for name in ("checkpoint.pth.tar", "gen.pth.tar"):  # config.json, log.csv, best.pth.tar and pictures stay
         (folder / name).unlink()
-    train(small(n_epochs=1, eval_every=1, resume=True))
+    train(small(n_epochs=1, best_by="val_l1", resume=True))
     (folder / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar"):
         (folder / name).unlink()

@@ -7,6 +7,7 @@ import pytest
 import config
 from config import PAPER, RECIPES, Config, recipe
 from runtime.cli import load, parse
+from runtime.former import GONE, current
 from train import train
 from utils import UserError
 
@@ -18,7 +19,7 @@ def test_the_recipes_are_those_of_the_paper():
         "cityscapes_to_labels": ("AtoB", 200, 1, 286, True), "edges2shoes": ("AtoB", 15, 4, 256, False),
         "edges2handbags": ("AtoB", 15, 4, 256, False), "night2day": ("AtoB", 17, 4, 286, True),
     }
-    paper = {name: recipe(name) for name in RECIPES if name not in ("pix2pixhd", "better")}
+    paper = {name: recipe(name) for name in RECIPES if name not in ("pix2pixhd", "better", "release")}
     assert {name: (c.direction, c.total_epochs, c.batch_size, c.load_size, c.flip)
             for name, c in paper.items()} == wanted
     assert all((c.lambda_l1, c.lr, c.beta1, c.crop_size) == (100, 2e-4, 0.5, 256) for c in paper.values())
@@ -28,7 +29,7 @@ def test_the_recipes_are_those_of_the_paper():
 
 def test_flags_override_a_recipe():
     cfg = parse(["facades", "--n-epochs", "50", "--no-flip"])
-    assert (cfg.direction, cfg.n_epochs, cfg.flip, cfg.name) == ("BtoA", 50, False, "facades")
+    assert (cfg.direction, cfg.n_epochs, cfg.flip) == ("BtoA", 50, False)
     assert parse([]) == Config()
 
 
@@ -96,7 +97,7 @@ def test_a_damaged_config_file_gets_a_sentence(tmp_path, text):
 def test_the_better_recipe_is_the_paper_s_but_for_what_the_study_names():
     better, paper = recipe("better").plain(), recipe("maps").plain()
     study = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text(encoding="utf-8")
-    changed = {name for name in paper if better[name] != paper[name]} - {"data_root", "name"}
+    changed = {name for name in paper if better[name] != paper[name]} - {"data_root"}
     assert changed == {"ema", "lambda_fm", "spectral_norm"}
     assert all(f"--{name.replace('_', '-')}" in study for name in changed)
 
@@ -104,3 +105,57 @@ def test_the_better_recipe_is_the_paper_s_but_for_what_the_study_names():
 def test_without_docstrings_the_flags_are_the_same():
     """python -OO takes them away."""
     assert parse(["--n-epochs", "3"], None).n_epochs == 3
+
+
+# Files and flags of earlier versions
+
+FORMER = dict(name="mine", save_every=3, n_examples=2, checkpointing=True, eval_every=0, best_by="val_l1", palette="",
+              interpolation="linear", dropout_blocks="paper", color_jitter_side="A", fused_adam=True,
+              channels_last="auto", small_matmul="auto", compile="auto", cuda_graph="auto", deterministic=False)
+
+
+def former(**changes):
+    """The settings of a run as commit f25edf7 wrote them."""
+    plain = {name: value for name, value in Config().plain().items() if name not in ("speed", "best_by")}
+    return {**plain, **FORMER, **changes}
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ({}, {}), (dict(eval_every=4), dict(best_by="val_l1")), (dict(eval_every=1, best_by="psnr"), dict(best_by="psnr")),
+    (dict(eval_every=1, best_by="label_accuracy", palette="facades", label_side="B"),
+     dict(best_by="facades", label_side="B")),
+    (dict(interpolation="bicubic", dropout_blocks="release"), dict(generator="release")),
+    (dict(color_jitter=0.5), dict(color_jitter=0.5)),
+    (dict(color_jitter=0.5, color_jitter_side="B", label_side="A"), dict(color_jitter=0.5, label_side="A")),
+    (dict(deterministic=True, compile="on"), dict(speed="deterministic")), (dict(compile="on"), dict(speed="compile")),
+    (dict(fused_adam=False, channels_last="off", small_matmul="off", cuda_graph="off"), dict(speed="plain")),
+    (dict(small_matmul="off"), dict(speed="auto"))])
+def test_a_run_of_an_earlier_version_goes_on_with_what_took_the_place_of_its_settings(tmp_path, old, new):
+    (tmp_path / "config.json").write_text(json.dumps({**former(**old), "defaults": former()}))
+    assert load(tmp_path) == replace(Config(), **new)
+    assert bool(current(former(**old))[1]) == bool({"best_by", "speed"} & {*new})
+
+
+@pytest.mark.parametrize(("old", "told"), [
+    (dict(interpolation="bicubic"), "interpolation bicubic and dropout_blocks paper.*--generator release"),
+    (dict(dropout_blocks="release"), "interpolation linear and dropout_blocks release.*--generator release"),
+    (dict(color_jitter=0.5, direction="BtoA"), "color_jitter on side A.*--label-side")])
+def test_a_run_of_an_earlier_version_that_would_go_on_otherwise_is_refused(tmp_path, old, told):
+    (tmp_path / "config.json").write_text(json.dumps({**former(**old), "defaults": former()}))
+    with pytest.raises(UserError, match=f"^the run has {told}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",
+                                  "--interpolation=bicubic", "--deterministic", "--color-jitter-side"])
+def test_a_flag_that_is_gone_is_told_what_to_write(flag):
+    with pytest.raises(UserError, match=f"^{flag.split('=')[0]} is gone: .+"):
+        parse(["facades", flag, "1"])
+    assert not {*GONE} & {f.name for f in fields(Config)}
+
+
+def test_the_release_recipe_is_the_authors_pytorch_program():
+    release, paper = recipe("release"), recipe("facades")
+    changed = {name for name, value in release.plain().items() if value != paper.plain()[name]}
+    assert changed == {"data_root", "direction", "generator", "n_epochs", "n_epochs_decay"}
+    assert (release.n_epochs, release.n_epochs_decay, release.interpolation) == (100, 100, "bicubic")

@@ -93,7 +93,7 @@ def test_training_starts_with_the_package_that_its_jitter_was_proven_with(monkey
 def test_no_two_draws_of_the_jitter_are_one():
     """Row, column, mirror and brightness: uniform, and unlike one another, the next pair's, epoch's and seed's."""
     pair, n = pair_of(coordinates(80), np.full((80, 80), 128, np.uint8)), 2500
-    cfg = replace(JITTER, color_jitter=0.5, color_jitter_side="B")
+    cfg = replace(JITTER, color_jitter=0.5, label_side="A")
 
     def drawn(seed, first=0, epoch=1):
         data = paired([pair] * (n + 1), replace(cfg, seed=seed), train=True)
@@ -178,9 +178,9 @@ def test_label_maps_keep_their_colours_where_asked(tmp_path, label_side, blurred
 def test_color_jitter_changes_the_photo_side_only(tmp_path):
     pairs = [pair_of(write_pair(tmp_path / "a.png", width=128, height=64))]
     plain = paired(pairs, JITTER, train=True)[0]
-    for side, changed in (("A", 0), ("B", 1)):
+    for side, changed in (("none", 0), ("B", 0), ("A", 1)):
         for channels in (3, 1):
-            cfg = replace(JITTER, color_jitter=0.5, color_jitter_side=side, in_channels=channels, out_channels=channels)
+            cfg = replace(JITTER, color_jitter=0.5, label_side=side, in_channels=channels, out_channels=channels)
             jittered, plain = (paired(pairs, c, train=True)[0] for c in (cfg, replace(cfg, color_jitter=0.0)))
             assert not torch.equal(jittered[changed], plain[changed])
             assert torch.equal(jittered[1 - changed], plain[1 - changed])

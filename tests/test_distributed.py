@@ -233,7 +233,7 @@ def test_runs_of_one_and_of_two_processes_continue_each_other(small):
 def test_validation_does_not_depend_on_the_number_of_processes(small, data):
     for i in range(5):
         write_pair(data / "val" / f"more{i}.png", seed=300 + i)
-    changes = dict(n_epochs=1, lr=1e-12, eval_every=1, palette="facades", label_side="B")  # nothing is learnt
+    changes = dict(n_epochs=1, lr=1e-12, best_by="facades", label_side="B")  # nothing is learnt
     one, two = small("one", **changes), small("two", **changes)
     train(one)
     status, _, err = finish(torchrun("train.py", *flags(data, two.out_dir, **changes)))
@@ -299,7 +299,7 @@ def test_a_killed_rank_makes_the_others_leave_within_a_minute(endless):
 @pytest.mark.parametrize("who", ["rank 1", "agent", "all", "dead agent"])
 def test_a_signal_stops_all_after_the_same_step_and_saves(endless, who):
     """Also where a scheduler signals the whole job, so that torchrun's own signals come on top."""
-    process, run = endless("examples/epoch_0001.png", ngf=24, save_every=10**5)
+    process, run = endless("examples/epoch_0001.png", ngf=24)
     ranks = ranks_of(process)
     if "agent" in who or who == "all":
         process.send_signal(signal.SIGKILL if "dead" in who else signal.SIGTERM)
@@ -336,7 +336,7 @@ def test_a_slow_disk_costs_no_save(endless, tmp_path):
     """The others wait for as long as the main process writes: here twice their patience for one another."""
     script = tmp_path / "slow.py"
     script.write_text(SLOW_DISK.format(root=str(ROOT)))
-    process, run = endless("examples/epoch_0001.png", script, eval_every=1, save_every=10**5)
+    process, run = endless("examples/epoch_0001.png", script, best_by="val_l1")
     os.kill(ranks_of(process)[1], signal.SIGTERM)
     _, out, err = finish(process)
     assert "--resume continues there" in out and "Timed out" not in err and "lost the others" not in err, out + err

@@ -4,6 +4,7 @@ A mixture of devices is an error here as it is there; so is reading a value, whi
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -96,9 +97,10 @@ def fake(monkeypatch):
     return FakeTensorMode(allow_non_fake_inputs=True)  # a file's tensors are real, on the CPU
 
 
-def cuda_state(cfg, dtype):
+def cuda_state(cfg, dtype, **changes):
     """A fresh state on CUDA; from now on, no value can be read, not even the learning rate."""
-    state = State.begin(*make_networks(cfg), cfg, CUDA, dtype, choose_levers(cfg, CUDA, dtype))
+    levers = replace(choose_levers(cfg.speed, CUDA, dtype), **changes)
+    state = State.begin(*make_networks(cfg), cfg, CUDA, dtype, levers)
     for optimiser in (state.opt_g, state.opt_d):
         if isinstance(optimiser.param_groups[0]["lr"], torch.Tensor):
             optimiser.param_groups[0]["lr"].constant = None
@@ -171,11 +173,11 @@ def saved(small):
     return on_cpu(state.state_dict())
 
 
-@pytest.mark.parametrize("changes", [{}, dict(fused_adam=False), dict(cuda_graph="off", channels_last="off")])
+@pytest.mark.parametrize("changes", [{}, dict(fused_adam=False), dict(cuda_graph=False, channels_last=False)])
 def test_a_run_that_began_on_the_cpu_goes_on_on_cuda(small, saved, fake, changes):
     """A checkpoint holds CPU tensors: a moment, a count or a rate that stays there fails in the next step."""
     with fake:
-        state = cuda_state(small(**changes), torch.bfloat16)
+        state = cuda_state(small(), torch.bfloat16, **changes)
         state.load_state_dict(saved)
         state.set_rate(1e-4)
         seen(state, images(), images(), torch.bfloat16)
@@ -197,7 +199,7 @@ def test_validation_on_cuda_reads_one_value_an_epoch(small, fake, monkeypatch):
         batches = Pairs([(images(2), images(2)), (images(), images())])
         scores, rows = Validation(small(), ranks, autocast_to(torch.bfloat16))(state.gen, batches, 1, Stop(ranks))
         assert read == [CUDA] and list(scores) == ["val_l1"]
-        assert len(rows) == 2 and {image.device for image in leaves(rows)} == {CPU}
+        assert len(rows) == 3 and {image.device for image in leaves(rows)} == {CPU}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -128,7 +128,7 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
 
     monkeypatch.setattr(Run, "save_in_background", look)
     with contextlib.nullcontext() if what == "the end" else pytest.raises(Stopped):
-        train(small(n_epochs=n, eval_every=1))
+        train(small(n_epochs=n, best_by="val_l1"))
     assert len(syncs) <= 14  # what was being written, the newest best.pth.tar, and the last checkpoint
     assert max(jobs for _, jobs in logged) <= 5
     saved = load_tensors(small().out_dir / "checkpoint.pth.tar")

@@ -37,13 +37,12 @@ from utils import Stopped, UserError
 
 CPU = torch.device("cpu")
 TINY = dict(n_downs=2, n_blocks=1)
-ALL = dict(generator="global", **TINY, n_scales=2, gan_loss="lsgan", lambda_fm=10.0, spectral_norm=True, ema=0.999,
-           checkpointing=True)
+ALL = dict(generator="global", **TINY, n_scales=2, gan_loss="lsgan", lambda_fm=10.0, spectral_norm=True, ema=0.999)
 MIXTURES = {
     "unet, fm": dict(lambda_fm=10.0), "unet, lsgan": dict(gan_loss="lsgan", lambda_l1=25.0),
     "unet, spectral norm, ema": dict(spectral_norm=True, ema=0.999), "unet, 3 scales": dict(n_scales=3),
     "global, everything": ALL, "global, the paper's losses": dict(generator="global", **TINY),
-    "local, bf16": dict(ALL, generator="local", precision="bf16", channels_last="on"),
+    "local, bf16": dict(ALL, generator="local", precision="bf16"),
 }
 
 
@@ -392,7 +391,7 @@ def test_two_processes_take_the_step_of_one_with_both_images(small, tmp_path, ch
 def test_runs_of_two_processes_go_on_with_one(small, end_of):
     cfg = small(**ALL)
     process = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train.py",
-                     "--spectral-norm", "--checkpointing", *flags(cfg.data_root, cfg.out_dir, n_epochs=1, **ALL),
+                     "--spectral-norm", *flags(cfg.data_root, cfg.out_dir, n_epochs=1, **ALL),
                      cwd=ROOT)
     assert process.wait(timeout=120) == 0, process.stderr.read()
     train(replace(cfg, n_epochs=2, resume=True))

@@ -384,7 +384,7 @@ def test_a_generator_scores_all_of_a_folder_that_it_does_not_know(small, tmp_pat
 
 
 def test_data_that_changed_is_told_and_best_pth_tar_starts_over(small, data, capsys):
-    cfg = small(n_epochs=1, eval_every=1)
+    cfg = small(n_epochs=1, best_by="val_l1")
     train(cfg)
     best = (cfg.out_dir / "best.pth.tar").read_bytes()
     for i in range(6):
@@ -526,13 +526,14 @@ def resumed(*argv):
 
 
 def test_resume_finds_the_run_by_its_data(capsys):
-    run_in("better", "data/mine", 1, name="better", ngf=7)
-    run_in("better-2", "data/other", 2, name="better")
+    run_in("better", "data/mine", 1, ngf=7)
+    run_in("better-2", "data/other", 2)
+    run_in("map", "data/maps", 3)
+    run_in("aerial", "data/maps", 4, direction="BtoA")
     assert resumed("--data-root", "data/mine") == resumed("better", "--data-root", "data/mine") == "runs/better"
     assert resumed("--data-root", "data/other") == "runs/better-2"
+    assert resumed("maps") == "runs/map" and resumed("maps_to_aerial") == "runs/aerial"  # a recipe has a direction
     assert parse(["--data-root", "data/mine", "--resume"]).ngf == 7
-    with pytest.raises(UserError, match="runs/better has .*mine, runs/better-2 has .*other: --data-root or --out-dir"):
-        resumed("better")
     capsys.readouterr()
     assert resumed("--data-root", "data/third") is None and "a new one begins" in capsys.readouterr().out
 
@@ -548,11 +549,10 @@ def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none():
 
 
 def test_what_is_not_clear_is_asked_about():
-    run_in("a", "data/x", 5, name="a")
-    run_in("b", "data/x", 5, name="b")
+    run_in("a", "data/x", 5)
+    run_in("b", "data/x", 5)
     with pytest.raises(UserError, match="runs/a, runs/b were all trained on data/x: --out-dir"):
         resumed("--data-root", "data/x")
-    assert resumed("--data-root", "data/x", "--name", "b") == "runs/b"
     Path("data/x").rmdir()
     with pytest.raises(UserError, match="no run in runs/ was trained on moved/x.*--out-dir runs/a goes on"):
         resumed("--data-root", "moved/x")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, fresh_state, paired, settings, write_pair
 
+from config import Config
 from pairs.find import usable_pairs
 from pairs.values import to_batch
 from train import train_step
@@ -60,9 +61,9 @@ def steps(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cfg(tmp_path):
-    return settings(tmp_path / "data", tmp_path / "run", direction="BtoA", load_size=71, interpolation="bicubic",
-                    fused_adam=False, small_matmul="off")
+def cfg(tmp_path, monkeypatch):
+    monkeypatch.setattr(Config, "interpolation", "bicubic")
+    return settings(tmp_path / "data", tmp_path / "run", direction="BtoA", load_size=71, speed="plain")
 
 
 def test_the_block_is_short():

@@ -123,9 +123,9 @@ def test_a_file_with_a_wrong_shape_is_refused(published, tmp_path):
 def test_a_run_may_have_dropout_where_that_release_has_it(small):
     """And its file tells so: what is loaded, or resumed, has it there too."""
     for crop_size, wanted in ((256, [0, 0.4, 0.4, 0.4, 0, 0, 0]), (128, [0, 0.4, 0.4, 0, 0, 0])):
-        cfg = small(crop_size=crop_size, load_size=crop_size, dropout=0.4, dropout_blocks="release")
+        cfg = small(crop_size=crop_size, load_size=crop_size, dropout=0.4, generator="release")
         assert [block[3].p for block in fresh_state(cfg).gen.decoder] == wanted
-    train(small(dropout_blocks="release"))
-    train(small(resume=True, dropout_blocks="release", n_epochs=3))
+    train(small(generator="release"))
+    train(small(resume=True, generator="release", n_epochs=3))
     gen = load_generator(small().out_dir / "gen.pth.tar")
     assert [block[3].p for block in gen.decoder] == [0, 0.5, 0, 0, 0]

@@ -1,5 +1,6 @@
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -76,11 +77,12 @@ def test_levers_change_no_names_no_parameters_and_no_results(levers):
         assert plain.state_dict().keys() == fast.state_dict().keys()
 
 
-def losses_of(small, n=20, **changes):
+def losses_of(cfg, n=20, **changes):
     """The losses of n steps from one seed, without dropout, in float64."""
-    cfg = small(dropout=0.0, ngf=8, ndf=8, **changes)
+    cfg = replace(cfg, dropout=0.0, ngf=8, ndf=8)
     torch.manual_seed(0)
-    state = fresh_state(cfg)
+    levers = replace(choose_levers(cfg.speed, CPU, torch.float32), **changes)
+    state = State.begin(*make_networks(cfg), cfg, CPU, torch.float32, levers)
     for net in (state.gen, state.disc):
         net.double()
     x, y = torch.rand(2, 2, 3, 64, 64, dtype=torch.double) * 2 - 1
@@ -90,35 +92,36 @@ def losses_of(small, n=20, **changes):
 def test_twenty_steps_with_the_levers_equal_twenty_plain_ones(small, monkeypatch):
     """In float64: in fp32, Adam makes of a rounding a difference of up to 0.1 % after twenty steps."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    plain = losses_of(small, small_matmul="off", channels_last="off", fused_adam=False)
-    torch.testing.assert_close(losses_of(small, small_matmul="on", channels_last="on"), plain, rtol=1e-12, atol=0)
-    assert not torch.allclose(losses_of(small, small_matmul="on", lr=1.999e-4), plain, rtol=1e-6, atol=0)
+    plain = losses_of(small(speed="plain"))
+    fast = losses_of(small(), channels_last=True)
+    torch.testing.assert_close(fast, plain, rtol=1e-12, atol=0)
+    assert not torch.allclose(losses_of(small(lr=1.999e-4)), plain, rtol=1e-6, atol=0)
 
 
-def test_auto_pays_on_the_device_and_what_cannot_be_is_refused(small):
-    assert choose_levers(small(), CPU, torch.bfloat16) == Levers(True, False, True, False, False)
+def test_each_word_pulls_its_levers():
+    assert choose_levers("auto", CPU, torch.bfloat16) == Levers(True, False, True, False, False)
     cuda = torch.device("cuda")
-    assert choose_levers(small(), cuda, torch.bfloat16) == Levers(True, True, False, False, True)
-    assert not choose_levers(small(), cuda, torch.float16).cuda_graph
-    off = small(channels_last="off", small_matmul="off", compile="off", cuda_graph="off", fused_adam=False)
-    assert choose_levers(off, cuda, torch.bfloat16) == Levers(False, False, False, False, False)
-    for device, dtype in ((CPU, torch.float32), (cuda, torch.float16)):
-        with pytest.raises(ValueError, match="cuda_graph on needs CUDA, one process, and a precision other than"):
-            choose_levers(small(cuda_graph="on"), device, dtype)
+    assert choose_levers("auto", cuda, torch.bfloat16) == Levers(True, True, False, False, True)
+    assert choose_levers("deterministic", cuda, torch.bfloat16) == Levers(True, True, False, False, True)
+    assert choose_levers("compile", CPU, torch.bfloat16) == Levers(True, False, True, True, False)
+    assert not choose_levers("auto", cuda, torch.float16).cuda_graph
+    assert not choose_levers("auto", cuda, torch.bfloat16, world=2).cuda_graph
+    assert choose_levers("plain", cuda, torch.bfloat16) == Levers(False, False, False, False, False)
 
 
-@pytest.mark.parametrize("changes", [dict(channels_last="on"), dict(fused_adam=False, small_matmul="off")])
-def test_a_run_with_other_levers_resumes_exactly(small, same, end_of, changes):
+@pytest.mark.parametrize("changes", [dict(channels_last=True), dict(fused_adam=False, small_matmul=False)])
+def test_a_run_with_other_levers_resumes_exactly(small, same, end_of, monkeypatch, changes):
     """Adam's switches in the file are not those of the run that goes on (fused, capturable, a rate as tensor)."""
-    straight, halves = small("straight", **changes), small("halves", n_epochs=1, **changes)
-    for cfg in (straight, halves, small("halves", resume=True, **changes)):
+    monkeypatch.setattr("train.choose_levers", lambda *args: replace(choose_levers(*args), **changes))
+    straight, halves = small("straight"), small("halves", n_epochs=1)
+    for cfg in (straight, halves, small("halves", resume=True)):
         train(cfg)
     assert same(end_of(straight), end_of(halves))
 
 
 def test_a_run_goes_on_with_other_levers_than_it_began_with(small, end_of):
     train(small(n_epochs=1))
-    train(small(resume=True, fused_adam=False, small_matmul="off"))
+    train(small(resume=True, speed="plain"))
     groups = [end_of(small())["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
     assert end_of(small())["epoch"] == 2 and all(not group["fused"] for group in groups)
 
@@ -226,7 +229,7 @@ def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
         self._compiled_call_impl = torch.compile(self._call_impl, backend="eager", **options)
 
     monkeypatch.setattr(nn.Module, "compile", compile)
-    cfg = small(n_epochs=1, compile="on")
+    cfg = small(n_epochs=1, speed="compile")
     train(cfg)
     assert compiled == [Generator, Discriminator]
     saved = torch.load(cfg.out_dir / "gen.pth.tar", weights_only=True)
@@ -249,7 +252,7 @@ def exact(small):
         cfg, device = small(ngf=16, ndf=16, **changes), use_device("cuda")
         dtype = use_precision(cfg.precision, device)
         use_seed(0, deterministic=True)
-        levers = choose_levers(cfg, device, dtype)
+        levers = choose_levers(cfg.speed, device, dtype)
         assert levers.cuda_graph
         # Its Adam and its rate are those of a graph, also without one
         state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
@@ -299,7 +302,7 @@ def test_dropout_goes_on_drawing_inside_a_graph():
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
 def test_a_run_on_the_gpu_resumes_to_the_bit(small, same, end_of, exact, precision):
-    changes = dict(device="cuda", precision=precision, n_epochs=3, deterministic=True)
+    changes = dict(device="cuda", precision=precision, n_epochs=3, speed="deterministic")
     for cfg in (small("straight", **changes), small("halves", **{**changes, "n_epochs": 2}),
                 small("halves", resume=True, **changes)):
         train(cfg)
@@ -316,7 +319,9 @@ def test_weights_cast_once_give_what_autocast_gives():
 
 def test_moments_follow_the_layout_of_their_parameters(small):
     """Fused Adam goes through memory without looking at strides: a run resumed with another layout would go wrong."""
-    first, second = (fresh_state(small(channels_last=name, dropout=0.0)) for name in ("off", "on"))
+    cfg = small(dropout=0.0)
+    levers = [replace(choose_levers("auto", CPU, torch.float32), channels_last=on) for on in (False, True)]
+    first, second = (State.begin(*make_networks(cfg), cfg, CPU, torch.float32, each) for each in levers)
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     for _ in range(3):
         train_step(first, x, y, 100.0, fp32)

@@ -171,12 +171,12 @@ def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(sma
     first.running_mean.fill_(5)
     pairs = [(torch.full((3, 64, 64), i / 10), torch.full((3, 64, 64), -i / 10)) for i in range(5)]
     batches = Given([tuple(map(torch.stack, zip(*pairs[i : i + 2], strict=True))) for i in (0, 2, 4)])
-    val_l1, rows = Validation(small(n_examples=2), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
+    val_l1, rows = Validation(small(), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
     assert len(seen) == 6 and all(seen) and first.running_mean.unique().item() == 5
-    assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.4])
-    assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.4])
+    assert [x.mean().item() for x, _, y in rows] == pytest.approx([0, 0.1, 0.3, 0.4])
+    assert [y.mean().item() for x, _, y in rows] == pytest.approx([0, -0.1, -0.3, -0.4])
     state.gen.forward = lambda x: torch.full_like(x, 0.5)
-    val_l1, rows = Validation(small(n_examples=5), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
+    val_l1, rows = Validation(small(), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
     assert val_l1["val_l1"] == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
 
 
@@ -235,14 +235,14 @@ def test_a_resumed_run_whose_rate_rises_again_says_so(small, capsys):
 
 
 def test_a_run_leaves_every_file_it_promises(small, end_of):
-    cfg = small(n_epochs=3, save_every=5)
+    cfg = small(n_epochs=3)
     train(cfg)
     held = {path.relative_to(cfg.out_dir).as_posix() for path in cfg.out_dir.rglob("*") if path.is_file()}
     events = {name for name in held if name.startswith("tensorboard/events")}
     assert len(events) == 1
     assert held - events == {".lock", "config.json", "checkpoint.pth.tar", "gen.pth.tar", "log.csv", "losses.png",
                              *(f"examples/epoch_000{i}.png" for i in (1, 3))}  # the second came too soon
-    assert end_of(cfg)["epoch"] == 3  # the last epoch is saved whatever save_every is
+    assert end_of(cfg)["epoch"] == 3
     lines = (cfg.out_dir / "log.csv").read_text().splitlines()
     assert lines[0] == "epoch,d_real,d_fake,g_gan,g_l1,val_l1,lr,seconds,images_per_s" and len(lines) == 4
     assert Image.open(cfg.out_dir / "examples" / "epoch_0001.png").height > 2 * 64
@@ -405,7 +405,7 @@ def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_
 
 def test_deterministic_asks_torch_for_it(small):
     try:
-        train(small(n_epochs=1, deterministic=True))
+        train(small(n_epochs=1, speed="deterministic"))
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
     finally:
         torch.use_deterministic_algorithms(False)
@@ -461,7 +461,7 @@ def test_the_generator_learns_a_simple_translation(tmp_path, small):
 @pytest.mark.slow
 def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_path):
     """The signal goes to the whole process group, as from a keyboard."""
-    process = launch(ROOT / "train.py", *flags(data, tmp_path / "run", n_epochs=10**5, num_workers=2, save_every=10**5),
+    process = launch(ROOT / "train.py", *flags(data, tmp_path / "run", n_epochs=10**5, num_workers=2),
                      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for line in process.stdout:
         if line.startswith("epoch 2"):
@@ -513,7 +513,7 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
 
 def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_of, monkeypatch, at_step):
     """Written late, neither it nor the best generator may hold the weights of the steps that were taken meanwhile."""
-    train(small("one", n_epochs=1, eval_every=1))
+    train(small("one", n_epochs=1, best_by="val_l1"))
     save, save_best, begun = run_module.save_run, run_module.save_generator, threading.Event()
 
     def late(cfg, state, progress, *rest):
@@ -530,7 +530,7 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
     monkeypatch.setattr(run_module, "save_run", late)
     monkeypatch.setattr(run_module, "save_generator", late_best)
     at_step(12, lambda losses: begun.wait())  # or else the checkpoint of epoch 2 takes the place of the one before
-    train(small("two", n_epochs=2, eval_every=1))
+    train(small("two", n_epochs=2, best_by="val_l1"))
     one, two = end_of(small("one")), end_of(small("two"))
     assert len(one.pop("history")) == len(two.pop("history")) == 1  # in which an MS-SSIM is NaN: the images are small
     assert two["epoch"] == 1 and same(one, two)
