@@ -22,11 +22,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference.load import load_generator
+from inference.raster import is_large, translate_raster
 from inference.trained import Trained
 from inference.translate import Translator
+from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of
 from pairs.geometry import Scale, Size
-from pairs.images import SUFFIXES, can_hold, normalise, read_picture, to_tensor, write_picture
+from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
 from pairs.values import Values, is_deep
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
@@ -51,6 +53,7 @@ class Predict:
     batch_size: int = 1  # images of equal size that go through the network together
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
+    overviews: bool = False  # keep reduced copies in large GeoTIFFs, for viewers
     compile: bool = False  # torch.compile the network: slow to start, faster for many images of one size
 
 
@@ -70,6 +73,10 @@ class Job:
     def name(self) -> str:
         return name_of(self.inputs[0])
 
+    @property
+    def both_tiff(self) -> bool:
+        return {self.inputs[0].suffix.lower(), self.output.suffix.lower()} <= set(tiff.SUFFIXES)
+
 
 @dataclass
 class Item:
@@ -80,6 +87,8 @@ class Item:
     size: Size  # of the input
     deep: bool  # whether the input has 16 bits
     alpha: np.ndarray | None  # (H, W), the input's transparency
+    valid: np.ndarray | None  # (H, W) bool, False where the input holds no value
+    place: tiff.Place | None  # on Earth, of a TIFF that becomes a TIFF
     shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
 
 
@@ -101,7 +110,11 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
         shown.append(rgb(translator.x.to_network(to_tensor(array)[None])[0]))
         for target in targets:
             shown.append(rgb(normalise(to_tensor(translator.y.array([target])))))
-    return Item(job.output, x, array.shape[1::-1], is_deep(pictures), translator.x.alpha(pictures), shown)
+    place = valid = None
+    if opts.side_by_side == "no" and not opts.compare and job.both_tiff:
+        place = read_place(job.inputs[0])
+        valid = pictures[0].valid
+    return Item(job.output, x, array.shape[1::-1], is_deep(pictures), translator.x.alpha(pictures), valid, place, shown)
 
 
 def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
@@ -115,7 +128,8 @@ def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
         opaque = 1.0 if alpha is None else torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
         laid = 1 - (1 - rgb(y_fake)) * opaque  # over white
         y_fake, values, alpha = torch.cat([item.shown[0], laid, *item.shown[1:]], dim=2), Values(), None
-    write_picture(item.output, values.picture(y_fake, item.deep, alpha))
+    picture = values.picture(y_fake, item.deep, alpha)
+    write_picture(item.output, replace(picture, valid=item.valid), item.place)
 
 
 def attempt(work: Callable) -> Callable:
@@ -149,7 +163,10 @@ def translate_items(translator: Translator, items: Iterable[Item], batch_size: i
 
 def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]:
     """Does the jobs and returns a sentence for each that failed; prints the speed at the end."""
-    failures, start = [], time.perf_counter()
+    failures, start, n = [], time.perf_counter(), len(jobs)
+    rasters = find_rasters(translator, jobs, opts)
+    translate_rasters(translator, rasters, opts, failures)
+    jobs = [job for job in jobs if job not in rasters]
     read = functools.partial(read_item, translator=translator, opts=opts)
     write = functools.partial(write_item, translator=translator)
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
@@ -158,9 +175,26 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
         with ordered(attempt(write), translated, 2, 2 * opts.batch_size) as written:
             for _ in sound(written, failures):
                 bar.update()
-    seconds, n = time.perf_counter() - start, len(jobs) - len(failures)
+    seconds, n = time.perf_counter() - start, n - len(failures)
     say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s")
     return failures
+
+
+def find_rasters(translator: Translator, jobs: list[Job], opts: Predict) -> dict[Job, Size]:
+    """The jobs of TIFFs that are too large to be in memory whole, with their sizes."""
+    if opts.compare or opts.side_by_side != "no":
+        return {}
+    sizes = {job: is_large(job.inputs[0], job.output, translator) for job in jobs if len(job.inputs) == 1}
+    return {job: size for job, size in sizes.items() if size}
+
+
+def translate_rasters(translator: Translator, rasters: dict[Job, Size], opts: Predict, failures: list[str]) -> None:
+    """One after the other; the sentences of those that failed go to `failures`."""
+    total = sum(width * height for width, height in rasters.values())
+    with tqdm(total=total, unit="px", unit_scale=True, disable=not rasters or not sys.stderr.isatty()) as bar:
+        work = attempt(lambda job: translate_raster(translator, job.inputs[0], job.output, opts.overviews, bar.update))
+        for _ in sound(map(work, rasters), failures):
+            pass
 
 
 def find_jobs(opts: Predict, trained: Trained) -> list[Job]:

@@ -2,12 +2,12 @@
 
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from runtime.speed import choose_levers, copy_in, prepare
 from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
+WIDE = 8192  # pixels of a width from which tiles are smaller
 
 
 class Translator:
@@ -52,6 +53,7 @@ class Translator:
         self.trained = trained or trained_of(gen)
         self.x, self.y = self.trained.values()
         self.scale, self.seed, self.tile = scale, seed, tile
+        self.options = {"scale": scale, "norm": norm, "dropout": dropout in (True, "on"), "seed": seed, "tile": tile}
         self.device = next(gen.parameters()).device
         self.noise = Noise()
 
@@ -116,9 +118,12 @@ class Translator:
 
         C counts one channel for class indices. Pixels are taken as they are, whatever the scale.
         """
-        eight_bits = pixels.dtype == torch.uint8
-        net, dtype = (self.fast, self.dtype) if eight_bits else (self.exact, torch.float32)
-        return at_any_size(self.exact, self.x.to_network(pixels), partial(self._run, net, dtype), self.tile)
+        return at_any_size(self.exact, pixels, self.network(pixels.dtype), self.tile)
+
+    def network(self, kind: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """What translates pixels of that type, (N, C, H, W) of a size that the network takes, to y_fake on the CPU."""
+        net, dtype = (self.fast, self.dtype) if kind == torch.uint8 else (self.exact, torch.float32)
+        return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
 
     def _run(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
         """net(x), as many images at a time as PIXELS allows, each time with the same noise."""
@@ -198,42 +203,94 @@ def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] |
     In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
     one another. `network`, if given, is called in the place of gen.
     """
-    network, multiple = network or gen, gen.multiple
-    index, crop = [], []
-    for length in x.shape[-2:]:
-        missing = max(-length % multiple, gen.smallest - length)
-        index.append(np.pad(np.arange(length), (missing // 2, missing - missing // 2), mode="reflect"))
-        crop.append(slice(missing // 2, missing // 2 + length))
-    padded = x[..., index[0][:, None], index[1]] if crop != [slice(0, n) for n in x.shape[-2:]] else x
-    if not tile and padded.shape[-2] * padded.shape[-1] > PIXELS:
-        tile = multiple * max(1, 1024 // multiple)
-    return (_in_tiles(network, padded, tile, multiple) if tile else network(padded))[..., crop[0], crop[1]]
+    network = network or gen
+    rows, columns = (frame(gen, length) for length in x.shape[-2:])
+    padded = x if rows.whole and columns.whole else x[..., rows.index[:, None], columns.index]
+    tile = tile or tile_for(gen, *padded.shape[-2:])
+    y_fake = _in_tiles(network, padded, tile, gen.multiple) if tile else network(padded)
+    return y_fake[..., rows.crop, columns.crop]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How one axis of an image is padded to what a network takes."""
+
+    index: np.ndarray  # of each padded pixel, the pixel whose value it has
+    crop: slice  # where the image lies in it
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is padded."""
+        return self.crop == slice(0, len(self.index))
+
+
+def frame(gen: Generator, length: int) -> Frame:
+    """Padded by reflection at both ends."""
+    missing = max(-length % gen.multiple, gen.smallest - length)
+    before = missing // 2
+    index = np.pad(np.arange(length), (before, missing - before), mode="reflect")
+    return Frame(index, slice(before, before + length))
+
+
+def tile_for(gen: Generator, height: int, width: int) -> int:
+    """The side of the tiles of an image that none was asked for; 0 where it goes through the network whole."""
+    if height * width <= PIXELS:
+        return 0
+    side = 1024 if width <= WIDE else 512  # a row of tiles is in memory at once
+    return gen.multiple * max(1, side // gen.multiple)
 
 
 def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int) -> Tensor:
-    """network(x) tile by tile; neighbours overlap by a quarter of a tile or more, where one fades into the other.
+    """network(x) tile by tile, as `strips` has it."""
+    height, width = x.shape[-2:]
+    parts = strips(network, lambda top, bottom: x[..., top:bottom, :], height, width, tile, size)
+    return torch.cat([part for _, part in parts], dim=-2)
 
-    x's height and width are multiples of `size`, and so, where tile > size, are the places of the tiles: every layer
-    of the network then samples them as it would sample the whole image.
+
+def strips(network: Callable[[Tensor], Tensor], rows: Callable[[int, int], Tensor], height: int, width: int, tile: int,
+           size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """network(x) tile by tile, from above: (top, y_fake (N, C, rows, W)), as soon as no tile below adds to them.
+
+    rows(top, bottom) are those of x, (N, C, bottom - top, W). Neighbours overlap by a quarter of a tile or more, where
+    one fades into the other. Height and width are multiples of `size`, and so, where tile > size, are the places of the
+    tiles: every layer of the network then samples them as it would sample the whole image.
+    start: the row from which results are wanted, a top that was returned before; they are the same to the bit.
     """
     step = max(tile * 3 // 4 // size * size, size * 3 // 4)
-    result = total = None
 
     def spans(length: int) -> list[tuple[int, int]]:
         side = min(tile, length)
-        return [(start, side) for start in [*range(0, length - side, step), length - side]]
+        return [(at, side) for at in [*range(0, length - side, step), length - side]]
 
     def weight(side: int) -> Tensor:
         ramp = (torch.arange(side) + 0.5) / (tile - step)
         return torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
 
-    for top, h in spans(x.shape[-2]):
-        for left, w in spans(x.shape[-1]):
-            place = (..., slice(top, top + h), slice(left, left + w))
-            part = network(x[place])
+    result = total = None
+    base = 0  # the row of x that is the first in there
+    for top, h in spans(height):
+        if top + h <= start:
+            continue
+        if result is not None and top > base:
+            yield from _finished(result, total, base, top, start)
+            result, total = result[..., top - base :, :], total[top - base :]
+        base = top
+        x = rows(top, top + h)
+        for left, w in spans(width):
+            part = network(x[..., left : left + w])
             if result is None:
-                result, total = part.new_zeros(*part.shape[:2], *x.shape[-2:]), part.new_zeros(x.shape[-2:])
+                result, total = part.new_zeros(*part.shape[:2], 0, width), part.new_zeros(0, width)
+            if missing := h - len(total):
+                result, total = F.pad(result, (0, 0, 0, missing)), F.pad(total, (0, 0, 0, missing))
             fade = (weight(h)[:, None] * weight(w)).to(part)
-            result[place] += part * fade
-            total[place] += fade
-    return result.div_(total)
+            result[..., left : left + w] += part * fade
+            total[:, left : left + w] += fade
+    yield from _finished(result, total, base, height, start)
+
+
+def _finished(result: Tensor, total: Tensor, base: int, bottom: int, start: int) -> Iterator[tuple[int, Tensor]]:
+    """The rows from `base`, or from `start`, to before `bottom`, divided by the sum of their weights."""
+    top = max(base, start)
+    if top < bottom:
+        done = slice(top - base, bottom - base)
+        yield top, result[..., done, :].div_(total[done])

@@ -110,7 +110,12 @@ def _of_deep_png(file: bytes, image: Image.Image, name: str) -> Picture:
 
 
 def _of_tiff(file: bytes, header: tiff.Header, name: str) -> Picture:
-    array, missing, palette = tiff.decode(file, header)
+    return tiff_picture(*tiff.decode(file, header), header, name).turned(header.orientation)
+
+
+def tiff_picture(array: np.ndarray, missing: np.ndarray | None, palette: np.ndarray | None, header: tiff.Header,
+                 name: str) -> Picture:
+    """The picture of what `tiff.decode` returns, or of some rows of it, before it is turned upright."""
     indices = array[..., 0]
     if palette is not None:
         array = palette[indices]
@@ -120,7 +125,7 @@ def _of_tiff(file: bytes, header: tiff.Header, name: str) -> Picture:
         array = np.iinfo(array.dtype).max - array
     picture = picture_of(array, name, missing)
     whole = header.bands == 1 and indices.dtype.kind in "iu"
-    return replace(picture, indices=indices if whole else None).turned(header.orientation)
+    return replace(picture, indices=indices if whole else None)
 
 
 def read_size(source: Path | np.ndarray) -> tuple[int, int]:
@@ -168,6 +173,15 @@ def has_nodata(source: Path | np.ndarray) -> bool:
         return isinstance(image, tiff.Header) and image.nodata
 
 
+def read_place(path: Path) -> tiff.Place | None:
+    """Where on Earth the TIFF lies, with its bands' names; None where it lies on its side. Raises DataError."""
+    with _opened(path) as image:
+        if not isinstance(image, tiff.Header) or image.orientation != 1:
+            return None
+        with tiff.opened(path) as raster:
+            return tiff.Place.of(raster)
+
+
 def drawn_here(path: Path) -> bool:
     """Whether the file is a grid or a plot that this program drew, by its name and the mark inside."""
     if not re.fullmatch(r"(preview_.*|losses|sheet|epoch_\d+)\.png", path.name, re.DOTALL):
@@ -199,12 +213,13 @@ def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
     return channels in ((1, 3, 4) if suffix == ".png" else (1, 3)) and np.dtype(kind).kind != "f"
 
 
-def write_picture(path: Path, picture: Picture) -> None:
+def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None) -> None:
     """Writes the picture in the format that the ending names.
 
     PNG and pictures in other formats have 1 or 3 channels, and transparency, which JPEG and BMP get laid over white;
     TIFF takes up to 64 channels, .npy any number. A fourth channel that is no transparency goes into a PNG as it is.
-    PNG and TIFF keep 16 bits, the others get the upper 8; TIFF and .npy keep floats.
+    PNG and TIFF keep 16 bits, the others get the upper 8; TIFF and .npy keep floats. A TIFF also tells its `place`, and
+    where the picture holds no values.
     Raises DataError on another ending or one that cannot hold the array, or when it cannot be written.
     """
     suffix = path.suffix.lower()
@@ -214,7 +229,7 @@ def write_picture(path: Path, picture: Picture) -> None:
         raise DataError(f"{name_of(path)} cannot be written: {suffix} does not hold {picture.kind} of "
                         f"{picture.channels} channels, but .npy does")
     try:
-        content = _encoded(picture, suffix)
+        content = _encoded(picture, suffix, place)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
             file.write(content)
@@ -222,13 +237,13 @@ def write_picture(path: Path, picture: Picture) -> None:
         raise DataError(f"{name_of(path)} cannot be written: {error}") from error
 
 
-def _encoded(picture: Picture, suffix: str) -> bytes:
+def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
     """The whole file: an encoder that writes to a full disk by itself may say nothing of it."""
     array, file = picture.numbers, io.BytesIO()
     if suffix == ".npy":
         np.save(file, array, allow_pickle=False)
     elif suffix in tiff.SUFFIXES:
-        return tiff.encode(np.atleast_3d(array), picture.alpha is not None)
+        return tiff.encode(np.atleast_3d(array), picture.alpha is not None, place, picture.valid)
     elif suffix == ".png" and picture.kind == "uint16":
         return png(array)
     else:

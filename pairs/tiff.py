@@ -1,10 +1,13 @@
 """TIFF files: what a header says, and the bands as rasterio decodes and encodes them."""
 
+import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -107,51 +110,151 @@ def _kinds(pages: Iterator[dict[int, np.ndarray]]) -> Iterator[str]:
             return
 
 
+@contextlib.contextmanager
+def opened(file: bytes | Path, **options) -> Iterator[Any]:
+    """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
+    rasterio = _rasterio()
+    try:
+        with rasterio.Env(**QUIET, **options), contextlib.ExitStack() as stack:
+            path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
+            yield stack.enter_context(rasterio.open(path, driver="GTiff"))
+    except rasterio.errors.RasterioError as error:
+        raise ValueError(f"a TIFF that is damaged, or of a kind that GDAL does not know: {error}") from error
+
+
+@contextlib.contextmanager
+def created(path: Path, told: dict, **options) -> Iterator[Any]:
+    """A new file at `path`, laid out as told, as rasterio's dataset. Raises UserError without rasterio, OSError."""
+    rasterio = _rasterio()
+    try:
+        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, **options), rasterio.open(path, "w", **told) as image:
+            yield image
+    except rasterio.errors.RasterioError as error:
+        raise OSError(str(error)) from error
+
+
+def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
+    """Copies at 1/2, 1/4, … inside the file, down to 256 pixels; of label maps by nearest neighbour. Raises OSError."""
+    rasterio = _rasterio()
+    factors = [2**i for i in range(1, 16) if max(size) / 2**i >= 256]
+    how = rasterio.enums.Resampling.nearest if labels else rasterio.enums.Resampling.average
+    try:
+        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, COMPRESS_OVERVIEW="DEFLATE"), \
+                rasterio.open(path, "r+", driver="GTiff") as image:
+            image.build_overviews(factors, how)
+    except rasterio.errors.RasterioError as error:
+        raise OSError(str(error)) from error
+
+
 def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The bands, (H, W, C), as they stand in the file; where it holds no value, (H, W) bool; the palette, (N, 3) uint8.
 
-    A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
-    in two bands.
     Raises UserError without rasterio, and ValueError where the file is damaged, or not what its header says.
     """
-    rasterio = _rasterio()
-    missing = palette = None
-    try:
-        with rasterio.Env(**QUIET), rasterio.MemoryFile(file) as memory, memory.open(driver="GTiff") as image:
-            bands, meaning = image.read(), [each.name for each in image.colorinterp]
-            if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
-                missing = (image.read_masks() == 0).all(axis=0)
-            if header.photometric == PALETTE:
-                palette = np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"a TIFF that is damaged, or of a kind that GDAL does not know: {error}") from error
+    with opened(file) as image:
+        return (*read_rows(image, header, 0, header.height), palette_of(image, header))
+
+
+def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows from `top` to before `bottom` of rasterio's dataset: the bands, (H, W, C), and where values are missing.
+
+    A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
+    in two bands. Raises ValueError where the file is not what its header says.
+    """
+    if (image.height, image.width) != (header.height, header.width) or image.dtypes[0] != header.dtype.name:
+        raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
+                         f"{image.width}×{image.height} of {image.dtypes[0]}")
+    window = ((top, bottom), (0, image.width))
+    bands, missing = image.read(window=window), None
+    if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
+        missing = (image.read_masks(window=window) == 0).all(axis=0)
     if header.photometric in (CMYK, YCBCR):
-        if meaning[:3] != ["red", "green", "blue"]:
+        if [each.name for each in image.colorinterp][:3] != ["red", "green", "blue"]:
             raise ValueError("a TIFF of colours that GDAL does not turn into RGB")
         bands = bands[:3]  # a fourth that it adds is opaque
     elif len(bands) != header.bands:
         raise ValueError(f"its header says {header.bands} bands, but GDAL decodes {len(bands)}")
-    if bands.shape[1:] != (header.height, header.width) or bands.dtype != header.dtype:
-        raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
-                         f"{bands.shape[2]}×{bands.shape[1]} of {bands.dtype}")
-    return np.ascontiguousarray(bands.transpose(1, 2, 0)), missing, palette
+    return np.ascontiguousarray(bands.transpose(1, 2, 0)), missing
 
 
-def encode(array: np.ndarray, has_alpha: bool = False) -> bytes:
-    """The file of (H, W, C), uint8, uint16 or float32.
+def palette_of(image: Any, header: Header) -> np.ndarray | None:
+    """(N, 3), the colours of a palette's indices; None where there is none."""
+    if header.photometric != PALETTE:
+        return None
+    return np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
 
-    Three bands are RGB, and with `has_alpha` a fourth is transparency; in all else a band is a band. Raises UserError
-    without rasterio, OSError where it cannot be encoded.
+
+@dataclass(frozen=True)
+class Place:
+    """Where on Earth a raster lies, and what its bands are, as a translation of it tells too."""
+
+    crs: Any = None  # rasterio's, or None
+    transform: Any = None  # an affine one, of pixels to the crs
+    nodata: float | None = None  # the number of pixels without a value
+    descriptions: tuple[str | None, ...] = ()  # of the bands
+
+    @classmethod
+    def of(cls, image: Any) -> "Place":
+        here = image.crs is not None or not image.transform.is_identity
+        return cls(image.crs, image.transform if here else None, image.nodata, tuple(image.descriptions))
+
+    def fits(self, dtype: np.dtype) -> bool:
+        """Whether numbers of this type can say that a value is missing."""
+        if self.nodata is None or dtype.kind == "f":
+            return self.nodata is not None
+        return self.nodata == math.floor(self.nodata) and np.iinfo(dtype).min <= self.nodata <= np.iinfo(dtype).max
+
+    def marked(self, array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+        """(H, W, C) with nodata where `valid`, (H, W), is False. Elsewhere, a pixel of nothing else moves by one."""
+        if not self.fits(array.dtype):
+            return array
+        hole = array.dtype.type(self.nodata)
+        if array.dtype.kind == "f":
+            beside = np.nextafter(hole, array.dtype.type(math.inf))
+        else:
+            beside = hole + 1 if hole < np.iinfo(array.dtype).max else hole - 1
+        array = np.where((array == hole).all(axis=2, keepdims=True), beside, array)
+        return array if valid is None else np.where(valid[..., None], array, hole)
+
+
+def layout(shape: tuple[int, int, int], dtype: np.dtype, has_alpha: bool = False, place: Place | None = None) -> dict:
+    """What rasterio is told of a file of (H, W, C) of that type.
+
+    Three bands are RGB, and with `has_alpha` a fourth is transparency; in all else a band is a band.
+    """
+    height, width, n = shape
+    told = dict(driver="GTiff", width=width, height=height, count=n, dtype=np.dtype(dtype).name, interleave="pixel",
+                photometric="RGB" if n == 3 or has_alpha else "MINISBLACK",
+                alpha="NON-PREMULTIPLIED" if has_alpha else "NO", compress="deflate")
+    if place and place.transform is not None:
+        told |= dict(crs=place.crs, transform=place.transform)
+    if place and place.fits(np.dtype(dtype)):
+        told["nodata"] = place.nodata
+    return told
+
+
+def describe(image: Any, place: Place | None) -> None:
+    """The names of the bands, where the translation has as many as its input."""
+    if place and any(place.descriptions) and len(place.descriptions) == image.count:
+        image.descriptions = place.descriptions
+
+
+def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = None,
+           valid: np.ndarray | None = None) -> bytes:
+    """The file of (H, W, C), uint8, uint16 or float32, as `layout` tells, with no values where `valid` is False.
+
+    Raises UserError without rasterio, OSError where it cannot be encoded.
     """
     rasterio = _rasterio()
-    height, width, n = array.shape
-    colour = "RGB" if n == 3 or has_alpha else "MINISBLACK"
+    if place:
+        array = place.marked(array, valid)
     try:
-        with rasterio.Env(**QUIET), rasterio.MemoryFile() as memory:
-            with memory.open(driver="GTiff", width=width, height=height, count=n, dtype=array.dtype.name,
-                             photometric=colour, alpha="NON-PREMULTIPLIED" if has_alpha else "NO",
-                             interleave="pixel", compress="deflate") as image:
+        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
+            with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
                 image.write(array.transpose(2, 0, 1))
+                describe(image, place)
+                if place and valid is not None and not place.fits(array.dtype):
+                    image.write_mask(valid)
             return memory.read()
     except rasterio.errors.RasterioError as error:
         raise OSError(str(error)) from error

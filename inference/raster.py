@@ -1,0 +1,310 @@
+"""Rasters of any size: TIFF to TIFF, read, translated and written by rows of tiles, in little memory.
+
+The tiles and their fades are those of `inference.translate`. Where the network works at the raster's own scale, the
+result is equal, to the bit, to that of the whole image at once; else the rows are resized by the weights below, so that
+each new row depends on its own old rows alone.
+
+What is done is kept in a folder beside the output, OUTPUT.parts, until the output is whole: the same call goes on.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.translate import Frame, Translator, frame, strips, tile_for
+from pairs import tiff
+from pairs.geometry import Interpolation, Size, nearest
+from pairs.images import tiff_picture, to_tensor
+from pairs.picture import Picture
+from pairs.values import is_deep
+from runtime.console import say
+from runtime.files import atomic
+from utils import DataError, UserError, name_of
+
+ROWS = 256  # of the output that are made and kept at a time
+BLOCK = 256  # pixels, the sides of the blocks in which the output is stored
+CACHE = 64  # MB of decoded blocks that GDAL keeps
+JOB = "pix2pix-raster.json"  # in the folder of parts: what they are parts of
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Of each new pixel along an axis, the old pixels that it is made of, and their weights."""
+
+    index: np.ndarray  # (new, K)
+    weight: np.ndarray  # (new, K), float32, each row with the sum 1
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """The old pixels that the new ones from `first` to before `last` need."""
+        index = self.index[first:last]
+        return int(index.min()), int(index.max()) + 1
+
+    def apply(self, array: np.ndarray, axis: int, first: int, last: int, offset: int) -> np.ndarray:
+        """The new pixels, float32, of an array whose pixel 0 along the axis is the old pixel `offset`."""
+        shape = [1] * array.ndim
+        shape[axis] = -1
+        result = 0.0
+        for k in range(self.index.shape[1]):
+            taken = np.take(array, self.index[first:last, k] - offset, axis)
+            result = result + taken * self.weight[first:last, k].reshape(shape)
+        return result
+
+
+def taps(old: int, new: int, how: Interpolation) -> Taps:
+    """linear: the area that a new pixel covers where it shrinks, the two nearest where it grows; bicubic as Pillow."""
+    if how == "nearest" or old == new:
+        index = nearest(old, new)[:, None]
+        return Taps(index, np.ones(index.shape, np.float32))
+    step = old / new
+    at = np.arange(new)[:, None]
+    if how == "bicubic":
+        spread = max(1.0, step)
+        first = np.floor((at + 0.5) * step - 2 * spread)
+        index = first + np.arange(math.ceil(4 * spread) + 2)
+        weight = cubic((index + 0.5 - (at + 0.5) * step) / spread)
+        weight[(index < 0) | (index >= old)] = 0
+    elif step > 1:
+        index = np.floor(at * step) + np.arange(math.ceil(step) + 1)
+        weight = np.minimum(index + 1, (at + 1) * step) - np.maximum(index, at * step)
+        weight = weight.clip(min=0)
+    else:
+        centre = (at + 0.5) * step - 0.5
+        index = np.floor(centre) + np.arange(2)
+        weight = 1 - np.abs(centre - index)
+    weight /= weight.sum(axis=1, keepdims=True)
+    return Taps(index.clip(0, old - 1).astype(np.intp), weight.astype(np.float32))
+
+
+def cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.5."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+class Flow:
+    """Rows that come from above, of which those that nobody asks for any more are dropped."""
+
+    def __init__(self, parts: Iterator[tuple[int, np.ndarray]]):
+        self.parts = parts
+        self.top = 0
+        self.held: np.ndarray | None = None
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """(bottom - top, W, C); `top` never falls from call to call."""
+        while self.held is None or self.top + len(self.held) < bottom:
+            at, part = next(self.parts)
+            if self.held is None:
+                self.top, self.held = at, part
+            else:
+                self.held = np.concatenate([self.held[max(0, top - self.top) :], part])
+                self.top = max(self.top, top)
+        return self.held[top - self.top : bottom - self.top]
+
+
+class Raster:
+    """An open TIFF on its way through a network."""
+
+    def __init__(self, image: Any, header: tiff.Header, path: Path, translator: Translator):
+        self.image, self.header, self.path, self.translator = image, header, path, translator
+        self.size = header.width, header.height
+        self.palette = tiff.palette_of(image, header)
+        self.place = tiff.Place.of(image)
+        self.deep = is_deep([self.picture(0, 1)])
+        self.seen = translator.network_size(self.size)
+        trained = translator.trained
+        how = trained.geometry.how(trained.x_is_label)
+        back = "nearest" if trained.y_is_label else "linear"
+        self.x_taps = [taps(old, new, how) for old, new in zip(self.size, self.seen, strict=True)]
+        self.y_taps = [taps(new, old, back) for old, new in zip(self.size, self.seen, strict=True)]
+        gen = translator.exact
+        self.columns: Frame = frame(gen, self.seen[0])
+        self.lines: Frame = frame(gen, self.seen[1])
+        self.tile = translator.tile or tile_for(gen, len(self.lines.index), len(self.columns.index)) or 1024
+
+    def picture(self, top: int, bottom: int) -> Picture:
+        """The rows from `top` to before `bottom` of the file."""
+        array, missing = tiff.read_rows(self.image, self.header, top, bottom)
+        return tiff_picture(array, missing, self.palette, self.header, name_of(self.path))
+
+    def scaled(self, top: int, bottom: int) -> np.ndarray:
+        """(rows, W, C), those rows of what the network sees."""
+        across, down = self.x_taps
+        first, last = down.span(top, bottom)
+        array = self.translator.x.array([self.picture(first, last)])
+        if self.seen == self.size:
+            return array
+        result = across.apply(down.apply(array, 0, top, bottom, first), 1, 0, self.seen[0], 0)
+        return result.round().clip(0, 255).astype(np.uint8) if array.dtype == np.uint8 else result.clip(0, 1)
+
+    def padded(self, top: int, bottom: int) -> Tensor:
+        """(1, C, rows, W), as `Translator.tensor` takes it."""
+        index = self.lines.index[top:bottom]
+        first, last = int(index.min()), int(index.max()) + 1
+        return to_tensor(self.scaled(first, last)[(index - first)[:, None], self.columns.index])[None]
+
+    def translated(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from one before `start` on."""
+        network = self.translator.network(self.padded(0, 1).dtype)
+        height, width = len(self.lines.index), len(self.columns.index)
+        first, last = self.lines.crop.start, self.lines.crop.stop
+        multiple = self.translator.exact.multiple
+        step = max(self.tile * 3 // 4 // multiple * multiple, multiple * 3 // 4)
+        begin = max(0, (first + start) // step * step if height > self.tile else 0)
+        begin = min(begin, max(0, height - self.tile))
+        with torch.inference_mode():
+            for top, part in strips(network, self.padded, height, width, self.tile, multiple, begin):
+                keep = slice(max(0, first - top), max(0, last - top))
+                rows = part[0, :, keep, self.columns.crop]
+                if rows.shape[1]:
+                    yield max(top, first) - first, rows.permute(1, 2, 0).numpy()
+
+    def output(self, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """(top, rows (H, W, C), valid (H, W)) of the output file from `start` on, ROWS at a time."""
+        across, down = self.y_taps
+        flow = Flow(self.translated(down.span(start, start + 1)[0]))
+        values = self.translator.y
+        holes = self.header.nodata or self.header.dtype.kind == "f"
+        for top in range(start, self.size[1], ROWS):
+            bottom = min(top + ROWS, self.size[1])
+            first, last = down.span(top, bottom)
+            rows = flow.rows(first, last)
+            if self.seen != self.size:
+                rows = across.apply(down.apply(rows, 0, top, bottom, first), 1, 0, self.size[0], 0)
+            if not np.isfinite(rows).all():
+                raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
+                                "--precision fp32 may help")
+            array = values.picture(to_tensor(rows), self.deep).array
+            valid = self.picture(top, bottom).valid if holes else None
+            yield top, self.place.marked(array, valid), valid
+
+
+def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False,
+                     bar: Callable[[int], object] = lambda rows: None) -> None:
+    """Translates the TIFF `source` into the TIFF `output`, which tells the same place on Earth.
+
+    bar(n) is called whenever n more pixels are done. overviews: also keep reduced copies in the file, for viewers.
+    Raises DataError where a file cannot be read or written; UserError where OUTPUT.parts is somebody else's.
+    """
+    try:
+        with source.open("rb") as file:
+            header = tiff.read_header(file)
+        if header.orientation != 1:
+            raise ValueError("it lies on its side, as its orientation says: write it upright first")
+        with tiff.opened(source, GDAL_CACHEMAX=CACHE) as image:
+            raster = Raster(image, header, source, translator)
+            parts = Parts(output, identity(raster, source))
+            if parts.rows:
+                say(f"{name_of(output)}: {parts.rows:,} of {header.height:,} rows are done already")
+                bar(parts.rows * header.width)
+            if parts.rows < header.height:
+                for top, rows, valid in raster.output(parts.rows):
+                    parts.add(top, rows, valid)
+                    bar(rows.shape[0] * rows.shape[1])
+            parts.join(output, raster, overviews)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise DataError(f"{name_of(source)} is not translated to {name_of(output)}: {error}") from error
+
+
+def identity(raster: Raster, source: Path) -> dict:
+    """What decides every number of the output."""
+    found, translator = source.stat(), raster.translator
+    weights = hashlib.sha256()
+    for value in translator.exact.state_dict().values():
+        weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {"input": [str(source.resolve()), found.st_size, found.st_mtime_ns], "size": raster.size,
+            "seen": raster.seen, "tile": raster.tile, "weights": weights.hexdigest(),
+            "options": translator.options, "dtype": str(translator.dtype)}
+
+
+class Parts:
+    """The folder OUTPUT.parts, with the rows of the output that are done, from above."""
+
+    def __init__(self, output: Path, job: dict):
+        self.folder = output.with_name(f"{output.name}.parts")
+        self.files: list[Path] = []
+        self.rows = 0
+        told = json.dumps(job)
+        mine = self.folder / JOB
+        if self.folder.exists() and not mine.is_file():
+            raise UserError(f"{name_of(self.folder)} is there already, and not from here: choose another --output")
+        if mine.is_file() and mine.read_text() != told:  # of another input, network or setting
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not mine.is_file():
+            with atomic(mine) as file:
+                file.write(told.encode())
+        while (path := self.part(self.rows)).is_file():
+            self.files.append(path)
+            self.rows += len(np.load(path, mmap_mode="r"))
+
+    def part(self, top: int) -> Path:
+        return self.folder / f"{top:09d}.npy"
+
+    def add(self, top: int, rows: np.ndarray, valid: np.ndarray | None) -> None:
+        if valid is not None:
+            with atomic(self.part(top).with_suffix(".valid"), durable=False) as file:
+                np.save(file, valid)
+        with atomic(self.part(top), durable=False) as file:
+            np.save(file, rows)
+        self.files.append(self.part(top))
+
+    def join(self, output: Path, raster: Raster, overviews: bool) -> None:
+        """Writes `output`, compares it with the parts, and removes them. Raises OSError."""
+        first = np.load(self.files[0], mmap_mode="r")
+        width, height = raster.size
+        place, n = raster.place, first.shape[2]
+        told = tiff.layout((height, width, n), first.dtype, place=place)
+        told |= dict(bigtiff="IF_SAFER", predictor=3 if first.dtype.kind == "f" else 2)
+        if min(width, height) >= BLOCK:
+            told |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
+        with atomic(output) as file:
+            with tiff.created(Path(file.name), told, GDAL_CACHEMAX=CACHE) as image:
+                tiff.describe(image, place)
+                for top, rows, valid in self:
+                    window = ((top, top + len(rows)), (0, width))
+                    image.write(rows.transpose(2, 0, 1), window=window)
+                    if valid is not None and not place.fits(rows.dtype):
+                        image.write_mask(valid, window=window)
+            with tiff.opened(Path(file.name), GDAL_CACHEMAX=CACHE) as image:
+                for top, rows, _ in self:  # a full disk may not have been told
+                    found = image.read(window=((top, top + len(rows)), (0, width))).transpose(1, 2, 0)
+                    if not np.array_equal(found, rows, equal_nan=rows.dtype.kind == "f"):
+                        raise OSError(f"what was written is not what stands in {name_of(output)}: is the disk full?")
+            if overviews:
+                tiff.add_overviews(Path(file.name), raster.size, raster.translator.trained.y_is_label)
+        shutil.rmtree(self.folder)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        for path in self.files:
+            valid = path.with_suffix(".valid")
+            yield int(path.stem), np.load(path), np.load(valid) if valid.is_file() else None
+
+
+def is_large(path: Path, output: Path, translator: Translator) -> Size | None:
+    """Its size, where the image goes through the network in tiles, and both files are TIFFs. Raises DataError."""
+    if {path.suffix.lower(), output.suffix.lower()} - set(tiff.SUFFIXES):
+        return None
+    try:
+        with path.open("rb") as file:
+            if file.read(4) not in tiff.MAGIC:
+                return None
+            file.seek(0)
+            header = tiff.read_header(file)
+    except (OSError, ValueError, KeyError):  # told by whoever reads it
+        return None
+    size = header.width, header.height
+    width, height = translator.network_size(size)
+    return size if header.orientation == 1 and tile_for(translator.exact, height, width) else None

@@ -1,0 +1,222 @@
+"""Rasters of any size: equal to the whole image, in little memory, on the map, and going on where they stopped."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
+
+import inference.raster as raster_module
+import inference.translate as translate_module
+from config import Config
+from generator import Generator
+from inference.raster import Parts, taps, translate_raster
+from inference.trained import Trained
+from inference.translate import Translator
+from pairs.geometry import Geometry, resize
+from pairs.images import read_picture
+from predict import Job, Predict, predict
+from runtime.checkpoint import VERSION
+from utils import DataError, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE = dict(crs="EPSG:32632", transform=from_origin(500000, 5300000, 0.2, 0.2))
+
+
+@pytest.fixture
+def gen(monkeypatch):
+    """A network that takes multiples of 64, and tiles whatever is larger than 128 × 128."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(translate_module, "PIXELS", 128 * 128)
+    return Generator(3, 3, 4, crop_size=64).eval()
+
+
+def write(path, array, **told):
+    """(H, W, C) as a GeoTIFF."""
+    height, width, n = array.shape
+    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=n, dtype=array.dtype.name,
+                       **{**PLACE, **told}) as image:
+        image.write(array.transpose(2, 0, 1))
+    return path
+
+
+def noise(height, width, n=3, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (height, width, n), dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("size", [(300, 210), (64, 700), (451, 64), (257, 130)])
+@pytest.mark.parametrize("rows", [7, 64, 1000])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rows_of_any_number_are_equal_to_the_whole_image(gen, tmp_path, monkeypatch, size, rows, dtype):
+    monkeypatch.setattr(raster_module, "ROWS", rows)
+    source = write(tmp_path / "in.tif", noise(*size, dtype=dtype))
+    translator = Translator(gen, tile=128, scale="native", precision="fp32")
+    translate_raster(translator, source, tmp_path / "out.tif")
+    whole = translator.numbers([read_picture(source)])
+    assert whole.dtype == dtype and np.ptp(whole) > 50
+    np.testing.assert_array_equal(read_picture(tmp_path / "out.tif").array, whole)
+    assert [path.name for path in tmp_path.iterdir() if "tif" not in path.suffix] == []  # no parts are left
+
+
+@pytest.mark.parametrize("scale", [0.37, 1.6])
+def test_at_another_scale_rows_of_any_number_agree_and_are_those_of_the_whole_but_for_rounding(
+        gen, tmp_path, monkeypatch, scale):
+    array = noise(40, 60).repeat(9, 0).repeat(9, 1)
+    source = write(tmp_path / "in.tif", array)
+    translator = Translator(gen, tile=64, scale=scale, precision="fp32", dropout=False)
+    results = []
+    for rows in (11, 1000):
+        monkeypatch.setattr(raster_module, "ROWS", rows)
+        translate_raster(translator, source, tmp_path / f"{rows}.tif")
+        results.append(read_picture(tmp_path / f"{rows}.tif").array)
+    np.testing.assert_array_equal(*results)
+    whole = translator.numbers([read_picture(source)])
+    assert np.abs(results[0].astype(int) - whole).max() <= 2 and np.ptp(whole) > 30
+
+
+@pytest.mark.parametrize("how", ["linear", "bicubic", "nearest"])
+@pytest.mark.parametrize(("old", "new"), [(100, 37), (37, 100), (64, 64), (300, 299), (5, 64), (90, 30)])
+def test_the_weights_of_an_axis_are_those_of_resize(how, old, new):
+    array = np.random.default_rng(1).random((old, 8, 3), np.float32)
+    whole = resize(array, (8, new), how)
+    rows = np.concatenate([taps(old, new, how).apply(array, 0, i, i + 1, 0) for i in range(new)])
+    np.testing.assert_allclose(rows.clip(0, 1), whole, atol=1e-3)  # of 1: a quarter of a level of 8 bits
+
+
+@pytest.mark.parametrize("stop", range(0, 10, 3))
+def test_a_raster_goes_on_where_it_stopped_to_the_bit(gen, tmp_path, monkeypatch, stop):
+    """Stopped after so many calls of the network, again and again."""
+    monkeypatch.setattr(raster_module, "ROWS", 16)
+    source = write(tmp_path / "in.tif", noise(330, 200))
+    translator = Translator(gen, tile=128, scale="native", precision="fp32")
+    translate_raster(translator, source, tmp_path / "whole.tif")
+    run, calls = translator._run, []
+
+    def interrupted(*args):
+        calls.append(0)
+        if len(calls) % (stop + 12) == 0:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    translator._run = interrupted
+    while not (tmp_path / "out.tif").exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            translate_raster(translator, source, tmp_path / "out.tif")
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert not (tmp_path / "out.tif.parts").exists()
+
+
+def test_parts_of_another_job_do_not_count(gen, tmp_path, monkeypatch):
+    monkeypatch.setattr(raster_module, "ROWS", 16)
+    source, output = write(tmp_path / "in.tif", noise(330, 200)), tmp_path / "out.tif"
+    stopped = Translator(gen, tile=128, scale="native", precision="fp32", seed=1)
+    run, calls = stopped._run, []
+
+    def interrupted(*args):
+        calls.append(0)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    stopped._run = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        translate_raster(stopped, source, output)
+    assert len(list((tmp_path / "out.tif.parts").glob("*.npy"))) > 1 and not output.exists()
+    other = Translator(gen, tile=128, scale="native", precision="fp32", seed=2)
+    translate_raster(other, source, output)
+    np.testing.assert_array_equal(read_picture(output).array, other.numbers([read_picture(source)]))
+
+
+def test_a_folder_that_is_somebody_elses_is_left_alone(gen, tmp_path):
+    (tmp_path / "out.tif.parts").mkdir()
+    (tmp_path / "out.tif.parts" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="out.tif.parts is there already"):
+        translate_raster(Translator(gen, tile=64), write(tmp_path / "in.tif", noise(200, 200)), tmp_path / "out.tif")
+    assert (tmp_path / "out.tif.parts" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
+    """CRS, transform, nodata and names of bands; holes stay holes, and no other pixel becomes one."""
+    array = noise(200 if large else 60, 190)
+    array[20:40, 30:70] = 7
+    source = write(tmp_path / "in.tif", array, nodata=7)
+    with rasterio.open(source, "r+") as image:
+        image.descriptions = ("red", "green", "near infrared")
+    save(gen, tmp_path / "gen.pth.tar")
+    run_predict("--checkpoint", tmp_path / "gen.pth.tar", "--input", source, "--output", tmp_path / "out.tif",
+                "--scale", "native", *(("--tile", "64") if large else ()))
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert image.crs == PLACE["crs"] and image.transform == PLACE["transform"] and image.nodata == 7
+        assert image.descriptions == ("red", "green", "near infrared")
+        holes = image.dataset_mask() == 0
+    expected = np.zeros_like(holes)
+    expected[20:40, 30:70] = True
+    np.testing.assert_array_equal(holes, expected)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_number_that_the_output_cannot_hold_becomes_a_mask(gen, tmp_path, large):
+    array = np.random.default_rng(0).random((200 if large else 60, 190, 3)).astype(np.float32)
+    array[20:40, 30:70] = -9999
+    source = write(tmp_path / "in.tif", array, nodata=-9999)
+    gen.trained = Trained(3, 3, Geometry("none"), "AtoB", range_a=(0, 1), kind="uint8")
+    translator = Translator(gen, scale="native", tile=64 if large else 0)
+    job = Job((source,), tmp_path / "out.tif")
+    assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert image.nodata is None and image.dtypes[0] == "uint8"
+        holes = image.dataset_mask() == 0
+    assert holes[20:40, 30:70].all() and holes.sum() == 20 * 40
+
+
+def test_reduced_copies_are_kept_on_request(gen, tmp_path):
+    source = write(tmp_path / "in.tif", noise(600, 520))
+    translate_raster(Translator(gen, tile=256, scale="native"), source, tmp_path / "out.tif", overviews=True)
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert image.overviews(1) == [2] and image.is_tiled
+        assert np.abs(image.read(out_shape=(3, 300, 260)).astype(int).mean() - image.read().mean()) < 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "full"])
+def test_a_damaged_input_or_a_full_disk_leaves_no_half_file(gen, tmp_path, monkeypatch, fault):
+    source = write(tmp_path / "in.tif", noise(600, 520))
+    if fault == "cut":
+        os.truncate(source, 100_000)
+    else:
+        monkeypatch.setattr(Parts, "add", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DataError, match="in.tif is not translated to .*out.tif: .*(damaged|No space left)"):
+        translate_raster(Translator(gen, tile=256, scale="native"), source, tmp_path / "out.tif")
+    assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_bands_that_the_network_does_not_take_are_told(gen, tmp_path, channels):
+    source = write(tmp_path / "in.tif", noise(300, 300, channels))
+    translator = Translator(gen, tile=64, scale="native")
+    if channels == 1:  # gray becomes colour, as everywhere
+        translate_raster(translator, source, tmp_path / "out.tif")
+        assert read_picture(tmp_path / "out.tif").channels == 3
+    else:
+        with pytest.raises(DataError, match="in.tif has 4 channels, not the 3"):
+            translate_raster(translator, source, tmp_path / "out.tif")
+
+
+def save(gen, path):
+    """A file that `load_generator` reads."""
+    cfg = Config(ngf=4, crop_size=64, load_size=64, resize="none")
+    torch.save({"format": "pix2pix generator", "version": VERSION, "config": cfg.plain(), "epoch": 1,
+                "state_dict": gen.state_dict()}, path)
+
+
+def run_predict(*flags):
+    code = ("import sys, inference.translate; inference.translate.PIXELS = 128 * 128; import predict; "
+            "sys.exit(predict.main())")
+    subprocess.run([sys.executable, "-c", code, *map(str, flags), "--device", "cpu"], check=True, cwd=ROOT,
+                   env=os.environ | {"OMP_NUM_THREADS": "1"})
