@@ -54,7 +54,10 @@ def current(old: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     if old.get("eval_every"):
         new["best_by"] = old["palette"] or old["best_by"]
-        notes.append(f"best_by is {new['best_by']}, and every epoch is scored, not every {old['eval_every']}")
+        if old["palette"] and old["best_by"] != "label_accuracy":
+            notes.append(f"best.pth.tar is chosen by the palette {old['palette']}, no longer by {old['best_by']}")
+        if old["eval_every"] > 1:
+            notes.append(f"every epoch is scored, not one of {old['eval_every']}")
     elif "eval_every" in old:
         new["best_by"] = "none"
 
