@@ -21,7 +21,7 @@ from pairs.identity import Pair
 from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say
-from runtime.files import save_grid
+from runtime.grids import save_grid
 from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 

@@ -39,7 +39,8 @@ from pairs.palettes import load_palette
 from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision
-from runtime.files import atomic, save_grid
+from runtime.files import atomic
+from runtime.grids import save_grid
 from utils import DataError, UserError, name_of
 
 

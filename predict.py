@@ -32,7 +32,8 @@ from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place
 from pairs.values import Values, is_deep
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
-from runtime.files import remove_leftovers, rgb
+from runtime.files import remove_leftovers
+from runtime.grids import rgb
 from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 

@@ -91,7 +91,9 @@ def step_for(cfg: Config, state: State, autocast: Callable, vgg_loss: nn.Module 
         step = partial(train_step, lambda_l1=cfg.lambda_l1, autocast=autocast)
     else:
         step = partial(hd_step, cfg=cfg, autocast=autocast, vgg_loss=vgg_loss)
-    return partial(masked_step, step, state) if masked else partial(step, state)
+    if masked:
+        step = partial(masked_step, step)
+    return partial(step, state)
 
 
 def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -99,7 +101,12 @@ def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> dict[str,
 
     Where it is 0, y_fake equals y, so that D sees no difference there.
     """
-    seen = replace(state, gen=lambda x: composite(state.gen(x), y)[0])
+
+    def gen(x: Tensor) -> Tensor:
+        y_fake, _ = composite(state.gen(x), y)
+        return y_fake
+
+    seen = replace(state, gen=gen)
     return step(seen, x, y[:, :-1])
 
 
@@ -114,7 +121,9 @@ def train(cfg: Config) -> None:
         device = ranks.device
         dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg.speed, device, dtype, ranks.world)
-        autocast = nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
+        autocast = nullcontext
+        if dtype != torch.float32:
+            autocast = partial(torch.autocast, device.type, dtype)
 
         # Find everything that the run needs, so that what is missing ends it now.
         validate = Validation(cfg, ranks, autocast)
@@ -130,19 +139,20 @@ def train(cfg: Config) -> None:
 
         # Choose the step, and what watches over it.
         rate = partial(learning_rate, lr=cfg.lr, n_epochs=cfg.n_epochs, n_epochs_decay=cfg.n_epochs_decay)
-        step = graphed(step_for(cfg, ranks.replicate(state), autocast, vgg_loss, train_data.masked), levers)
+        step = step_for(cfg, ranks.replicate(state), autocast, vgg_loss, train_data.masked)
+        step = graphed(step, levers)
         meter = Meter(state, progress, len(train_data), cfg.total_epochs, ranks)
 
-        with Logger(run) as log, Stop(ranks) as stop, loaders(
-                train_data, val_data, cfg, ranks, levers.channels_last) as (train_batches, val_batches):
+        batches = loaders(train_data, val_data, cfg, ranks, levers.channels_last)
+        with Logger(run) as log, Stop(ranks) as stop, batches as (train_batches, val_batches):
             log.start(state, dtype, rate(progress.epoch + 1))
             try:
                 for epoch in range(progress.epoch + 1, cfg.total_epochs + 1):
                     # Train on every pair once; after a resume, on those that the epoch has left.
                     lr = rate(epoch)
                     state.set_rate(lr)
-                    batches = train_batches.of(epoch, start=meter.done)
-                    for x, y in stop.between(meter.watch(batches)):
+                    batches = meter.watch(train_batches.of(epoch, start=meter.done))
+                    for x, y in stop.between(batches):
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # dropout's mask
                         losses = step(x, y)
                         meter.add(losses, len(x))
@@ -154,7 +164,8 @@ def train(cfg: Config) -> None:
 
                     # Validate, log, and save while the next epoch begins.
                     scores, examples = validate(state.result, val_batches, epoch, stop)
-                    log.epoch({"epoch": epoch, "lr": lr, **means, **scores}, examples)
+                    row = {"epoch": epoch, "lr": lr, **means, **scores}
+                    log.epoch(row, examples)
                     progress = meter.next_epoch()
                     run.save_in_background(state, progress, log.history)
             except (Stopped, DataError):  # raised in all processes at once

@@ -22,7 +22,8 @@ from pairs.images import read_picture
 from pairs.layouts import SPLITS
 from pairs.picture import Picture, as_colour
 from runtime.console import say
-from runtime.files import atomic, remove_leftovers, save_grid
+from runtime.files import atomic, remove_leftovers
+from runtime.grids import save_grid
 from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pairs import tiff
 from pairs.picture import ARRAY, Picture, is_image_array, of_pillow, over_white, picture_of
-from runtime.files import DRAWN, atomic
+from runtime.files import atomic
+from runtime.grids import DRAWN
 from utils import DataError, UserError, name_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns

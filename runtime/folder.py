@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.checkpoint import load_tensors
-from runtime.files import is_marked
+from runtime.grids import is_marked
 from utils import UserError
 
 

@@ -2,10 +2,7 @@
 
 import csv
 import io
-import itertools
 import math
-import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +15,15 @@ from config import Config
 from runtime import run as runs
 from runtime.advice import Overfitting, raised, verdict, what_next
 from runtime.console import say
-from runtime.files import DRAWN, atomic, save_grid
+from runtime.files import atomic
+from runtime.grids import DRAWN, save_grid
 from runtime.run import Run
 from runtime.state import State, count
 from runtime.summary import summary
+from runtime.tensorboard import Events
 
 LOSSES = ["d_real", "d_fake", "g_gan", "g_l1"]  # of every step; what else one returns stands behind the other columns
 COLUMNS = ["epoch", *LOSSES, "val_l1", "lr", "seconds", "images_per_s"]
-NUMBERS = itertools.count()  # of TensorBoard's files of this process
 EXTRAS = ["skipped", "val_skipped", "scale", "skipped_steps"]  # told where there are any
 
 
@@ -39,21 +37,26 @@ class Logger:
     """
 
     def __init__(self, run: Run):
-        self.run, self.cfg, self.folder = run, run.cfg, run.cfg.out_dir
+        self.run = run
+        self.cfg = cfg = run.cfg
+        self.folder = folder = cfg.out_dir
         self.silent = not run.ranks.main
         self.history = run.history
         self.examples = []  # of the last epoch
         self.drawn = len(self.history)
         self.drawn_at = -math.inf
-        self.told = len(self.history)  # epochs that TensorBoard's file holds
-        self.events = None
         self.overfitting = Overfitting()
         if self.silent:
             return
         for row in self.history:
             self.overfitting.add(row)
+
+        # Where the history goes: functions of (history, examples), for every epoch and for every drawing
+        self.tables = [lambda history, _: write_csv(folder / "log.csv", history)]
+        self.pictures = [lambda history, examples: write_grid(folder / "examples", history[-1], examples, cfg),
+                         lambda history, _: write_curves(folder / "losses.png", history, cfg)]
         try:
-            self.events = open_events(self.folder / "tensorboard", self.told + 1)
+            self.tables.append(Events(folder / "tensorboard", len(self.history)))
         except Exception as error:  # it is not installed, or not to be written to
             say(f"no TensorBoard events: {error}")
 
@@ -83,12 +86,12 @@ class Logger:
         extra = "".join(f" {name} {row[name]:g}" for name in EXTRAS if row.get(name))
         say(f"epoch {row['epoch']}/{self.cfg.total_epochs} {losses} val_l1 {row['val_l1']:.4f} lr {row['lr']:.2g} "
             f"{row['seconds']:.0f} s {row['images_per_s']:.1f} img/s{extra}")
-        self.run.writer.submit("log", self._write, list(self.history))
+        self._submit("log", self.tables)
         if time.monotonic() - self.drawn_at >= runs.SPACING:
             self._draw()
-        told = (verdict(self.history) if self.cfg.paper_step else "", self.overfitting.add(row))
-        for sentence in filter(None, told):
-            say(sentence)
+        for sentence in (self.cfg.paper_step and verdict(self.history), self.overfitting.add(row)):
+            if sentence:
+                say(sentence)
 
     def __enter__(self) -> "Logger":
         return self
@@ -100,26 +103,16 @@ class Logger:
     def _draw(self) -> None:
         self.drawn = len(self.history)
         self.drawn_at = time.monotonic()
-        self.run.writer.submit("drawing", self._write_pictures, list(self.history), self.examples)
+        self._submit("drawing", self.pictures)
 
-    def _write(self, history: list[dict]) -> None:
-        self._try(write_csv, self.folder / "log.csv", history)
-        if not self.events:
-            return
+    def _submit(self, kind: str, sinks: list[Callable]) -> None:
+        self.run.writer.submit(kind, write_all, sinks, list(self.history), self.examples)
+
+
+def write_all(sinks: list[Callable], history: list[dict], examples: list[list[Tensor]]) -> None:
+    for write in sinks:
         try:
-            write_events(self.events, history[self.told :])
-            self.told = len(history)
-        except Exception as error:  # most of all a full disk
-            say(f"TensorBoard's curves end with epoch {self.told}, as {self.events} cannot be written: {error}")
-            self.events = None
-
-    def _write_pictures(self, history: list[dict], examples: list[list[Tensor]]) -> None:
-        self._try(write_grid, self.folder / "examples", history[-1], examples, self.cfg)
-        self._try(write_curves, self.folder / "losses.png", history, self.cfg)
-
-    def _try(self, write: Callable, *args) -> None:
-        try:
-            write(*args)
+            write(history, examples)
         except Exception as error:  # a full disk or a broken font must not cost the run
             say(f"the log is incomplete: {error}")
 
@@ -162,39 +155,3 @@ def write_grid(folder: Path, row: dict, examples: list[list[Tensor]], cfg: Confi
     folder.mkdir(exist_ok=True)
     save_grid(folder / f"epoch_{row['epoch']:04d}.png", examples, ["input", "output", "target"],
               f"epoch {row['epoch']}, {cfg.direction}, validation L1 {row['val_l1']:.4f}")
-
-
-def open_events(folder: Path, first: int) -> Path:
-    """A new file of TensorBoard's; what older ones in the folder hold of the epoch `first` and later counts no more.
-
-    Written here and not by SummaryWriter, whose thread dies with a traceback where the disk is full.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    folder.mkdir(exist_ok=True)
-    path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
-    start = SessionLog(status=SessionLog.START)
-    append_events(path, [Event(wall_time=time.time(), file_version="brain.Event:2"),
-                         Event(wall_time=time.time(), step=first, session_log=start)])
-    return path
-
-
-def write_events(path: Path, rows: list[dict]) -> None:
-    """Adds the numbers of these epochs to a file of `open_events`."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    events = []
-    for row in rows:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != "epoch"]
-        events.append(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
-    append_events(path, events)
-
-
-def append_events(path: Path, events: list) -> None:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    with path.open("ab") as file:
-        writer = RecordWriter(file)
-        for event in events:
-            writer.write(event.SerializeToString())

@@ -10,6 +10,7 @@ from conftest import ROOT, launch
 from PIL import Image
 
 from runtime import files
+from runtime.grids import save_grid
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
@@ -35,7 +36,7 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
 
 def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
     red, gray = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 64, 64), torch.zeros(1, 64, 64)
-    files.save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],
+    save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],
                     "a caption that is wider than both of the images together")
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))
     header = sheet.shape[0] - (2 * 64 + 3 * 4)

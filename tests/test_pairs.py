@@ -11,7 +11,7 @@ from PIL import Image
 from pairs.download import ensure_dataset
 from pairs.find import find_pairs, list_images, usable_pairs
 from pairs.identity import Known
-from runtime.files import save_grid
+from runtime.grids import save_grid
 from utils import DataError, UserError
 
 

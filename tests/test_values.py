@@ -33,7 +33,7 @@ from pairs.identity import Pair
 from pairs.images import read_picture, read_size, write_picture
 from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.values import Values, composite, values_of
-from runtime.files import rgb
+from runtime.grids import rgb
 from train import step_for, train
 from utils import DataError, UserError
 

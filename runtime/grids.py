@@ -1,0 +1,95 @@
+"""Pictures for people: images in a grid, each as somebody can look at it."""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from torch import Tensor
+
+from runtime.files import atomic
+
+CELL = 512  # pixels of the longest side in a grid
+LINE = 4  # pixels of white around each image
+DRAWN = {"Software": "pix2pix"}  # marks what is drawn for people, so that it never becomes a training pair
+
+
+def rgb(image: Tensor) -> Tensor:
+    """(C, H, W) in [-1, 1] as people can look at it, (3, H, W): gray, colour, or the first three of more channels.
+
+    Of two, their mean; of channels that are 0 and 1, a colour for each, and black where all are 0.
+    """
+    image = image.detach().float().cpu()
+    if holds_classes(image):
+        hues = torch.arange(len(image)) * 0.618 * 2 * math.pi  # neighbours far apart
+        wheel = torch.stack([torch.cos(hues + third) for third in (0.0, 2.1, 4.2)])
+        return torch.einsum("kc,chw->khw", wheel * 0.8 + 0.2, image) + image.sum(0) - 1
+    return image[:3] if len(image) >= 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
+
+
+def holds_classes(image: Tensor) -> bool:
+    """Whether each channel is a class: at most one of them is 1, the others are 0, which no value of 8 bits becomes."""
+    return len(image) > 1 and bool(((image == 0) | (image == 1)).all() and image.sum(0).max() <= 1)
+
+
+def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: str = "") -> None:
+    """Writes rows of images (C, H, W) in [-1, 1] as one PNG with a title over each column, as `rgb` shows them.
+
+    Images of several sizes, or with a side above CELL, are drawn to one scale, with white around the smaller ones.
+    """
+    for title, image in zip(titles, rows[0], strict=False):
+        caption += remark(title, image)
+    cells = cells_of([rgb(image) for row in rows for image in row])
+    width = cells[0].shape[2]
+    n = len(titles)
+    lines = [torch.cat(cells[i : i + n], dim=2) for i in range(0, len(cells), n)]
+    grid = F.pad(torch.cat(lines, dim=1), (0, LINE, 0, LINE), value=1.0)
+    pixels = ((grid / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+    # The sheet: a caption if there is one, the titles, the images
+    font = ImageFont.load_default(14)
+    header = 44 if caption else 26
+    full = max(pixels.shape[1], round(font.getlength(caption)) + 12)
+    sheet = Image.new("RGB", (full, pixels.shape[0] + header), "white")
+    sheet.paste(Image.fromarray(pixels), (0, header))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((6, 4), caption, fill="black", font=font)
+    for column, title in enumerate(titles):
+        draw.text((6 + column * width, header - 20), title, fill="black", font=font)
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", DRAWN["Software"])
+    with atomic(path, durable=False) as file:
+        sheet.save(file, "PNG", pnginfo=mark)
+
+
+def remark(title: str, image: Tensor) -> str:
+    """What the caption must tell of a column that does not show all of its channels as they are."""
+    n = len(image)
+    if n in (1, 3):
+        return ""
+    if holds_classes(image):
+        return f"; {title}: {n} classes"
+    return f"; {title}: mean of 2 channels" if n == 2 else f"; {title}: channels 1 to 3 of {n}"
+
+
+def cells_of(images: list[Tensor]) -> list[Tensor]:
+    """The images to one scale, of one size with white to the right and below, a white line above and to the left."""
+    longest = max(max(image.shape[1:]) for image in images)
+    if longest > CELL:
+        scale = CELL / longest
+        sizes = [[max(1, round(side * scale)) for side in image.shape[1:]] for image in images]
+        images = [F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+                  for image, size in zip(images, sizes, strict=True)]
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    return [F.pad(image, (LINE, width - image.shape[2], LINE, height - image.shape[1]), value=1.0) for image in images]
+
+
+def is_marked(path: Path) -> bool:
+    """Whether the file is a picture that this program drew for people."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == DRAWN["Software"]
+    except (OSError, ValueError, SyntaxError):  # no picture, or a broken one
+        return False
