@@ -649,3 +649,38 @@ def test_the_settings_that_pairs_were_made_with_are_kept(tmp_path):
     (tmp_path / "out" / "prepare.json").write_text("[")
     status, said = run("photos", tmp_path / "photos", tmp_path / "out", "--input", "gray")
     assert status == 2 and "prepare.json is damaged" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["photos", "tiles", "frames"])
+def test_everything_else_reads_what_is_made(tmp_path, kind):
+    """As a user goes on: check, train, resume, predict, evaluate, each a process of its own."""
+    if kind == "photos":
+        for i in range(12):
+            photo(tmp_path / "in" / f"{i}.jpg", i, (80, 72))
+        words, flags = ["in", "out", "--input", "edges", "--val", 0.3], []
+    elif kind == "tiles":
+        for name, metres in (("a", 20), ("b", 10)):
+            raster(tmp_path / f"{name}.tif", (8000 // metres, 6000 // metres), metres, kind="uint16", nodata=65535,
+                   void=(np.s_[: 1000 // metres], np.s_[:]))
+        flags = ["--in-channels", 2, "--out-channels", 2, "--range-a", 0, 8000, "--range-b", 0, 8000]
+        words = ["a.tif", "b.tif", "out", "--size", 80]
+    else:
+        words, flags = [video(tmp_path / "a.mp4"), video(tmp_path / "b.mp4", size=(128, 96), tint=255), "out",
+                        "--every", 2, "--val", 0.3], []
+
+    def process(script, *words):
+        done = subprocess.run([sys.executable, str(ROOT / script), *map(str, words)], cwd=tmp_path, text=True,
+                              capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    process("prepare.py", kind, *words)
+    assert "problems: 0" in process("check.py", "out", *flags)
+    small = ["--ngf", 4, "--ndf", 4, "--crop-size", 64, "--load-size", 64, "--num-workers", 0, "--device", "cpu"]
+    process("train.py", "--data-root", "out", *small, *flags, "--n-epochs", 1)
+    process("train.py", "--data-root", "out", "--resume", "--n-epochs", 2)
+    side = ["--checkpoint", "runs/out/gen.pth.tar"]
+    process("predict.py", *side, "--input", "out/val/A", "--output", "made")
+    assert len([*(tmp_path / "made").iterdir()]) == len([*(tmp_path / "out/val/A").iterdir()]) > 0
+    assert "psnr" in process("evaluate.py", *side, "--data-root", "out").lower()

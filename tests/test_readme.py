@@ -17,6 +17,7 @@ import pytest
 import tyro
 from conftest import write_pair
 from PIL import Image
+from test_prepare import cityscapes, raster
 from torch.distributed.run import get_args_parser as torchrun
 from werkzeug.serving import BaseWSGIServer
 
@@ -29,7 +30,7 @@ from train import train
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-                    for name in ("training", "inference", "draw", "pix2pixhd"))]
+                    for name in ("training", "inference", "draw", "pix2pixhd", "data"))]
 TINY = ["--ngf=4", "--ndf=4", "--crop-size=64", "--load-size=64", "--num-workers=0", "--device=cpu",
         "--n-epochs-decay=0"]
 
@@ -98,6 +99,15 @@ def place(tmp_path, monkeypatch):
             np.save(Path("data/depth", split, "B", f"{i}.npy"), np.linspace(500, 4000, 96 * 48).reshape(48, 96))
             indices = np.random.default_rng(i).integers(0, 19, (48, 96), dtype=np.uint8)
             Image.fromarray(indices).save(Path("data/labels", split, "A", f"{i}.png"))
+    for i in range(4):  # what prepare.py begins with, fields of a microscope, slices of CT
+        write_pair(Path("pictures", f"{i}.jpg"), seed=i)
+        for name, channels in (("cells", (2, 1)), ("scans", (1, 1))):
+            for side, n in zip("AB", channels, strict=True):
+                Path("data", name, side).mkdir(parents=True, exist_ok=True)
+                np.save(Path("data", name, side, f"{i}.npy"), np.float32(np.random.default_rng(i).random((96, 96, n))))
+    cityscapes(tmp_path)
+    raster(Path("coarse.tif"), (300, 300), 20)
+    raster(Path("fine.tif"), (600, 600), 10)
     write_pair(Path("labels.png"))
     write_pair(Path("labels", "1.png"))
     write_pair(Path("frames", "000001.png"))
