@@ -10,8 +10,7 @@ import json
 import re
 import socket
 import webbrowser
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -23,25 +22,19 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from dataset import read_pair
 from inference.load import find_checkpoint, load_generator
-from inference.trained import Trained
+from inference.page import check_pictures, choose_palette, example_of, find_examples, settings_of
 from inference.translate import Translator
-from pairs.find import evenly, find_pairs
-from pairs.identity import Pair
-from pairs.images import can_hold, png, read_picture
-from pairs.palettes import PALETTES, load_palette
+from pairs.images import png, read_picture
 from pairs.picture import Picture
-from runtime.cli import load
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from utils import UserError
 
-EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # hosts for all of a machine's addresses, and one that is meant
 BYTES = 32 * 2**20  # of a request's body
 CLIENTS = 1000  # that are remembered
-URLS = Map([Rule("/", methods=["GET"], endpoint="page"), Rule("/settings", methods=["GET"], endpoint="settings"),
+URLS = Map([Rule("/", methods=["GET"], endpoint="page"), Rule("/settings.json", methods=["GET"], endpoint="settings"),
             Rule("/example/<int:number>", methods=["GET"], endpoint="example"),
             Rule("/translate", methods=["POST"], endpoint="translate")])
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin",
@@ -69,13 +62,11 @@ class App:
         use_precision(opts.precision, device)
         checkpoint = find_checkpoint(opts.checkpoint)
         gen = load_generator(checkpoint, device)
-        self.trained = gen.trained
+        self.gen, self.trained = gen, gen.trained
         check_pictures(self.trained)
         self.translator = Translator(gen, self.trained, precision=opts.precision)
         self.palette = choose_palette(opts.palette, self.trained.colours)
         self.examples, self.host = find_examples(checkpoint, self.trained), opts.host.lower()
-        height = gen.crop_size or 256
-        self.size = self.trained.sizes.usual if self.trained.sizes else (gen.crop_width or height, height)
         self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client
 
     def __call__(self, environ: dict, start_response):
@@ -112,12 +103,7 @@ class App:
         return Response(Path(__file__).with_name("draw.html").read_bytes(), mimetype="text/html")
 
     def settings(self, request: Request) -> Response:
-        names = [pair.inputs[0].stem if isinstance(pair.inputs[0], Path) else str(n)
-                 for n, pair in enumerate(self.examples, 1)]
-        found = dict(size=self.size, direction=self.trained.direction, epoch=self.trained.epoch,
-                     kind="photo" if not self.palette else "edges" if {*EDGES} == {*self.palette} else "labels",
-                     palette=[dict(name=name, colour=c[:3], share=c[3]) for name, c in self.palette.items()],
-                     examples=names)
+        found = settings_of(self.gen, self.palette, self.examples)
         return Response(json.dumps(found), mimetype="application/json")
 
     def translate(self, request: Request) -> Response:
@@ -143,24 +129,7 @@ class App:
         """Input and target side by side, of the examples from 0 on."""
         if number >= len(self.examples):
             raise exceptions.NotFound(f"there are {len(self.examples)} examples, from 0 on")
-        forth = self.trained.direction != "BtoA"
-        sides = self.trained.values()[:: 1 if forth else -1]
-        a, b = (replace(side, channels=min(side.channels, 3)) for side in sides)
-        sides = read_pair(self.examples[number], a, b)[:2]  # without a mask
-        sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
-        sides = [np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides]
-        return answer(np.concatenate(sides[:: 1 if forth else -1], axis=1))
-
-
-def check_pictures(trained: Trained) -> None:
-    """Raises UserError where the network does not take a picture, or does not make one."""
-    x, y, inputs = trained.x, trained.y, trained.inputs
-    if inputs > 1 or x.n_labels or x.channels not in (1, 3):
-        what = (f"{inputs} inputs together" if inputs > 1 else f"indices of {x.n_labels} classes" if x.n_labels
-                else f"{x.channels} channels")
-        raise UserError(f"the network takes {what}, and the page gives one gray or colour image: take predict.py")
-    if not can_hold(".png", y.channels, y.kind):
-        raise UserError(f"the outputs are {y.kind} of {y.channels} channels, which no page shows: take predict.py")
+        return answer(example_of(self.examples[number], self.trained))
 
 
 def is_address(name: str) -> bool:
@@ -171,36 +140,6 @@ def is_address(name: str) -> bool:
 
 def answer(array: np.ndarray) -> Response:
     return Response(png(array), mimetype="image/png")
-
-
-def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
-    """(red, green, blue, share) of each class to draw with, by name; none where photos come in.
-
-    trained: the colours that the checkpoint tells. Without a palette by name, they get the names of the one that has
-    them all, if they are half of it or more.
-    """
-    def shares(palette: dict[str, tuple]) -> dict[str, float]:
-        """Of the classes that were met in training; JPEG has moved their colours a little."""
-        return {key: share for *colour, share in trained for key, exact in palette.items()
-                if max(abs(a - b) for a, b in zip(colour, exact, strict=True)) <= 10}
-
-    if name:
-        palette = EDGES if name == "edges" else load_palette(name)
-        return {key: (*colour, shares(palette).get(key, 0)) for key, colour in palette.items()}
-    for palette in (EDGES, *PALETTES.values()):
-        met = shares(palette)
-        if len(met) == len(trained) and 2 * len(met) >= len(palette):
-            return {key: (*palette[key], share) for key, share in met.items()}
-    return {"#{:02x}{:02x}{:02x}".format(*colour[:3]): colour for colour in trained}
-
-
-def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
-    """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
-    with contextlib.suppress(UserError, OSError):
-        if cfg := load(checkpoint.parent):
-            found = find_pairs(cfg.data_root, trained.seed, trained.known).splits
-            return evenly(found.get("val") or found.get("test") or [], 100)
-    return []
 
 
 class Quiet(WSGIRequestHandler):

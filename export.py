@@ -1,8 +1,9 @@
-"""Writes a trained generator, without dropout, for other programs: ONNX or PyTorch's exported format.
+"""Writes a trained generator, without dropout, for other programs, or as a page that needs no server.
 
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx --half
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.pt2 --norm running
+    python export.py --checkpoint runs/demo/gen.pth.tar --page page
 """
 
 from dataclasses import dataclass
@@ -12,21 +13,36 @@ from typing import Literal
 import tyro
 
 from inference.export import export
-from inference.load import load_generator
+from inference.load import find_checkpoint, load_generator
+from inference.page import write_page
 from runtime.console import run_main
+from utils import UserError
 
 
 @dataclass(frozen=True)
 class Export:
     checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
-    output: Path  # .onnx, which needs the packages onnx and onnxscript, or .pt2
-    half: bool = False  # weights in fp16, half the file; computed with in fp32
+    output: Path | None = None  # .onnx, which needs the packages onnx and onnxscript, or .pt2
+    page: Path | None = None  # a new folder: the page of draw.py with the network in it, for any web space
+    half: bool = False  # of output: weights in fp16, half the file; computed with in fp32; a page's always are
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
+    palette: str = ""  # of the page, as for draw.py
+    examples: int = 3  # validation pairs that the page shows, at most, if the run's data is at hand
+    runtime: Path | None = None  # for the page: the package onnxruntime-web; fetched once if not given
+    webgpu: bool = False  # for the page: the runtime that also takes a graphics card, 13 MB larger
 
 
 def main() -> None:
     opts = tyro.cli(Export, description=__doc__)
-    export(load_generator(opts.checkpoint), opts.output, opts.norm, opts.checkpoint, opts.half)
+    if not opts.output and not opts.page:
+        raise UserError("nothing to write: give --output FILE or --page FOLDER")
+    checkpoint = find_checkpoint(opts.checkpoint)
+    gen = load_generator(checkpoint)
+    if opts.output:
+        export(gen, opts.output, opts.norm, checkpoint, opts.half)
+    if opts.page:
+        write_page(gen, opts.page, checkpoint, norm=opts.norm, palette=opts.palette, examples=opts.examples,
+                   runtime=opts.runtime, webgpu=opts.webgpu)
 
 
 if __name__ == "__main__":

@@ -33,16 +33,19 @@ def halved(gen: Generator) -> Generator:
     Those of less than 1 % of all weights, which are the ones beside the images, are left alone: together they have 2 %
     of the weights of the paper's network and more than half of the error.
     """
+    if not fits_fp16(gen):
+        raise UserError("a weight of the generator is too large for fp16: export it without --half")
     gen = copy.deepcopy(gen)
     least = sum(p.numel() for p in gen.parameters()) / 100
     for module in gen.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() >= least:
-            weight = module.weight.detach().half()
-            if not weight.isfinite().all():
-                raise UserError("a weight of the generator is too large for fp16: export it without --half")
-            module.weight = nn.Parameter(weight, requires_grad=False)
+            module.weight = nn.Parameter(module.weight.detach().half(), requires_grad=False)
             parametrize.register_parametrization(module, "weight", Widened(), unsafe=True)
     return gen
+
+
+def fits_fp16(gen: Generator) -> bool:
+    return all(bool(parameter.half().isfinite().all()) for parameter in gen.parameters())
 
 
 def metadata(gen: Generator, norm: str) -> dict[str, str]:
@@ -71,6 +74,13 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
         raise UserError(f"an export ends in .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
     if checkpoint and path.exists() and path.samefile(checkpoint):
         raise UserError(f"the export {name_of(path)} would overwrite the checkpoint itself")
+    write(gen, path, norm, half)
+    most = max(64, 4096 // gen.multiple) * gen.multiple
+    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to {most}")
+
+
+def write(gen: Generator, path: Path, norm: str, half: bool) -> None:
+    """The same, without a word."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix.lower() == ".onnx" and missing:
         raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
@@ -99,4 +109,3 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
             onnx.model.metadata_props.update(told)
             with atomic(path) as file:
                 file.write(onnx.model_proto.SerializeToString())
-    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {size} up to {most * size}")

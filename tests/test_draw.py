@@ -26,6 +26,7 @@ import draw
 import predict
 import train
 from hd.networks import make_generator
+from inference import page
 from inference.load import load_generator
 from pairs import demo
 from pairs.palettes import FACADES, flat_colours, sample
@@ -41,7 +42,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("draw")
     demo.draw(folder / "demo", 6, 2)
     train.train(settings(folder / "demo", folder / "run", ngf=8, load_size=64, n_epochs=1))
-    assert Client(app_of(folder / "run")).get("/settings").json["size"] == [256, 256]  # that of most training images
+    assert Client(app_of(folder / "run")).get("/settings.json").json["size"] == [256, 256]  # of most training images
     gen = torch.load(folder / "run" / "gen.pth.tar", weights_only=True)
     torch.save({**gen, "usual_size": (64, 64)}, folder / "run" / "gen.pth.tar")  # for a small page
     return folder / "run"
@@ -135,12 +136,12 @@ def test_a_run_tells_its_colours_and_they_get_their_names(run, app):
 
 def test_colours_are_named_after_a_palette_only_when_they_are_of_it():
     near = [(r, g, min(255, b + 2), 0.1) for r, g, b in FACADES.values()]
-    assert [*draw.choose_palette("", near).items()][:1] == [("background", (0, 0, 223, 0.1))]
-    assert [*draw.choose_palette("", [*near, (9, 200, 9, 0.1)])][0] == "#0000e1"
-    assert [*draw.choose_palette("", [(0, 0, 0, 0.9), (255, 0, 0, 0.1)])] == ["#000000", "#ff0000"]  # of Cityscapes' 29
-    assert [*draw.choose_palette("", [(254, 255, 255, 0.9), (3, 3, 3, 0.1)])] == ["eraser", "pencil"]
-    assert draw.choose_palette("facades", near[:1])["background"] == (0, 0, 223, 0.1)
-    assert draw.choose_palette("facades", [])["shop"] == (175, 0, 0, 0)
+    assert [*page.choose_palette("", near).items()][:1] == [("background", (0, 0, 223, 0.1))]
+    assert [*page.choose_palette("", [*near, (9, 200, 9, 0.1)])][0] == "#0000e1"
+    assert [*page.choose_palette("", [(0, 0, 0, 0.9), (255, 0, 0, 0.1)])] == ["#000000", "#ff0000"]  # of Cityscapes' 29
+    assert [*page.choose_palette("", [(254, 255, 255, 0.9), (3, 3, 3, 0.1)])] == ["eraser", "pencil"]
+    assert page.choose_palette("facades", near[:1])["background"] == (0, 0, 223, 0.1)
+    assert page.choose_palette("facades", [])["shop"] == (175, 0, 0, 0)
 
 
 # Requests
@@ -209,7 +210,7 @@ def test_what_cannot_be_answered_gets_a_sentence(client, method, url, data, stat
     assert answer.mimetype == "text/plain" and ("Allow" in answer.headers) == (status == 405)
 
 
-@pytest.mark.parametrize("url", ["/", "/settings", "/example/0", "/translate"])
+@pytest.mark.parametrize("url", ["/", "/settings.json", "/example/0", "/translate"])
 def test_other_sites_learn_nothing_and_have_nothing_done(app, monkeypatch, url):
     """By a name of their own that they let lead to this machine, or by a request from a page of theirs."""
     monkeypatch.setattr(app, "translated", None)
@@ -227,13 +228,13 @@ def test_other_sites_learn_nothing_and_have_nothing_done(app, monkeypatch, url):
 
 def test_its_own_names_are_let_in(run, app):
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", socket.gethostname()):
-        assert Client(app).get("/settings", headers={"Host": host}).status_code == 200, host
+        assert Client(app).get("/settings.json", headers={"Host": host}).status_code == 200, host
     everywhere = Client(app_of(run, host="0.0.0.0"))
-    assert everywhere.get("/settings", headers={"Host": "192.168.0.7:80"}).status_code == 200
-    assert everywhere.get("/settings", headers={"Host": "evil.example"}).status_code == 403
+    assert everywhere.get("/settings.json", headers={"Host": "192.168.0.7:80"}).status_code == 200
+    assert everywhere.get("/settings.json", headers={"Host": "evil.example"}).status_code == 403
     for asker, status in (("192.168.0.7:80", 200), ("192.168.0.8:80", 403), ("192.168.0.7:8", 403)):
         own = {"Host": "192.168.0.7:80", "Origin": f"http://{asker}"}
-        assert everywhere.get("/settings", headers=own).status_code == status, asker
+        assert everywhere.get("/settings.json", headers=own).status_code == status, asker
 
 
 def test_the_newest_request_of_a_client_wins(app):
@@ -260,7 +261,7 @@ def test_the_newest_request_of_a_client_wins(app):
 
 
 def test_the_settings_tell_what_can_be_drawn(client, run):
-    found = client.get("/settings").json
+    found = client.get("/settings.json").json
     assert found["kind"] == "labels" and found["size"] == [64, 64]
     assert found["epoch"] == 1 and found["direction"] == "AtoB"
     assert {c["name"]: tuple(c["colour"]) for c in found["palette"]} == demo.PALETTE
@@ -305,10 +306,10 @@ def test_without_data_or_a_run_there_are_no_examples_and_photos_come_in(run, tmp
     saved = torch.load(run / "gen.pth.tar", weights_only=True)
     torch.save({**saved, "colours": None}, tmp_path / "gen.pth.tar")
     app = app_of(tmp_path)
-    assert Client(app).get("/settings").json["kind"] == "photo" and not app.examples
+    assert Client(app).get("/settings.json").json["kind"] == "photo" and not app.examples
     (tmp_path / "config.json").write_text(json.dumps({"data_root": str(tmp_path / "gone")}))
     assert not app_of(tmp_path).examples
-    assert Client(app_of(tmp_path, palette="edges")).get("/settings").json["kind"] == "edges"
+    assert Client(app_of(tmp_path, palette="edges")).get("/settings.json").json["kind"] == "edges"
 
 
 def start(monkeypatch, *flags):

@@ -1,0 +1,215 @@
+"""The page of draw.html: what it shows of a network, and a folder of it that needs no server."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dataset import read_pair
+from generator import Generator
+from inference.export import fits_fp16, write
+from inference.trained import Trained
+from pairs.find import evenly, find_pairs
+from pairs.geometry import resize
+from pairs.identity import Pair
+from pairs.images import can_hold, png
+from pairs.palettes import PALETTES, load_palette
+from runtime.cli import load
+from runtime.console import say
+from runtime.files import atomic, complete_folder
+from runtime.network import download
+from utils import UserError, name_of
+
+EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
+
+# ONNX Runtime Web, as npm has it: its script, its module, its WebAssembly, each with the SHA-256 of its bytes
+RUNTIME = "1.30.0"
+URL = "https://cdn.jsdelivr.net/npm/onnxruntime-web@{version}/dist/{name}"
+WASM = {"ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
+        "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+        "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"}
+WEBGPU = {"ort.webgpu.min.js": "7d65dad7eb4564ad98db9924a259af2e2c68ebfbdbf254fa5d728f1c5736e07a",
+          "ort-wasm-simd-threaded.asyncify.mjs": "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
+          "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da"}
+
+
+def check_pictures(trained: Trained) -> None:
+    """Raises UserError where the network does not take a picture, or does not make one."""
+    x, y, inputs = trained.x, trained.y, trained.inputs
+    if inputs > 1 or x.n_labels or x.channels not in (1, 3):
+        what = (f"{inputs} inputs together" if inputs > 1 else f"indices of {x.n_labels} classes" if x.n_labels
+                else f"{x.channels} channels")
+        raise UserError(f"the network takes {what}, and the page gives one gray or colour image: take predict.py")
+    if not can_hold(".png", y.channels, y.kind):
+        raise UserError(f"the outputs are {y.kind} of {y.channels} channels, which no page shows: take predict.py")
+
+
+def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
+    """(red, green, blue, share) of each class to draw with, by name; none where photos come in.
+
+    trained: the colours that the checkpoint tells. Without a palette by name, they get the names of the one that has
+    them all, if they are half of it or more.
+    """
+    def shares(palette: dict[str, tuple]) -> dict[str, float]:
+        """Of the classes that were met in training; JPEG has moved their colours a little."""
+        return {key: share for *colour, share in trained for key, exact in palette.items()
+                if max(abs(a - b) for a, b in zip(colour, exact, strict=True)) <= 10}
+
+    if name:
+        palette = EDGES if name == "edges" else load_palette(name)
+        return {key: (*colour, shares(palette).get(key, 0)) for key, colour in palette.items()}
+    for palette in (EDGES, *PALETTES.values()):
+        met = shares(palette)
+        if len(met) == len(trained) and 2 * len(met) >= len(palette):
+            return {key: (*palette[key], share) for key, share in met.items()}
+    return {"#{:02x}{:02x}{:02x}".format(*colour[:3]): colour for colour in trained}
+
+
+def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
+    """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
+    with contextlib.suppress(UserError, OSError):
+        if cfg := load(checkpoint.parent):
+            found = find_pairs(cfg.data_root, trained.seed, trained.known).splits
+            return evenly(found.get("val") or found.get("test") or [], 100)
+    return []
+
+
+def settings_of(gen: Generator, palette: dict[str, tuple], examples: Sequence[Pair]) -> dict:
+    """What draw.html asks for first. palette: what `choose_palette` returns."""
+    trained, height = gen.trained, gen.crop_size or 256
+    size = trained.sizes.usual if trained.sizes else (gen.crop_width or height, height)
+    names = [pair.inputs[0].stem if isinstance(pair.inputs[0], Path) else str(n) for n, pair in enumerate(examples, 1)]
+    return dict(size=size, direction=trained.direction, epoch=trained.epoch,
+                kind="photo" if not palette else "edges" if {*EDGES} == {*palette} else "labels",
+                palette=[dict(name=name, colour=c[:3], share=c[3]) for name, c in palette.items()], examples=names)
+
+
+def example_of(pair: Pair, trained: Trained) -> np.ndarray:
+    """Input and target side by side, (H, 2W, 3) uint8."""
+    forth = trained.direction != "BtoA"
+    a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[:: 1 if forth else -1])
+    sides = read_pair(pair, a, b)[:2]  # without a mask
+    sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
+    sides = [np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides]
+    return np.concatenate(sides[:: 1 if forth else -1], axis=1)
+
+
+def network_of(gen: Generator, norm: str) -> dict:
+    """What the page's worker must know to translate as predict.py does."""
+    trained, geometry, sizes = gen.trained, gen.trained.geometry, gen.trained.sizes
+    crop = (gen.crop_width or gen.crop_size, gen.crop_size) if gen.crop_size else None
+    return dict(in_channels=gen.in_channels, out_channels=gen.out_channels, multiple=gen.multiple,
+                smallest=gen.smallest, resize=geometry.resize, load_size=geometry.load_size,
+                crop=geometry.crop if sizes else crop, interpolation=geometry.interpolation,
+                sizes=sizes and vars(sizes), x_is_label=trained.x_is_label, y_is_label=trained.y_is_label,
+                x_limits=trained.x.limits, y_limits=trained.y.limits, kind=trained.kind, norm=norm)
+
+
+def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "image", palette: str = "",
+               examples: int = 3, runtime: Path | None = None, webgpu: bool = False) -> None:
+    """Writes `folder`, for any web space: draw.html as index.html, the network in half precision, and what runs it.
+
+    palette: as for draw.py. examples: at most so many of the validation pairs, which whoever sees the page sees too.
+    runtime: a folder that holds the files of onnxruntime-web; if None, they are fetched once and kept.
+    Raises UserError where the page cannot show what the network takes or makes, `folder` holds something, or the
+    runtime is not to be had, and OSError when it cannot be written.
+    """
+    check_pictures(gen.trained)
+    if gen.out_channels > 3:
+        raise UserError(f"the outputs have {gen.out_channels} channels, which the page does not show: take predict.py")
+    if examples < 0:
+        raise UserError(f"examples must be at least 0; it is {examples}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{name_of(folder)} is there already: let --page be a new folder")
+    classes = choose_palette(palette, gen.trained.colours)
+    found = evenly(find_examples(checkpoint, gen.trained), examples) if examples else []
+    script, module, wasm = runtime_files(WEBGPU if webgpu else WASM, runtime)
+    here, root = Path(__file__), Path(__file__).parents[1]
+    with complete_folder(folder) as new:
+        if folder.is_dir():
+            folder.rmdir()
+        write(gen, new / "model.onnx", norm, half=fits_fp16(gen))
+        mark = hashlib.sha256((new / "model.onnx").read_bytes()).hexdigest()[:8]  # a new one is no kept old one
+        model = (new / "model.onnx").rename(new / f"model-{mark}.onnx")
+        # Some hosts know no .mjs, and serve it as what no browser runs.
+        names = {"script": f"ort-{RUNTIME}.js", "module": f"ort-module-{RUNTIME}.js", "file": f"ort-{RUNTIME}.wasm"}
+        for name, content in zip(names.values(), (script, module, wasm), strict=True):
+            (new / name).write_bytes(content)
+        settings = settings_of(gen, classes, found) | dict(
+            model=dict(file=model.name, bytes=model.stat().st_size), network=network_of(gen, norm),
+            runtime=names | dict(bytes=len(wasm), webgpu=webgpu))
+        (new / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        (new / "index.html").write_bytes((root / "draw.html").read_bytes())
+        (new / "worker.js").write_bytes(here.with_suffix(".js").read_bytes())
+        write_examples(new / "example", found, gen.trained, min(settings["size"]))
+        size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
+    say(f"wrote {folder}, {size / 1e6:.1f} MB: put it on any web space, or try it with python -m http.server "
+        f"--directory {folder}")
+    if found:
+        say(f"it shows {len(found)} of the run's validation pairs to whoever opens it: --examples 0 leaves them out")
+
+
+def write_examples(folder: Path, pairs: Sequence[Pair], trained: Trained, side: int) -> None:
+    """0.png, 1.png, …, as small as the page shows them."""
+    for number, pair in enumerate(pairs):
+        folder.mkdir(exist_ok=True)
+        halves = np.split(example_of(pair, trained), 2, axis=1)
+        height, width = halves[0].shape[:2]
+        scale = min(1, side / min(width, height))
+        size = round(width * scale), round(height * scale)
+        labels = trained.x_is_label or bool(trained.colours), trained.y_is_label
+        halves = [resize(np.ascontiguousarray(half), size, "nearest" if label else "linear")
+                  for half, label in zip(halves, labels, strict=True)]
+        (folder / f"{number}.png").write_bytes(png(np.concatenate(halves, axis=1)))
+
+
+def runtime_files(wanted: dict[str, str], given: Path | None) -> list[bytes]:
+    """The files of onnxruntime-web, from `given`, or from the network once. Raises UserError where they are not those.
+
+    given: its folder dist, or one that holds that.
+    """
+    if given:
+        places = [given / inner for inner in ("", "dist", "package/dist", "node_modules/onnxruntime-web/dist")]
+        place = next((place for place in places if (place / next(iter(wanted))).is_file()), None)
+        if place is None:
+            raise UserError(f"{name_of(given)} holds no {next(iter(wanted))}: --runtime must be the folder dist of "
+                            f"onnxruntime-web {RUNTIME} (npm pack onnxruntime-web@{RUNTIME})")
+    else:
+        place = cache()
+        place.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, mark in wanted.items():
+        path = place / name
+        if not given and not path.is_file():
+            fetch(URL.format(version=RUNTIME, name=name), path, mark)
+        if not path.is_file():
+            raise UserError(f"{name_of(place)} holds no {name}")
+        files.append(path.read_bytes())
+        if hashlib.sha256(files[-1]).hexdigest() != mark:
+            advice = f"--runtime must hold that of version {RUNTIME}" if given else "remove it, and it is fetched again"
+            raise UserError(f"{name_of(path)} is not the file of onnxruntime-web {RUNTIME}: {advice}")
+    return files
+
+
+def cache() -> Path:
+    """Where the files of the network's runtime are kept."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "pix2pix" / f"onnxruntime-web-{RUNTIME}"
+
+
+def fetch(url: str, path: Path, mark: str) -> None:
+    say(f"downloading {url} to {path}")
+    try:
+        with atomic(path) as file:
+            download(url, file)
+            file.flush()
+            if hashlib.sha256(Path(file.name).read_bytes()).hexdigest() != mark:
+                raise UserError("what came is another file")
+    except UserError as error:
+        advice = f"unpack what npm pack onnxruntime-web@{RUNTIME} gives elsewhere, and add --runtime package"
+        raise UserError(f"could not fetch {url}: {error}. To go on without the network, {advice}") from error

@@ -1,0 +1,387 @@
+"""The page of export.py: its folder, and what a browser makes of it beside predict.py (marked so).
+
+The browser needs the files of onnxruntime-web: the folder that $ONNXRUNTIME_WEB names, or what export.py has kept.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import sys
+import threading
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, wait_until
+from PIL import Image
+from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, upload
+from test_draw import run as run
+
+import export
+from generator import Generator
+from inference import export as export_module
+from inference import page as page_module
+from inference.load import load_generator
+from inference.page import RUNTIME, WASM, fetch, runtime_files, write_page
+from inference.translate import Translator
+from runtime.checkpoint import GENERATOR
+from utils import UserError
+
+FILES = Path(os.environ.get("ONNXRUNTIME_WEB") or page_module.cache())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def once():
+    """A network is exported once, whatever its pages tell of it: that takes most of the time."""
+    patch, write, known = pytest.MonkeyPatch(), page_module.write, {}
+
+    def copied(gen, path, norm, half):
+        key = tuple(value.double().sum().item() for value in gen.state_dict().values())
+        if key not in known:
+            write(gen, path, norm, half)
+            known[key] = path.read_bytes()
+        path.write_bytes(known[key])
+
+    patch.setattr(page_module, "write", copied)
+    yield write
+    patch.undo()
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A folder in the place of onnxruntime-web's, for what needs no browser."""
+    folder = tmp_path / "package" / "dist"
+    folder.mkdir(parents=True)
+    marks = {}
+    for name in WASM:
+        (folder / name).write_bytes(name.encode())
+        marks[name] = hashlib.sha256(name.encode()).hexdigest()
+    monkeypatch.setattr(page_module, "WASM", marks)
+    return tmp_path / "package"
+
+
+def left_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_holds_all_that_the_page_asks_for(run, fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
+                                      str(tmp_path / "page"), "--runtime", str(fake), "--examples", "1"])
+    export.main()
+    told = json.loads((tmp_path / "page" / "settings.json").read_text())
+    files = {told["model"]["file"], *(told["runtime"][name] for name in ("script", "module", "file"))}
+    assert left_in(tmp_path / "page") == files | {"index.html", "worker.js", "settings.json", "example/0.png"}
+    assert (tmp_path / "page" / told["model"]["file"]).stat().st_size == told["model"]["bytes"]
+    assert (tmp_path / "page" / "index.html").read_bytes() == (ROOT / "draw.html").read_bytes()
+    assert told["kind"] == "labels" and told["size"] == [64, 64] and told["examples"] == ["001"]
+    assert "--examples 0 leaves them out" in capsys.readouterr().out
+    assert str(tmp_path) not in (tmp_path / "page" / "settings.json").read_text()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("mistake, sentence", [
+    ("there", "page is there already"), ("file", "page is there already"), ("runtime", "--runtime must be the folder"),
+    ("other", "not the file of onnxruntime-web"), ("inputs", "takes 2 inputs together"),
+    ("palette", "no palette|nosuch"), ("examples", "examples must be at least 0"), ("onnx", "pip install onnx"),
+])
+def test_a_mistake_is_a_sentence_and_no_folder(run, fake, once, tmp_path, monkeypatch, mistake, sentence):
+    gen, folder, options = load_generator(run / "gen.pth.tar"), tmp_path / "page", dict(runtime=fake)
+    if mistake == "there":
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    if mistake == "file":
+        folder.write_text("mine")
+    if mistake == "runtime":
+        options = dict(runtime=tmp_path)
+        (fake / "dist" / "ort.wasm.min.js").unlink()
+    if mistake == "other":
+        (fake / "dist" / "ort-wasm-simd-threaded.wasm").write_bytes(b"of another version")
+    if mistake == "inputs":
+        gen.trained = replace(gen.trained, inputs=2)
+    if mistake in ("palette", "examples"):
+        options[mistake] = "nosuch" if mistake == "palette" else -1
+    if mistake == "onnx":
+        monkeypatch.setattr(page_module, "write", once)
+        monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
+    before = left_in(tmp_path)
+    with pytest.raises((UserError, OSError), match=sentence):
+        write_page(gen, folder, run / "gen.pth.tar", **options)
+    assert left_in(tmp_path) == before and (mistake == "there" or not folder.is_dir())
+
+
+def test_nothing_to_write_is_a_sentence(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar")])
+    with pytest.raises(UserError, match="--output FILE or --page FOLDER"):
+        export.main()
+
+
+@contextlib.contextmanager
+def served(folder, **headers):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def end_headers(self):
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            super().end_headers()
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    httpd.port, httpd.handle_error = httpd.server_port, lambda *_: None  # a browser that leaves in the middle
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield httpd
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+def test_the_runtime_is_fetched_once_and_what_is_another_file_is_not_kept(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    marks = page_module.WASM
+    with served(fake / "dist") as server:
+        monkeypatch.setattr(page_module, "URL", f"http://127.0.0.1:{server.port}/{{name}}")
+        assert [content.decode() for content in runtime_files(marks, None)] == [*WASM]
+        place = tmp_path / "cache" / "pix2pix" / f"onnxruntime-web-{RUNTIME}"
+        assert left_in(place) == {*WASM}
+        with pytest.raises(UserError, match="what came is another file.*--runtime package"):
+            fetch(f"http://127.0.0.1:{server.port}/{next(iter(WASM))}", tmp_path / "other.js", "0")
+        assert not (tmp_path / "other.js").exists()
+    assert len(runtime_files(marks, None)) == 3  # without the server
+    (place / next(iter(WASM))).unlink()
+    with pytest.raises(UserError, match="could not fetch http.*npm pack"):
+        runtime_files(marks, None)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    with contextlib.suppress(UserError):
+        runtime_files(WASM, FILES)
+        return FILES
+    pytest.skip(f"needs onnxruntime-web {RUNTIME}: npm pack it, unpack it, and let ONNXRUNTIME_WEB name its dist")
+
+
+@pytest.fixture(scope="module")
+def folder(run, runtime, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page") / "page"
+    write_page(load_generator(run / "gen.pth.tar"), folder, run / "gen.pth.tar", runtime=runtime, examples=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from conftest import BROWSER
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--disable-background-networking", "--use-fake-device-for-media-stream",
+             "--use-fake-ui-for-media-stream"] + ["--no-sandbox"] * (getattr(os, "geteuid", bool)() == 0)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, folder):
+    """Opens the page from a server of its own; afterwards, nobody has complained and no other host was asked."""
+    visits, stack = [], contextlib.ExitStack()
+
+    def open_page(folder=folder, headers=(), context=None, **options):
+        server = stack.enter_context(served(folder, **dict(headers)))
+        context = context or chromium.new_context(viewport={"width": 1000, "height": 700}, **options)
+        stack.callback(context.close)
+        visits.append(Visit(context.new_page(), server))
+        return visits[-1]
+
+    with stack:
+        yield open_page
+        for each in visits:
+            assert not each.errors, each.errors
+            assert all(host.startswith("127.0.0.1:") or host == "" for host in each.hosts), each.hosts
+
+
+browser = pytest.mark.browser
+
+
+def predicted(path, drawing):
+    """As predict.py --precision fp32 --dropout off writes it."""
+    return Translator(load_generator(path), dropout=False, precision="fp32").picture(drawing)
+
+
+def difference(page, path):
+    return np.abs(page.pixels("result").astype(int) - predicted(path, page.pixels("drawing"))).max()
+
+
+@browser
+def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run, folder):
+    page = visit()
+    assert colours(page.pixels("drawing")) == {WALL}
+    before = page.pixels("result")
+    page.press("window")
+    page.drag((40, 50), (10, 20))
+    page.settle()
+    assert (page.pixels("drawing")[20:51, 10:41] == WINDOW).all()
+    assert difference(page, run / "gen.pth.tar") <= 1 and not np.array_equal(page.pixels("result"), before)
+    assert "s (wasm, 1 thread)" in page.page.locator("#time").inner_text()
+    assert page.page.locator("#progress").is_hidden() and not page.sent
+    page.page.click("#example")
+    page.page.get_by_text("example 1 of 2: 001").wait_for()
+    page.settle()
+    assert difference(page, run / "gen.pth.tar") <= 1 and page.page.locator("#target").is_enabled()
+    with page.page.expect_download() as download:
+        page.page.click("#save-output")
+    assert np.array_equal(np.asarray(Image.open(download.value.path())), page.pixels("result"))
+
+
+@browser
+def test_a_finger_and_keys_draw_and_a_reload_keeps_drawing_and_network(visit, run, folder):
+    page = visit(has_touch=True, is_mobile=True)
+    page.page.get_by_role("button", name="window").tap()
+    session = page.page.context.new_cdp_session(page.page)
+    for kind, *points in [("touchStart", (10, 50)), ("touchMove", (40, 10)), ("touchEnd",)]:
+        points = [dict(zip("xy", page.at(*point), strict=True)) for point in points]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    page.press("sky")
+    page.page.locator("#drawing").focus()
+    page.press("Shift+ArrowLeft", " ", "Shift+ArrowDown", " ")
+    page.settle()
+    drawing = page.pixels("drawing")
+    assert {WALL, WINDOW} < colours(drawing) and difference(page, run / "gen.pth.tar") <= 1
+    page.press("Control+z")
+    page.press("Control+Shift+Z")
+    asked = []
+    page.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    page.page.reload()
+    page.settle()
+    assert np.array_equal(page.pixels("drawing"), drawing) and difference(page, run / "gen.pth.tar") <= 1
+    assert not {name for name in asked if name.endswith((".onnx", ".wasm"))}, asked  # the browser has kept them
+
+
+@browser
+def test_threads_run_where_the_headers_allow(visit, run):
+    page = visit(headers={"Cross_Origin_Opener_Policy": "same-origin", "Cross_Origin_Embedder_Policy": "require-corp"})
+    assert page.page.evaluate("crossOriginIsolated") and "threads)" in page.page.locator("#time").inner_text()
+    assert difference(page, run / "gen.pth.tar") <= 1
+
+
+def changed(folder, tmp_path, name, content=None):
+    """A copy of the page in which one file is another, or gone."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and path.name != name:
+            (copy / path.name).write_bytes(path.read_bytes())
+    if content is not None:
+        (copy / name).write_bytes(content)
+    return copy
+
+
+@browser
+@pytest.mark.parametrize("file, content, sentence", [
+    ("model", None, "does not come (404): is the whole folder there?"), ("model", b"cut", "has 3 bytes of"),
+    ("wasm", None, "does not come (404)"), ("script", None, "does not come"), ("worker.js", None, "worker.js does not"),
+    ("settings.json", None, "404"), ("settings.json", b"<html>", "settings.json does not come"),
+])
+def test_what_is_missing_is_named(visit, folder, tmp_path, file, content, sentence):
+    told = json.loads((folder / "settings.json").read_text())
+    name = {"model": told["model"]["file"], "wasm": told["runtime"]["file"], "script": told["runtime"]["script"]}
+    page = visit(changed(folder, tmp_path, name.get(file, file), content))
+    wait_until(lambda: sentence in page.said(), lambda: True, 20)
+    if file != "settings.json":
+        page.drag((10, 10), (20, 20))  # one can go on drawing, and save it
+        page.settle()
+        assert len(colours(page.pixels("drawing"))) == 2 and sentence in page.said()
+    page.errors.clear()  # the browser's own line on the status
+
+
+@browser
+def test_without_webassembly_or_a_server_there_is_a_sentence(chromium, folder):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.add_init_script("delete globalThis.WebAssembly")
+    with served(folder) as server:
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.get_by_text("This browser has no WebAssembly").wait_for()
+    page.goto(f"file://{folder}/index.html")
+    page.get_by_text("from a server only").wait_for()
+    context.close()
+
+
+def saved(path, **told):
+    """A generator's file of random weights."""
+    torch.manual_seed(0)
+    channels = told.pop("in_channels", 3), told.pop("out_channels", 3)
+    gen = Generator(*channels, ngf=8, crop_size=64)
+    for parameter in gen.parameters():
+        if parameter.dim() == 4:
+            parameter.data *= 2
+    config = dict(zip(GENERATOR, (*channels, 8, 64, 0.5, 0), strict=True)) | told.pop("config", {})
+    path.mkdir(exist_ok=True)
+    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict(), **told},
+               path / "gen.pth.tar")
+    return path / "gen.pth.tar"
+
+
+SIZES = dict(usual_size=(96, 80), size_range=(60.0, 100.0, 1.0, 1.6))
+
+
+@browser
+@pytest.mark.parametrize("told", [
+    dict(), dict(in_channels=1), dict(out_channels=1), SIZES, dict(config=dict(range_a=[10.0, 200.0])),
+    dict(config=dict(range_b=[20.0, 90.0])), SIZES | dict(config=dict(resize="aspect", load_size=70)),
+    SIZES | dict(config=dict(resize="none")), SIZES | dict(config=dict(interpolation="bicubic")),
+    dict(usual_size=(40, 50)), SIZES | dict(config=dict(label_side="both")), dict(kind="uint16"),
+], ids=str)
+def test_photos_of_other_sizes_and_values_become_what_predict_makes(visit, runtime, tmp_path, told):
+    path = saved(tmp_path / "run", **told)
+    write_page(load_generator(path), tmp_path / "page", path, runtime=runtime)
+    page = visit(tmp_path / "page")
+    assert "Upload" in page.said()
+    coarse = Image.fromarray(noise(6, 8, 3))
+    upload(page, encoded(np.asarray(coarse.resize((300, 200), Image.Resampling.BICUBIC))))
+    drawing, made = page.pixels("drawing"), page.pixels("result")
+    wanted = predicted(path, drawing)
+    wanted = np.broadcast_to(np.atleast_3d(wanted), made.shape)
+    if told.get("kind") == "uint16":
+        wanted = wanted / 257
+    off = np.abs(made - wanted.astype(float))
+    assert off.max() <= 1 and wanted.std() > 3, (off.max(), off.mean(), wanted.std())
+
+
+@browser
+def test_the_camera_is_an_input_and_its_last_picture_stays(visit, runtime, tmp_path):
+    path = saved(tmp_path / "run")
+    write_page(load_generator(path), tmp_path / "page", path, runtime=runtime)
+    page = visit(tmp_path / "page", permissions=["camera"])
+    page.page.click("#camera")
+    wait_until(lambda: "output," in page.page.locator("#time").inner_text(), lambda: True, 20)
+    first = page.page.evaluate("version")
+    wait_until(lambda: page.page.evaluate("version") > first + 2, lambda: True, 20)
+    page.page.click("#camera")
+    page.settle()
+    assert page.page.evaluate("camera") is None and len(colours(page.pixels("drawing"))) > 3
+    assert np.abs(page.pixels("result").astype(int) - predicted(path, page.pixels("drawing"))).max() <= 1
+    page.press("Control+z")
+    assert colours(page.pixels("drawing")) == {(255, 255, 255)}
+
+
+@browser
+@pytest.mark.parametrize("width", [360, 560, 768, 1020, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_at_any_width(visit, width, scheme):
+    page = visit(color_scheme=scheme)
+    page.page.set_viewport_size({"width": width, "height": 800})
+    page.settle()
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    if place := os.environ.get("SCREENSHOTS"):
+        page.page.screenshot(path=f"{place}/{width}-{scheme}.png", full_page=True)
