@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.translate import Frame, Translator, frame, strips, tile_for
+from inference.translate import Frame, Translator, frame, samples, strips, tile_for
 from pairs import tiff
 from pairs.geometry import Interpolation, Size, nearest
 from pairs.images import tiff_picture, to_tensor
@@ -155,7 +155,6 @@ class Raster:
 
     def translated(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from one before `start` on."""
-        network = self.translator.network(self.padded(0, 1).dtype)
         height, width = len(self.lines.index), len(self.columns.index)
         first, last = self.lines.crop.start, self.lines.crop.stop
         multiple = self.translator.exact.multiple
@@ -163,6 +162,7 @@ class Raster:
         begin = max(0, (first + start) // step * step if height > self.tile else 0)
         begin = min(begin, max(0, height - self.tile))
         with torch.inference_mode():
+            network = self.translator.network_for(samples(self.padded, height, width, self.translator.exact))
             for top, part in strips(network, self.padded, height, width, self.tile, multiple, begin):
                 keep = slice(max(0, first - top), max(0, last - top))
                 rows = part[0, :, keep, self.columns.crop]

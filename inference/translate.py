@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from generator import Dropout, Generator, use_test_time
+from generator import BatchNorm, Dropout, Generator, use_test_time
 from inference.trained import Trained, trained_of
 from pairs.geometry import Scale, Size, resize
 from pairs.images import to_tensor
@@ -22,6 +22,7 @@ from runtime.speed import choose_levers, copy_in, prepare
 from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
+SAMPLES = 4  # along either side: parts of a tiled image whose statistics are taken
 WIDE = 8192  # pixels of a width from which tiles are smaller
 
 
@@ -36,10 +37,11 @@ class Translator:
         larger ones larger; "crop", the size of a training crop, whatever the image's; "native", the image's own; or a
         factor. Where the network's file does not tell the sizes of its training images, "trained" is "crop", as the
         authors' programs do.
-    norm, dropout: as for `Generator.test_time`. seed: of dropout, whose mask depends on it, the layer and the size.
+    norm, dropout: as for `Generator.test_time`. Where an image goes through the network in tiles, "image" takes the
+        statistics of SAMPLES² parts of it together, for all of its tiles; "tile" those of each tile. seed: of dropout, whose mask depends on it, the layer and the size.
     precision: auto, fp32, bf16 or fp16, for images of 8 bits with targets of 8 bits; others get fp32, because bf16 has
         too few digits for them.
-    tile: the side of overlapping tiles; 0 for none below PIXELS. With norm "image" each tile has its own statistics.
+    tile: the side of overlapping tiles; 0 for none below PIXELS.
     Raises UserError on anything else.
     """
 
@@ -60,6 +62,8 @@ class Translator:
         # Two networks in test-time state for good, of which `tensor` takes one
         wanted = choose_precision(precision, self.device)
         self.dtype = wanted if self.y.kind == "uint8" else torch.float32
+        self.shares_statistics = norm == "image"
+        norm = "image" if norm == "tile" else norm
         self.exact = self.fast = self._ready(gen, torch.float32, norm, dropout)
         if self.dtype != torch.float32:
             self.fast = self._ready(gen, self.dtype, norm, dropout)
@@ -118,21 +122,45 @@ class Translator:
 
         C counts one channel for class indices. Pixels are taken as they are, whatever the scale.
         """
-        return at_any_size(self.exact, pixels, self.network(pixels.dtype), self.tile)
+        if len(pixels) > 1 and self.tile_of(*pixels.shape[-2:]):
+            return torch.cat([self.tensor(each[None]) for each in pixels])
+        return at_any_size(self.exact, pixels, self.network(pixels.dtype), self.tile, self.network_for)
+
+    def tile_of(self, height: int, width: int) -> int:
+        """The side of the tiles in which an image of that size goes through the network; 0 where it does so whole."""
+        padded = (len(frame(self.exact, length).index) for length in (height, width))
+        return self.tile or tile_for(self.exact, *padded)
 
     def network(self, kind: torch.dtype) -> Callable[[Tensor], Tensor]:
         """What translates pixels of that type, (N, C, H, W) of a size that the network takes, to y_fake on the CPU."""
         net, dtype = (self.fast, self.dtype) if kind == torch.uint8 else (self.exact, torch.float32)
         return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
 
+    def network_for(self, samples: Tensor) -> Callable[[Tensor], Tensor]:
+        """The same for the tiles of one image, parts of which are given: with the statistics of these, if it may."""
+        if not self.shares_statistics:
+            return self.network(samples.dtype)
+        net, dtype = (self.fast, self.dtype) if samples.dtype == torch.uint8 else (self.exact, torch.float32)
+        net = copy_in(net, torch.float32)  # whose weights are in their types already
+        norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
+        for norm in norms:
+            norm.per_image, norm.training, norm.momentum = False, True, 1.0
+            norm.num_batches_tracked = None
+            norm.running_mean, norm.running_var = norm.running_mean.clone(), norm.running_var.clone()
+        self._forward(net, dtype, self.x.to_network(samples))
+        for norm in norms:
+            norm.training = False
+        return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
+
     def _run(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
         """net(x), as many images at a time as PIXELS allows, each time with the same noise."""
-        parts = []
-        for part in x.split(max(1, PIXELS // (x.shape[-2] * x.shape[-1]))):
-            self.noise.begin(self.seed, self.device)
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                parts.append(net(part.to(self.device)).float().cpu())
-        return torch.cat(parts)
+        parts = x.split(max(1, PIXELS // (x.shape[-2] * x.shape[-1])))
+        return torch.cat([self._forward(net, dtype, part) for part in parts])
+
+    def _forward(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
+        self.noise.begin(self.seed, self.device)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return net(x.to(self.device)).float().cpu()
 
     def network_size(self, size: Size) -> Size:
         """The width and height at which the network sees an image of `size`."""
@@ -188,6 +216,9 @@ class Noise(threading.local):
 
     source: torch.Generator
 
+    def __deepcopy__(self, memo: dict) -> "Noise":
+        return self  # a copy of a network draws from where the network does
+
     def begin(self, seed: int, device: torch.device) -> None:
         self.source = torch.Generator(device).manual_seed(seed)
 
@@ -197,17 +228,24 @@ class Noise(threading.local):
         return torch.empty_like(x).bernoulli_(1 - p, generator=self.source).div_(1 - p)
 
 
-def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] | None = None, tile: int = 0) -> Tensor:
+def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] | None = None, tile: int = 0,
+                network_for: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None) -> Tensor:
     """gen(x) for any height and width: padded by reflection to what `gen` takes, and cropped again.
 
     In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
-    one another. `network`, if given, is called in the place of gen.
+    one another. `network`, if given, is called in the place of gen; where there are tiles, what `network_for` returns
+    for some parts of x, `samples`.
     """
     network = network or gen
     rows, columns = (frame(gen, length) for length in x.shape[-2:])
     padded = x if rows.whole and columns.whole else x[..., rows.index[:, None], columns.index]
     tile = tile or tile_for(gen, *padded.shape[-2:])
-    y_fake = _in_tiles(network, padded, tile, gen.multiple) if tile else network(padded)
+    if not tile:
+        y_fake = network(padded)
+    else:
+        if network_for:
+            network = network_for(samples(lambda top, bottom: padded[..., top:bottom, :], *padded.shape[-2:], gen))
+        y_fake = _in_tiles(network, padded, tile, gen.multiple)
     return y_fake[..., rows.crop, columns.crop]
 
 
@@ -238,6 +276,24 @@ def tile_for(gen: Generator, height: int, width: int) -> int:
         return 0
     side = 1024 if width <= WIDE else 512  # a row of tiles is in memory at once
     return gen.multiple * max(1, side // gen.multiple)
+
+
+def samples(rows: Callable[[int, int], Tensor], height: int, width: int, gen: Generator) -> Tensor:
+    """Up to SAMPLES² evenly spaced parts of a padded image as a batch, of about 256 pixels a side.
+
+    rows(top, bottom) are those of the image, (1, C, bottom - top, W).
+    """
+    side = gen.multiple * max(1, 256 // gen.multiple)
+
+    def places(length: int) -> list[int]:
+        gaps = (length - min(side, length)) // gen.multiple
+        return sorted({round(i * gaps / (SAMPLES - 1)) * gen.multiple for i in range(SAMPLES)})
+
+    parts = []
+    for top in places(height):
+        band = rows(top, min(top + side, height))
+        parts += [band[..., left : left + side] for left in places(width)]
+    return torch.cat(parts)
 
 
 def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int) -> Tensor:

@@ -220,3 +220,28 @@ def run_predict(*flags):
             "sys.exit(predict.main())")
     subprocess.run([sys.executable, "-c", code, *map(str, flags), "--device", "cpu"], check=True, cwd=ROOT,
                    env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_tiles_of_one_image_share_its_statistics(gen):
+    """Left half black, right half noise: a flat tile's own statistics would blow up what is hardly there."""
+    x = torch.full((1, 3, 256, 512), 128, dtype=torch.uint8)
+    x[..., 256:] = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
+    options = dict(scale="native", precision="fp32", dropout=False, tile=128)
+    whole = Translator(gen, **options | dict(tile=0))
+    with torch.inference_mode():
+        wanted = whole._run(whole.exact, torch.float32, whole.x.to_network(x))
+    errors = {norm: (Translator(gen, norm=norm, **options).tensor(x) - wanted).abs().mean()
+              for norm in ("image", "tile")}
+    assert errors["image"] < errors["tile"] / 2
+    before = {name: value.clone() for name, value in gen.state_dict().items()}
+    Translator(gen, **options).tensor(x)
+    assert all(torch.equal(value, before[name]) for name, value in gen.state_dict().items())
+
+
+def test_of_several_tiled_images_each_has_its_own_statistics(gen):
+    x = torch.randint(0, 256, (2, 3, 256, 192), dtype=torch.uint8)
+    x[1] //= 4
+    translator = Translator(gen, scale="native", precision="fp32")
+    together = translator.tensor(x)
+    for image, alone in zip(x, together, strict=True):
+        torch.testing.assert_close(translator.tensor(image[None])[0], alone, rtol=0, atol=0)
