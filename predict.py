@@ -48,8 +48,7 @@ class Predict:
     scale: Scale = "trained"  # what the network sees: the scale of training; crop, that size for all; native; a factor
     tile: int = 0  # pixels; overlapping tiles of this side; 0 tiles above 2048 x 2048 pixels only
     ending: str = ""  # of the files in the output folder, such as .png; the input's own if not given
-    norm: Literal["image", "tile", "running"] = "image"  # BatchNorm's statistics: each image's (the paper), tile's, or
-    # the running ones
+    norm: Literal["image", "tile", "running"] = "image"  # BatchNorm's statistics: of each image (the paper), or tile
     dropout: Literal["on", "off"] = "on"  # on is the paper's noise, the same for all images of one size
     seed: int = 0  # of the dropout
     batch_size: int = 1  # images of equal size that go through the network together

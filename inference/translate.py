@@ -38,7 +38,8 @@ class Translator:
         factor. Where the network's file does not tell the sizes of its training images, "trained" is "crop", as the
         authors' programs do.
     norm, dropout: as for `Generator.test_time`. Where an image goes through the network in tiles, "image" takes the
-        statistics of SAMPLES² parts of it together, for all of its tiles; "tile" those of each tile. seed: of dropout, whose mask depends on it, the layer and the size.
+        statistics of SAMPLES² parts of it together, for all of its tiles; "tile" those of each tile.
+    seed: of dropout, whose mask depends on it, the layer and the size.
     precision: auto, fp32, bf16 or fp16, for images of 8 bits with targets of 8 bits; others get fp32, because bf16 has
         too few digits for them.
     tile: the side of overlapping tiles; 0 for none below PIXELS.
