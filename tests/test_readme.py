@@ -100,7 +100,7 @@ def place(tmp_path, monkeypatch):
             np.save(Path("data/depth", split, "B", f"{i}.npy"), np.linspace(500, 4000, 96 * 48).reshape(48, 96))
             indices = np.random.default_rng(i).integers(0, 19, (48, 96), dtype=np.uint8)
             Image.fromarray(indices).save(Path("data/labels", split, "A", f"{i}.png"))
-    for i in range(4):  # what prepare.py begins with, fields of a microscope, slices of CT
+    for i in range(12):  # what prepare.py begins with, fields of a microscope, slices of CT
         write_pair(Path("pictures", f"{i}.jpg"), seed=i)
         for name, channels in (("cells", (2, 1)), ("scans", (1, 1))):
             for side, n in zip("AB", channels, strict=True):
