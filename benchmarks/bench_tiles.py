@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import common  # noqa: F401: it finds the modules above this folder
+import common  # noqa: F401 (it finds the modules above this folder)
 import numpy as np
 import tyro
 from PIL import Image

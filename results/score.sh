@@ -1,0 +1,12 @@
+#!/bin/sh
+# results/score.sh RUN DATA SPLIT: scores the run's generator, keeps its log, and prints the row of a table.
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python} run=$1 data=$2 split=$3
+scores=$run/scores_$split
+logs=results/logs/$(basename "$run")
+rm -rf "$scores"
+"$python" evaluate.py --checkpoint "$run/gen.pth.tar" --data-root "$data" --split "$split" --out-dir "$scores"
+mkdir -p "$logs"
+cp "$run/log.csv" "$run/config.json" "$scores/metrics.json" "$logs"
+"$python" results/row.py "$logs" | tee "$logs/row.md"

@@ -1,0 +1,53 @@
+"""The scripts in results/ run from the data to the row of a table, and go on where they were cut."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, folder, **settings):
+    """What it prints last."""
+    env = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "NGF": "4", "SIZE": "64"} | settings
+    done = subprocess.run(["sh", folder / "results" / script], env=env, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The project without data and runs."""
+    for path in [*ROOT.glob("*.py"), ROOT / "results", *(p.parent for p in ROOT.glob("*/__init__.py"))]:
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "results").unlink()
+    (tmp_path / "results").mkdir()
+    for path in (ROOT / "results").glob("*.*"):
+        (tmp_path / "results" / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_demo_goes_on_and_gives_a_row(checkout):
+    first = run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
+    second = run("demo.sh", checkout, EPOCHS="2", PAIRS="6")
+    assert "| 1 epochs |" in first[-1] and "| 2 epochs |" in second[-1] and "| 16 images | l1 0." in second[-1]
+    log = (checkout / "results" / "logs" / "results_demo" / "log.csv").read_text()
+    assert log.startswith((checkout / "runs" / "results_demo" / "log.csv").read_text()) and log.count("\n") == 3
+
+
+@pytest.mark.slow
+def test_each_recipe_of_facades_has_its_row(checkout):
+    run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
+    (checkout / "data" / "demo_6" / "test").symlink_to(checkout / "data" / "demo_6" / "val")
+    lines = run("facades.sh", checkout, EPOCHS="2", DATA="data/demo_6")
+    rows = [line for line in lines if line.startswith("| results_facades_")]
+    assert [row.split()[1].rpartition("_")[2] for row in rows] == ["paper", "decay", "better"]
+    rates = []
+    for name in ("paper", "decay"):
+        with (checkout / "results" / "logs" / f"results_facades_{name}" / "log.csv").open() as file:
+            rates.append([float(row["lr"]) for row in csv.DictReader(file)])
+    assert rates == [[2e-4, 2e-4], [2e-4, 1e-4]]
