@@ -18,6 +18,7 @@ from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs, needed
 from pairs.geometry import Geometry, usual_size
 from pairs.identity import Pair
+from pairs.patterns import Patterns
 from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say
@@ -32,7 +33,7 @@ def check(cfg: Config) -> int:
     Raises UserError where it cannot tell what numbers mean.
     """
     ensure_dataset(cfg.data_root)
-    found = find_pairs(cfg.data_root, cfg.seed)
+    found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()))
     problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
     problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
     for note in found.notes:

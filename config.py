@@ -1,6 +1,7 @@
 """Every setting of a run. Edit the defaults here, or override them with flags of the same names."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,6 +14,9 @@ Network = Literal["unet", "release", "global", "local"]
 class Config:
     # Data
     data_root: Path = Path("data/demo")  # folder of pairs; known data sets are drawn or downloaded if missing
+    files_a: tuple[str, ...] = ()  # where A lies in data_root: {split}/input/{name}.png; several inputs: several
+    files_b: str = ""  # where B lies: {split}/target/{name}.png; {name} is what pairs share, * anything within a name
+    files_m: str = ""  # where masks lie, if there are any
     direction: Literal["AtoB", "BtoA"] = "AtoB"  # which side is the input: A (the left half) or B
     in_channels: int = 3  # channels of the input: 1 gray, 3 RGB; for several inputs A1, A2, ... their sum
     out_channels: int = 3  # channels of the output: 1 gray, 3 RGB
@@ -150,7 +154,14 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
     recoloured, channels = ("out_channels", c.out_channels) if c.input_is_label else ("in_channels", c.in_channels)
     multiple = 2 ** (c.n_downs + (c.generator == "local"))
     is_unet = c.generator in ("unet", "release")
+    patterns = [("files_a", pattern) for pattern in c.files_a]
+    patterns += [(name, getattr(c, name)) for name in ("files_b", "files_m") if getattr(c, name)]
     return [
+        *((name, *pattern_rule(pattern)) for name, pattern in patterns),
+        ("files_a", len({"{split}" in pattern for _, pattern in patterns}) < 2,
+         "and the patterns of the other sides must all hold {split}, or none of them"),
+        ("files_b", bool(c.files_a) == bool(c.files_b), "must be given where files_a is, and nowhere else"),
+        ("files_m", bool(c.files_a) or not c.files_m, "must be given with files_a and files_b only"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
         ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
         ("crop_width", c.crop_width % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_width)}"),
@@ -177,6 +188,14 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
     ]
 
 
+def pattern_rule(pattern: str) -> tuple[bool, str]:
+    """Whether it can tell where one side lies, and what it must do."""
+    braces = set(re.findall(r"\{[^}]*\}?", pattern))
+    holds = braces in ({"{name}"}, {"{name}", "{split}"}) and not re.match("/|[A-Za-z]:", pattern)
+    return (holds and ".." not in pattern.split("/"),
+            "must be a path inside data_root that holds {name}, such as {split}/input/{name}.png")
+
+
 def require(name: str, value, holds: bool, rule: str) -> None:
     if not holds:
         raise ValueError(f"{name} {rule}; it is {value!r}")
@@ -194,6 +213,9 @@ def coerced(name: str, kind, value):
         return Path(value)
     if kind is float and type(value) is int:
         return float(value)
+    if kind == tuple[str, ...]:
+        require(name, value, isinstance(value, list | tuple) and all(type(v) is str for v in value), "must be words")
+        return tuple(value)
     if kind == Range:
         require(name, value, is_range(value), "must be two finite numbers, the lower one first")
         return tuple(map(float, value))

@@ -32,6 +32,7 @@ from pairs.geometry import Geometry, Size, pad, resize, resize_masked, size_rang
 from pairs.identity import Known, Pair, changes, digest  # noqa: E402
 from pairs.images import read_picture, read_size  # noqa: E402
 from pairs.palettes import flat_colours  # noqa: E402
+from pairs.patterns import Patterns  # noqa: E402
 from pairs.picture import Picture  # noqa: E402
 from pairs.values import Values, alike, mask_array, stack, to_batch, values_of  # noqa: E402
 from runtime.console import say  # noqa: E402
@@ -214,7 +215,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     Raises FileNotFoundError or UserError when they cannot be used.
     """
     known = Known.of(before) if before else None
-    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed)
+    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed, Patterns.of(cfg.plain()))
     train_pairs, val_pairs = found.splits["train"], found.splits[found.validation]
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")

@@ -36,6 +36,7 @@ from pairs.identity import Known, Pair
 from pairs.images import read_size
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
+from pairs.patterns import Patterns
 from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision
@@ -95,7 +96,7 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 
-def splits_for(known: Known | None, root: Path, split: str) -> Found:
+def splits_for(known: Known | None, root: Path, split: str, patterns: Patterns | None = None) -> Found:
     """The pairs in `root`, with `split` among the splits, and notes printed. known: what the generator's file tells.
 
     What a network was trained on is never scored as held out: without a split in `root`, val is what was held out, or
@@ -103,7 +104,7 @@ def splits_for(known: Known | None, root: Path, split: str) -> Found:
     Raises UserError where nothing is left, or there is no such split.
     """
     ensure_dataset(root)
-    found, index = find_splits(root)
+    found, index = find_splits(root, patterns if patterns and patterns.fit(root) else None)
     there = {name for side in (found.splits, found.orphans, found.problems) for name in side}
     own, known, tells = there != {"train"}, known or Known(), known is not None
     if not there:
@@ -174,7 +175,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
         labels = maps if labels == "none" else "both"
-    found = splits_for(trained.known, opts.data_root, opts.split)
+    found = splits_for(trained.known, opts.data_root, opts.split, trained.patterns)
     splits = found.splits
     if opts.baseline == "mean" and not splits.get("train"):
         raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")

@@ -29,6 +29,7 @@ from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of
 from pairs.geometry import Scale, Size
 from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
+from pairs.patterns import list_files, read_as
 from pairs.values import Values, is_deep
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
@@ -231,8 +232,40 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
     return jobs
 
 
+def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] | None:
+    """The inputs where the folder, or one above it, lies as the network's training pairs did; None where it does not.
+
+    A folder of inputs alone is none of these, if the network takes one.
+    """
+    files = list_files(source)
+    patterns = trained.patterns or read_as(files)
+    if not patterns or not trained.direction:
+        return None
+    for shorter in patterns.shorter():
+        *of_a, of_b = shorter.sides(files)[: len(shorter.a) + 1]
+        inputs, targets = (of_a, [of_b]) if trained.input_side == "A" else ([of_b], of_a)
+        if not all(inputs) or not all(targets) and len(inputs) == 1:
+            continue
+        if len({path for side in (*of_a, of_b) for paths in side.values() for path in paths}) < sum(
+                map(len, (*of_a, of_b))):  # a file on two sides: the folders that told them apart lie above
+            return None
+        jobs = []
+        for key in sorted(inputs[0]):
+            if not all(key in side for side in inputs):
+                raise UserError(f"{name_of(source / inputs[0][key][0])} has no partner of the same name among the "
+                                "other inputs")
+            together = tuple(source / side[key][0] for side in inputs)
+            target = source / targets[0][key][0] if len(targets) == 1 and key in targets[0] else None
+            jobs.append(Job(together, output / together[0].relative_to(source), target))
+        say(f"{name_of(source)} holds pairs as the network's: the {len(jobs)} inputs are translated")
+        return jobs
+    return None
+
+
 def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
     """Where the folder holds pairs in A and B, those of the inputs' side, and of the images that lie in neither."""
+    if (jobs := jobs_by_patterns(source, output, trained)) is not None:
+        return jobs
     if trained.inputs > 1:
         together = list_inputs(source, trained.inputs)
         return [Job(files, output.joinpath(*files[0].relative_to(source).parts[1:])) for files in together]

@@ -74,7 +74,7 @@ def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
     """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
     with contextlib.suppress(UserError, OSError):
         if cfg := load(checkpoint.parent):
-            found = find_pairs(cfg.data_root, trained.seed, trained.known).splits
+            found = find_pairs(cfg.data_root, trained.seed, trained.known, patterns=trained.patterns).splits
             return evenly(found.get("val") or found.get("test") or [], 100)
     return []
 

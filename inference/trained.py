@@ -9,6 +9,7 @@ from torch import nn
 from config import Config
 from pairs.geometry import Geometry, Sizes
 from pairs.identity import Known
+from pairs.patterns import Patterns
 from pairs.values import KINDS, Values, values_of
 from runtime.checkpoint import VERSION
 from utils import UserError
@@ -39,6 +40,9 @@ class Trained:
     epoch: int | None = None
     colours: tuple[tuple[int, int, int, float], ...] = ()  # of label maps that went in: red, green, blue, share
     known: Known | None = None  # the pairs that were trained on and held out; None: the file does not tell
+    files_a: tuple[str, ...] = ()  # where the files of the sides lay, as `Patterns` tells
+    files_b: str = ""
+    files_m: str = ""
     seed: int = 0
 
     @classmethod
@@ -70,6 +74,9 @@ class Trained:
                     epoch=saved.get("epoch"),
                     colours=tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []),
                     known=Known.of(saved),
+                    files_a=tuple(told.get("files_a") or ()),
+                    files_b=told.get("files_b", ""),
+                    files_m=told.get("files_m", ""),
                     seed=told.get("seed", 0))
         found.values()  # says what is wrong with them
         return found
@@ -87,6 +94,10 @@ class Trained:
     @property
     def y(self) -> Values:
         return self.values()[1]
+
+    @property
+    def patterns(self) -> Patterns:
+        return Patterns(self.files_a, self.files_b, self.files_m)
 
     @property
     def input_side(self) -> str | None:

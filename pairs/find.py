@@ -17,31 +17,34 @@ from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
 from pairs.layouts import KNOWN, LAYOUTS, PLACE, SIDE, SIDES, SPLITS
+from pairs.patterns import Patterns, find_matches, list_files, read_as, suggested
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
 
-def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True) -> Found:
+def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True,
+                 patterns: Patterns | None = None) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
     Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, seed, known, resumed)
+    found = find_pairs(root, seed, known, resumed, patterns)
     for note in found.notes:
         say(note)
     refuse_problems(found, needed(found))
     return found
 
 
-def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: bool = True) -> Found:
+def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: bool = True,
+               patterns: Patterns | None = None) -> Found:
     """The pairs in `root` for training: what `find_splits` finds, with validation pairs as `divide` holds them out.
 
     Raises FileNotFoundError when there is no folder or no training pair, UserError when what is meant is not clear.
     """
-    found, index = find_splits(root)
+    found, index = find_splits(root, patterns)
     broken = [split for split in needed(found) if split in found.orphans or split in found.problems]
     if not found.splits.get("train") and "train" not in broken:
         raise nothing_to_train(root, found, index)
@@ -69,8 +72,10 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
                             f"{_some(orphans)}")
 
 
-def find_splits(root: Path) -> tuple[Found, "_Index"]:
-    """The pairs in `root`, in the order of their names. For each split the first of these that is there:
+def find_splits(root: Path, patterns: Patterns | None = None) -> tuple[Found, "_Index"]:
+    """The pairs in `root`, in the order of their names: what the patterns match, if there are any.
+
+    Else, for each split, the first of these that is there:
 
         train.npz                 two arrays, sources (A) and targets (B)
         train/A, train/B          or train_A, train_B; trainA, trainB; A/train, B/train: paired by name; several
@@ -87,7 +92,27 @@ def find_splits(root: Path) -> tuple[Found, "_Index"]:
         raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder: --data-root takes that of your pairs. "
                                 "Known names, which are downloaded when absent, are data/NAME with NAME one of "
                                 f"{', '.join(DATASETS)}")
-    found, index = Found(), _Index(root)
+    if patterns:
+        return find_matches(root, patterns), _Index(root)
+    index = _Index(root)
+    try:
+        found = _known_layout(root, index)
+    except UserError as error:
+        if not (patterns := read_as(list_files(root))):
+            raise type(error)(f"{error}{_flags(root)}") from error
+        found = find_matches(root, patterns)
+        found.notes.insert(0, f"{name_of(root)} is read as by {patterns}")
+    return found, index
+
+
+def _flags(root: Path) -> str:
+    """The end of a sentence that tells the patterns which may be meant."""
+    patterns = suggested(list_files(root))
+    return f". If these are pairs: {patterns}" if patterns else ""
+
+
+def _known_layout(root: Path, index: "_Index") -> Found:
+    found = Found()
     parts = {split: _first(names, index) for split, names in SPLITS.items()}
     if not any(parts.values()) or not parts["train"] and any(map(index.images.get, ("a", "a1"))):
         parts["train"] = _part("", index)
@@ -107,7 +132,7 @@ def find_splits(root: Path) -> tuple[Found, "_Index"]:
     if "train" in found.problems:
         raise found.problems["train"]
     found.notes += index.left_out()
-    return found, index
+    return found
 
 
 class _Index:
@@ -359,7 +384,7 @@ def nothing_to_train(root: Path, found: Found, index: _Index) -> FileNotFoundErr
         f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
         + (f" (images in {_places(images, root)})" if images else "")
         + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
-        + ("" if found.splits else _hint(images, root)))
+        + ("" if found.splits else _flags(root) or _hint(images, root)))
 
 
 def _some(names: Sequence[Path | str]) -> str:

@@ -15,6 +15,15 @@ SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources
          ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
 ENDS = re.compile("(.+)[-_](ab|" + "|".join(ends[0] for ends in SIDES) + ")", re.IGNORECASE)
 
+# Of data that lies otherwise: the patterns of A and B that can be meant in one way only, and folders' names that two
+# sides often have
+PIX2PIXHD = [("{split}_label/{name}_gtFine_labelIds.png", "{split}_img/{name}_leftImg8bit.png"),
+             ("{split}_label/{name}.*", "{split}_img/{name}.*")]
+CITYSCAPES = [("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_color.png")]
+CITY_LABELS = [("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png")]
+WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("source", "target"),
+         ("conditioning_images", "images"), ("label", "image"), ("labels", "images"), ("s1", "s2")]
+
 
 def short_name(name: str) -> str:
     """A pair's name without its place in a layout: train/A/003, A1/003, 003_A, 003_AB and 003 are one."""

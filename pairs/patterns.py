@@ -1,0 +1,215 @@
+"""Finds pairs by patterns such as {split}/input/{name}.png, where data lies in folders with names of its own."""
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pairs.divide import Found
+from pairs.identity import Pair
+from pairs.images import SUFFIXES, drawn_here
+from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SPLITS, WORDS
+from utils import UserError, name_of
+
+SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT = f"({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})"
+Key = tuple[str, str]  # split and name
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Where the files of each side lie, as seen from the data's folder; false where nobody said so.
+
+    {split} stands for train, val, test or another word for these, {name} for what the files of a pair share, also
+    folders, and * for anything inside one name. Of several {name} in a pattern, all together tell the pair.
+    """
+
+    a: tuple[str, ...] = ()  # several: inputs that are stacked
+    b: str = ""
+    m: str = ""  # masks
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Patterns":
+        """Those of a run, or of a generator's file."""
+        return cls(tuple(settings.get("files_a", ())), settings.get("files_b", ""), settings.get("files_m", ""))
+
+    def __bool__(self) -> bool:
+        return bool(self.a)
+
+    def __str__(self) -> str:
+        """As flags for a command line."""
+        inputs = "' '".join(self.a)
+        masks = f" --files-m '{self.m}'" if self.m else ""
+        return f"--files-a '{inputs}' --files-b '{self.b}'{masks}"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.a, self.b, *([self.m] if self.m else []))
+
+    def sides(self, paths: Iterable[str]) -> list[dict[Key, list[str]]]:
+        """Of each pattern, the paths that it matches, by what they share with their partners."""
+        compiled = list(map(compiled_pattern, self.all))
+        found = [defaultdict(list) for _ in compiled]
+        for path in paths:
+            for pattern, side in zip(compiled, found, strict=True):
+                if match := pattern.fullmatch(path):
+                    side[key_of(match)].append(path)
+        return found
+
+    def fit(self, root: Path) -> bool:
+        """Whether each of them matches something in there."""
+        return all(self.sides(list_files(root)))
+
+    def shorter(self) -> Iterator["Patterns"]:
+        """The same as seen from folders further down, as long as the sides stay apart."""
+        while len({*self.all}) == len(self.all):
+            yield self
+            if not all("/" in pattern for pattern in self.all):
+                return
+            *a, b, m = [pattern.partition("/")[2] for pattern in (*self.a, self.b, self.m)]
+            self = Patterns(tuple(a), b, m)
+            if not all("{name}" in pattern for pattern in self.all):
+                return
+
+
+def compiled_pattern(pattern: str) -> re.Pattern:
+    """Upper and lower case are one, but for what {name} stands for."""
+    words = {"{split}": SPLIT, "{name}": "(.+)", "*": "[^/]*"}
+    parts = re.split(r"(\{split\}|\{name\}|\*)", unicodedata.normalize("NFC", pattern))
+    names = iter(range(1, len(parts)))
+    regex = ""
+    for part in parts:
+        if part == "{name}":
+            regex += f"(?P<name{next(names)}>.+)"
+        elif part == "{split}":
+            regex += "(?P=split)" if "<split>" in regex else f"(?P<split>{SPLIT[1:-1]})"
+        else:
+            regex += words.get(part) or re.escape(part)
+    return re.compile(regex, re.IGNORECASE | re.DOTALL)
+
+
+def key_of(match: re.Match) -> Key:
+    groups = match.groupdict()
+    split = SPLIT_OF[groups.pop("split").lower()] if "split" in groups else ""
+    return split, "/".join(groups.values())
+
+
+def list_files(root: Path) -> list[str]:
+    """The images below `root`, as seen from there, in order; folders that are links are followed."""
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        place = Path(folder)
+        below = "".join(f"{part}/" for part in place.parts[len(root.parts) :])
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
+            if ending in SUFFIXES and not name.startswith(".") and not drawn_here(place / name):
+                found.append(below + name)
+    return sorted(found)
+
+
+def find_matches(root: Path, patterns: Patterns) -> Found:
+    """The pairs whose files the patterns match; without {split}, all are train.
+
+    A val or test split of one side holds inputs only, and is left out.
+    Raises UserError where a pattern matches nothing, two files are one, or no name is met on all sides.
+    """
+    files = list_files(root)
+    normal = {unicodedata.normalize("NFC", file): file for file in files}
+    sides = patterns.sides(normal)
+    for pattern, side in zip(patterns.all, sides, strict=True):
+        if not side:
+            such = f", such as {name_of(files[0])}" if files else ""
+            raise UserError(f"{pattern!r} matches none of the {len(files):,} images in {name_of(root)}{such}")
+        if double := [paths for paths in side.values() if len(paths) > 1]:
+            double = [[normal[path] for path in paths] for paths in double]
+            raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
+                            f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
+                            "what lies between")
+    for pattern, other in zip(patterns.all, patterns.all[1:], strict=False):
+        if pattern == other:
+            raise UserError(f"{pattern!r} is the pattern of two sides: one file would be its own partner")
+
+    found, used = Found(), set()
+    common = set.intersection(*map(set, sides))
+    if not common:
+        raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
+                        f"{name_of(root)}, but no name is met on all sides: {_names(sides)}")
+    for split in sorted({split for side in sides for split, _ in side}):
+        keys = [sorted(key for key in side if key[0] == split) for side in sides]
+        if split not in ("", "train") and not all(keys):
+            n = sum(map(len, keys))
+            found.notes.append(f"not used: {n:,} image{'s' * (n > 1)} of {split}, which has one side only")
+            continue
+        orphans = [root / normal[side[key][0]] for side, own in zip(sides, keys, strict=True)
+                   for key in own if key not in common]
+        if orphans:
+            found.orphans[split or "train"] = orphans
+        pairs = [_pair(root, patterns, [normal[side[key][0]] for side in sides], key)
+                 for key in keys[0] if key in common]
+        if pairs:
+            found.splits[split or "train"] = pairs
+    used = {path for side in sides for paths in side.values() for path in paths}
+    if others := [file for file in files if unicodedata.normalize("NFC", file) not in used]:
+        found.notes.append(f"not used: {len(others):,} image{'s' * (len(others) > 1)} that no pattern matches, such as "
+                           f"{name_of(others[0])}")
+    return found
+
+
+def _pair(root: Path, patterns: Patterns, files: Sequence[str], key: Key) -> Pair:
+    paths = [root / file for file in files]
+    n = len(patterns.a)
+    mask = paths[n + 1] if patterns.m else None
+    return Pair(tuple(paths[:n]), paths[n], mask, "/".join(filter(None, key)))
+
+
+def _names(sides: Sequence[Mapping[Key, list[str]]]) -> str:
+    """What {name} stands for on two sides, for a message."""
+    return " against ".join(name_of("/".join(filter(None, min(side)))) for side in sides[:2])
+
+
+def read_as(files: Sequence[str]) -> Patterns | None:
+    """The patterns of a layout that can be meant in one way only; None where the files lie otherwise."""
+    return _best(files, [*PIX2PIXHD, *CITYSCAPES])
+
+
+def suggested(files: Sequence[str]) -> Patterns | None:
+    """Patterns for folders, or parts of names, that are called as two sides often are; None where there are none."""
+    shapes = Counter(shape for words in WORDS for file in files if (shape := _shape(file, *words)))
+    return _best(files, [*CITY_LABELS, *(shape for shape, _ in shapes.most_common(6))])
+
+
+def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
+    """Those that make most pairs, and find partners for more than half of A."""
+    best, most = None, 0
+    for a, b in candidates:
+        of_a, of_b = Patterns((a,), b).sides(files)
+        n = len(of_a.keys() & of_b.keys())
+        if n > most and 2 * n > len(of_a):
+            best, most = Patterns((a,), b), n
+    return best
+
+
+def _shape(file: str, word: str, other: str) -> tuple[str, str] | None:
+    """The patterns by which a file in a folder called `word` would be A; None where it lies in no such folder."""
+    parts = file.split("/")
+    at = next((i for i, part in enumerate(parts[:-1]) if re.fullmatch(rf"{word}(_\d+)?", part.lower())), None)
+    if at is None:
+        return None
+    if parts[at].lower() != word:  # s1_12/…_s1_12_p3.png, in each folder of a season
+        tied = re.fullmatch(rf".+_{word}_.+(\.\w+)", parts[-1], re.IGNORECASE)
+        return tuple("*/" * at + f"{side}_*/{{name}}_{side}_{{name}}{tied[1]}" for side in (word, other)) \
+            if tied else None
+    above = ["{split}" if part.lower() in SPLIT_OF else part for part in parts[:at]]
+    below = []
+    if parts[at + 1].lower() in SPLIT_OF and len(parts) > at + 2:
+        below = ["{split}"]
+    return tuple("/".join([*above, side, *below, "{name}.*"]) for side in (parts[at], other))

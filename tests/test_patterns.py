@@ -1,0 +1,167 @@
+"""Pairs in folders with names of their own: what the patterns match, and the flags that are proposed."""
+
+import zlib
+
+import pytest
+from PIL import Image
+
+from config import Config
+from inference.trained import Trained
+from pairs.find import find_pairs, usable_pairs
+from pairs.geometry import Geometry
+from pairs.patterns import Patterns
+from predict import jobs_in_folder
+from utils import UserError
+
+NUMBERS = [f"{i:03}" for i in range(4)]
+
+
+def tree(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), f"#{zlib.crc32(name.encode()) % 2**24:06x}").save(path)
+    return root
+
+
+def both(a, b, numbers=NUMBERS):
+    return [name.format(number) for number in numbers for name in (a, b)]
+
+
+def shown(root, patterns=None):
+    """{split: [files of each pair, as seen from root]}, without holding any out."""
+    found = find_pairs(root, patterns=patterns)
+    return {split: [[path.relative_to(root).as_posix() for path in pair.files] for pair in pairs]
+            for split, pairs in found.splits.items()}
+
+
+@pytest.mark.parametrize(("patterns", "files", "keys"), [
+    (Patterns(("{split}/in put/{name}.png",), "{split}/[t]/{name}.jpg"), ("{s}/in put/{n}.png", "{s}/[t]/{n}.jpg"),
+     "{s}/{n}"),
+    (Patterns(("A_{split}/{name}-x*.png",), "B_{split}/{name}.*"), ("A_{s}/{n}-x77.png", "B_{s}/{n}.tif"), "{s}/{n}"),
+    (Patterns(("x/{split}/{name}_x.png",), "y/{split}/{name}_y.png"), ("x/{s}/ulm/{n}_x.png", "y/{s}/ulm/{n}_y.png"),
+     "{s}/ulm/{n}"),
+    (Patterns(("{split}/*/s1_*/{name}_s1_{name}.png",), "{split}/*/s2_*/{name}_s2_{name}.png"),
+     ("{s}/r/s1_9/r_s1_9_{n}.png", "{s}/r/s2_9/r_s2_9_{n}.png"), "{s}/r/9_{n}"),
+])
+def test_patterns_pair_by_what_name_stands_for(tmp_path, patterns, files, keys):
+    words = {"train": "Train", "val": "validation"}
+    for word in words.values():
+        tree(tmp_path, *(file.format(s=word, n=n) for n in NUMBERS for file in files))
+    found = find_pairs(tmp_path, patterns=patterns)
+    for split, word in words.items():
+        assert [[path.relative_to(tmp_path).as_posix() for path in pair.files] for pair in found.splits[split]] == [
+            [file.format(s=word, n=n) for file in files] for n in NUMBERS]
+        assert [pair.name for pair in found.splits[split]] == [keys.format(s=split, n=n) for n in NUMBERS]
+    assert not found.notes
+
+
+def test_several_inputs_and_masks_have_patterns_too(tmp_path):
+    patterns = Patterns(("rgb/{name}.png", "depth/{name}.png"), "out/{name}.png", "valid/{name}_m.png")
+    for n in NUMBERS:
+        tree(tmp_path, f"rgb/{n}.png", f"depth/{n}.png", f"out/{n}.png", f"valid/{n}_m.png")
+    pair = find_pairs(tmp_path, patterns=patterns).splits["train"][0]
+    places = [path.parent.name for path in pair.files]
+    assert places == ["rgb", "depth", "out", "valid"]
+    assert pair.mask.parent.name == "valid" and len(pair.inputs) == 2
+    assert str(patterns) == ("--files-a 'rgb/{name}.png' 'depth/{name}.png' --files-b 'out/{name}.png' "
+                             "--files-m 'valid/{name}_m.png'")
+
+
+@pytest.mark.parametrize(("files", "patterns", "words"), [
+    (both("in/{}.png", "out/{}.png"), Patterns(("inn/{name}.png",), "out/{name}.png"),
+     ["matches none of the 8 images", "in/000.png"]),
+    (both("in/{}.png", "in/{}.jpg"), Patterns(("in/{name}.*",), "in/{name}.jpg"),
+     ["gives 4 pairs more than one file", "in/000.jpg and in/000.png"]),
+    (both("in/{}_x.png", "out/{}.png"), Patterns(("in/{name}.png",), "out/{name}.png"),
+     ["match 4 and 4 images", "no name is met on all sides", "000_x against 000"]),
+    ([*both("in/{}.png", "out/{}.png"), "in/z.png"], Patterns(("in/{name}.png",), "out/{name}.png"),
+     ["without a partner of the same name on the other side: 1: ", "z.png"]),
+    (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png",), "in/{name}.png"), ["two sides"]),
+])
+def test_what_the_patterns_leave_open_is_a_sentence_with_numbers_and_examples(tmp_path, files, patterns, words):
+    tree(tmp_path, *files)
+    with pytest.raises(UserError) as error:
+        usable_pairs(tmp_path, 0, patterns=patterns)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
+    tree(tmp_path, *both("{}/a.png", "{}/b.png", ["train", "val"]), "test/a.png", "extra/a.png")
+    found = find_pairs(tmp_path, patterns=Patterns(("{split}/a{name}g",), "{split}/b{name}g"))
+    assert {*found.splits} == {"train", "val"}
+    assert any("1 image of test" in note for note in found.notes)
+    assert any("1 image that no pattern matches, such as extra/a.png" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("files", "flags"), [
+    (both("train/input/{}.png", "train/target/{}.jpg"),
+     "--files-a '{split}/input/{name}.*' --files-b '{split}/target/{name}.*'"),
+    (both("input/{}.png", "target/{}.png"), "--files-a 'input/{name}.*' --files-b 'target/{name}.*'"),
+    (both("images/{}.png", "conditioning_images/{}.png"),
+     "--files-a 'conditioning_images/{name}.*' --files-b 'images/{name}.*'"),
+    (both("s1/{}.tif", "s2/{}.tif"), "--files-a 's1/{name}.*' --files-b 's2/{name}.*'"),
+    (both("R_fall/s1_9/R_fall_s1_9_p{}.png", "R_fall/s2_9/R_fall_s2_9_p{}.png"),
+     "--files-a '*/s1_*/{name}_s1_{name}.png' --files-b '*/s2_*/{name}_s2_{name}.png'"),
+    (both("leftImg8bit/train/ulm/u_{}_leftImg8bit.png", "gtFine/train/ulm/u_{}_gtFine_labelIds.png"),
+     "--files-a 'leftImg8bit/{split}/{name}_leftImg8bit.png' --files-b 'gtFine/{split}/{name}_gtFine_labelIds.png'"),
+])
+def test_known_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
+    tree(tmp_path, *files)
+    with pytest.raises(UserError) as error:
+        find_pairs(tmp_path)
+    assert str(error.value).endswith(flags)
+    a, b = flags.replace("'", "").removeprefix("--files-a ").split(" --files-b ")
+    assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
+
+
+@pytest.mark.parametrize("files", [
+    ("{s}_label/{n}.png", "{s}_img/{n}.jpg"),
+    ("{s}_label/u_{n}_gtFine_labelIds.png", "{s}_img/u_{n}_leftImg8bit.png"),
+    ("leftImg8bit/{s}/ulm/u_{n}_leftImg8bit.png", "gtFine/{s}/ulm/u_{n}_gtFine_color.png"),
+])
+def test_layouts_without_ambiguity_are_just_read(tmp_path, files):
+    for split in ("train", "val"):
+        tree(tmp_path, *(file.format(s=split, n=n) for n in NUMBERS for file in files))
+    tree(tmp_path, "train_inst/000.png")
+    assert shown(tmp_path) == {split: [[file.format(s=split, n=n) for file in files] for n in NUMBERS]
+                               for split in ("train", "val")}
+
+
+def test_folders_that_are_links_are_followed_once(tmp_path):
+    tree(tmp_path / "elsewhere", *(f"{n}.png" for n in NUMBERS))
+    root = tree(tmp_path / "root", *(f"out/{n}.png" for n in NUMBERS))
+    (root / "in").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    assert len(find_pairs(root, patterns=Patterns(("in/{name}.png",), "out/{name}.png")).splits["train"]) == 3
+
+
+@pytest.mark.parametrize("source", ["", "val", "val/in", "flat"])
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_predict_takes_the_inputs_where_the_folder_lies_as_in_training(tmp_path, source, direction):
+    tree(tmp_path, *both("val/in/{}.png", "val/out/{}.jpg"), *(f"flat/{n}.png" for n in NUMBERS))
+    patterns = Patterns(("{split}/in/{name}.png",), "{split}/out/{name}.*")
+    trained = Trained(3, 3, Geometry(), direction, files_a=patterns.a, files_b=patterns.b)
+    jobs = jobs_in_folder(tmp_path / source, tmp_path.parent / "out", trained)
+    where = {"val/in": "in", "flat": "flat"}.get(source, "in" if direction == "AtoB" else "out")
+    assert {job.inputs[0].parent.name for job in jobs} == {where} and len(jobs) == 4
+    targets = {job.target and job.target.parent.name for job in jobs}
+    assert targets == ({None} if source in ("flat", "val/in") else {"out" if where == "in" else "in"})
+
+
+def test_predict_takes_several_inputs_by_patterns(tmp_path):
+    tree(tmp_path, *both("rgb/{}.png", "depth/{}.png"))
+    trained = Trained(6, 3, Geometry(), "AtoB", inputs=2,
+                      files_a=("rgb/{name}.png", "depth/{name}.png"), files_b="out/{name}.png")
+    jobs = jobs_in_folder(tmp_path, tmp_path.parent / "out", trained)
+    assert [[path.parent.name for path in job.inputs] for job in jobs] == [["rgb", "depth"]] * 4
+
+
+@pytest.mark.parametrize("change", [
+    dict(files_a=("x.png",), files_b="y.png"), dict(files_a=("{name}.png",)), dict(files_m="{name}.png"),
+    dict(files_a=("{split}/{name}",), files_b="{name}"), dict(files_a=("/x/{name}",), files_b="{name}"),
+    dict(files_a=("../{name}",), files_b="{name}"), dict(files_a=("{naem}",), files_b="{name}"),
+])
+def test_patterns_that_cannot_work_are_refused(change):
+    with pytest.raises(ValueError, match="files_"):
+        Config(**change)
