@@ -186,7 +186,7 @@ def test_the_file_tree_is_complete():
     listed = re.findall(r"^(\w+(?:\.py|/)) ", README[README.index("## Read the code") :], re.MULTILINE)
     modules = [path.name for path in ROOT.glob("*.py")]
     folders = [path.parent.name + "/" for path in ROOT.glob("*/__init__.py")]
-    assert {*listed} == {*modules, *folders, "tests/", "benchmarks/"}
+    assert {*listed} == {*modules, *folders, "tests/", "benchmarks/", "results/"}
 
 
 def test_the_minutes_of_reading_are_honest():
