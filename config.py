@@ -28,7 +28,7 @@ class Config:
     crop_size: int = 256  # pixels, a multiple of 16; height of the crop that the networks see
     crop_width: int = 0  # pixels, a multiple of 16; width of that crop; 0: crop_size. Both set the U-Net's depth
     skip_unreadable: bool = False  # replace a pair that cannot be read by another one, and count it
-    flip: bool = True  # mirror half of the training pairs, input and target together
+    flip: Literal["none", "mirror", "all"] = "mirror"  # half of the pairs (paper); all 8 symmetries: for no way up
     label_side: Literal["none", "A", "B", "both"] = "none"  # side of the label maps, resized by nearest neighbour
     color_jitter: float = 0.0  # 0 to 1; strength of random colours in the input, or, if it holds labels, in the output
 
@@ -237,12 +237,12 @@ def is_range(value) -> bool:
 PAPER = dict(
     in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0,
     resize="stretch", load_size=286, crop_size=256, crop_width=0,
-    flip=True, label_side="none", color_jitter=0.0,
+    flip="mirror", label_side="none", color_jitter=0.0,
     ngf=64, ndf=64, n_layers=3, dropout=0.5, generator="unet", n_scales=0, spectral_norm=False,
     gan_loss="bce", lambda_l1=100.0, lambda_fm=0.0, lambda_vgg=0.0,
     lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, ema=0.0, batch_size=1,
 )
-EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip=False, direction="AtoB")
+EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip="none", direction="AtoB")
 RECIPES = {
     "facades": dict(PAPER, direction="BtoA"),  # labels → photo
     "maps": dict(PAPER, direction="AtoB"),  # aerial → map

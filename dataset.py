@@ -72,7 +72,7 @@ AUTO_CACHE = 2 * 10**9  # bytes; the most that cache "auto" keeps in memory
 
 
 class Jitter:
-    """Crops and mirrors a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only."""
+    """Crops and turns a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only."""
 
     def __init__(self, cfg: Config):
         check_albumentations()
@@ -80,8 +80,11 @@ class Jitter:
         self.recolours_x = not cfg.input_is_label  # else the target, as training on labels of other colours is wrong
         around = (1 - strength, 1 + strength)
         self.color = [A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)] if strength else []
-        self.place = A.Compose([A.RandomCrop(cfg.crop_size, cfg.crop_width or cfg.crop_size),
-                                A.HorizontalFlip(p=0.5 if cfg.flip else 0)])
+        width = cfg.crop_width or cfg.crop_size
+        turns = [A.HorizontalFlip(p=0.5 if cfg.flip == "mirror" else 0)]
+        if cfg.flip == "all":  # a rectangle has four symmetries, a square all eight
+            turns = [A.D4(p=1)] if width == cfg.crop_size else [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+        self.place = A.Compose([A.RandomCrop(cfg.crop_size, width), *turns])
 
     def __call__(self, pair: np.ndarray, x: Values, y: Values, epoch: int, index: int) -> np.ndarray:
         """(H, W, C) → (crop_size, crop_width, C), where C counts the channels of x, y and the mask."""

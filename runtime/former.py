@@ -26,6 +26,8 @@ def refuse_former_flags(argv: list[str]) -> None:
     """Raises UserError where a flag is none any more, with what to write instead."""
     for word in argv:
         flag = word.split("=")[0]
+        if flag in ("--no-flip", "--no_flip"):
+            raise UserError(f"{flag} is gone: --flip none does that")
         name = flag.removeprefix("--").replace("-", "_").removeprefix("no_")
         if flag.startswith("--") and name in GONE:
             raise UserError(f"{flag} is gone: {GONE[name]}")
@@ -38,6 +40,9 @@ def current(old: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     new = {name: value for name, value in old.items() if name not in GONE}
     notes = []
+
+    if isinstance(old.get("flip"), bool):
+        new["flip"] = "mirror" if old["flip"] else "none"
 
     if (look := (old.get("interpolation", "linear"), old.get("dropout_blocks", "paper"))) != ("linear", "paper"):
         if look != ("bicubic", "release") or old.get("generator", "unet") != "unet":

@@ -14,10 +14,10 @@ from utils import UserError
 
 def test_the_recipes_are_those_of_the_paper():
     wanted = {  # direction, epochs, batch, load_size, flip
-        "facades": ("BtoA", 200, 1, 286, True), "maps": ("AtoB", 200, 1, 286, True),
-        "maps_to_aerial": ("BtoA", 200, 1, 286, True), "cityscapes": ("BtoA", 200, 1, 286, True),
-        "cityscapes_to_labels": ("AtoB", 200, 1, 286, True), "edges2shoes": ("AtoB", 15, 4, 256, False),
-        "edges2handbags": ("AtoB", 15, 4, 256, False), "night2day": ("AtoB", 17, 4, 286, True),
+        "facades": ("BtoA", 200, 1, 286, "mirror"), "maps": ("AtoB", 200, 1, 286, "mirror"),
+        "maps_to_aerial": ("BtoA", 200, 1, 286, "mirror"), "cityscapes": ("BtoA", 200, 1, 286, "mirror"),
+        "cityscapes_to_labels": ("AtoB", 200, 1, 286, "mirror"), "edges2shoes": ("AtoB", 15, 4, 256, "none"),
+        "edges2handbags": ("AtoB", 15, 4, 256, "none"), "night2day": ("AtoB", 17, 4, 286, "mirror"),
     }
     paper = {name: recipe(name) for name in RECIPES if name not in ("pix2pixhd", "better", "release")}
     assert {name: (c.direction, c.total_epochs, c.batch_size, c.load_size, c.flip)
@@ -28,9 +28,20 @@ def test_the_recipes_are_those_of_the_paper():
 
 
 def test_flags_override_a_recipe():
-    cfg = parse(["facades", "--n-epochs", "50", "--no-flip"])
-    assert (cfg.direction, cfg.n_epochs, cfg.flip) == ("BtoA", 50, False)
+    cfg = parse(["facades", "--n-epochs", "50", "--flip", "none"])
+    assert (cfg.direction, cfg.n_epochs, cfg.flip) == ("BtoA", 50, "none")
     assert parse([]) == Config()
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "mirror"), (False, "none"), ("all", "all")])
+def test_the_flip_of_an_earlier_run_is_todays_word(old, new):
+    assert current({"flip": old})[0] == {"flip": new}
+
+
+@pytest.mark.parametrize("flag", ["--no-flip", "--no_flip"])
+def test_the_former_flag_against_mirroring_is_answered(flag):
+    with pytest.raises(UserError, match="--flip none"):
+        parse([flag])
 
 
 def test_an_unknown_recipe_lists_the_known_ones():

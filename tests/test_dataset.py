@@ -11,10 +11,11 @@ from PIL import Image
 import dataset
 from check import check
 from config import Config
-from dataset import load_data, read_pair
+from dataset import Jitter, load_data, read_pair
 from pairs.checks import check_headers
 from pairs.geometry import resize
 from pairs.loading import EpochSampler, loaders
+from pairs.values import Values
 from runtime.distributed import Ranks
 from utils import DataError, UserError
 
@@ -50,8 +51,31 @@ def test_crop_and_mirror_are_shared_by_input_and_target(located, direction):
     assert 15 < mirrored < 45  # about half
     assert len(corners) > 30  # crops move along both axes
     assert len({c for c, _ in corners}) > 8 and len({r for _, r in corners}) > 8
-    data = paired(located, replace(JITTER, flip=False), train=True)  # as for edges
+    data = paired(located, replace(JITTER, flip="none"), train=True)  # as for edges
     assert not any(data[epoch, 0][0][0, 0, 0] > data[epoch, 0][0][0, 0, -1] for epoch in range(20))
+
+
+@pytest.mark.parametrize(("size", "channels", "symmetries"), [
+    ((64, 64), 3, {"same", "h", "v", "hv", "t", "ht", "vt", "hvt"}), ((64, 48), 3, {"same", "h", "v", "hv"}),
+    ((64, 64), 66, {"same", "h", "v", "hv", "t", "ht", "vt", "hvt"})])
+def test_all_symmetries_are_shared_by_the_pair_and_its_mask(size, channels, symmetries):
+    here = coordinates(80)[..., :2]
+    located = np.tile(here, 33)[..., :channels]
+    mask = here.sum(axis=2, keepdims=True).astype(np.uint8)
+    pair = np.concatenate([located, located, mask], axis=2)
+    jitter = Jitter(replace(JITTER, crop_size=size[0], crop_width=size[1], flip="all"))
+    met = set()
+    for epoch in range(120):
+        made = jitter(pair, Values(channels), Values(channels), epoch, 0).astype(int)
+        assert made.shape == (*size, 2 * channels + 1)
+        assert np.array_equal(made[..., :channels], made[..., channels:-1])
+        assert np.array_equal(made[..., -1], made[..., :2].sum(axis=2) % 256)
+        x, y = made[..., 0], made[..., 1]
+        turned = x[0, 0] == x[0, -1]
+        across, down = (y, x) if turned else (x, y)
+        seen = {"h": across[0, 0] > across[0, -1], "v": down[0, 0] > down[-1, 0], "t": turned}
+        met.add("".join(letter for letter in seen if seen[letter]) or "same")
+    assert met == symmetries
 
 
 def test_validation_pairs_are_only_resized(located):
@@ -200,7 +224,7 @@ def test_16_bit_colour_reaches_the_network_with_all_its_bits(tmp_path, layout):
     pair = pair_of(tmp_path / "1.png", None if layout == "side by side" else tmp_path / "2.png")
     for path in pair.files:
         cv2.imwrite(str(path), np.hstack([values, values]) if pair.side_by_side else values)
-    for y in paired([pair], replace(JITTER, load_size=64, flip=False), train=True)[0]:
+    for y in paired([pair], replace(JITTER, load_size=64, flip="none"), train=True)[0]:
         assert len(y.unique()) == 64 * 64
         np.testing.assert_allclose(y[0].numpy(), values[..., 0] / 32767.5 - 1, atol=1e-6)
 
