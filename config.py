@@ -75,7 +75,8 @@ class Config:
             object.__setattr__(self, f.name, coerced(f.name, f.type, getattr(self, f.name)))
         if self.n_labels:
             object.__setattr__(self, "in_channels", self.n_labels)
-        for name, (low, high) in BOUNDS.items():
+        weights = dict.fromkeys(self.loss_weights, (0, math.inf))
+        for name, (low, high) in (BOUNDS | weights).items():
             value = getattr(self, name)
             rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
             require(name, value, low <= value <= high and value < math.inf, rule)
@@ -105,9 +106,15 @@ class Config:
         return "" if self.best_by in ("none", *SCORES) else self.best_by
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of G's losses beside that of the GAN, by name: every setting that begins with lambda_."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("lambda_")}
+
+    @property
     def paper_step(self) -> bool:
-        """Whether training uses the paper's losses only; a new loss must be added here."""
-        return self.gan_loss == "bce" and not (self.n_scales or self.lambda_fm or self.lambda_vgg)
+        """Whether training uses the paper's losses only."""
+        used = {name for name, weight in self.loss_weights.items() if weight}
+        return self.gan_loss == "bce" and not self.n_scales and used <= {"lambda_l1"}
 
     def plain(self) -> dict:
         """The settings as strings, numbers, booleans and lists, from which `Config(**plain)` restores them."""
@@ -133,9 +140,6 @@ BOUNDS = {
     "n_downs": (1, 6),
     "n_blocks": (1, 64),
     "n_scales": (0, 3),
-    "lambda_l1": (0, math.inf),
-    "lambda_fm": (0, math.inf),
-    "lambda_vgg": (0, math.inf),
     "lr": (1e-20, 1),
     "beta1": (0, 0.999),
     "n_epochs": (0, math.inf),
