@@ -13,7 +13,7 @@ from tqdm import tqdm
 from config import Config
 from dataset import Jitter, PairedImages, read_pair, read_pictures
 from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
-from pairs.divide import twin_names
+from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs, needed
 from pairs.geometry import Geometry, usual_size
@@ -33,7 +33,7 @@ def check(cfg: Config) -> int:
     Raises UserError where it cannot tell what numbers mean.
     """
     ensure_dataset(cfg.data_root)
-    found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()))
+    found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()), group=cfg.group)
     problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
     problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
     for note in found.notes:
@@ -73,6 +73,8 @@ def check(cfg: Config) -> int:
         except UserError as error:
             problems.append(str(error))
     for one, other in itertools.combinations(found.marks, 2):
+        if beginnings := shared_beginnings(found, one, other):
+            say(beginnings)
         if one != "train" and (twins := twin_names(found, one, other)):  # of those in train, a note has told
             say(f"{len(twins)} of the {len(found.splits[other])} pairs in {other} hold the same as one in {one}, such "
                 f"as {twins[0]}")

@@ -17,6 +17,7 @@ class Config:
     files_a: tuple[str, ...] = ()  # where A lies in data_root: {split}/input/{name}.png; several inputs: several
     files_b: str = ""  # where B lies: {split}/target/{name}.png; {name} is what pairs share, * anything within a name
     files_m: str = ""  # where masks lie, if there are any
+    group: str = ""  # a regular expression: pairs whose names give it one match, such as a patient, are in one split
     direction: Literal["AtoB", "BtoA"] = "AtoB"  # which side is the input: A (the left half) or B
     in_channels: int = 3  # channels of the input: 1 gray, 3 RGB; for several inputs A1, A2, ... their sum
     out_channels: int = 3  # channels of the output: 1 gray, 3 RGB
@@ -166,6 +167,7 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
          "and the patterns of the other sides must all hold {split}, or none of them"),
         ("files_b", bool(c.files_a) == bool(c.files_b), "must be given where files_a is, and nowhere else"),
         ("files_m", bool(c.files_a) or not c.files_m, "must be given with files_a and files_b only"),
+        ("group", is_pattern(c.group), "must be a regular expression"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
         ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
         ("crop_width", c.crop_width % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_width)}"),
@@ -198,6 +200,14 @@ def pattern_rule(pattern: str) -> tuple[bool, str]:
     holds = braces in ({"{name}"}, {"{name}", "{split}"}) and not re.match("/|[A-Za-z]:", pattern)
     return (holds and ".." not in pattern.split("/"),
             "must be a path inside data_root that holds {name}, such as {split}/input/{name}.png")
+
+
+def is_pattern(regex: str) -> bool:
+    try:
+        re.compile(regex)
+    except re.error:
+        return False
+    return True
 
 
 def require(name: str, value, holds: bool, rule: str) -> None:

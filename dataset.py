@@ -218,7 +218,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     Raises FileNotFoundError or UserError when they cannot be used.
     """
     known = Known.of(before) if before else None
-    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed, Patterns.of(cfg.plain()))
+    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed, Patterns.of(cfg.plain()), cfg.group)
     train_pairs, val_pairs = found.splits["train"], found.splits[found.validation]
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")

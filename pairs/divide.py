@@ -1,12 +1,14 @@
 """Decides which pairs are trained on and which are held out, also when a run goes on with data that has changed."""
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pairs.identity import Known, Pair, digest, marks, own_names, same_content, unmet
+from pairs.layouts import short_name
 from utils import UserError, name_of
 
 
@@ -57,14 +59,16 @@ class Found:
         return "val" if self.splits.get("val") else "test"
 
 
-def divide(found: Found, root: Path, seed: int, known: Known | None = None, resumed: bool = True) -> None:
+def divide(found: Found, root: Path, seed: int, known: Known | None = None, resumed: bool = True,
+           group: str = "") -> None:
     """Sees to it that there are validation pairs, and that no pair which a run knows changes its side.
 
-    Without a val or test split, the pairs that `known` has held out become val; if none of them is there, about a
-    tenth of those that it was not trained on, drawn by `seed` and name, so that one pair more or less moves no other;
-    pairs that hold the same stay together. With a split, what `known` has held out stays out of training, and what
-    it was trained on is not validated on: a resumed run obeys, to the end of its life, while one that has begun with
-    the weights of another (not `resumed`) may divide its data anew, and is told what that means.
+    Without a val or test split, the pairs that `known` has held out become val; if none of them is there, about a tenth
+    of those that it was not trained on, drawn by `seed` and name, so that one pair more or less moves no other; pairs
+    that hold the same stay together, and so do those of one `group` (`group_names`). With a split, what `known` has
+    held out stays out of training, and what it was trained on is not validated on: a resumed run obeys, to the end of
+    its life, while one that has begun with the weights of another (not `resumed`) may divide its data anew, and is told
+    what that means.
     Raises UserError where nothing is left to train or to validate on, and where a resumed run may have held out some
     of the pairs that would be new to it.
     """
@@ -76,6 +80,8 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     if resumed:
         _refuse_strangers(found, root, known)
     if found.splits.get(split):
+        if group:
+            _refuse_shared(found, split, group)
         _, held = known.sides(known.look(found.splits["train"], found.marks["train"]))
         trained, _ = known.sides(known.look(found.splits[split], found.marks[split]))
         if resumed and held.any():
@@ -97,6 +103,7 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
         _tell_twins(found, split)
         return
     pairs, own = found.splits["train"], found.marks["train"]
+    names = np.array(group_names(pairs, group), dtype=object) if group else None
     if len(pairs) < 2:
         raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
     trained, held = known.sides(known.look(pairs, own))
@@ -106,6 +113,9 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
                f"were held out by {whose}, and are again")
         gone = n - len(np.unique(known.look(pairs, own)[held, 0]))
         how += f"; {gone:,} that were held out are gone" if gone > 0 else ""
+        if group and (more := ~(trained | held) & np.isin(names, [*{*names[held]}])).any():
+            held |= more
+            how += f"; {more.sum():,} of them are new and of the same groups"
     else:
         free = ~trained
         if not free.any():
@@ -116,9 +126,11 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
             found.notes.append(f"{whose} was trained on all {len(pairs):,} pairs: scores of those that are held out "
                                "now say nothing of new images")
             free[:] = True
-        held = _draw(pairs, own, free, seed)
+        held = _draw(pairs, own, free, seed, names)
         why = "none of the pairs that were held out before is recognised here" if n else why
         how = f"are held out for validation (seed {seed})"
+        if group:
+            how += f", {len({*names[held]}):,} of {len({*names}):,} groups"
     if held.all():
         raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
     found.notes.append(f"{why}: {held.sum()} of the {len(pairs)} pairs {how}")
@@ -151,12 +163,77 @@ def _refuse_strangers(found: Found, root: Path, known: Known) -> None:
                         "val/, or begin a new run with another --out-dir")
 
 
-def _draw(pairs: list[Pair], own: np.ndarray, free: np.ndarray, seed: int) -> np.ndarray:
+def group_names(pairs: list[Pair], group: str) -> list[str]:
+    """What the regular expression finds in each pair's name, without its place in a layout: its first parentheses,
+    or all of it without any. Raises UserError where a name does not match."""
+    matches = [re.search(group, short_name(pair.name)) for pair in pairs]
+    if strangers := [pair for pair, match in zip(pairs, matches, strict=True) if not match]:
+        raise UserError(f"--group {group!r} finds nothing in {len(strangers):,} of {len(pairs):,} names, such as "
+                        f"{short_name(strangers[0].name)!r}")
+    return [(match[1] if match.re.groups else match[0]) or "" for match in matches]
+
+
+def _refuse_shared(found: Found, split: str, group: str) -> None:
+    train, val = ({*group_names(found.splits[name], group)} for name in ("train", split))
+    if shared := sorted(train & val):
+        raise UserError(f"{len(shared):,} of the {len(val):,} groups in {split} are in train too, such as "
+                        f"{shared[0]!r}: move each to one side, or leave out --group {group!r}")
+
+
+def shared_beginnings(found: Found, one: str, other: str) -> str:
+    """A sentence where names in one split begin as names in the other do, as those of one patient would; else "".
+
+    A beginning is a name without its last part, and holds a number: parts are told apart by -, _, / and spaces. Of
+    fewer than three beginnings, or where hardly any is met twice, nobody can tell.
+    """
+    stems = {split: [re.sub(r"[-_/ ]+[^-_/ ]*$", "", short_name(pair.name)) for pair in found.splits[split]]
+             for split in (one, other)}
+    whole = {short_name(pair.name) for split in (one, other) for pair in found.splits[split]}
+    counts = Counter(stem for split in stems.values() for stem in split if re.search(r"\d", stem))
+    n = sum(counts.values())
+    met = {*stems[one]} & counts.keys() - whole
+    shared = [i for i, stem in enumerate(stems[other]) if stem in met]
+    if len(counts) < 3 or n < 2 * len(counts) or not shared:
+        return ""
+    at = shared[0]
+    names = [short_name(found.splits[other][at].name),
+             short_name(found.splits[one][stems[one].index(stems[other][at])].name)]
+    return (f"{len(shared):,} of the {len(stems[other]):,} names in {other} begin as names in {one} do, such as "
+            f"{' and '.join(map(name_of, names))}: if these show one patient, slide, video or flight, hold out whole "
+            "ones, here by --group '(.+)[-_/ ]'")
+
+
+def _together(own: np.ndarray, names: np.ndarray | None) -> np.ndarray:
+    """(N,), a number for all pairs that must share one fate: those that hold the same, and those of one group."""
+    if names is None:
+        return own[:, 0] if len({*own[:, 0].tolist()}) > 1 else np.arange(len(own))
+    parent = {}
+
+    def root(node: object) -> object:
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for name, mark in zip(names, own[:, 0].tolist(), strict=True):
+        parent[root(mark)] = root(name)
+    numbers = {}
+    return np.array([numbers.setdefault(root(name), len(numbers)) for name in names])
+
+
+def _draw(pairs: list[Pair], own: np.ndarray, free: np.ndarray, seed: int, names: np.ndarray | None) -> np.ndarray:
     """Which of the `free` pairs are held out, (N,) of bool.
 
-    Pairs that hold the same share one fate, that of the first of their names, unless all of them do.
+    Pairs that hold the same share one fate, that of the first of their names, unless all of them do; so do pairs of
+    one group, whose `names`, (N,), are given. Raises UserError where all are one group.
     """
-    groups = own[:, 0] if len({*own[:, 0].tolist()}) > 1 else np.arange(len(own))
+    groups = _together(own, names)
+    if names is not None:
+        if len({*groups.tolist()}) == 1:
+            raise UserError(f"--group makes one group of all {len(pairs):,} pairs, such as {names[0]!r}: none can be "
+                            "held out")
+        apart = free & ~np.isin(groups, groups[~free])  # groups of which nothing was trained on
+        free = apart if apart.any() else free
     first = {}
     for pair, group in zip(pairs, groups.tolist(), strict=True):
         first[group] = min(first.get(group, pair.name), pair.name)

@@ -25,13 +25,13 @@ NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in
 
 
 def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True,
-                 patterns: Patterns | None = None) -> Found:
+                 patterns: Patterns | None = None, group: str = "") -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
     Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, seed, known, resumed, patterns)
+    found = find_pairs(root, seed, known, resumed, patterns, group)
     for note in found.notes:
         say(note)
     refuse_problems(found, needed(found))
@@ -39,7 +39,7 @@ def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: boo
 
 
 def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: bool = True,
-               patterns: Patterns | None = None) -> Found:
+               patterns: Patterns | None = None, group: str = "") -> Found:
     """The pairs in `root` for training: what `find_splits` finds, with validation pairs as `divide` holds them out.
 
     Raises FileNotFoundError when there is no folder or no training pair, UserError when what is meant is not clear.
@@ -52,7 +52,7 @@ def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: b
         why = found.problems.get(split) or f"{len(found.orphans[split])} images without a partner"
         found.notes.append(f"not used: {split}, which training does not need: {why}")
     if not broken:
-        divide(found, root, seed, known, resumed)
+        divide(found, root, seed, known, resumed, group)
     return found
 
 

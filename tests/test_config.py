@@ -24,7 +24,8 @@ from pairs import palettes
     dict(n_layers=0, n_scales=1), dict(n_layers=0, lambda_fm=10.0), dict(speed="fast"),
     dict(n_downs=6, generator="global", crop_size=64, load_size=64),
     dict(n_downs=5, generator="local", crop_size=64, load_size=64),
-    dict(flip="yes"), dict(flip=True), dict(best_by="label_accuracy"), dict(best_by="facades"), dict(best_by="ms_ssim", crop_size=128),
+    dict(flip="yes"), dict(flip=True), dict(group="(x"), dict(best_by="label_accuracy"), dict(best_by="facades"),
+    dict(best_by="ms_ssim", crop_size=128),
     dict(best_by="colours.json", label_side="A"), dict(best_by="facades", label_side="B", out_channels=1),
     dict(n_epochs=1.5), dict(batch_size=True),
 ])
