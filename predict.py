@@ -1,7 +1,8 @@
-"""Translates images of any size with a trained generator: a file to a file, or a folder to a folder.
+"""Translates images of any size, and videos, with a trained generator: a file to a file, or a folder to a folder.
 
     python predict.py --checkpoint runs/facades/gen.pth.tar --input labels.png --output photo.png
     python predict.py --checkpoint runs/facades/gen.pth.tar --input labels/ --output photos/ --batch-size 16
+    python predict.py --checkpoint runs/facades/gen.pth.tar --input in.mp4 --output out.mp4
     python predict.py --checkpoint … --input data/facades/val --output sheets --side-by-side right --compare
 """
 
@@ -25,6 +26,8 @@ from inference.load import load_generator
 from inference.raster import is_large, translate_raster
 from inference.trained import Trained
 from inference.translate import Translator
+from inference.video import ENCODERS, check_network, is_video, translate_video
+from making.frames import Video
 from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of
 from pairs.geometry import Scale, Size
@@ -42,17 +45,17 @@ from utils import DataError, UserError, name_of
 @dataclass(frozen=True)
 class Predict:
     checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
-    input: Path  # an image, or a folder of them, sub-folders included; of pairs in A and B, the inputs' side is taken
-    output: Path  # an image, whose ending gives the format, or a folder
+    input: Path  # an image, a video, or a folder of images with its sub-folders; of pairs in A and B, the inputs' side
+    output: Path  # an image or a video, whose ending gives the format, or a folder
     side_by_side: Literal["no", "left", "right"] = "no"  # the half to translate of side-by-side files
     compare: bool = False  # write input, output and, of pairs, target next to each other
     scale: Scale = "trained"  # what the network sees: the scale of training; crop, that size for all; native; a factor
     tile: int = 0  # pixels; overlapping tiles of this side; 0 tiles above 2048 x 2048 pixels only
     ending: str = ""  # of the files in the output folder, such as .png; the input's own if not given
-    norm: Literal["image", "tile", "running"] = "image"  # BatchNorm's statistics: of each image (the paper), or tile
-    dropout: Literal["on", "off"] = "on"  # on is the paper's noise, the same for all images of one size
+    norm: Literal["auto", "image", "tile", "running"] = "auto"  # BatchNorm's statistics; auto: image, of videos running
+    dropout: Literal["auto", "on", "off"] = "auto"  # the same noise for all of a size; auto: on, of videos off
     seed: int = 0  # of the dropout
-    batch_size: int = 1  # images of equal size that go through the network together
+    batch_size: int = 1  # images or frames of equal size that go through the network together
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the device does well
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
     overviews: bool = False  # keep reduced copies in large GeoTIFFs, for viewers
@@ -316,6 +319,44 @@ def check_jobs(jobs: list[Job], source: Path) -> None:
             raise UserError(f"{other.name} and {job.name} would both be written to {name_of(job.output)}")
 
 
+def open_video(opts: Predict) -> Video | None:
+    """The input, where it is a video. Raises UserError or OSError where it, or what is asked for, cannot be done."""
+    if not is_video(opts.input):
+        return None
+    for name, given in (("side-by-side", opts.side_by_side != "no"), ("compare", opts.compare),
+                        ("ending", opts.ending), ("overviews", opts.overviews)):
+        if given:
+            raise UserError(f"--{name} is for images; {name_of(opts.input)} is a video")
+    if opts.output.suffix.lower() not in ENCODERS or opts.output.is_dir():
+        raise UserError(f"--output must be a file that ends in one of {', '.join(ENCODERS)} where --input is a video; "
+                        f"it is {name_of(opts.output)}")
+    video = Video(opts.input)
+    check_jobs([Job((opts.input,), opts.output)], opts.input)
+    return video
+
+
+def with_defaults(opts: Predict, video: bool) -> Predict:
+    """auto, decided: what the paper does for images; for videos, what flickers least."""
+    chosen = {"norm": "running", "dropout": "off"} if video else {"norm": "image", "dropout": "on"}
+    chosen = {name: value for name, value in chosen.items() if getattr(opts, name) == "auto"}
+    if video and chosen:
+        flags = " ".join(f"--{name} {value}" for name, value in chosen.items())
+        say(f"a video is translated with {flags}, which flickers least, unless you say otherwise")
+    return replace(opts, **chosen)
+
+
+def predict_video(translator: Translator, video: Video, output: Path, batch_size: int) -> None:
+    """Prints the speed at the end. Raises DataError or OSError, and leaves no file then."""
+    check_network(translator.trained)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output.parent)
+    start = time.perf_counter()
+    with tqdm(total=video.n or None, unit="frame", disable=not sys.stderr.isatty()) as bar:
+        n = translate_video(translator, video, output, batch_size, bar.update)
+    seconds = time.perf_counter() - start
+    say(f"{n} frames in {seconds:.1f} s, {n / seconds:.1f} frames/s")
+
+
 @memory_advice("take a smaller --batch-size or --tile, or another --device")
 def main() -> int | None:
     for word in sys.argv[1:]:
@@ -324,6 +365,8 @@ def main() -> int | None:
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
         raise UserError(f"batch_size must be at least 1; it is {opts.batch_size}")
+    video = open_video(opts)
+    opts = with_defaults(opts, video is not None)
     device = use_device(opts.device)
     use_precision(opts.precision, device)
     gen = load_generator(opts.checkpoint, device)
@@ -334,6 +377,9 @@ def main() -> int | None:
         translator.compile()
     if trained.inputs > 1 and opts.side_by_side != "no":
         raise UserError(f"the network takes {trained.inputs} inputs together, which no side-by-side file holds")
+    if video:
+        predict_video(translator, video, opts.output, opts.batch_size)
+        return None
     jobs = find_jobs(opts, trained)
     endings = {job.output.suffix.lower() for job in jobs}
     for suffix in endings:

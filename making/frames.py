@@ -1,7 +1,9 @@
 """Frames of one video, or of two as pairs, held out by stretches of time."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -17,6 +19,9 @@ from utils import DataError, UserError, name_of
 
 SECONDS = 10  # of a stretch, at most: a tenth of the video if that is less
 RIM = 0.1  # of a held-out stretch, at least a frame, left out at either end: what is beside it is trained on
+
+# swscale's bilinear, accurate_rnd, full_chroma_int and full_chroma_inp: without them, colours become darker each time
+ROUNDED = 0x2 | 0x40000 | 0x2000 | 0x4000
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Frames:
         return self.taken(*(Video(path) for path in self.inputs))
 
     def taken(self, first: "Video", second: "Video | None" = None) -> Iterator[Job]:
-        spacing = self.every / first.rate
+        spacing = float(self.every / first.rate)
         length = stretch(first, spacing)
         rim = max(RIM * length, spacing)
         blocks, left_out = Blocks(self.val), 0
@@ -83,36 +88,57 @@ class Frames:
 
 
 class Video:
-    """A video to read once, from its beginning. time: seconds that were read; error: why it ended early."""
+    """A video to read once, from its beginning.
+
+    time: seconds that were read; error: why it ended early; corrupt: frames that were passed over.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.time, self.error = path, 0.0, ""
+        self.path, self.time, self.error, self.corrupt = path, 0.0, "", 0
         av = need("av", "PyAV", "videos")
         if not path.is_file():
             raise FileNotFoundError(f"{name_of(path)} is no file")
+        with self.opened() as container:
+            if not container.streams.video:
+                raise UserError(f"{name_of(path)} holds no video")
+            stream = container.streams.video[0]
+            self.rate = stream.average_rate or Fraction(25)
+            self.duration = container.duration / av.time_base if container.duration else None
+            self.n = stream.frames or round(self.duration * self.rate if self.duration else 0)  # or about so many
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Any]:
+        """PyAV's container. Raises UserError where the file is no video."""
+        av = need("av", "PyAV", "videos")
         try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise UserError(f"{name_of(path)} holds no video")
-                stream = container.streams.video[0]
-                self.rate = float(stream.average_rate or 25)
-                self.duration = container.duration / av.time_base if container.duration else None
+            container = av.open(str(self.path))
         except av.FFmpegError as error:
-            raise UserError(f"{name_of(path)} cannot be read as a video: {error.strerror}") from error
+            raise UserError(f"{name_of(self.path)} cannot be read as a video: {error.strerror}") from error
+        with container:
+            yield container
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """Each frame that is whole, and the seconds since the first."""
+        with self.opened() as container:
+            yield from self.decoded(container)
+
+    def decoded(self, container: Any, sounds: Sequence = ()) -> Iterator[tuple[float, Any]]:
+        """The same of an open file; between them, with the last frame's time, the packets of the streams `sounds`."""
         av = need("av", "PyAV", "videos")
-        begin = None
+        stream, number, begin = container.streams.video[0], 0, None
+        stream.thread_type = "AUTO"
         try:
-            with av.open(str(self.path)) as container:
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                for number, frame in enumerate(container.decode(stream)):
-                    time = number / self.rate if frame.time is None else frame.time
+            for packet in container.demux(stream, *sounds):
+                if packet.stream.index != stream.index:
+                    yield self.time, packet
+                    continue
+                for frame in packet.decode():
+                    time = float(number / self.rate) if frame.time is None else frame.time
                     begin = time if begin is None else begin
-                    self.time = time - begin
-                    if not frame.is_corrupt:
+                    self.time, number = time - begin, number + 1
+                    if frame.is_corrupt:
+                        self.corrupt += 1
+                    else:
                         yield self.time, frame
         except av.FFmpegError as error:
             self.error = error.strerror
@@ -130,7 +156,7 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
     for time, frame in first.frames():
         while following and abs(following[0] - time) <= abs(partner[0] - time):
             partner, following = following, next(others, None)
-        if partner is None or not following and time - partner[0] > 0.5 / second.rate + 1e-6:
+        if partner is None or not following and time - partner[0] > float(0.5 / second.rate) + 1e-6:
             break
         yield time, frame, partner[1]
     lengths = [video.duration for video in (first, second)]
@@ -147,4 +173,5 @@ def stretch(video: Video, spacing: float) -> float:
 
 def upright(frame) -> np.ndarray:
     """(H, W, 3), as a player shows it: phones turn a picture by a number in the file."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+    pixels = frame.to_ndarray(format="rgb24", interpolation=ROUNDED)
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

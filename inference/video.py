@@ -1,0 +1,181 @@
+"""Videos, from a file to a file, in the memory of a few frames: times, sound and colour tags stay as they are.
+
+Frames are written upright, so that the number by which a phone's video is turned is no longer needed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from inference.trained import Trained
+from inference.translate import Translator
+from making.folder import need
+from making.frames import ROUNDED, Video, upright
+from pairs.images import to_tensor
+from pairs.picture import picture_of
+from runtime.console import say
+from runtime.files import atomic
+from utils import DataError, UserError, name_of
+
+# Of the output: the container and the encoder, with options that leave hardly a visible loss
+H264 = "libx264", {"crf": "18"}
+VP9 = "libvpx-vp9", {"crf": "24", "b": "0", "row-mt": "1"}
+ENCODERS = {".mp4": ("mp4", *H264), ".m4v": ("mp4", *H264), ".mov": ("mov", *H264), ".mkv": ("matroska", *H264),
+            ".webm": ("webm", *VP9)}
+INPUTS = {*ENCODERS, ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv", ".flv", ".ogv"}
+MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m", 9: "bt2020"}  # by the tag `colorspace`
+TAGS = ("colorspace", "color_range", "color_primaries", "color_trc")
+SLACK = 1.0  # second by which sound and picture may end before the file says
+
+
+def is_video(path: Path) -> bool:
+    """Whether its name is a video's."""
+    return path.suffix.lower() in INPUTS and not path.is_dir()
+
+
+def check_network(trained: Trained) -> None:
+    """Raises UserError where a network's inputs or outputs are no frames."""
+    if trained.inputs > 1:
+        raise UserError(f"the network takes {trained.inputs} inputs together, and a video is one")
+    if trained.in_channels not in (1, 3) or trained.n_labels:
+        raise UserError("the network takes other inputs than pictures, which no video holds")
+    if trained.out_channels not in (1, 3) or trained.kind != "uint8":
+        raise UserError(f"the outputs are {trained.kind} of {trained.out_channels} channels, which no video holds")
+
+
+def translate_video(translator: Translator, video: Video, output: Path, batch_size: int = 1,
+                    bar: Callable[[int], object] = lambda n: None) -> int:
+    """Translates a video into the file `output`, `batch_size` frames at a time. Returns how many there were.
+
+    bar(n) is called whenever n more frames are done. Raises DataError or OSError, and leaves no file then.
+    """
+    av = need("av", "PyAV", "videos")
+    n, waiting = 0, []
+    with video.opened() as container, atomic(output) as file:
+        try:
+            with Writer(file, output, video, container) as writer:
+                for _, part in video.decoded(container, container.streams.audio):
+                    if isinstance(part, av.Packet):
+                        writer.add_sound(part)
+                        continue
+                    waiting.append(part)
+                    if len(waiting) == batch_size:
+                        n += translate_frames(translator, waiting, writer, bar)
+                        waiting = []
+                check_end(video, container)
+                n += translate_frames(translator, waiting, writer, bar)
+                if not n:
+                    raise DataError(f"{name_of(video.path)} holds no frame that can be read")
+                writer.finish()
+        except av.FFmpegError as error:
+            raise DataError(f"{name_of(output)} cannot be written: {error.strerror}") from error
+    if video.corrupt:
+        say(f"left out: {video.corrupt} frames of {name_of(video.path)} that are damaged; those before stand longer")
+    return n
+
+
+def check_end(video: Video, container: Any) -> None:
+    """Raises DataError where the video ended early."""
+    stream = container.streams.video[0]
+    lasts = stream.duration and float(stream.duration * stream.time_base)
+    if video.error or lasts and video.time < lasts - SLACK - float(1 / video.rate):
+        reason = video.error or f"it ends there, and should last {lasts:.1f} s"
+        raise DataError(f"{name_of(video.path)} is damaged after {video.time:.1f} s ({reason}); nothing is written")
+
+
+def translate_frames(translator: Translator, frames: list, writer: "Writer", bar: Callable[[int], object]) -> int:
+    """Neighbours go through the network together. Returns how many there were."""
+    if not frames:
+        return 0
+    pictures = [picture_of(upright(frame)) for frame in frames]
+    writer.check_size(pictures[0].size, frames[0])
+    if len({picture.size for picture in pictures} | {writer.size}) > 1:
+        raise DataError(f"{name_of(writer.source)} changes its size on the way, which one video cannot hold")
+    x = [to_tensor(translator.to_scale(translator.x.array([picture]))) for picture in pictures]
+    y_fake = translator.tensor(torch.stack(x))
+    if not y_fake.isfinite().all():
+        raise DataError(f"{name_of(writer.source)} is not translated: the network's output is not finite; --precision "
+                        "fp32 may help")
+    for frame, each in zip(frames, y_fake, strict=True):
+        array = translator.y.picture(translator.to_size(each, writer.size), False, None).numbers
+        writer.add_frame(array, frame)
+        bar(1)
+    return len(frames)
+
+
+class Writer:
+    """A video in the making, whose streams begin as those of `container` do."""
+
+    def __init__(self, file: BinaryIO, output: Path, video: Video, container: Any):
+        self.av = need("av", "PyAV", "videos")
+        self.source, self.output, self.rate = video.path, output, video.rate
+        self.size = None  # width and height, once a frame has told them
+        self.early = []  # sound from before then
+        kind, encoder, options = ENCODERS[output.suffix.lower()]
+        self.made = self.av.open(file, "w", format=kind)
+        stream = container.streams.video[0]
+        try:
+            self.stream = self.made.add_stream(encoder, rate=video.rate, options=options, time_base=stream.time_base)
+        except ValueError as error:  # PyAV's UnknownCodecError is one
+            raise UserError(f"the PyAV that is installed has no {encoder}, which {output.suffix} needs: pip install "
+                            "--force-reinstall av") from error
+        self.sounds = {sound.index: self.sound_like(sound) for sound in container.streams.audio}
+
+    def sound_like(self, sound: Any) -> Any:
+        try:
+            return self.made.add_stream_from_template(sound)
+        except ValueError as error:
+            raise UserError(f"{self.output.suffix} files hold no {sound.codec_context.name} sound, as "
+                            f"{name_of(self.source)} has: let --output end in .mkv") from error
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.made.close()
+
+    def check_size(self, size: tuple[int, int], frame: Any) -> None:
+        """The first frame, upright of that size, decides what the encoder is told."""
+        if self.size:
+            return
+        self.size = self.stream.width, self.stream.height = size
+        self.stream.pix_fmt = "yuv420p"
+        if self.stream.codec_context.name == "libx264" and (size[0] % 2 or size[1] % 2):
+            self.stream.pix_fmt = "yuv444p"
+            say(f"{size[0]}×{size[1]} is odd: {name_of(self.output)} keeps that size by colour at full resolution "
+                "(4:4:4), which some players and browsers do not show; an --output in .webm is shown by all")
+        for tag in TAGS:
+            setattr(self.stream.codec_context, tag, getattr(frame, tag))
+        self.packets(self.early)
+        self.early = []
+
+    def add_frame(self, array: np.ndarray, like: Any) -> None:
+        """(H, W) or (H, W, 3), at the time of the frame `like`, with its tags."""
+        if array.ndim == 2:
+            array = np.repeat(array[..., None], 3, axis=2)
+        frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+        frame = frame.reformat(format=self.stream.pix_fmt, dst_colorspace=MATRICES.get(like.colorspace, "itu601"),
+                               dst_color_range=like.color_range or None, interpolation=ROUNDED)
+        for tag in TAGS:
+            setattr(frame, tag, getattr(like, tag))
+        frame.pts, frame.time_base, frame.duration = like.pts, like.time_base, like.duration
+        self.packets(self.stream.encode(frame))
+
+    def add_sound(self, packet: Any) -> None:
+        if packet.dts is None:  # the mark at the end
+            return
+        packet.stream = self.sounds[packet.stream.index]
+        if self.size:
+            self.packets([packet])
+        else:
+            self.early.append(packet)
+
+    def packets(self, packets: list) -> None:
+        for packet in packets:
+            self.made.mux(packet)
+
+    def finish(self) -> None:
+        self.packets(self.stream.encode())

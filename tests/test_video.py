@@ -1,0 +1,237 @@
+"""Videos of predict.py: times, sound, turn, colours, sizes, memory, and files that cannot be used."""
+
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, launch, wait_until
+from test_predict import call, checkpoint, gen  # noqa: F401
+from test_prepare import video
+
+import predict as predict_module
+from inference.translate import Translator
+from inference.video import translate_video
+from making.frames import Video, upright
+
+av = pytest.importorskip("av")
+
+
+@pytest.fixture
+def same(gen):  # noqa: F811
+    """A translator that changes nothing."""
+    translator = Translator(gen, scale="native", norm="running", dropout=False)
+    translator.tensor = lambda pixels: pixels.float() / 127.5 - 1
+    return translator
+
+
+def clip(path, times=range(12), size=(64, 48), tags=None, sound=None, codec="libx264", pix_fmt="yuv420p"):
+    """Frames at the times, in tenths of a second, whose colour tells their number; tags: range, matrix and more."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=10, time_base=Fraction(1, 1000))
+        stream.width, stream.height = size
+        stream.pix_fmt = pix_fmt
+        stream.options = {"crf": "1"}
+        for name, value in (tags or {}).items():
+            setattr(stream.codec_context, name, value)
+        heard = sound and file.add_stream(sound, rate=48000)
+        for number, time in enumerate(times):
+            image = np.full((*size[::-1], 3), (20 * number, 100, 200), np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame = frame.reformat(format=pix_fmt, dst_colorspace="itu709" if tags else None,
+                                   dst_color_range=tags and tags["color_range"])
+            for name, value in (tags or {}).items():
+                setattr(frame, name, value)
+            frame.pts, frame.time_base = 100 * time, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+            if heard:
+                hum = np.sin(np.arange(4800) / 20, dtype=np.float32)[None].repeat(2, 0) / 4
+                form = heard.codec_context.format.name
+                hum = hum if form == "fltp" else (hum * 9000).astype(np.int16).T.reshape(1, -1)
+                part = av.AudioFrame.from_ndarray(np.ascontiguousarray(hum), format=form, layout="stereo")
+                part.sample_rate, part.pts = 48000, 4800 * number
+                file.mux(heard.encode(part))
+        file.mux(stream.encode())
+        if heard:
+            file.mux(heard.encode())
+    return path
+
+
+def seen(path):
+    """Of each frame: the time, and the picture, upright."""
+    with av.open(str(path)) as file:
+        return [(frame.time, upright(frame)) for frame in file.decode(video=0)]
+
+
+def heard(path):
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(audio=0) if packet.dts is not None]
+        return [(packet.pts * packet.time_base, bytes(packet)) for packet in packets]
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
+def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
+    """A fixed rate would pull the picture away from the sound where a phone drops frames."""
+    times = [0, 1, 2, 5, 6, 10, 11, 12]
+    source, made = clip(tmp_path / "in.mkv", times), tmp_path / f"out{ending}"
+    assert translate_video(same, Video(source), made, batch_size=3) == 8
+    before, after = seen(source), seen(made)
+    assert [round(time, 2) for time, _ in after] == [time / 10 for time in times]
+    for (_, a), (_, b) in zip(before, after, strict=True):
+        assert np.abs(a.astype(int) - b).mean() < 3
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_rate_stays(same, tmp_path):
+    made = tmp_path / "out.mp4"
+    translate_video(same, Video(video(tmp_path / "in.mp4", seconds=1, rate=30, codec="libx264")), made)
+    with av.open(str(made)) as file:
+        assert file.streams.video[0].average_rate == 30 and file.streams.video[0].frames == 30
+        assert file.duration == pytest.approx(1e6, abs=1e4)
+
+
+def test_sound_is_the_same_to_the_byte(same, tmp_path):
+    source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "out.mkv"
+    translate_video(same, Video(source), made)
+    before, after = heard(source), heard(made)
+    assert len(before) > 40 and [data for _, data in before] == [data for _, data in after]
+    assert max(abs(a - b) for (a, _), (b, _) in zip(before, after, strict=True)) < 0.03
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_turned_video_is_shown_as_before(same, tmp_path, turn):
+    source, made = video(tmp_path / "in.mp4", seconds=1, turn=turn, codec="libx264"), tmp_path / "out.mp4"
+    translate_video(same, Video(source), made)
+    for (_, a), (_, b) in zip(seen(source), seen(made), strict=True):
+        assert a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 3
+
+
+@pytest.mark.parametrize("span", [1, 2])
+def test_colour_tags_stay_and_colours_are_written_by_them(same, tmp_path, span):
+    """Written by another matrix than the tag tells, greens shift by up to 20 levels."""
+    tags = {"colorspace": 1, "color_range": span, "color_primaries": 1, "color_trc": 1}
+    source, made = clip(tmp_path / "in.mp4", tags=tags), tmp_path / "out.mp4"
+    translate_video(same, Video(source), made)
+    with av.open(str(made)) as file:
+        context = file.streams.video[0].codec_context
+        assert {name: getattr(context, name) for name in tags} == tags
+    with av.open(str(source)) as a, av.open(str(made)) as b:  # the planes themselves, which nobody has converted
+        for before, after in zip(a.decode(video=0), b.decode(video=0), strict=True):
+            assert np.abs(before.to_ndarray().astype(int) - after.to_ndarray()).max() <= 3
+    for number, (_, picture) in enumerate(seen(made)):
+        assert np.abs(picture.mean(axis=(0, 1)) - (20 * number, 100, 200)).max() < 6
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".webm"])
+def test_odd_sizes_stay(same, tmp_path, ending, capsys):
+    source, made = clip(tmp_path / "in.mkv", size=(61, 47), pix_fmt="yuv444p"), tmp_path / f"out{ending}"
+    translate_video(same, Video(source), made)
+    assert {picture.shape for _, picture in seen(made)} == {(47, 61, 3)}
+    assert ("61×47 is odd" in capsys.readouterr().out) == (ending == ".mp4")
+
+
+def test_the_command_and_its_defaults(call, checkpoint, tmp_path):  # noqa: F811
+    source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "there" / "out.mp4"
+    words = ["--checkpoint", checkpoint, "--input", source, "--output", made, "--device", "cpu"]
+    status, said, _ = call(predict_module, *words)
+    assert status == 0 and "--norm running --dropout off" in said and "12 frames in" in said
+    first = made.read_bytes()
+    status, said, _ = call(predict_module, *words, "--norm", "running", "--dropout", "off")
+    assert status == 0 and "translated with" not in said and made.read_bytes() == first
+    status, said, _ = call(predict_module, *words, "--norm", "image")
+    assert status == 0 and "with --dropout off," in said and made.read_bytes() != first
+
+
+def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(call, checkpoint, tmp_path):  # noqa: F811
+    source = clip(tmp_path / "in.mp4")
+    clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
+    (tmp_path / "text.mp4").write_text("no video")
+    whole = bytearray(clip(tmp_path / "whole.mp4", range(40)).read_bytes())
+    middle = whole.index(b"mdat") + len(whole) // 3
+    whole[middle : middle + 400] = b"\xff" * 400
+    (tmp_path / "cut.mp4").write_bytes(whole)
+    there = {path.name for path in tmp_path.iterdir()}
+    for name, output, flags, message in (
+            ("text.mp4", "out.mp4", [], "text.mp4 cannot be read as a video"),
+            ("gone.mp4", "out.mp4", [], "gone.mp4 is no file"),
+            ("cut.mp4", "out.mp4", [], "cut.mp4 is damaged after"),
+            ("pcm.mkv", "out.webm", [], ".webm files hold no pcm_s16le sound"),
+            ("in.mp4", "out.png", [], "must be a file that ends in one of .mp4"),
+            ("in.mp4", "in.mp4", [], "is an input, and would be overwritten"),
+            ("in.mp4", "out.mp4", ["--compare"], "--compare is for images")):
+        words = ["--checkpoint", checkpoint, "--input", tmp_path / name, "--output", tmp_path / output, *flags]
+        status, _, said = call(predict_module, *words, "--device", "cpu")
+        assert status == 2 and message in said and said.count("\n") == 1, said
+        assert {path.name for path in tmp_path.iterdir()} == there
+    assert seen(source)
+
+
+def test_a_file_that_ends_early_is_told(same, tmp_path):
+    """One that was cut while it was copied has its length at its beginning, and no error on the way."""
+    plain = clip(tmp_path / "plain.mp4", range(60))
+    with av.open(str(plain)) as file, av.open(str(tmp_path / "in.mp4"), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(file.streams.video[0])
+        for packet in file.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    content = (tmp_path / "in.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: -(len(content) - content.index(b"mdat")) // 2])
+    with pytest.raises(Exception, match="cut.mp4 is damaged after"):
+        translate_video(same, Video(tmp_path / "cut.mp4"), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_full_disk_is_told(same, tmp_path, monkeypatch):
+    source = clip(tmp_path / "in.mp4")
+    there = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(OSError, match="No space left"), monkeypatch.context() as patch:
+        real = Path.open
+
+        class Full:
+            def __init__(self, file):
+                self.file = file
+
+            def __getattr__(self, name):
+                return getattr(self.file, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                self.file.close()
+
+            def write(self, data):
+                raise OSError(28, "No space left on device")
+
+        patch.setattr(Path, "open", lambda path, *mode: Full(real(path, *mode)))
+        translate_video(same, Video(source), tmp_path / "out.mp4")
+    assert {path.name for path in tmp_path.iterdir()} == there
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_file(checkpoint, tmp_path):  # noqa: F811
+    source = clip(tmp_path / "in.mp4", range(3000))
+    there = {path.name for path in tmp_path.iterdir()}
+    process = launch(ROOT / "predict.py", "--checkpoint", checkpoint, "--input", source, "--output",
+                     tmp_path / "out.mp4", "--device", "cpu")
+    wait_until(lambda: any(path.stat().st_size > 0 for path in tmp_path.glob(".pix2pix-*.tmp")),
+               lambda: process.poll() is None)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} == there
+
+
+def memory():
+    """Bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_thousand_frames(same, tmp_path):
+    source, used = clip(tmp_path / "in.mp4", range(2000), size=(320, 240), sound="aac"), []
+    translate_video(same, Video(source), tmp_path / "out.mp4", bar=lambda n: used.append(memory()))
+    assert len(used) == 2000 and max(used[300:]) - used[300] < 30e6  # a frame is 0.23 MB: kept, they would be 390 MB
