@@ -1,9 +1,10 @@
-"""Writes a trained generator, without dropout, for other programs, or as a page that needs no server.
+"""Writes a trained generator, without dropout, for other programs, as a page, or for the Hugging Face Hub.
 
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx --half
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.pt2 --norm running
     python export.py --checkpoint runs/demo/gen.pth.tar --page page
+    python export.py --checkpoint runs/demo/gen.pth.tar --hub demo --licence mit --data-licence "drawn by a program"
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Literal
 import tyro
 
 from inference.export import export
+from inference.hub import write_hub
 from inference.load import find_checkpoint, load_generator
 from inference.page import write_page
+from inference.weights import read_weights
 from runtime.console import run_main
 from utils import UserError
 
@@ -24,18 +27,21 @@ class Export:
     checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
     output: Path | None = None  # .onnx, which needs the packages onnx and onnxscript, or .pt2
     page: Path | None = None  # a new folder: the page of draw.py with the network in it, for any web space
+    hub: Path | None = None  # a new folder for the Hugging Face Hub; needs the package safetensors
     half: bool = False  # of output: weights in fp16, half the file; computed with in fp32; a page's always are
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
     palette: str = ""  # of the page, as for draw.py
-    examples: int = 3  # validation pairs that the page shows, at most, if the run's data is at hand
+    examples: int = 3  # validation pairs that page and hub show, at most, if the run's data is at hand
     runtime: Path | None = None  # for the page: the package onnxruntime-web; fetched once if not given
     webgpu: bool = False  # for the page: the runtime that also takes a graphics card, 13 MB larger
+    licence: str = ""  # for hub: of the weights, by the Hub's names: mit, apache-2.0, cc-by-nc-4.0, …
+    data_licence: str = ""  # for hub: of the images that they were trained on, in words
 
 
 def main() -> None:
     opts = tyro.cli(Export, description=__doc__)
-    if not opts.output and not opts.page:
-        raise UserError("nothing to write: give --output FILE or --page FOLDER")
+    if not opts.output and not opts.page and not opts.hub:
+        raise UserError("nothing to write: give --output FILE, --page FOLDER or --hub FOLDER")
     checkpoint = find_checkpoint(opts.checkpoint)
     gen = load_generator(checkpoint)
     if opts.output:
@@ -43,6 +49,9 @@ def main() -> None:
     if opts.page:
         write_page(gen, opts.page, checkpoint, norm=opts.norm, palette=opts.palette, examples=opts.examples,
                    runtime=opts.runtime, webgpu=opts.webgpu)
+    if opts.hub:
+        write_hub(read_weights(checkpoint), gen, opts.hub, checkpoint, licence=opts.licence,
+                  data_licence=opts.data_licence, examples=opts.examples)
 
 
 if __name__ == "__main__":

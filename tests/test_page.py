@@ -116,7 +116,7 @@ def test_a_mistake_is_a_sentence_and_no_folder(run, fake, once, tmp_path, monkey
 
 def test_nothing_to_write_is_a_sentence(run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar")])
-    with pytest.raises(UserError, match="--output FILE or --page FOLDER"):
+    with pytest.raises(UserError, match="--output FILE, --page FOLDER or"):
         export.main()
 
 

@@ -1,0 +1,155 @@
+"""A folder for the Hugging Face Hub: the weights, what they are, and a card that tells it to people."""
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from generator import Generator
+from inference.page import check_pictures, example_of, find_examples
+from inference.translate import Translator
+from inference.weights import FILE, as_safetensors, told_of
+from pairs.find import evenly
+from runtime.cli import load
+from runtime.console import say
+from runtime.files import complete_folder
+from runtime.grids import save_grid
+from utils import UserError, name_of
+
+BETTER = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}  # of all scores, those that a card names
+
+CARD = """---
+license: {licence}
+pipeline_tag: image-to-image
+library_name: pix2pix
+tags: [pix2pix, image-to-image, paired, safetensors]
+{index}---
+
+# {title}
+
+{what} ([Isola et al., CVPR 2017](https://arxiv.org/abs/1611.07004)), trained with a pix2pix in plain PyTorch.
+
+{strip}{scores}## Use
+
+```sh
+python predict.py --checkpoint hf:{repo} --input photos --output translated
+python draw.py --checkpoint hf:{repo}
+```
+
+`config.json` repeats what `{file}` tells of the network and its training.
+
+## Licences
+
+The weights: {licence}. The data that they were trained on: {data_licence}.
+"""
+
+
+def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint: Path, *, licence: str,
+              data_licence: str, examples: int = 3) -> None:
+    """Writes `folder` with model.safetensors, config.json, README.md and, if pairs are at hand, a strip of pictures.
+
+    saved: what `read_weights` read of `gen`. The scores are those of the newest evaluation of `checkpoint` beside it.
+    Raises UserError where a licence is missing or `folder` holds something, and OSError when it cannot be written.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        raise UserError("--hub needs --licence, which others may use the weights under, by the Hub's names: mit, "
+                        "apache-2.0, cc-by-nc-4.0, openrail, other …")
+    if not data_licence.strip() or not data_licence.isprintable():
+        raise UserError("--hub needs --data-licence, that of the images trained on, in a few words: what the weights "
+                        "may be used for depends on it")
+    if examples < 0:
+        raise UserError(f"examples must be at least 0; it is {examples}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{name_of(folder)} is there already: let --hub be a new folder")
+    content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
+    repo, data = f"USER/{folder.resolve().name}", data_of(checkpoint)
+    rows = pictures(gen, checkpoint, examples)
+    found = evaluation(checkpoint)
+    with complete_folder(folder) as new:
+        if folder.is_dir():
+            folder.rmdir()
+        (new / FILE).write_bytes(content)
+        config = {"model_type": "pix2pix", **told, "in_channels": gen.in_channels, "out_channels": gen.out_channels}
+        (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        if rows:
+            save_grid(new / "strip.png", rows, ["input", "output", "target"])
+        what = f"A generator of pix2pix, {gen.in_channels} channels to {gen.out_channels}"
+        way = f", {gen.trained.direction}" if gen.trained.direction else ""
+        card = CARD.format(
+            licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
+            title=folder.resolve().name, what=what + way + (f", of the data set {data}" if data else ""),
+            index=model_index(folder.resolve().name, data, found), scores=table(found),
+            strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
+        (new / "README.md").write_text(card, encoding="utf-8")
+    if rows:
+        say(f"strip.png shows {len(rows)} of the run's validation pairs: --examples 0 leaves them out")
+    say(f"wrote {folder}; upload it with: hf upload {repo} {folder}")
+
+
+def data_of(checkpoint: Path) -> str:
+    """The name of the data that the run was trained on, or nothing."""
+    with contextlib.suppress(UserError, OSError):
+        if cfg := load(checkpoint.parent):
+            return re.sub(r"[^\w.-]", "_", Path(cfg.data_root).name)
+    return ""
+
+
+def pictures(gen: Generator, checkpoint: Path, n: int) -> list[list[torch.Tensor]]:
+    """Input, output and target of at most n validation pairs, where they are at hand and are pictures."""
+    try:
+        check_pictures(gen.trained)
+    except UserError:
+        return []
+    translator, rows = Translator(gen), []
+    for pair in evenly(find_examples(checkpoint, gen.trained), n) if n else []:
+        x, y = np.split(example_of(pair, gen.trained), 2, axis=1)
+        y_fake = translator.picture(x)
+        if y_fake.dtype == np.uint16:
+            y_fake = (y_fake >> 8).astype(np.uint8)
+        made = [np.atleast_3d(image) for image in (x, y_fake, y)]
+        rows.append([torch.from_numpy(image.copy()).permute(2, 0, 1) / 127.5 - 1 for image in made])
+    return rows
+
+
+def evaluation(checkpoint: Path) -> dict | None:
+    """What evaluate.py wrote last of this checkpoint, in a folder beside it."""
+    found = sorted(checkpoint.parent.glob("evaluation_*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(found):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            report = json.loads(path.read_text(encoding="utf-8"))
+            if Path(report["settings"]["checkpoint"]).name == checkpoint.name and report["scores"]["output"]:
+                return report
+    return None
+
+
+def means(report: dict) -> dict[str, float]:
+    """The mean of each score in BETTER."""
+    scores = {name: report["scores"]["output"].get(name) for name in BETTER}
+    means = {name: value["mean"] if isinstance(value, dict) else value for name, value in scores.items()}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def model_index(name: str, data: str, report: dict | None) -> str:
+    """The scores as the Hub reads them: JSON, which is YAML too."""
+    if report is None:
+        return ""
+    metrics = [{"type": key, "name": BETTER[key], "value": round(value, 4)} for key, value in means(report).items()]
+    data = data or Path(report["settings"]["data_root"]).name
+    result = {"task": {"type": "image-to-image"}, "metrics": metrics,
+              "dataset": {"name": data, "type": data, "split": report["settings"]["split"]}}
+    return f"model-index: {json.dumps([{'name': name, 'results': [result]}])}\n"
+
+
+def table(report: dict | None) -> str:
+    if report is None:
+        return ""
+    settings, found = report["settings"], means(report)
+    head = " | ".join(BETTER[name] for name in found)
+    line = " | ".join(f"{value:.3f}" for value in found.values())
+    return (f"## Scores\n\n`evaluate.py` on {report['n']} pairs of {settings['split']}, norm {settings['norm']}, "
+            f"dropout {settings['dropout']}, means over images:\n\n| {head} |\n|{'---|' * len(found)}\n| {line} |\n\n")

@@ -1,0 +1,89 @@
+"""The folder that export.py writes for the Hugging Face Hub: it loads to the bit, and its card is one of the Hub's."""
+
+import json
+import sys
+
+import pytest
+import torch
+from test_published import Published
+
+import evaluate
+import export
+from inference import weights
+from inference.load import load_generator
+from train import train
+from utils import UserError
+
+LICENCES = ["--licence", "mit", "--data-licence", "drawn by a program"]
+
+
+@pytest.fixture
+def run(small):
+    train(small(n_epochs=1))
+    return small().out_dir
+
+
+def call(monkeypatch, module, *flags):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
+    assert not module.main()
+
+
+def equal(a, b):
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tmp_path, monkeypatch, capsys):
+    hub = pytest.importorskip("huggingface_hub")
+    call(monkeypatch, evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", data, "--num-workers", 0,
+         "--device", "cpu")
+    call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+    folder = tmp_path / "demo"
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md", "strip.png"}
+    assert equal(load_generator(folder), load_generator(run / "gen.pth.tar"))
+    assert f"hf upload USER/demo {folder}" in capsys.readouterr().out
+    told = json.loads((folder / "config.json").read_text())
+    assert told["config"]["ngf"] == 4 and told["config"]["direction"] == "AtoB"
+
+    card = hub.ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit" and card.data.pipeline_tag == "image-to-image"
+    score = json.loads((run / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]["l1"]["mean"]
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found["l1"] == pytest.approx(score, abs=1e-4) and "drawn by a program" in card.text
+    assert f"{score:.3f}" in card.text and str(tmp_path) not in (folder / "README.md").read_text()
+
+    call(monkeypatch, export, "--checkpoint", folder, "--hub", tmp_path / "again", *LICENCES, "--examples", 0)
+    assert equal(load_generator(tmp_path / "again"), load_generator(folder))
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == told
+    assert not (tmp_path / "again" / "strip.png").exists()
+
+
+def test_the_authors_weights_go_there_as_they_are(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    torch.save(Published(7, 4).state_dict(), tmp_path / "latest_net_G.pth")
+    call(monkeypatch, export, "--checkpoint", tmp_path / "latest_net_G.pth", "--hub", tmp_path / "demo", *LICENCES)
+    assert equal(load_generator(tmp_path / "demo"), load_generator(tmp_path / "latest_net_G.pth"))
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    ([], "--hub needs --licence"), (["--licence", "mit"], "--hub needs --data-licence"),
+    (["--licence", "mit\nevil: yes", "--data-licence", "x"], "--hub needs --licence"),
+    (["--licence", "mit", "--data-licence", "a\nb"], "--hub needs --data-licence"),
+    ([*LICENCES, "--examples", "-1"], "examples must be at least 0"),
+])
+def test_a_mistake_is_a_sentence_and_no_folder(run, tmp_path, monkeypatch, flags, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *flags)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="demo is there already"):
+        call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install safetensors"):
+        call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
+    assert not (tmp_path / "other").exists()
