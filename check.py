@@ -33,7 +33,8 @@ def check(cfg: Config) -> int:
     Raises UserError where it cannot tell what numbers mean.
     """
     ensure_dataset(cfg.data_root)
-    found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()), group=cfg.group)
+    photos = cfg.space == "lab"
+    found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()), group=cfg.group, photos=photos)
     problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
     problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
     for note in found.notes:
@@ -49,6 +50,8 @@ def check(cfg: Config) -> int:
         masked = " with masks" if mask else ""
         if pair.side_by_side:
             return f"{2 * width}×{height} side by side{masked}"
+        if pair.alone:
+            return f"{width}×{height} photos{masked}"
         several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
         return f"{width}×{height} {several} and B{masked}"
 
@@ -90,8 +93,10 @@ def check(cfg: Config) -> int:
                             masked=may_lack_values(good["train"], seen.values()))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         tiles = (data[i] for i in evenly(range(len(data)), 6))
+        tiles = ((x_i, *y_i.split(y.channels)) for x_i, y_i in tiles)
         try:
-            save_grid(Path(f"preview_{name}.png"), [[x_i, *y_i.split(y.channels)] for x_i, y_i in tiles], titles,
+            rows = [[x_i, y.shown(x_i, y_i), *mask] for x_i, y_i, *mask in tiles]
+            save_grid(Path(f"preview_{name}.png"), rows, titles,
                       f"{name}, {cfg.direction}, jittered")
             say(f"preview of jittered pairs: preview_{name}.png")
         except OSError as error:

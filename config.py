@@ -21,6 +21,7 @@ class Config:
     direction: Literal["AtoB", "BtoA"] = "AtoB"  # which side is the input: A (the left half) or B
     in_channels: int = 3  # channels of the input: 1 gray, 3 RGB; for several inputs A1, A2, ... their sum
     out_channels: int = 3  # channels of the output: 1 gray, 3 RGB
+    space: Literal["rgb", "lab"] = "rgb"  # lab colours photos, alone or in pairs: L to ab, in 1 and 2 channels
     range_a: Range = None  # the values in A that become -1 and 1; by default the whole range of 8 or 16 bits
     range_b: Range = None  # the values in B that become -1 and 1; by default the whole range of 8 or 16 bits
     n_labels: int = 0  # number of classes if the input holds class indices (this sets in_channels); 0: it holds none
@@ -76,6 +77,10 @@ class Config:
             object.__setattr__(self, f.name, coerced(f.name, f.type, getattr(self, f.name)))
         if self.n_labels:
             object.__setattr__(self, "in_channels", self.n_labels)
+        if self.space == "lab":
+            for name, default, n in (("in_channels", 3, 1), ("out_channels", 3, 2)):
+                if getattr(self, name) == default:
+                    object.__setattr__(self, name, n)
         weights = dict.fromkeys(self.loss_weights, (0, math.inf))
         for name, (low, high) in (BOUNDS | weights).items():
             value = getattr(self, name)
@@ -161,6 +166,7 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
     is_unet = c.generator in ("unet", "release")
     patterns = [("files_a", pattern) for pattern in c.files_a]
     patterns += [(name, getattr(c, name)) for name in ("files_b", "files_m") if getattr(c, name)]
+    rgb = c.space == "rgb"
     return [
         *((name, *pattern_rule(pattern)) for name, pattern in patterns),
         ("files_a", len({"{split}" in pattern for _, pattern in patterns}) < 2,
@@ -168,6 +174,14 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("files_b", bool(c.files_a) == bool(c.files_b), "must be given where files_a is, and nowhere else"),
         ("files_m", bool(c.files_a) or not c.files_m, "must be given with files_a and files_b only"),
         ("group", is_pattern(c.group), "must be a regular expression"),
+        ("n_labels", rgb or not c.n_labels, "must be 0 with space lab: classes have no colours"),
+        ("label_side", rgb or c.label_side == "none", "must be none with space lab: label maps are no photos"),
+        ("range_a", rgb or c.range_a is None, "must be left out with space lab, which knows its ranges"),
+        ("range_b", rgb or c.range_b is None, "must be left out with space lab, which knows its ranges"),
+        ("in_channels", rgb or c.in_channels == 1, "must be left out with space lab, whose input is L"),
+        ("out_channels", rgb or c.out_channels == 2, "must be left out with space lab, whose output is ab"),
+        ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
+        ("lambda_vgg", rgb or not c.lambda_vgg, "must be 0 with space lab: VGG19 knows no ab"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
         ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
         ("crop_width", c.crop_width % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_width)}"),
@@ -249,7 +263,7 @@ def is_range(value) -> bool:
 
 # Training as in the paper (appendix 6.2), even after the defaults above were edited.
 PAPER = dict(
-    in_channels=3, out_channels=3, range_a=None, range_b=None, n_labels=0,
+    in_channels=3, out_channels=3, space="rgb", range_a=None, range_b=None, n_labels=0,
     resize="stretch", load_size=286, crop_size=256, crop_width=0,
     flip="mirror", label_side="none", color_jitter=0.0,
     ngf=64, ndf=64, n_layers=3, dropout=0.5, generator="unet", n_scales=0, spectral_norm=False,

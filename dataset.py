@@ -57,8 +57,9 @@ def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None) -> l
     inputs = [read_picture(source, reduce) for source in pair.inputs]
     if pair.side_by_side:
         return [[half] for half in inputs[0].halves()]
+    target = inputs if pair.alone else [read_picture(pair.target, reduce)]
     mask = [] if pair.mask is None else [[read_picture(pair.mask, nodata=False)]]  # of which a tag may name white
-    return [inputs, [read_picture(pair.target, reduce)], *mask]
+    return [inputs, target, *mask]
 
 
 def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
@@ -218,7 +219,8 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     Raises FileNotFoundError or UserError when they cannot be used.
     """
     known = Known.of(before) if before else None
-    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed, Patterns.of(cfg.plain()), cfg.group)
+    patterns, photos = Patterns.of(cfg.plain()), cfg.space == "lab"
+    found = usable_pairs(cfg.data_root, cfg.seed, known, resumed, patterns, cfg.group, photos)
     train_pairs, val_pairs = found.splits["train"], found.splits[found.validation]
     if cfg.batch_size * world > len(train_pairs):
         raise UserError(f"batch_size {cfg.batch_size}" + (f" × {world} processes" if world > 1 else "")

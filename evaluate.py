@@ -89,14 +89,18 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
 
 
 def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
-    """What a translator without any learning makes of x: x itself, or the mean of (at most 200) training targets."""
+    """What a translator without any learning makes of x: x itself, or the mean of (at most 200) training targets.
+
+    Where the network makes ab of L, x itself is the gray photo.
+    """
     if name == "identity":
-        return lambda x: x
+        return (lambda x: x.new_zeros(2, *x.shape[1:])) if train.y.lab else lambda x: x
     mean = torch.stack([train[i][1][: train.y.channels] for i in evenly(range(len(train)), 200)]).mean(0)
     return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 
-def splits_for(known: Known | None, root: Path, split: str, patterns: Patterns | None = None) -> Found:
+def splits_for(known: Known | None, root: Path, split: str, patterns: Patterns | None = None,
+               photos: bool = False) -> Found:
     """The pairs in `root`, with `split` among the splits, and notes printed. known: what the generator's file tells.
 
     What a network was trained on is never scored as held out: without a split in `root`, val is what was held out, or
@@ -104,7 +108,7 @@ def splits_for(known: Known | None, root: Path, split: str, patterns: Patterns |
     Raises UserError where nothing is left, or there is no such split.
     """
     ensure_dataset(root)
-    found, index = find_splits(root, patterns if patterns and patterns.fit(root) else None)
+    found, index = find_splits(root, patterns if patterns and patterns.fit(root) else None, photos)
     there = {name for side in (found.splits, found.orphans, found.problems) for name in side}
     own, known, tells = there != {"train"}, known or Known(), known is not None
     if not there:
@@ -175,7 +179,8 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
         labels = maps if labels == "none" else "both"
-    found = splits_for(trained.known, opts.data_root, opts.split, trained.patterns)
+    photos = trained.space == "lab"
+    found = splits_for(trained.known, opts.data_root, opts.split, trained.patterns, photos)
     splits = found.splits
     if opts.baseline == "mean" and not splits.get("train"):
         raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")
@@ -232,7 +237,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             made = translator(x) if translator else y_fake
             if len(made) != data.y.channels:
                 raise UserError(f"baseline {who} has {len(made)} channels, the target has {data.y.channels}")
-            made, target = composite(made, y)
+            made, target = (data.y.shown(x, image) for image in composite(made, y))
             images[who] = made
             rows[who].append(image_scores(made, target))
             for metric in metrics[who]:
@@ -316,7 +321,7 @@ def main() -> int:
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3 and not opts.reader:
         raise UserError("--palette needs a generator with 3 output channels")
-    if opts.perceptual and gen.out_channels not in (1, 3):
+    if opts.perceptual and gen.trained.y.written not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")
     check_scale(opts.scale)  # before any file is read
     data, train = load_pairs(opts, gen)
@@ -341,7 +346,8 @@ def main() -> int:
         l1 = found["l1_of_each"]
         order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]
-        rows = [[x, *composite(y_fake, y)] for x, y_fake, y in predictions(gen, data, chosen, 0, opts, dtype)]
+        rows = [[x, *(data.y.shown(x, image) for image in composite(y_fake, y))]
+                for x, y_fake, y in predictions(gen, data, chosen, 0, opts, dtype)]
         save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
                   "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")

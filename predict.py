@@ -90,6 +90,7 @@ class Item:
     output: Path
     x: Tensor  # (C, H, W) as `Values.to_network` takes it, at the scale of the network
     size: Size  # of the input
+    photo: np.ndarray | None  # (H, W, 3), the input, where its L goes into the output
     deep: bool  # whether the input has 16 bits
     alpha: np.ndarray | None  # (H, W), the input's transparency
     valid: np.ndarray | None  # (H, W) bool, False where the input holds no value
@@ -114,12 +115,14 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     if opts.compare:
         shown.append(rgb(translator.x.to_network(to_tensor(array)[None])[0]))
         for target in targets:
-            shown.append(rgb(normalise(to_tensor(translator.y.array([target])))))
+            shown.append(rgb(normalise(to_tensor(translator.y.array([target])))))  # of ab, the whole photo
     place = valid = None
     if opts.side_by_side == "no" and not opts.compare and job.both_tiff:
         place = read_place(job.inputs[0])
         valid = pictures[0].valid
-    return Item(job.output, x, array.shape[1::-1], is_deep(pictures), translator.x.alpha(pictures), valid, place, shown)
+    photo = array if translator.y.lab else None
+    return Item(job.output, x, array.shape[1::-1], photo, is_deep(pictures), translator.x.alpha(pictures), valid, place,
+                shown)
 
 
 def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
@@ -128,7 +131,8 @@ def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
                         "--precision fp32 may help")
-    y_fake, values, alpha = translator.to_size(y_fake, item.size), translator.y, item.alpha
+    y_fake = translator.shown(item.photo, translator.to_size(y_fake, item.size))
+    values, alpha = translator.y, item.alpha
     if item.shown:
         opaque = 1.0 if alpha is None else torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
         laid = 1 - (1 - rgb(y_fake)) * opaque  # over white
@@ -383,8 +387,8 @@ def main() -> int | None:
     jobs = find_jobs(opts, trained)
     endings = {job.output.suffix.lower() for job in jobs}
     for suffix in endings:
-        if not opts.compare and not can_hold(suffix, gen.out_channels, trained.kind):
-            raise UserError(f"the outputs are {trained.kind} of {gen.out_channels} channels, which {suffix} files do "
+        if not opts.compare and not can_hold(suffix, trained.y.written, trained.kind):
+            raise UserError(f"the outputs are {trained.kind} of {trained.y.written} channels, which {suffix} files do "
                             "not hold: --ending .npy, or an --output of that ending")
     if trained.y_is_label and endings & {".jpg", ".jpeg", ".webp"}:
         say("the outputs are label maps, whose colours JPEG and WebP blur: --ending .png keeps them")

@@ -17,7 +17,7 @@ from inference.trained import Trained
 from pairs.find import evenly, find_pairs
 from pairs.geometry import resize
 from pairs.identity import Pair
-from pairs.images import can_hold, png
+from pairs.images import can_hold, png, to_tensor
 from pairs.palettes import PALETTES, load_palette
 from runtime.cli import load
 from runtime.console import say
@@ -45,8 +45,8 @@ def check_pictures(trained: Trained) -> None:
         what = (f"{inputs} inputs together" if inputs > 1 else f"indices of {x.n_labels} classes" if x.n_labels
                 else f"{x.channels} channels")
         raise UserError(f"the network takes {what}, and the page gives one gray or colour image: take predict.py")
-    if not can_hold(".png", y.channels, y.kind):
-        raise UserError(f"the outputs are {y.kind} of {y.channels} channels, which no page shows: take predict.py")
+    if not can_hold(".png", y.written, y.kind):
+        raise UserError(f"the outputs are {y.kind} of {y.written} channels, which no page shows: take predict.py")
 
 
 def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
@@ -74,7 +74,9 @@ def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
     """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
     with contextlib.suppress(UserError, OSError):
         if cfg := load(checkpoint.parent):
-            found = find_pairs(cfg.data_root, trained.seed, trained.known, patterns=trained.patterns).splits
+            photos = trained.space == "lab"
+            found = find_pairs(cfg.data_root, trained.seed, trained.known, patterns=trained.patterns,
+                               photos=photos).splits
             return evenly(found.get("val") or found.get("test") or [], 100)
     return []
 
@@ -95,8 +97,11 @@ def example_of(pair: Pair, trained: Trained) -> np.ndarray:
     a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[:: 1 if forth else -1])
     sides = read_pair(pair, a, b)[:2]  # without a mask
     sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
-    sides = [np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides]
-    return np.concatenate(sides[:: 1 if forth else -1], axis=1)
+    x_side, y_side = (np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides[:: 1 if forth else -1])
+    if trained.x.lab:
+        light = trained.x.to_network(to_tensor(x_side))
+        x_side = trained.y.picture(trained.y.shown(light, light.new_zeros(2, *light.shape[1:]))).array
+    return np.concatenate([x_side, y_side], axis=1)
 
 
 def network_of(gen: Generator, norm: str) -> dict:
@@ -120,6 +125,8 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
     runtime is not to be had, and OSError when it cannot be written.
     """
     check_pictures(gen.trained)
+    if gen.trained.space == "lab":
+        raise UserError("the network makes ab of L, which the page joins only where draw.py serves it")
     if gen.out_channels > 3:
         raise UserError(f"the outputs have {gen.out_channels} channels, which the page does not show: take predict.py")
     if examples < 0:

@@ -184,8 +184,12 @@ class Raster:
             if not np.isfinite(rows).all():
                 raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
                                 "--precision fp32 may help")
-            array = values.picture(to_tensor(rows), self.deep).array
-            valid = self.picture(top, bottom).valid if holes else None
+            photo = self.picture(top, bottom) if holes or values.lab else None
+            y_fake = to_tensor(rows)
+            if values.lab:
+                y_fake = self.translator.shown(self.translator.x.array([photo]), y_fake)
+            array = values.picture(y_fake, self.deep).array
+            valid = photo.valid if holes else None
             yield top, self.place.marked(array, valid), valid
 
 

@@ -15,7 +15,8 @@ from runtime.checkpoint import VERSION
 from utils import UserError
 
 # Settings that are words, of which an unknown one would silently give other pictures
-WORDS = {name: get_args(get_type_hints(Config)[name]) for name in ("direction", "resize", "label_side", "generator")}
+NAMES = "direction", "resize", "label_side", "space", "generator"
+WORDS = {name: get_args(get_type_hints(Config)[name]) for name in NAMES}
 WORDS |= {"interpolation": ("linear", "bicubic"), "dropout_blocks": ("paper", "release")}
 
 
@@ -30,6 +31,7 @@ class Trained:
     out_channels: int
     geometry: Geometry  # how images were resized
     direction: Literal["AtoB", "BtoA"] | None = None
+    space: Literal["rgb", "lab"] = "rgb"  # lab: the network makes ab of L
     range_a: tuple[float, float] | None = None  # the numbers in A that became -1 and 1
     range_b: tuple[float, float] | None = None  # the same in B
     n_labels: int = 0  # classes, where the inputs were their indices
@@ -64,6 +66,7 @@ class Trained:
             raise UserError(f"its training images are {sizes.usual[0]}×{sizes.usual[1]}")
         found = cls(gen.in_channels, gen.out_channels, geometry,
                     direction=told.get("direction"),
+                    space=told.get("space", "rgb"),
                     range_a=told.get("range_a") and tuple(map(float, told["range_a"])),
                     range_b=told.get("range_b") and tuple(map(float, told["range_b"])),
                     n_labels=told.get("n_labels", 0),
@@ -83,9 +86,9 @@ class Trained:
 
     def values(self, direction: str | None = None) -> tuple[Values, Values]:
         """What the numbers of x and of y mean, also for another direction than that of training."""
-        return values_of({"in_channels": self.in_channels, "out_channels": self.out_channels, "range_a": self.range_a,
-                          "range_b": self.range_b, "n_labels": self.n_labels, "kind": self.kind,
-                          "direction": direction or self.direction or "AtoB"})
+        return values_of({"in_channels": self.in_channels, "out_channels": self.out_channels, "space": self.space,
+                          "range_a": self.range_a, "range_b": self.range_b, "n_labels": self.n_labels,
+                          "kind": self.kind, "direction": direction or self.direction or "AtoB"})
 
     @property
     def x(self) -> Values:

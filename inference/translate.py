@@ -91,6 +91,7 @@ class Translator:
 
         Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one,
         (H, W, 3) for three, in the numbers and the range of its training targets; from 16 bits, it has no less.
+        A network that makes ab of L gives colour, as sharp as the image.
         Several inputs come as a list. Transparency is laid over white for the network and carried through as a fourth
         channel. Pillow has no 16-bit colour: where an image comes in, 16-bit colour becomes 8 bits; and where Pillow
         has no such image at all, the result is an array. EXIF orientation is left alone; files are turned upright.
@@ -109,13 +110,18 @@ class Translator:
 
     def numbers(self, pictures: Sequence[Picture]) -> np.ndarray:
         """What a file of the translation holds."""
-        y_fake = self.pixels(self.x.array(pictures))
+        array = self.x.array(pictures)
+        y_fake = self.shown(array, self.pixels(array))
         return self.y.picture(y_fake, is_deep(pictures), self.x.alpha(pictures)).numbers
 
     def pixels(self, array: np.ndarray) -> Tensor:
         """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1], on the CPU."""
         y_fake = self.tensor(to_tensor(self.to_scale(array))[None])[0]
         return self.to_size(y_fake, array.shape[1::-1])
+
+    def shown(self, photo: np.ndarray | None, y_fake: Tensor) -> Tensor:
+        """y_fake as `Values.picture` takes it: ab, of the size of the input `photo`, beside that one's L."""
+        return self.y.shown(self.x.to_network(to_tensor(photo)), y_fake) if self.y.lab else y_fake
 
     @torch.inference_mode()
     def tensor(self, pixels: Tensor) -> Tensor:

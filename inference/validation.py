@@ -38,6 +38,8 @@ class Validation:
                  stop: Stop) -> tuple[dict[str, float], list[list[Tensor]]]:
         """The mean val_l1 over the pairs, and EXAMPLES rows [x, y_fake, y] for the grid, on the CPU.
 
+        With space lab, val_l1 is of ab, as training's g_l1 is; all else is of RGB.
+
         With best_by, adds the means of `image_scores`, named val_…, and with a palette the share of all
         pixels with the target's class, named val_label_accuracy.
         """
@@ -57,6 +59,7 @@ class Validation:
                     y_fake = at_any_size(gen, x).float()
                     y_fake, y = composite(y_fake, y)
                 l1 += F.l1_loss(y_fake, y) * len(x)  # read once, at the end
+                y_fake, y = (batches.data.y.shown(x, each) for each in (y_fake, y))
                 for row in zip(x, y_fake, y, strict=True):
                     if index in shown:
                         examples[index] = [image.cpu() for image in row]

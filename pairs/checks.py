@@ -41,7 +41,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
     the halves would be upright, but for names that end in _AB, and where a network has learnt from them (`halved`).
     """
-    sizes, narrow, photos, moving = Counter(), [], [], []
+    sizes, narrow, photos, moving, wide = Counter(), [], [], [], []
     for pair in evenly(pairs, at_most):
         try:
             found = [read_size(source) for source in pair.files]
@@ -54,6 +54,8 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
                     narrow.append(f"{name_of(file)} ({width}×{height})")
                 elif any(abs(width / height / shape - 1) < 0.01 for shape in PHOTOS):
                     photos.append(f"{name_of(file)} ({width}×{height})")
+            elif pair.alone and width == 2 * height:
+                wide.append(name_of(file))
             moving += [name_of(source) for source in pair.files if has_frames(source)]
         except DataError as error:
             if not skip:
@@ -70,6 +72,9 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
                 raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each "
                                 "file does hold both, let the names end in _AB")
             say(sentence)
+    if len(wide) == n:
+        say(f"all photos are twice as wide as high, such as {wide[0]}: if each is two images side by side, let the "
+            "names end in _AB")
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{moving[0]}")
@@ -359,6 +364,9 @@ def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> None:
     outside = "".join(f"; {number:g}, in {share:.1%} of it, lies far outside of all the rest: if it marks what has no "
                       "value, let masks in M/ be black there, or say so in the files, by NaN or a TIFF's nodata tag"
                       for number, share in apart.items() if side.kind != "uint8")
+    if side.kind == "float32" and values.lab:
+        raise UserError(f"side {name} holds numbers of which nobody knows what is black and what is white: Lab takes "
+                        "photos of 8 or 16 bits")
     if side.kind == "float32" and not values.limits:
         if top:
             raise UserError(f"side {name} holds whole numbers, 0 to {top}, that look like class indices: --n-labels "

@@ -25,13 +25,13 @@ NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in
 
 
 def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True,
-                 patterns: Patterns | None = None, group: str = "") -> Found:
+                 patterns: Patterns | None = None, group: str = "", photos: bool = False) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
     Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, seed, known, resumed, patterns, group)
+    found = find_pairs(root, seed, known, resumed, patterns, group, photos)
     for note in found.notes:
         say(note)
     refuse_problems(found, needed(found))
@@ -39,12 +39,12 @@ def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: boo
 
 
 def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: bool = True,
-               patterns: Patterns | None = None, group: str = "") -> Found:
+               patterns: Patterns | None = None, group: str = "", photos: bool = False) -> Found:
     """The pairs in `root` for training: what `find_splits` finds, with validation pairs as `divide` holds them out.
 
     Raises FileNotFoundError when there is no folder or no training pair, UserError when what is meant is not clear.
     """
-    found, index = find_splits(root, patterns)
+    found, index = find_splits(root, patterns, photos)
     broken = [split for split in needed(found) if split in found.orphans or split in found.problems]
     if not found.splits.get("train") and "train" not in broken:
         raise nothing_to_train(root, found, index)
@@ -72,7 +72,7 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
                             f"{_some(orphans)}")
 
 
-def find_splits(root: Path, patterns: Patterns | None = None) -> tuple[Found, "_Index"]:
+def find_splits(root: Path, patterns: Patterns | None = None, photos: bool = False) -> tuple[Found, "_Index"]:
     """The pairs in `root`, in the order of their names: what the patterns match, if there are any.
 
     Else, for each split, the first of these that is there:
@@ -85,7 +85,8 @@ def find_splits(root: Path, patterns: Patterns | None = None) -> tuple[Found, "_
 
     and without any split the same of A, B or `root` itself. Upper and lower case are one. One data set has one layout:
     where some split has two sides, a val or test split of single images or of one side holds inputs only, and is left
-    out. Pictures that this program drew are never pairs.
+    out. Pictures that this program drew are never pairs. With `photos`, a file without a partner, in a sub-folder too,
+    is a photo, input and target both, unless all names end in _AB, as those of side-by-side files.
     Raises FileNotFoundError when there is no folder, UserError when it is not clear what training pairs are meant.
     """
     if not root.is_dir():
@@ -94,7 +95,7 @@ def find_splits(root: Path, patterns: Patterns | None = None) -> tuple[Found, "_
                                 f"{', '.join(DATASETS)}")
     if patterns:
         return find_matches(root, patterns), _Index(root)
-    index = _Index(root)
+    index = _Index(root, photos)
     try:
         found = _known_layout(root, index)
     except UserError as error:
@@ -142,7 +143,8 @@ class _Index:
     order of their paths; names are as seen from the place. What becomes a pair, or lacks a partner, is taken out.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, photos: bool = False):
+        self.photos = photos
         self.root, self.images, self.npz = root, defaultdict(list), {}
         self.drawn, self.links, self.endings = [], [], Counter()
         tops = [root]  # and linked folders in known places
@@ -314,13 +316,13 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
 
     Images in sub-folders of unknown names are refused: one side, or both?
     """
-    here = [(name, path) for name, path in images if "/" not in name]
+    here = [(name, path) for name, path in images if index.photos or "/" not in name]
     if images and not here:
         folder = images[0][1].parents[images[0][0].count("/")]
         below = [path for _, path in images]
         raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
                         f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
-    index.images[split] = [image for image in images if "/" in image[0]]
+    index.images[split] = [] if index.photos else [image for image in images if "/" in image[0]]
     by_end = defaultdict(list)
     for name, path in here:
         match = re.fullmatch(r"(.+)[-_]([A-Za-z]+)", name)
@@ -337,7 +339,8 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
             return _pair(index.root, [a], b, [], part.orphans)
         part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
-    return [Pair((path,), name=_name_in(index.root, path)) for _, path in here]
+    alone = index.photos and not all(name.lower().endswith(("_ab", "-ab")) for name, _ in here)
+    return [Pair((path,), path if alone else None, name=_name_in(index.root, path)) for _, path in here]
 
 
 def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],

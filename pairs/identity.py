@@ -50,9 +50,14 @@ class Pair:
         return self.target is None
 
     @property
+    def alone(self) -> bool:
+        """Whether it is one photo, input and target both: its L and its ab."""
+        return self.target is self.inputs[0]
+
+    @property
     def sides(self) -> list[Source]:
         """The inputs and the target."""
-        return [*self.inputs, *([] if self.target is None else [self.target])]
+        return [*self.inputs, *([] if self.side_by_side or self.alone else [self.target])]
 
     @property
     def files(self) -> list[Source]:

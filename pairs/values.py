@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pairs.images import normalise
+from pairs.lab import lab_of, rgb_of
 from pairs.picture import Picture, to_array
 from utils import DataError
 
@@ -25,6 +26,7 @@ class Values:
     limits: tuple[float, float] | None = None  # what becomes -1 and 1; None: the whole range of 8 or 16 bits
     n_labels: int = 0  # classes, where the files hold their indices
     kind: str = "uint8"  # of KINDS: the numbers in which outputs are written
+    lab: Literal["", "L", "ab"] = ""  # the part of a photo's Lab colours, scaled as in the authors' PyTorch release
 
     def __post_init__(self):
         low, high = self.limits or (0, 1)
@@ -33,13 +35,20 @@ class Values:
 
     def __str__(self) -> str:
         ends = "{:g} to {:g}".format(*self.limits) if self.limits else "black to white"
+        if self.lab:
+            return "L of Lab, 0 to 100 as -1 to 1" if self.lab == "L" else "a and b of Lab, -110 to 110 as -1 to 1"
         channels = f"{self.channels} channel{'s' * (self.channels > 1)}"
         return f"{self.channels} classes" if self.n_labels else f"{channels}, {ends} as -1 to 1"
 
     @property
     def stored(self) -> int:
-        """Channels on the way to the device: indices become one channel a class there."""
-        return 1 if self.n_labels else self.channels
+        """Channels on the way to the device: there indices become one channel a class, and RGB becomes L or ab."""
+        return 1 if self.n_labels else 3 if self.lab else self.channels
+
+    @property
+    def written(self) -> int:
+        """Channels of an output's file: of ab, RGB."""
+        return 3 if self.lab else self.channels
 
     def array(self, pictures: Sequence[Picture]) -> np.ndarray:
         """The pictures as one (H, W, stored) array, uint8 or float32 in [0, 1].
@@ -55,6 +64,12 @@ class Values:
                 raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole numbers")
             known = (indices >= 0) & (indices < self.n_labels)
             return np.where(known, indices, VOID).astype(np.uint8)[..., None]
+        if self.lab:
+            photo = pictures[0]
+            if len(pictures) > 1 or photo.channels not in (1, 3) or photo.kind == "float32":
+                raise DataError(f"{names} cannot be taken apart into L and ab: that takes one photo, gray or colour, "
+                                "of 8 or 16 bits")
+            return to_array(photo, 3)
         if len(pictures) == 1:
             return to_array(pictures[0], self.channels, self.limits)
         counts = [picture.channels for picture in pictures]
@@ -75,11 +90,22 @@ class Values:
 
     def to_network(self, pixels: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
         """(N, stored, H, W), uint8 or float in [0, 1] → (N, channels, H, W) in [-1, 1], or 0 and 1 for classes."""
+        if self.lab:
+            rgb = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+            light, ab = lab_of(rgb).split([1, 2], dim=-3)
+            return (light / 50 - 1 if self.lab == "L" else ab / 110).to(torch.float32, memory_format=layout)
         if not self.n_labels:
             return normalise(pixels, layout)
         indices = pixels if pixels.dtype == torch.uint8 else (pixels * 255).round()  # float beside a float target
         classes = torch.arange(self.n_labels, device=pixels.device)[:, None, None]
         return (indices == classes).to(torch.float32, memory_format=layout)
+
+    def shown(self, x: Tensor, y: Tensor) -> Tensor:
+        """y as people see it and as `picture` takes it: ab, (…, 2, H, W), beside the L in x becomes RGB in [-1, 1]."""
+        if self.lab != "ab":
+            return y
+        light, ab = (x.float() + 1) * 50, y.float() * 110
+        return rgb_of(torch.cat([light, ab], dim=-3)) * 2 - 1
 
     def picture(self, y_fake: Tensor, deep: bool = False, alpha: np.ndarray | None = None) -> Picture:
         """(C, H, W) in [-1, 1] → numbers of this kind and range.
@@ -102,6 +128,8 @@ class Values:
 
 def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     """What x and y hold, by the settings of a run, or as a generator's file tells them. Raises ValueError."""
+    if settings.get("space") == "lab":
+        return Values(1, lab="L"), Values(2, lab="ab", kind=settings.get("kind", "uint8"))
     limits = {"A": settings.get("range_a"), "B": settings.get("range_b")}
     direction = str(settings.get("direction", "AtoB"))
     x, y = (limits.get(side) and tuple(map(float, limits[side])) for side in (direction[0], direction[-1]))
@@ -165,8 +193,11 @@ def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Te
     pixels: (N, H, W, C), uint8 or float32 in [0, 1], the stored channels of x first.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    sides = pixels.permute(0, 3, 1, 2).tensor_split([x.stored], dim=1)
-    return x.to_network(sides[0], layout), normalise(sides[1], layout)
+    of_x, of_y = pixels.permute(0, 3, 1, 2).tensor_split([x.stored], dim=1)
+    if x.lab:
+        ab, mask = Values(2, lab="ab").to_network(of_y[:, :3]), normalise(of_y[:, 3:])
+        return x.to_network(of_x, layout), torch.cat([ab, mask], dim=1).to(memory_format=layout)
+    return x.to_network(of_x, layout), normalise(of_y, layout)
 
 
 def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

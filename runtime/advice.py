@@ -114,7 +114,7 @@ def what_next(cfg: Config, pair: Any, split: str, kind: str = "uint8") -> str:
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)
     gen = cfg.out_dir / "gen.pth.tar"
     inputs = pair.inputs if cfg.direction == "AtoB" or pair.side_by_side else (pair.target,)
-    ending = ".png" if kind != "float32" and cfg.out_channels in (1, 3, 4) else ".npy"
+    ending = ".png" if kind != "float32" and (cfg.space == "lab" or cfg.out_channels in (1, 3, 4)) else ".npy"
     x = "FOLDER" if len(inputs) > 1 else short(inputs[0]) if isinstance(inputs[0], Path) else "FILE"
     half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if pair.side_by_side else []
     return "\n".join([

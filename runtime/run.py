@@ -24,8 +24,8 @@ from runtime.writer import Writer
 from utils import UserError, name_of
 
 # For a run's whole life
-FIXED = ["direction", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf", "n_layers",
-         *FOLLOW_UP, "n_scales", "spectral_norm"]
+FIXED = ["direction", "space", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf",
+         "n_layers", *FOLLOW_UP, "n_scales", "spectral_norm"]
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # where no file can be locked
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 

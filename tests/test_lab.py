@@ -1,0 +1,284 @@
+"""Colourisation: photos to L and ab and back, with scikit-image as the judge, and a network that colours them."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, launch, paired, settings
+from PIL import Image
+from skimage import color
+
+from config import Config
+from dataset import load_data
+from generator import Generator
+from inference.load import load_generator
+from inference.raster import translate_raster
+from inference.trained import Trained
+from inference.translate import Translator
+from pairs.find import find_pairs
+from pairs.geometry import Geometry
+from pairs.images import read_picture, write_picture
+from pairs.lab import lab_of, rgb_of
+from pairs.picture import Picture, picture_of
+from pairs.values import Values, values_of
+from runtime.checkpoint import load_tensors
+from utils import DataError, UserError
+
+L, AB = Values(1, lab="L"), Values(2, lab="ab")
+LAB = Config(space="lab")
+TRAINED = Trained(1, 2, Geometry("stretch", 64, 64), space="lab")
+
+
+def chw(array):
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def hwc(tensor):
+    return tensor.numpy().transpose(1, 2, 0)
+
+
+def photo(height, width, dtype=np.uint8, seed=0):
+    """Every colour that there is, also those at the ends."""
+    array = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
+    array[:2] = (array[:2] > array[:2].mean()) * np.iinfo(dtype).max
+    return array
+
+
+def lightness(array):
+    """(H, W), from 0 to 100, of uint8 or uint16."""
+    return color.rgb2lab(array / np.iinfo(array.dtype).max)[..., 0]
+
+
+@pytest.fixture
+def gen():
+    """Of 64 pixels; makes strong colours of L."""
+    torch.manual_seed(0)
+    gen = Generator(1, 2, 4, crop_size=64).eval()
+    with torch.no_grad():
+        gen.output[1].weight.mul_(60)
+    return gen
+
+
+@pytest.fixture
+def translator(gen):
+    return Translator(gen, TRAINED, precision="fp32", dropout=False)
+
+
+def test_lab_is_that_of_scikit_image():
+    rgb = photo(40, 50).astype(np.float32) / 255
+    np.testing.assert_allclose(hwc(lab_of(chw(rgb))), color.rgb2lab(rgb), atol=0.01)
+
+
+def test_rgb_of_lab_is_the_photo_again():
+    rgb = chw(photo(40, 50).astype(np.float32) / 255)
+    torch.testing.assert_close(rgb_of(lab_of(rgb)), rgb, atol=2e-5, rtol=0)
+
+
+def test_colours_that_no_screen_shows_become_paler_and_not_lighter_or_darker():
+    generator = torch.Generator().manual_seed(0)
+    wild = torch.rand(2, 3, 60, 60, generator=generator)
+    wild = wild * torch.tensor([100, 220, 220])[:, None, None] - torch.tensor([0, 110, 110])[:, None, None]
+    rgb = rgb_of(wild)
+    assert rgb.min() >= 0 and rgb.max() <= 1
+    for image, wanted in zip(rgb, wild, strict=True):
+        found = color.rgb2lab(hwc(image))
+        assert np.abs(found[..., 0] - hwc(wanted)[..., 0]).max() < 0.01
+        a, b = (lab[..., 1] + 1j * lab[..., 2] for lab in (found, hwc(wanted)))
+        strong = np.abs(a) > 5
+        assert np.abs(np.angle(a / b))[strong].max() < 0.01  # the hue stays too
+        assert np.abs(a).mean() > 0.3 * np.abs(b).mean()  # and as much colour as there can be
+
+
+def test_x_and_y_are_scaled_as_in_the_authors_release():
+    rgb = photo(24, 30)
+    lab = color.rgb2lab(rgb)
+    x, y = (values.to_network(chw(values.array([picture_of(rgb)]))) for values in (L, AB))
+    np.testing.assert_allclose(hwc(x), lab[..., :1] / 50 - 1, atol=1e-4)
+    np.testing.assert_allclose(hwc(y), lab[..., 1:] / 110, atol=1e-4)
+    np.testing.assert_array_equal(AB.picture(AB.shown(x, y)).array, rgb)
+
+
+def test_photos_of_16_bits_keep_their_depth():
+    rgb = photo(24, 30, np.uint16)
+    x, y = (values.to_network(chw(values.array([picture_of(rgb)]))) for values in (L, AB))
+    back = AB.picture(AB.shown(x, y), deep=True).array
+    assert back.dtype == np.uint16 and np.abs(back.astype(int) - rgb).max() <= 4
+
+
+def test_without_colour_a_photo_is_gray():
+    x = L.to_network(chw(photo(24, 30)))
+    gray = AB.picture(AB.shown(x, torch.zeros(2, 24, 30)), deep=True).array
+    assert np.ptp(gray, axis=2).max() <= 1  # of 65535
+    assert np.abs(lightness(gray) - lightness(photo(24, 30))).max() < 0.01
+
+
+@pytest.mark.parametrize("floats", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_numbers_of_unknown_range_are_refused(floats, channels):
+    with pytest.raises(DataError, match="cannot be taken apart into L and ab"):
+        L.array([picture_of(np.zeros((8, 8, channels), floats))])
+
+
+def test_bands_and_several_inputs_are_refused():
+    rgb = picture_of(photo(8, 8))
+    for pictures in ([picture_of(np.zeros((8, 8, 4), np.uint8))], [rgb, rgb]):
+        with pytest.raises(DataError, match="one photo, gray or colour"):
+            L.array(pictures)
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (dict(range_a=(0, 9)), "range_a must be left out"), (dict(range_b=(0, 9)), "range_b must be left out"),
+    (dict(n_labels=5), "n_labels must be 0"), (dict(label_side="B"), "label_side must be none"),
+    (dict(out_channels=1), "out_channels must be left out"), (dict(in_channels=4), "in_channels must be left out"),
+    (dict(best_by="facades"), "best_by must be no palette"), (dict(lambda_vgg=1.0), "lambda_vgg must be 0")])
+def test_settings_that_do_not_go_with_lab_are_told(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Config(space="lab", **wrong)
+
+
+def test_lab_sets_the_channels_and_survives_a_file():
+    assert (LAB.in_channels, LAB.out_channels) == (1, 2)
+    assert Config(**LAB.plain()) == LAB
+
+
+def save_photos(folder, *names, size=(60, 40)):
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(photo(5, 6, seed=seed)).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / name)
+
+
+def test_photos_of_any_folder_are_input_and_target_both(tmp_path):
+    save_photos(tmp_path, "train/a.png", "train/dogs/b.png", "val/c.jpg")
+    splits = find_pairs(tmp_path, photos=True).splits
+    assert [pair.name for pair in splits["train"]] == ["train/a", "train/dogs/b"]
+    assert len(splits["val"]) == 1 and all(pair.alone for pairs in splits.values() for pair in pairs)
+
+
+def test_photos_in_one_folder_are_divided(tmp_path):
+    save_photos(tmp_path, *(f"{i}.png" for i in range(10)))
+    splits = find_pairs(tmp_path, photos=True).splits
+    assert len(splits["train"]) + len(splits["val"]) == 10 and len(splits["val"]) > 0
+
+
+def test_names_that_tell_of_pairs_are_pairs_with_lab_too(tmp_path):
+    save_photos(tmp_path, "train/1_AB.png", "train/2_AB.png")
+    assert all(pair.side_by_side for pair in find_pairs(tmp_path, photos=True).splits["train"])
+    save_photos(tmp_path / "ends", "train/1_A.png", "train/1_B.png", "val/2_A.png", "val/2_B.png")
+    (pair,) = find_pairs(tmp_path / "ends", photos=True).splits["train"]
+    assert (pair.inputs[0].stem, pair.target.stem) == ("1_A", "1_B")
+
+
+def test_of_a_pair_the_inputs_light_and_the_targets_colours_are_learnt(tmp_path):
+    save_photos(tmp_path, "train/A/1.png", "train/B/1.png", "val/A/2.png", "val/B/2.png", size=(64, 64))
+    (pair,) = find_pairs(tmp_path, photos=True).splits["train"]
+    x, y = paired([pair], Config(space="lab", crop_size=64, load_size=64), train=False)[0]
+    of_a, of_b = (color.rgb2lab(np.asarray(Image.open(path))) for path in (pair.inputs[0], pair.target))
+    np.testing.assert_allclose(hwc(x), of_a[..., :1] / 50 - 1, atol=1e-4)
+    np.testing.assert_allclose(hwc(y), of_b[..., 1:] / 110, atol=1e-4)
+    assert np.abs(of_a - of_b).mean() > 5
+
+
+def test_crop_and_mirror_are_shared_by_light_and_colour(tmp_path):
+    save_photos(tmp_path, "train/1.png", "val/2.png", size=(90, 80))
+    cfg = Config(space="lab", crop_size=64, load_size=72)
+    data = paired(find_pairs(tmp_path, photos=True).splits["train"], cfg)
+    whole = {array.tobytes() for array in windows(data.read(0)[..., :3], 64)}
+    for epoch in range(1, 6):
+        x, y = data[epoch, 0]
+        seen = AB.picture(AB.shown(x, y)).array
+        assert seen.tobytes() in whole
+
+
+def windows(image, size):
+    for turned in (image, image[:, ::-1]):
+        for top in range(image.shape[0] - size + 1):
+            for left in range(image.shape[1] - size + 1):
+                yield turned[top : top + size, left : left + size]
+
+
+def test_files_twice_as_wide_as_high_are_told_and_floats_are_refused(tmp_path, capsys):
+    save_photos(tmp_path, "train/1.png", "train/2.png", "val/3.png", size=(64, 32))
+    cfg = settings(tmp_path, tmp_path / "run", space="lab")
+    load_data(cfg)
+    assert "all photos are twice as wide as high" in capsys.readouterr().out
+    for path in tmp_path.glob("train/*.png"):
+        path.unlink()
+        np.save(path.with_suffix(".npy"), np.zeros((32, 48, 3), np.float32))
+    with pytest.raises(UserError, match="Lab takes photos of 8 or 16 bits"):
+        load_data(cfg)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 131), (40, 333)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_output_is_as_light_as_the_input_at_any_size(translator, size, dtype):
+    array = photo(*size, dtype)
+    made = translator.picture(array)
+    level = 100 / np.iinfo(dtype).max
+    assert made.dtype == dtype and made.shape == array.shape
+    assert np.abs(lightness(made) - lightness(array)).max() < level
+    assert np.ptp(made, axis=2).mean() > np.iinfo(dtype).max / 20  # and it has colours
+
+
+def test_gray_alpha_and_colour_come_in_and_pillow_too(translator):
+    rgb = photo(50, 70)
+    gray = rgb[..., 0]
+    made = translator.picture(gray)
+    assert made.shape == rgb.shape and np.abs(lightness(made) - lightness(np.dstack([gray] * 3))).max() < 100 / 255
+    alpha = np.full(gray.shape, 255, np.uint8)
+    alpha[:9] = 7
+    assert (translator.picture(np.dstack([rgb, alpha]))[..., 3] == alpha).all()
+    assert translator.picture(Image.fromarray(np.dstack([gray, alpha]), "LA")).mode == "RGBA"
+    assert translator.picture(Image.fromarray(gray)).mode == "RGB"
+
+
+def test_rows_of_a_large_raster_are_equal_to_the_whole(gen, tmp_path):
+    source = tmp_path / "in.tif"
+    write_picture(source, Picture(photo(300, 140, np.uint16)))
+    translator = Translator(gen, TRAINED, tile=128, scale="native", dropout=False)
+    translate_raster(translator, source, tmp_path / "out.tif")
+    np.testing.assert_array_equal(read_picture(tmp_path / "out.tif").array,
+                                  translator.numbers([read_picture(source)]))
+
+
+def test_values_of_lab_say_what_they_are():
+    x, y = values_of(LAB.plain())
+    assert (x, y) == (L, AB) and "L of Lab" in str(x) and "a and b of Lab" in str(y)
+
+
+def ask(*words):
+    process = launch(*words, cwd=ROOT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    return out + err
+
+
+@pytest.mark.slow
+def test_training_resuming_predicting_and_evaluating_colour_photos(tmp_path):
+    names = [f"{split}/{i}.png" for split, n in (("train", 6), ("val", 3)) for i in range(n)]
+    save_photos(tmp_path / "data", *names)
+    run, out = tmp_path / "run", tmp_path / "out"
+    common = ["train.py", "--data-root", tmp_path / "data", "--out-dir", run, "--num-workers", "0"]
+    ask("check.py", tmp_path / "data", "--space", "lab", "--crop-size", "64", "--load-size", "72")
+    (ROOT / "preview_data.png").unlink()
+    ask(*common, "--space", "lab", "--ngf", "4", "--ndf", "4", "--crop-size", "64", "--load-size", "72",
+        "--n-epochs", "1", "--best-by", "psnr", "--device", "cpu")
+    ask(*common, "--resume", "--n-epochs", "2")
+    assert load_tensors(run / "gen.pth.tar")["config"]["space"] == "lab"
+    assert load_generator(run / "gen.pth.tar").trained.y == AB
+    ask("predict.py", "--checkpoint", run / "gen.pth.tar", "--input", tmp_path / "data/val", "--output", out)
+    for path in out.glob("*.png"):
+        made, source = (np.asarray(Image.open(place)) for place in (path, tmp_path / "data/val" / path.name))
+        assert np.abs(lightness(made) - lightness(source)).max() < 100 / 255
+    assert len([*out.glob("*.png")]) == 3
+    ask("predict.py", "--checkpoint", run / "gen.pth.tar", "--input", tmp_path / "data/val/0.png", "--output",
+        out / "next.png", "--compare")
+    assert Image.open(out / "next.png").size == (120, 40)
+    for words in ([], ["--full-size"]):
+        told = ask("evaluate.py", "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "data", "--baseline",
+                   "identity", "--num-workers", "0", "--out-dir", tmp_path / f"scores{len(words)}", *words)
+        assert "psnr" in told and "identity" in told
+    if sys.platform != "win32":
+        process = launch("train.py", "--resume", "--out-dir", run, "--space", "rgb", "--n-epochs", "3", cwd=ROOT)
+        assert "space lab, which cannot become rgb" in process.communicate(timeout=120)[1]
