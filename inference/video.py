@@ -42,8 +42,8 @@ def check_network(trained: Trained) -> None:
         raise UserError(f"the network takes {trained.inputs} inputs together, and a video is one")
     if trained.in_channels not in (1, 3) or trained.n_labels:
         raise UserError("the network takes other inputs than pictures, which no video holds")
-    if trained.out_channels not in (1, 3) or trained.kind != "uint8":
-        raise UserError(f"the outputs are {trained.kind} of {trained.out_channels} channels, which no video holds")
+    if trained.y.written not in (1, 3) or trained.kind != "uint8":
+        raise UserError(f"the outputs are {trained.kind} of {trained.y.written} channels, which no video holds")
 
 
 def translate_video(translator: Translator, video: Video, output: Path, batch_size: int = 1,
@@ -94,14 +94,15 @@ def translate_frames(translator: Translator, frames: list, writer: "Writer", bar
     writer.check_size(pictures[0].size, frames[0])
     if len({picture.size for picture in pictures} | {writer.size}) > 1:
         raise DataError(f"{name_of(writer.source)} changes its size on the way, which one video cannot hold")
-    x = [to_tensor(translator.to_scale(translator.x.array([picture]))) for picture in pictures]
+    arrays = [translator.x.array([picture]) for picture in pictures]
+    x = [to_tensor(translator.to_scale(array)) for array in arrays]
     y_fake = translator.tensor(torch.stack(x))
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(writer.source)} is not translated: the network's output is not finite; --precision "
                         "fp32 may help")
-    for frame, each in zip(frames, y_fake, strict=True):
-        array = translator.y.picture(translator.to_size(each, writer.size), False, None).numbers
-        writer.add_frame(array, frame)
+    for frame, array, each in zip(frames, arrays, y_fake, strict=True):
+        made = translator.shown(array, translator.to_size(each, writer.size))
+        writer.add_frame(translator.y.picture(made, False, None).numbers, frame)
         bar(1)
     return len(frames)
 
