@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, launch, wait_until
+from skimage import color
 from test_predict import call, checkpoint, gen  # noqa: F401
 from test_prepare import video
 
 import predict as predict_module
+from generator import Generator
+from inference.trained import Trained
 from inference.translate import Translator
 from inference.video import translate_video
 from making.frames import Video, upright
+from pairs.geometry import Geometry
 
 av = pytest.importorskip("av")
 
@@ -82,6 +87,19 @@ def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
     for (_, a), (_, b) in zip(before, after, strict=True):
         assert np.abs(a.astype(int) - b).mean() < 3
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_network_that_makes_ab_of_l_colours_the_frames(tmp_path):
+    network = Generator(1, 2, 4, crop_size=64).eval()
+    trained = Trained(1, 2, Geometry("stretch", 64, 64), space="lab")
+    translator = Translator(network, trained, norm="running", dropout=False)
+    translator.tensor = lambda pixels: torch.full((len(pixels), 2, 64, 64), 0.2)  # a and b are 22: orange
+    source, made = clip(tmp_path / "in.mp4", range(3)), tmp_path / "out.mp4"
+    assert translate_video(translator, Video(source), made) == 3
+    for (_, a), (_, b) in zip(seen(source), seen(made), strict=True):
+        a, b = (color.rgb2lab(frame) for frame in (a, b))
+        assert np.abs(a[..., 0] - b[..., 0]).mean() < 2
+        assert np.abs(np.median(b[..., 1:], axis=(0, 1)) - 22).max() < 4
 
 
 def test_rate_stays(same, tmp_path):
