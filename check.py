@@ -11,14 +11,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config import Config
-from dataset import Jitter, PairedImages, read_pair, read_pictures
+from dataset import PairedImages
 from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs, needed
 from pairs.geometry import Geometry, usual_size
 from pairs.identity import Pair
+from pairs.jitter import Jitter
 from pairs.patterns import Patterns
+from pairs.reading import read_pair
 from pairs.values import values_of
 from runtime.cli import parse
 from runtime.console import run_main, say
@@ -58,7 +60,7 @@ def check(cfg: Config) -> int:
     good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     x, y = values_of(cfg.plain())
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
-    seen = check_values(sum(found.splits.values(), []), read_pictures, x, y, cfg.direction, at_most=200)
+    seen = check_values(sum(found.splits.values(), []), x, y, cfg.direction, at_most=200)
     for (name, side), values in zip(seen.items(), (a, b), strict=True):
         if side.channels:
             say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
@@ -89,7 +91,7 @@ def check(cfg: Config) -> int:
             + f" (resize {cfg.resize})")
     if good.get("train"):
         name = cfg.data_root.resolve().name
-        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg),
+        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter.of(cfg),
                             masked=may_lack_values(good["train"], seen.values()))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         tiles = (data[i] for i in evenly(range(len(data)), 6))

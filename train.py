@@ -128,14 +128,14 @@ def train(cfg: Config) -> None:
         # Find everything that the run needs, so that what is missing ends it now.
         validate = Validation(cfg, ranks, autocast)
         vgg_loss = load_vgg(device) if cfg.lambda_vgg else None
-        train_data, val_data = load_data(cfg, ranks.world, run.met, run.saved is not None)
+        train_data, val_data, survey = load_data(cfg, ranks.world, run.met, run.saved is not None)
 
         # Draw the networks from the seed, then put the checkpoint into them if there is one.
         use_seed(cfg.seed, deterministic=cfg.speed == "deterministic")
         state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
         if cfg.init_from and not run.saved:
             ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from))  # replicate() hands it on
-        progress = run.restore(state, train_data.record, train_data.unchanged, val_data.unchanged)
+        progress = run.restore(state, survey.record, survey.same_train, survey.same_scored)
 
         # Choose the step, and what watches over it.
         rate = partial(learning_rate, lr=cfg.lr, n_epochs=cfg.n_epochs, n_epochs_decay=cfg.n_epochs_decay)
@@ -172,7 +172,7 @@ def train(cfg: Config) -> None:
                 run.save(state, meter.progress(), log.history)  # --resume goes on in the middle of the epoch
                 raise
             run.save(state, progress, log.history)
-        log.finish(val_data, train_data.record["kind"], dtype)
+        log.finish(survey.scored[0], survey.split, survey.record["kind"], dtype)
 
 
 @memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")

@@ -8,10 +8,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from dataset import read_pair
 from pairs.find import list_images
 from pairs.identity import Pair
 from pairs.palettes import load_palette
+from pairs.reading import read_pair
 from pairs.values import Values
 
 for name in ("cityscapes", "facades"):

@@ -22,12 +22,14 @@ import torch
 from PIL import Image
 
 from config import Config
-from dataset import Jitter, PairedImages, read_pair
+from dataset import PairedImages
 from pairs import demo
 from pairs.checks import check_headers, describe
 from pairs.find import usable_pairs
 from pairs.geometry import Geometry
+from pairs.jitter import Jitter
 from pairs.loading import Batches, EpochSampler, open_batches
+from pairs.reading import read_pictures
 from runtime.devices import usable_cores
 
 
@@ -81,11 +83,11 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
             pairs = usable_pairs(root, 0).splits["train"]
             named = (pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs]
             geometry = Geometry.of(cfg.plain())
-            files, memory = (PairedImages(named, geometry=geometry, jitter=Jitter(cfg)) for _ in range(2))
+            files, memory = (PairedImages(named, geometry=geometry, jitter=Jitter.of(cfg)) for _ in range(2))
             memory.cache = {}
             row = {"name": f"{root.name}, {describe(check_headers(pairs), pairs)}", "ms": ms_a_pair(files),
                    "ram": ms_a_pair(memory)}
-            with unittest.mock.patch("dataset.read_pair", lambda *args: read_pair(*args[:3])):
+            with unittest.mock.patch("dataset.read_pictures", lambda pair, _: read_pictures(pair)):
                 row["whole"] = ms_a_pair(files)  # JPEGs decoded at their full size
             print("{}\n  ms a pair: {}".format(row["name"], ", ".join("{} {median:.2f} ({min:.2f} to {max:.2f})".format(
                 name, **row[key]) for name, key in (("file", "ms"), ("decoded whole", "whole"), ("memory", "ram")))))

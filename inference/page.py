@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset import read_pair
 from generator import Generator
 from inference.export import fits_fp16, write
 from inference.trained import Trained
@@ -19,6 +18,7 @@ from pairs.geometry import resize
 from pairs.identity import Pair
 from pairs.images import can_hold, png, to_tensor
 from pairs.palettes import PALETTES, load_palette
+from pairs.reading import read_pair
 from runtime.cli import load
 from runtime.console import say
 from runtime.files import atomic, complete_folder

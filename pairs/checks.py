@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,23 +15,12 @@ from pairs.identity import Pair
 from pairs.images import has_frames, has_nodata, read_palette, read_size
 from pairs.palettes import sample
 from pairs.picture import Picture, to_array
+from pairs.reading import check_sizes, read_pictures
 from pairs.values import KINDS, VOID, Values, mask_array, mask_weight, mask_white
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
 PHOTOS = (5 / 4, 4 / 3, 3 / 2, 8 / 5, 16 / 9)  # width by height, of cameras and screens; two squares are 2
-
-
-def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
-    """Raises DataError when a side-by-side file has an odd width, or when the files of a pair differ in size."""
-    first, *others = zip(pair.files, sizes, strict=True)
-    if pair.side_by_side and first[1][0] % 2:
-        raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}: an odd width has no middle to split it "
-                        "at")
-    for source, size in others:
-        if size != first[1]:
-            raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}, but {name_of(source)} is "
-                            f"{size[0]}×{size[1]}: a pair must be of one size")
 
 
 def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, halved: bool = False) -> Counter:
@@ -322,11 +311,11 @@ def class_top(side: Seen) -> int:
     return top if few or side.flat and len(indices) > top / 4 else 0
 
 
-def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, direction: str,
+def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
                  at_most: int = 20, colours: bool = False) -> dict[str, Seen]:
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
 
-    read(pair) returns the pictures of A, of B, and of a mask. With `colours`, those of x's pictures are sampled too.
+    With `colours`, those of x's pictures are sampled too.
     Raises UserError where numbers need a range, and proposes one, where class indices hold hardly a class, and where
     hardly any pixel counts.
     """
@@ -334,7 +323,7 @@ def check_values(pairs: Sequence[Pair], read: Callable, x: Values, y: Values, di
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            *sides, mask = [*read(pair), None][:3]
+            *sides, mask = [*read_pictures(pair), None][:3]
             masked = None if mask is None else mask_weight(mask[0])[..., 0] == 0
             counted.add(list(itertools.chain(*sides)), None if mask is None else mask[0])
             for name, pictures in zip("AB", sides, strict=True):

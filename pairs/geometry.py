@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pairs.values import stack
+
 Size = tuple[int, int]  # width, height
 Interpolation = Literal["linear", "bicubic", "nearest"]
 Scale = Literal["trained", "crop", "native"] | float  # at which a trained network sees an image
@@ -54,6 +56,10 @@ class Geometry:
     def how(self, label: bool) -> Interpolation:
         """By which an image is resized: of labels, no new values are made."""
         return "nearest" if label else self.interpolation
+
+    def pad(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, C), at least as large as a crop: reflected at its edges where it is smaller."""
+        return pad(image, self.crop)
 
     def interpolate(self, image: np.ndarray, size: Size, label: bool = False) -> np.ndarray:
         return resize(image, size, self.how(label))
@@ -157,6 +163,19 @@ def resize_masked(image: np.ndarray, mask: np.ndarray, size: Size, how: Interpol
     darkest = cv2.erode(weight, np.ones([2 * n + 1 for n in reach], np.uint8)).reshape(mask.shape)
     sees_white = resize(darkest, size, "nearest") == 1
     return [np.where(sees_white, resize(image, size, how), mean), resize(mask, size)]
+
+
+def resize_pair(x: np.ndarray, y: np.ndarray, mask: np.ndarray | None, size: Size, x_how: Interpolation,
+                y_how: Interpolation, masked: bool = False) -> np.ndarray:
+    """x, y and the mask, each (H, W, C), as the channels of one (height, width, C); the mask weights y.
+
+    Without a mask, where all pairs are `masked`, comes a white one.
+    """
+    x = resize(x, size, x_how)
+    if mask is not None:
+        return stack([x, *resize_masked(y, mask, size, y_how)])
+    white = [np.full((*x.shape[:2], 1), 255, np.uint8)] if masked else []
+    return stack([x, resize(y, size, y_how), *white])
 
 
 def pad(image: np.ndarray, size: Size) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from config import Config
+from pairs.find import evenly
 from pairs.values import to_batch
 from runtime.console import say
 from runtime.devices import usable_cores
@@ -25,6 +26,7 @@ from runtime.signals import held_back, leave_children, leave_signals
 from utils import DataError
 
 MESSAGE = 16  # pairs that a loader process hands over at once, where they are small
+AUTO_CACHE = 2 * 10**9  # bytes; the most that cache "auto" keeps in memory
 AHEAD = 3  # steps that wait on the device; more would only delay Ctrl-C and hold memory
 
 
@@ -213,6 +215,25 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     finally:
         if loader and loader._iterator is not None:
             loader._iterator._shutdown_workers()
+
+
+def keep_in_memory(cache: str, world: int, *data: Dataset) -> None:
+    """Gives the data sets a cache if the setting says so; auto: if that of all processes together is not too large."""
+    if cache == "none":
+        return
+    needed = world * sum(map(in_memory, data))  # each process has a cache of its own
+    if cache == "ram" or needed <= AUTO_CACHE:
+        say(f"reading the pairs once, into memory: {needed / 1e6:,.0f} MB")
+        for each in data:
+            each.cache = {}
+
+
+def in_memory(data: Dataset) -> float:
+    """Bytes of all pairs in the cache, estimated from five; infinite if one of these cannot be read."""
+    try:
+        return len(data) * float(np.mean([data.read(index).nbytes for index in evenly(range(len(data)), 5)]))
+    except DataError:
+        return math.inf
 
 
 @contextlib.contextmanager

@@ -149,6 +149,19 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [array if array.dtype == np.float32 else array / np.float32(255) for array in arrays]
 
 
+def batch_of(items: Sequence[np.ndarray]) -> Tensor:
+    """Pairs of one size, (H, W, C), as (N, H, W, C); where one has a mask, those without get a white one."""
+    items = alike(items)
+    if len(items) == 1:
+        return torch.from_numpy(items[0][None])
+    most = max(item.shape[2] for item in items)
+    white = 255 if items[0].dtype == np.uint8 else 1
+    missing = [((0, 0), (0, 0), (0, most - item.shape[2])) for item in items]
+    filled = [np.pad(item, width, constant_values=white) if any(width[2]) else item
+              for item, width in zip(items, missing, strict=True)]
+    return torch.from_numpy(np.stack(filled))
+
+
 def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray | None:
     """What counts, (H, W, 1), uint8 or float32 in [0, 1]: 0 where the mask is black or a picture holds no value.
 

@@ -70,9 +70,9 @@ class Logger:
             f"processes {ranks.world}, {gen:,} + {disc:,} parameters, which take {(gen + disc) * 16 / 1e9:.2g} GB with "
             f"gradients and Adam's moments, and activations more; writing to {self.folder}")
 
-    def finish(self, val_data: Any, kind: str, dtype: torch.dtype) -> None:
+    def finish(self, pair: Any, split: str, kind: str, dtype: torch.dtype) -> None:
         """Says what the run came to, and what can follow. kind: the numbers of the targets."""
-        say(what_next(self.cfg, val_data.pairs[0], val_data.split, kind))
+        say(what_next(self.cfg, pair, split, kind))
         if not self.silent:  # the history is the main process's
             say(summary(self.cfg, self.history, self.run.ranks.device, dtype, self.run.commit))
 

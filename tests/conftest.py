@@ -21,10 +21,11 @@ from PIL import Image
 
 import train as train_module
 from config import Config
-from dataset import Jitter, PairedImages
+from dataset import PairedImages
 from hd.networks import make_networks
 from pairs.geometry import Geometry
 from pairs.identity import Pair
+from pairs.jitter import Jitter
 from pairs.values import Values, values_of
 from runtime import run as run_module
 from runtime.checkpoint import load_tensors
@@ -95,7 +96,7 @@ def geometry_of(cfg):
 def paired(pairs, cfg, train=True):
     """The pairs as the settings would train on them, or validate."""
     return PairedImages(pairs, cfg.direction, *values_of(cfg.plain()), geometry_of(cfg), cfg.label_side,
-                        Jitter(cfg) if train else None)
+                        Jitter.of(cfg) if train else None)
 
 
 def fresh_state(cfg, dtype=torch.float32):

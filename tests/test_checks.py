@@ -10,8 +10,9 @@ from conftest import settings
 from PIL import Image
 
 from check import check
-from dataset import load_data, read_pair
+from dataset import load_data
 from pairs.find import find_pairs
+from pairs.reading import read_pair
 from pairs.values import values_of
 from utils import UserError
 

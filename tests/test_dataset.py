@@ -8,13 +8,15 @@ import torch
 from conftest import RGB, pair_of, paired, write_pair
 from PIL import Image
 
-import dataset
 from check import check
 from config import Config
-from dataset import Jitter, load_data, read_pair
+from dataset import load_data
+from pairs import jitter, loading
 from pairs.checks import check_headers
 from pairs.geometry import resize
+from pairs.jitter import Jitter
 from pairs.loading import EpochSampler, loaders
+from pairs.reading import read_pair, read_pictures
 from pairs.values import Values
 from runtime.distributed import Ranks
 from utils import DataError, UserError
@@ -63,7 +65,7 @@ def test_all_symmetries_are_shared_by_the_pair_and_its_mask(size, channels, symm
     located = np.tile(here, 33)[..., :channels]
     mask = here.sum(axis=2, keepdims=True).astype(np.uint8)
     pair = np.concatenate([located, located, mask], axis=2)
-    jitter = Jitter(replace(JITTER, crop_size=size[0], crop_width=size[1], flip="all"))
+    jitter = Jitter.of(replace(JITTER, crop_size=size[0], crop_width=size[1], flip="all"))
     met = set()
     for epoch in range(120):
         made = jitter(pair, Values(channels), Values(channels), epoch, 0).astype(int)
@@ -103,15 +105,15 @@ def test_training_starts_with_the_package_that_its_jitter_was_proven_with(monkey
     """AlbumentationsX fills the same folder, with other draws from the same seed."""
     def version(name):
         if name not in installed:
-            raise dataset.metadata.PackageNotFoundError(name)
+            raise jitter.metadata.PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(dataset.metadata, "version", version)
+    monkeypatch.setattr(jitter.metadata, "version", version)
     if not told:
-        dataset.Jitter(Config())
+        Jitter.of(Config())
         return
     with pytest.raises(UserError, match=told):
-        dataset.Jitter(Config())
+        Jitter.of(Config())
 
 
 def test_no_two_draws_of_the_jitter_are_one():
@@ -320,7 +322,7 @@ def test_a_few_plain_photos_among_pairs_are_named(tmp_path, capsys):
 def test_halves_in_portrait_are_pairs_too(tmp_path, size, end, capsys):
     for i in range(4):
         write_pair(tmp_path / f"{i}{end}.png", *size, seed=i)
-    assert sum(map(len, load_data(replace(Config(), data_root=tmp_path)))) == 4
+    assert sum(map(len, load_data(replace(Config(), data_root=tmp_path))[:2])) == 4
     assert "not wider than high" not in capsys.readouterr().out
 
 
@@ -369,7 +371,7 @@ def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, f
     for _ in range(2):
         assert check(cfg) == 0
     assert len(list(Path().iterdir())) == 5
-    train, val = load_data(cfg)
+    train, val, _ = load_data(cfg)
     assert len(train) + len(val) == 4
 
 
@@ -388,7 +390,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     for data in (paired([pair_of(path)], cfg, True), paired([pair_of(path)], cfg, False),
                  paired([pair_of(path)], replace(cfg, label_side="B"), True)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dataset.read_pair", lambda *a: sizes.append(a[3] and a[3]((9, 9))) or read_pair(*a))
+            patch.setattr("dataset.read_pictures", lambda *a: sizes.append(a[1] and a[1]((9, 9))) or read_pictures(*a))
             data[1, 0]
     assert sizes == [(286, 286), None, None]  # what is scored, and label maps, are decoded whole
 
@@ -420,8 +422,8 @@ def test_auto_keeps_what_fits_into_memory_and_says_how_much(data, monkeypatch, c
     cfg = replace(JITTER, data_root=data, cache="auto")
     needed = 6 * 80**2 * 6 + 2 * 64**2 * 6
     for limit, world, kept in ((needed, 1, True), (needed - 1, 1, False), (2 * needed, 2, True), (needed, 2, False)):
-        monkeypatch.setattr(dataset, "AUTO_CACHE", limit)
-        assert [each.cache is not None for each in load_data(cfg, world)] == [kept] * 2
+        monkeypatch.setattr(loading, "AUTO_CACHE", limit)
+        assert [each.cache is not None for each in load_data(cfg, world)[:2]] == [kept] * 2
         assert capsys.readouterr().out.count("reading the pairs once, into memory:") == kept
     assert load_data(replace(cfg, cache="ram"), 2)[0].cache is not None
 

@@ -480,9 +480,9 @@ def test_scores_of_other_validation_pairs_are_not_compared(small, scripted, monk
     told = []
 
     def load_data(*args):
-        train_data, val_data = dataset.load_data(*args)
-        train_data.record["validated_on"] = told[-1]
-        return train_data, val_data
+        train_data, val_data, survey = dataset.load_data(*args)
+        survey.record["validated_on"] = told[-1]
+        return train_data, val_data, survey
 
     monkeypatch.setattr("train.load_data", load_data)
     for n_epochs, pairs, best in ((1, "old", 1), (2, "new", 2), (3, "new", 2), (4, "new", 4)):

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from config import Config
-from dataset import read_pair
 from generator import Generator
 from inference.load import is_published, load_generator
 from pairs import download
@@ -33,6 +32,7 @@ from pairs.download import unpack
 from pairs.find import find_pairs
 from pairs.images import read_picture, read_size
 from pairs.picture import to_array
+from pairs.reading import read_pair
 from runtime.cli import load
 from train import train
 from utils import DataError

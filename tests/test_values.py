@@ -23,7 +23,7 @@ import evaluate
 import predict
 from check import check
 from config import Config
-from dataset import Jitter, PairedImages, load_data, read_pair
+from dataset import PairedImages, load_data
 from inference.load import load_generator
 from inference.translate import translate
 from pairs.checks import Seen, range_words
@@ -31,7 +31,9 @@ from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
 from pairs.identity import Pair
 from pairs.images import read_picture, read_size, write_picture
+from pairs.jitter import Jitter
 from pairs.picture import Picture, of_pillow, picture_of, to_array
+from pairs.reading import read_pair
 from pairs.values import Values, composite, values_of
 from runtime.grids import rgb
 from train import step_for, train
@@ -480,7 +482,7 @@ def test_as_many_channels_as_there_may_be_go_through_resizing_and_jitter_one_by_
         x, y = paired([pair], cfg)[epoch, 0]
         assert x.shape == (64, 64, 64) and y.shape == (65, 64, 64)
         last = pair_of(*(np.load(path)[..., 63] for path in pair.files[:2]))
-        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter(cfg))
+        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter.of(cfg))
         torch.testing.assert_close(torch.stack([x[63], y[63]]), torch.cat(one[epoch, 0]))
 
 

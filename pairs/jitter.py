@@ -1,0 +1,77 @@
+"""The jitter of training: crops, mirrors, turns and colours, drawn by albumentations (appendix 6.2)."""
+
+import contextlib
+import os
+import re
+from importlib import metadata
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the internet for its newest version
+import albumentations as A  # noqa: E402
+
+from config import Config  # noqa: E402
+from pairs.geometry import Size  # noqa: E402
+from pairs.values import Values  # noqa: E402
+from utils import UserError  # noqa: E402
+
+
+class Jitter:
+    """Crops and turns a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only."""
+
+    def __init__(self, crop: Size, seed: int = 0, flip: str = "mirror", strength: float = 0.0,
+                 recolours_x: bool = True):
+        check_albumentations()
+        width, height = crop
+        around = (1 - strength, 1 + strength)
+        color = A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)
+        self.seed = seed
+        self.recolours_x = recolours_x
+        turns = [A.HorizontalFlip(p=0.5 if flip == "mirror" else 0)]
+        if flip == "all":  # a rectangle has four symmetries, a square all eight
+            turns = [A.D4(p=1)] if width == height else [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+        self.place = A.Compose([A.RandomCrop(height, width), *turns])
+        self.color = [color] if strength else []
+
+    @classmethod
+    def of(cls, cfg: Config) -> "Jitter":
+        """As the settings say. Of labels, new colours would be wrong: there the target gets them."""
+        crop = cfg.crop_width or cfg.crop_size, cfg.crop_size
+        return cls(crop, cfg.seed, cfg.flip, cfg.color_jitter, not cfg.input_is_label)
+
+    def __call__(self, pair: np.ndarray, x: Values, y: Values, epoch: int, index: int) -> np.ndarray:
+        """(H, W, C) → (crop_size, crop_width, C), where C counts the channels of x, y and the mask."""
+        for number, transform in enumerate([*self.place, *self.color], 1):  # Compose would give all the same seed
+            seed = np.random.SeedSequence((self.seed, epoch, index, number)).generate_state(4)
+            transform.set_random_seed(int.from_bytes(seed.tobytes(), "little"))
+        for transform in self.color:
+            sides = np.split(pair, [x.stored, x.stored + y.stored], axis=2)
+            side = 0 if self.recolours_x else 1
+            sides[side] = transform(image=np.ascontiguousarray(sides[side]))["image"]
+            pair = np.concatenate(sides, axis=2)
+        return placed(self.place, pair)
+
+
+def placed(place: A.Compose, image: np.ndarray) -> np.ndarray:
+    """The same crop and turn of all channels: OpenCV, which mirrors, takes at most 128, so that most go as a mask."""
+    if image.shape[2] <= 64:
+        return place(image=image)["image"]
+    parts = place(image=image[..., :64], mask=image[..., 64:])
+    return np.concatenate([parts["image"], parts["mask"]], axis=2)
+
+
+def check_albumentations() -> None:
+    """Raises UserError unless the package that draws the jitter is the one it was proven with.
+
+    AlbumentationsX puts itself into the same folder: under the AGPL, with telemetry, and with other draws from a seed.
+    """
+    installed = {}
+    for name in ("albumentations", "albumentationsx"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    version = installed.get("albumentations", "0")
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if "albumentationsx" in installed or not (2, 0, 8) <= numbers < (3,):
+        found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none"
+        raise UserError(f"training needs albumentations>=2.0.8,<3, and here is {found}: pip uninstall albumentationsx, "
+                        "then pip install --force-reinstall 'albumentations>=2.0.8,<3'")

@@ -1,0 +1,137 @@
+"""What training finds out about its pairs before it begins, and what its checkpoints keep of that."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairs.checks import Seen, check_headers, check_shown, check_small, check_values, describe, may_lack_values
+from pairs.divide import Found
+from pairs.find import evenly, usable_pairs
+from pairs.geometry import Geometry, size_range, usual_size
+from pairs.identity import Known, Pair, changes, digest
+from pairs.palettes import flat_colours
+from pairs.patterns import Patterns
+from pairs.values import Values
+from runtime.console import say
+from utils import UserError
+
+
+@dataclass
+class Survey:
+    """The pairs that training found, and what `look` says of them."""
+
+    root: Path
+    found: Found
+    known: Known | None  # the pairs that the run, or the one that it begins with, has met
+    resumed: bool
+    validated_on: int | None = None  # what that run has scored, if its file tells
+    scored: list[Pair] = field(default_factory=list)  # of the validation pairs
+    masked: bool = False  # whether every training pair needs a mask, as some pixels may hold no value
+    record: dict = field(default_factory=dict)  # what a checkpoint and a generator's file keep
+    same_train: bool = True  # whether a resumed run trains on the pairs that it knows, in their order
+    same_scored: bool = True  # whether it scores those that it has scored before
+
+    @classmethod
+    def find(cls, settings: Mapping[str, Any], before: dict | None = None, resumed: bool = True) -> "Survey":
+        """The pairs that the settings of a run point at, none of which changes its side.
+
+        before: what the file says that the run goes on from (`resumed`) or has begun with.
+        Raises FileNotFoundError or UserError.
+        """
+        known = Known.of(before) if before else None
+        root = Path(settings["data_root"])
+        patterns = Patterns.of(settings)
+        photos = settings["space"] == "lab"
+        found = usable_pairs(root, settings["seed"], known, resumed, patterns, settings["group"], photos)
+        told = (before or {}).get("validated_on")
+        return cls(root, found, known, bool(known) and resumed, told)
+
+    @property
+    def train(self) -> list[Pair]:
+        return self.found.splits["train"]
+
+    @property
+    def split(self) -> str:
+        """Of the pairs that are held out: val or test."""
+        return self.found.validation
+
+    @property
+    def held_out(self) -> list[Pair]:
+        return self.found.splits[self.split]
+
+    def check_batch(self, batch_size: int, world: int) -> None:
+        """Raises UserError where the training pairs do not fill one batch in every process."""
+        if batch_size * world > len(self.train):
+            processes = f" × {world} processes" if world > 1 else ""
+            raise UserError(f"batch_size {batch_size}{processes} is larger than the data set: {len(self.train)} "
+                            "training pairs")
+
+    def look(self, x: Values, y: Values, geometry: Geometry, direction: str, n_val: int, *, skip: bool = False,
+             shown_above: int = 0) -> None:
+        """Reads the headers of the pairs and some of their pixels, and says what is unlikely to be meant so.
+
+        Validation scores `n_val` pairs (0: all), which it must show with more than `shown_above` pixels a side.
+        Raises UserError for what training cannot use; with `skip`, not for single pairs that cannot be read.
+        """
+        # Headers tell the sizes, and what is no pair.
+        sizes = check_headers(self.train, skip=skip, halved=self._knows("train"))
+        check_headers(self.held_out, skip=skip, halved=self._knows(self.split))
+
+        # Pixels tell whether the numbers mean what the settings say.
+        seen = check_values(self.train, x, y, direction, colours=not x.n_labels)
+        self.masked = may_lack_values(self.train, seen.values())
+
+        # Sizes tell what a crop and a score will see.
+        self.scored = evenly(self.held_out, n_val)
+        say(f"{self.root}: {len(self.train)} training pairs, {describe(sizes, self.train)}, {direction}; "
+            f"{len(self.scored)} of {len(self.held_out)} validation pairs scored")
+        check_small(sizes, geometry)
+        if shown_above:
+            check_shown(self.scored, geometry, shown_above)
+
+        # A checkpoint keeps all of this, and who was met.
+        self.record = self._facts(sizes, seen, direction) | self._marks(n_val)
+
+    def _knows(self, split: str) -> bool:
+        return self.found.known_to(self.known, split)
+
+    def _facts(self, sizes: Counter, seen: dict[str, Seen], direction: str) -> dict:
+        """What whoever translates with the network wants to know of its pairs."""
+        a_is_input = direction == "AtoB"
+        return {
+            "usual_size": usual_size(sizes),
+            "size_range": size_range(sizes),
+            "kind": seen[direction[-1]].kind,
+            "inputs": len(self.train[0].inputs) if a_is_input else 1,
+            "colours": flat_colours(seen[direction[0]].samples),
+        }
+
+    def _marks(self, n_val: int) -> dict:
+        """Which pairs were met; says where these are others than a resumed run knows."""
+        train, held_out = (self.found.marks[split] for split in ("train", self.split))
+        scored = evenly(held_out[:, 0], n_val)
+        validated_on = digest(np.sort(scored).tobytes())
+        if not self.known:
+            return {"pairs": Known().next(train, held_out).plain(), "validated_on": validated_on}
+        looks = self.found.seen_by(self.known)
+        now = looks["train"], looks[self.split]
+        before = self.known if self.resumed else Known()
+        if self.resumed:
+            tell_changes(now, self.known)
+            self.same_train = np.array_equal(now[0][:, 0], self.known.train[:, 0])
+            self.same_scored = self.validated_on in (None, validated_on)
+        return {"pairs": before.next(train, held_out, np.concatenate(now)).plain(), "validated_on": validated_on}
+
+
+def tell_changes(now: tuple[np.ndarray, np.ndarray], known: Known) -> None:
+    """Says how the training and the validation pairs differ from those that the run has last met."""
+    said = []
+    for name, new, old in zip(("training", "validation"), now, (known.train, known.val), strict=True):
+        if len(old) and (change := changes(new, old)):
+            said.append(f"{name} pairs: {change}")
+    if said:
+        say(f"the data is no longer what the run was trained on: {'; '.join(said)}")
