@@ -24,6 +24,8 @@ class Config:
     space: Literal["rgb", "lab"] = "rgb"  # lab colours photos, alone or in pairs: L to ab, in 1 and 2 channels
     range_a: Range = None  # the values in A that become -1 and 1; by default the whole range of 8 or 16 bits
     range_b: Range = None  # the values in B that become -1 and 1; by default the whole range of 8 or 16 bits
+    bands_a: tuple[int, ...] = ()  # bands of A's files to take, from 1, in this order; they set in_ or out_channels
+    bands_b: tuple[int, ...] = ()  # the same of B
     n_labels: int = 0  # number of classes if the input holds class indices (this sets in_channels); 0: it holds none
     resize: Literal["stretch", "aspect", "none"] = "stretch"  # both sides to load_size (paper), the shorter or neither
     load_size: int = 286  # pixels; height (aspect: shorter side) to which training pairs are resized before the crop
@@ -81,6 +83,9 @@ class Config:
             for name, default, n in (("in_channels", 3, 1), ("out_channels", 3, 2)):
                 if getattr(self, name) == default:
                     object.__setattr__(self, name, n)
+        for name, side in (("in_channels", self.direction[0]), ("out_channels", self.direction[-1])):
+            if bands := self.bands_a if side == "A" else self.bands_b:
+                object.__setattr__(self, name, len(bands))
         weights = dict.fromkeys(self.loss_weights, (0, math.inf))
         for name, (low, high) in (BOUNDS | weights).items():
             value = getattr(self, name)
@@ -173,6 +178,8 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
          "and the patterns of the other sides must all hold {split}, or none of them"),
         ("files_b", bool(c.files_a) == bool(c.files_b), "must be given where files_a is, and nowhere else"),
         ("files_m", bool(c.files_a) or not c.files_m, "must be given with files_a and files_b only"),
+        ("n_labels", not c.n_labels or not (c.bands_a if c.direction[0] == "A" else c.bands_b),
+         "must be 0 where bands of the input are chosen"),
         ("group", is_pattern(c.group), "must be a regular expression"),
         ("n_labels", rgb or not c.n_labels, "must be 0 with space lab: classes have no colours"),
         ("label_side", rgb or c.label_side == "none", "must be none with space lab: label maps are no photos"),
@@ -243,6 +250,10 @@ def coerced(name: str, kind, value):
         return float(value)
     if kind == tuple[str, ...]:
         require(name, value, isinstance(value, list | tuple) and all(type(v) is str for v in value), "must be words")
+        return tuple(value)
+    if kind == tuple[int, ...]:
+        numbers = isinstance(value, list | tuple) and all(type(v) is int and v > 0 for v in value)
+        require(name, value, numbers and len(value) <= 64, "must be up to 64 numbers of bands, from 1")
         return tuple(value)
     if kind == Range:
         require(name, value, is_range(value), "must be two finite numbers, the lower one first")

@@ -34,6 +34,8 @@ class Trained:
     space: Literal["rgb", "lab"] = "rgb"  # lab: the network makes ab of L
     range_a: tuple[float, float] | None = None  # the numbers in A that became -1 and 1
     range_b: tuple[float, float] | None = None  # the same in B
+    bands_a: tuple[int, ...] = ()  # of A's files that were taken, from 1; empty: all
+    bands_b: tuple[int, ...] = ()  # the same of B's
     n_labels: int = 0  # classes, where the inputs were their indices
     label_side: str = "none"  # the side that held label maps: A, B, both or none
     kind: str = "uint8"  # of KINDS: the numbers of the targets
@@ -69,6 +71,8 @@ class Trained:
                     space=told.get("space", "rgb"),
                     range_a=told.get("range_a") and tuple(map(float, told["range_a"])),
                     range_b=told.get("range_b") and tuple(map(float, told["range_b"])),
+                    bands_a=tuple(map(int, told.get("bands_a") or ())),
+                    bands_b=tuple(map(int, told.get("bands_b") or ())),
                     n_labels=told.get("n_labels", 0),
                     label_side=told.get("label_side", "none"),
                     kind=saved.get("kind", "uint8"),
@@ -87,7 +91,8 @@ class Trained:
     def values(self, direction: str | None = None) -> tuple[Values, Values]:
         """What the numbers of x and of y mean, also for another direction than that of training."""
         return values_of({"in_channels": self.in_channels, "out_channels": self.out_channels, "space": self.space,
-                          "range_a": self.range_a, "range_b": self.range_b, "n_labels": self.n_labels,
+                          "range_a": self.range_a, "range_b": self.range_b, "bands_a": self.bands_a,
+                          "bands_b": self.bands_b, "n_labels": self.n_labels,
                           "kind": self.kind, "direction": direction or self.direction or "AtoB"})
 
     @property

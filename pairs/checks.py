@@ -128,6 +128,7 @@ class Seen:
 
     def add(self, pictures: Sequence[Picture], values: Values, masked: np.ndarray | None = None) -> None:
         """One pair's pictures, of which `values` says how they are taken; masked: (H, W), where none counts."""
+        pictures = values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)] += 1
         for picture in pictures:
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ class Values:
     n_labels: int = 0  # classes, where the files hold their indices
     kind: str = "uint8"  # of KINDS: the numbers in which outputs are written
     lab: Literal["", "L", "ab"] = ""  # the part of a photo's Lab colours, scaled as in the authors' PyTorch release
+    bands: tuple[int, ...] = ()  # those of the files that are taken, from 1, in this order; empty: all
 
     def __post_init__(self):
         low, high = self.limits or (0, 1)
@@ -57,6 +58,7 @@ class Values:
         apply to those that need a range, or to all if none does. Class indices are kept (a palette's colours are
         ignored), and those that are no class become VOID. Raises DataError.
         """
+        pictures = self.taken(pictures)
         names = " and ".join(picture.name for picture in pictures)
         if self.n_labels:
             indices = pictures[0].indices
@@ -82,6 +84,19 @@ class Values:
         if len({part.shape[:2] for part in parts}) > 1:
             raise DataError(f"{names} are not of one size")
         return stack(parts)
+
+    def taken(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
+        """The pictures with those bands only that are taken. Raises DataError where one is missing."""
+        if not self.bands:
+            return pictures
+        if len(pictures) > 1:
+            raise DataError(f"{' and '.join(picture.name for picture in pictures)} are several inputs, of which no "
+                            "bands can be chosen: leave out bands_a and bands_b")
+        picture = pictures[0]
+        if picture.channels < max(self.bands):
+            raise DataError(f"{picture.name} holds {picture.channels} band{'s' * (picture.channels > 1)}, and no band "
+                            f"{max(self.bands)} for bands_a or bands_b")
+        return [replace(picture, array=picture.array[..., [band - 1 for band in self.bands]], indices=None)]
 
     def alpha(self, pictures: Sequence[Picture]) -> np.ndarray | None:
         """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
@@ -133,8 +148,10 @@ def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     limits = {"A": settings.get("range_a"), "B": settings.get("range_b")}
     direction = str(settings.get("direction", "AtoB"))
     x, y = (limits.get(side) and tuple(map(float, limits[side])) for side in (direction[0], direction[-1]))
-    return (Values(settings["in_channels"], x, settings.get("n_labels", 0)),
-            Values(settings["out_channels"], y, kind=settings.get("kind", "uint8")))
+    bands = {"A": tuple(settings.get("bands_a") or ()), "B": tuple(settings.get("bands_b") or ())}
+    return (Values(settings["in_channels"], x, settings.get("n_labels", 0), bands=bands.get(direction[0], ())),
+            Values(settings["out_channels"], y, kind=settings.get("kind", "uint8"),
+                   bands=bands.get(direction[-1], ())))
 
 
 def stack(sides: Sequence[np.ndarray]) -> np.ndarray:

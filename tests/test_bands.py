@@ -1,0 +1,51 @@
+"""Bands of GeoTIFFs by number."""
+
+import numpy as np
+import pytest
+import rasterio
+
+from config import Config
+from dataset import read_pair
+from pairs.identity import Pair
+from pairs.images import read_picture
+from pairs.values import Values, values_of
+from utils import DataError
+
+
+def write(path, bands):
+    """(C, H, W), by rasterio."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", driver="GTiff", count=len(bands), height=bands.shape[1], width=bands.shape[2],
+                       dtype=bands.dtype.name, photometric="MINISBLACK", alpha="NO") as image:
+        image.write(bands)
+    return path
+
+
+def located(n, size=(32, 32), dtype="uint16"):
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return np.stack([1000 * band + 20 * rows + columns for band in range(1, n + 1)]).astype(dtype)
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_bands_are_taken_by_number_and_in_order(tmp_path, direction):
+    a, b = located(13), located(5)
+    cfg = Config(bands_a=(4, 3, 13, 2), bands_b=(5,), direction=direction, range_a=(0, 2e4), range_b=(0, 1e4))
+    assert {cfg.in_channels, cfg.out_channels} == {4, 1} and (cfg.in_channels == 4) == (direction == "AtoB")
+    x, y = values_of(cfg.plain())
+    of_a, of_b = (x, y) if direction == "AtoB" else (y, x)
+    pair = Pair((write(tmp_path / "a.tif", a),), write(tmp_path / "b.tif", b))
+    made = read_pair(pair, of_a, of_b)
+    assert np.allclose(made[0], a[[3, 2, 12, 1]].transpose(1, 2, 0) / 2e4, atol=1e-6)
+    assert np.allclose(made[1][..., 0], b[4] / 1e4, atol=1e-6)
+
+
+def test_a_band_that_is_missing_is_named_with_its_file(tmp_path):
+    picture = read_picture(write(tmp_path / "a.tif", located(3)))
+    with pytest.raises(DataError, match=r"a\.tif holds 3 bands, and no band 4"):
+        Values(1, bands=(4,)).array([picture])
+
+
+@pytest.mark.parametrize("bands", [(0,), (-1, 2), ("4",), 3])
+def test_numbers_that_are_no_bands_are_refused(bands):
+    with pytest.raises(ValueError, match="bands_a"):
+        Config(bands_a=bands)
