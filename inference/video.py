@@ -52,7 +52,7 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
 
     bar(n) is called whenever n more frames are done. Raises DataError or OSError, and leaves no file then.
     """
-    av = need("av", "PyAV", "videos")
+    av = need("av", "av", "videos")
     n, waiting = 0, []
     with video.opened() as container, atomic(output) as file:
         try:
@@ -111,7 +111,7 @@ class Writer:
     """A video in the making, whose streams begin as those of `container` do."""
 
     def __init__(self, file: BinaryIO, output: Path, video: Video, container: Any):
-        self.av = need("av", "PyAV", "videos")
+        self.av = need("av", "av", "videos")
         self.source, self.output, self.rate = video.path, output, video.rate
         self.size = None  # width and height, once a frame has told them
         self.early = []  # sound from before then

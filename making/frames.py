@@ -95,7 +95,7 @@ class Video:
 
     def __init__(self, path: Path):
         self.path, self.time, self.error, self.corrupt = path, 0.0, "", 0
-        av = need("av", "PyAV", "videos")
+        av = need("av", "av", "videos")
         if not path.is_file():
             raise FileNotFoundError(f"{name_of(path)} is no file")
         with self.opened() as container:
@@ -109,7 +109,7 @@ class Video:
     @contextlib.contextmanager
     def opened(self) -> Iterator[Any]:
         """PyAV's container. Raises UserError where the file is no video."""
-        av = need("av", "PyAV", "videos")
+        av = need("av", "av", "videos")
         try:
             container = av.open(str(self.path))
         except av.FFmpegError as error:
@@ -124,7 +124,7 @@ class Video:
 
     def decoded(self, container: Any, sounds: Sequence = ()) -> Iterator[tuple[float, Any]]:
         """The same of an open file; between them, with the last frame's time, the packets of the streams `sounds`."""
-        av = need("av", "PyAV", "videos")
+        av = need("av", "av", "videos")
         stream, number, begin = container.streams.video[0], 0, None
         stream.thread_type = "AUTO"
         try:

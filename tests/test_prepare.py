@@ -647,7 +647,7 @@ def test_what_a_package_is_for_is_told_where_it_is_missing(tmp_path):
     photos(tmp_path / "photos", 1)
     for module, package, words in (("skimage", "scikit-image", ["photos", "photos", "out", "--input", "edges"]),
                                    ("pyarrow", "pyarrow", ["parquet", "a.parquet", "out"]),
-                                   ("av", "PyAV", ["frames", "a.mp4", "out"])):
+                                   ("av", "av", ["frames", "a.mp4", "out"])):
         blocked = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {words}; " \
                   f"sys.path.insert(0, {str(ROOT)!r}); import prepare; prepare.run_main(prepare.main)"
         done = subprocess.run([sys.executable, "-c", blocked], cwd=tmp_path, text=True, capture_output=True)
