@@ -32,6 +32,7 @@ from utils import DataError, UserError, name_of
 
 ROWS = 256  # of the output that are made and kept at a time
 BLOCK = 256  # pixels, the sides of the blocks in which the output is stored
+CHUNK = 64  # rows that are handed on at a time
 CACHE = 64  # MB of decoded blocks that GDAL keeps
 JOB = "pix2pix-raster.json"  # in the folder of parts: what they are parts of
 
@@ -165,9 +166,9 @@ class Raster:
             network = self.translator.network_for(samples(self.padded, height, width, self.translator.exact))
             for top, part in strips(network, self.padded, height, width, self.tile, multiple, begin):
                 keep = slice(max(0, first - top), max(0, last - top))
-                rows = part[0, :, keep, self.columns.crop]
-                if rows.shape[1]:
-                    yield max(top, first) - first, rows.permute(1, 2, 0).numpy()
+                rows = part[0, :, keep, self.columns.crop].permute(1, 2, 0).numpy()
+                for i in range(0, len(rows), CHUNK):
+                    yield max(top, first) - first + i, rows[i : i + CHUNK].copy()
 
     def output(self, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         """(top, rows (H, W, C), valid (H, W)) of the output file from `start` on, ROWS at a time."""

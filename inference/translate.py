@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -307,12 +306,14 @@ def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: i
     """network(x) tile by tile, as `strips` has it."""
     height, width = x.shape[-2:]
     parts = strips(network, lambda top, bottom: x[..., top:bottom, :], height, width, tile, size)
-    return torch.cat([part for _, part in parts], dim=-2)
+    return torch.cat([part.clone() for _, part in parts], dim=-2)
 
 
 def strips(network: Callable[[Tensor], Tensor], rows: Callable[[int, int], Tensor], height: int, width: int, tile: int,
            size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
     """network(x) tile by tile, from above: (top, y_fake (N, C, rows, W)), as soon as no tile below adds to them.
+
+    What is returned is a view, whose memory the next rows take.
 
     rows(top, bottom) are those of x, (N, C, bottom - top, W). Neighbours overlap by a quarter of a tile or more, where
     one fades into the other. Height and width are multiples of `size`, and so, where tile > size, are the places of the
@@ -329,22 +330,23 @@ def strips(network: Callable[[Tensor], Tensor], rows: Callable[[int, int], Tenso
         ramp = (torch.arange(side) + 0.5) / (tile - step)
         return torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
 
-    result = total = None
-    base = 0  # the row of x that is the first in there
+    result = total = None  # of the rows from `base` on, as many as a tile is high
+    base = 0
     for top, h in spans(height):
         if top + h <= start:
             continue
-        if result is not None and top > base:
+        if result is not None:
             yield from _finished(result, total, base, top, start)
-            result, total = result[..., top - base :, :], total[top - base :]
+            for sums in (result, total):
+                kept = sums[..., top - base :, :].clone()
+                sums.zero_()
+                sums[..., : kept.shape[-2], :] = kept
         base = top
         x = rows(top, top + h)
         for left, w in spans(width):
             part = network(x[..., left : left + w])
             if result is None:
-                result, total = part.new_zeros(*part.shape[:2], 0, width), part.new_zeros(0, width)
-            if missing := h - len(total):
-                result, total = F.pad(result, (0, 0, 0, missing)), F.pad(total, (0, 0, 0, missing))
+                result, total = part.new_zeros(*part.shape[:2], h, width), part.new_zeros(h, width)
             fade = (weight(h)[:, None] * weight(w)).to(part)
             result[..., left : left + w] += part * fade
             total[:, left : left + w] += fade
