@@ -49,6 +49,9 @@ def find_weights(checkpoint: Path | str, check: Callable[[Path], None]) -> Path:
     if text in PUBLISHED and not Path(text).exists():
         return fetched(URL.format(name=text), FOLDER / f"{text}.pth", check)
     path = Path(checkpoint)
+    if not path.suffix and not path.exists() and path.name == text:
+        raise UserError(f"no file is called {text}, and none of the authors' generators, which are "
+                        f"{', '.join(PUBLISHED)}")
     return path / FILE if (path / FILE).is_file() else path
 
 

@@ -249,3 +249,8 @@ def test_damaged_files_of_safetensors_are_a_sentence(gen, tmp_path):
             load_generator(path)
     with pytest.raises(UserError, match="is a folder without model.safetensors: take .*gen.pth.tar"):
         load_generator(tmp_path)
+
+
+def test_a_name_that_is_nobody_s_is_answered_with_those_that_are():
+    with pytest.raises(UserError, match="no file is called fasades_label2photo, .* facades_label2photo, "):
+        weights.find_weights("fasades_label2photo", lambda path: None)
