@@ -145,7 +145,7 @@ def test_a_published_name_is_fetched_and_is_the_network_it_should_be(served, tmp
     load_generator("sat2map")
     assert len(served.asked) == asked
     for other in ("sat2maps", "weights/sat2map"):  # a typing mistake asks nobody
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(UserError, match="no file is called"):
             load_generator(other)
     assert len(served.asked) == asked
 
