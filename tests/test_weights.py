@@ -144,8 +144,9 @@ def test_a_published_name_is_fetched_and_is_the_network_it_should_be(served, tmp
     asked = len(served.asked)
     load_generator("sat2map")
     assert len(served.asked) == asked
-    for other in ("sat2maps", "weights/sat2map"):  # a typing mistake asks nobody
-        with pytest.raises(UserError, match="no file is called"):
+    # a typing mistake asks nobody
+    for other, error in (("sat2maps", UserError), ("weights/sat2map", FileNotFoundError)):
+        with pytest.raises(error, match=other):
             load_generator(other)
     assert len(served.asked) == asked
 
