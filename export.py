@@ -34,6 +34,7 @@ class Export:
     examples: int = 3  # validation pairs that page and hub show, at most, if the run's data is at hand
     runtime: Path | None = None  # for the page: the package onnxruntime-web; fetched once if not given
     webgpu: bool = False  # for the page: the runtime that also takes a graphics card, 13 MB larger
+    cdn: bool = False  # for the page: leave the runtime out; browsers fetch it from jsdelivr.net and check its hash
     licence: str = ""  # for hub: of the weights, by the Hub's names: mit, apache-2.0, cc-by-nc-4.0, …
     data_licence: str = ""  # for hub: of the images that they were trained on, in words
 
@@ -48,7 +49,7 @@ def main() -> None:
         export(gen, opts.output, opts.norm, checkpoint, opts.half)
     if opts.page:
         write_page(gen, opts.page, checkpoint, norm=opts.norm, palette=opts.palette, examples=opts.examples,
-                   runtime=opts.runtime, webgpu=opts.webgpu)
+                   runtime=opts.runtime, webgpu=opts.webgpu, cdn=opts.cdn)
     if opts.hub:
         write_hub(read_weights(checkpoint), gen, opts.hub, checkpoint, licence=opts.licence,
                   data_licence=opts.data_licence, examples=opts.examples)

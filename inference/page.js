@@ -40,20 +40,41 @@ async function forget(files) {  // of older versions of this page
   } catch {}
 }
 
+// What runs the network: its script, its module (addresses) and its WebAssembly (bytes)
+
+async function fromHere(runtime, tell) {
+  const {buffer} = await file(runtime, tell);
+  return {script: runtime.script, module: new URL(runtime.module, location).href, wasm: buffer};
+}
+
+async function fromElsewhere({script, module, file, integrity}) {  // the browser checks what comes, and keeps it
+  const get = async (url, integrity) => {
+    const response = await fetch(url, {integrity}).catch(() => null);
+    if (!response || !response.ok)
+      throw new Error(`${url} does not come, or is another file than this page was made with: nothing of it was run.`);
+    return response.arrayBuffer();
+  };
+  const [first, second, wasm] = await Promise.all([
+    get(script, integrity.script), get(module, integrity.module), get(file, integrity.file)]);
+  const code = bytes => URL.createObjectURL(new Blob([bytes], {type: "text/javascript"}));
+  return {script: code(first), module: code(second), wasm};
+}
+
 async function load({model, runtime, network}) {
   told = network;
   let done = 0;
-  const tell = n => postMessage({progress: (done += n) / (model.bytes + runtime.bytes)});
-  const [wasm, weights] = await Promise.all([file(runtime, tell), file(model, tell)]);
+  const tell = n => postMessage({progress: (done += n) / (model.bytes + (runtime.bytes || 0))});
+  const parts = runtime.integrity ? fromElsewhere(runtime) : fromHere(runtime, tell);
+  const [{script, module, wasm}, weights] = await Promise.all([parts, file(model, tell)]);
   forget([runtime.file, model.file]);
   try {
-    importScripts(runtime.script);
+    importScripts(script);
   } catch {
     throw new Error(`${runtime.script} does not come: is the whole folder there?`);
   }
   const threads = self.crossOriginIsolated ? clamp(navigator.hardwareConcurrency || 1, 1, 4) : 1;
-  Object.assign(ort.env.wasm, {numThreads: threads, wasmBinary: wasm.buffer,
-    wasmPaths: {mjs: new URL(runtime.module, location).href, wasm: new URL(runtime.file, location).href}});
+  Object.assign(ort.env.wasm, {numThreads: threads, wasmBinary: wasm,
+    wasmPaths: {mjs: module, wasm: new URL(runtime.file, location).href}});
   if (runtime.webgpu && await hasGpu())
     try {
       session = await ort.InferenceSession.create(weights, {executionProviders: ["webgpu"]});

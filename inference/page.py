@@ -1,5 +1,6 @@
 """The page of draw.html: what it shows of a network, and a folder of it that needs no server."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -116,11 +117,12 @@ def network_of(gen: Generator, norm: str) -> dict:
 
 
 def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "image", palette: str = "",
-               examples: int = 3, runtime: Path | None = None, webgpu: bool = False) -> None:
+               examples: int = 3, runtime: Path | None = None, webgpu: bool = False, cdn: bool = False) -> None:
     """Writes `folder`, for any web space: draw.html as index.html, the network in half precision, and what runs it.
 
     palette: as for draw.py. examples: at most so many of the validation pairs, which whoever sees the page sees too.
     runtime: a folder that holds the files of onnxruntime-web; if None, they are fetched once and kept.
+    cdn: leave them out, and let the browser fetch them from `URL` and run them only if their hashes are right.
     Raises UserError where the page cannot show what the network takes or makes, `folder` holds something, or the
     runtime is not to be had, and OSError when it cannot be written.
     """
@@ -135,7 +137,10 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         raise UserError(f"{name_of(folder)} is there already: let --page be a new folder")
     classes = choose_palette(palette, gen.trained.colours)
     found = evenly(find_examples(checkpoint, gen.trained), examples) if examples else []
-    script, module, wasm = runtime_files(WEBGPU if webgpu else WASM, runtime)
+    if cdn and runtime:
+        raise UserError("--cdn leaves the runtime out of the page: give --runtime or --cdn")
+    marks = WEBGPU if webgpu else WASM
+    files = [] if cdn else runtime_files(marks, runtime)
     here, root = Path(__file__), Path(__file__).parents[1]
     with complete_folder(folder) as new:
         if folder.is_dir():
@@ -143,13 +148,10 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         write(gen, new / "model.onnx", norm, half=fits_fp16(gen))
         mark = hashlib.sha256((new / "model.onnx").read_bytes()).hexdigest()[:8]  # a new one is no kept old one
         model = (new / "model.onnx").rename(new / f"model-{mark}.onnx")
-        # Some hosts know no .mjs, and serve it as what no browser runs.
-        names = {"script": f"ort-{RUNTIME}.js", "module": f"ort-module-{RUNTIME}.js", "file": f"ort-{RUNTIME}.wasm"}
-        for name, content in zip(names.values(), (script, module, wasm), strict=True):
-            (new / name).write_bytes(content)
+        told = pinned(marks) if cdn else write_runtime(files, new)
         settings = settings_of(gen, classes, found) | dict(
             model=dict(file=model.name, bytes=model.stat().st_size), network=network_of(gen, norm),
-            runtime=names | dict(bytes=len(wasm), webgpu=webgpu))
+            runtime=told | dict(webgpu=webgpu))
         (new / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         (new / "index.html").write_bytes((root / "draw.html").read_bytes())
         (new / "worker.js").write_bytes(here.with_suffix(".js").read_bytes())
@@ -159,6 +161,23 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         f"--directory {folder}")
     if found:
         say(f"it shows {len(found)} of the run's validation pairs to whoever opens it: --examples 0 leaves them out")
+
+
+def write_runtime(files: Sequence[bytes], folder: Path) -> dict:
+    """Writes script, module and WebAssembly into the page's folder, and returns what its worker must know of them."""
+    # Some hosts know no .mjs, and serve it as what no browser runs.
+    names = {"script": f"ort-{RUNTIME}.js", "module": f"ort-module-{RUNTIME}.js", "file": f"ort-{RUNTIME}.wasm"}
+    for name, content in zip(names.values(), files, strict=True):
+        (folder / name).write_bytes(content)
+    return names | dict(bytes=len(files[-1]))
+
+
+def pinned(marks: dict[str, str]) -> dict:
+    """The same of files that the browser fetches: their addresses, and the hashes that it compares them with."""
+    parts = "script", "module", "file"
+    hashes = [base64.b64encode(bytes.fromhex(mark)).decode() for mark in marks.values()]
+    addresses = {part: URL.format(version=RUNTIME, name=name) for part, name in zip(parts, marks, strict=True)}
+    return addresses | dict(integrity={part: f"sha256-{mark}" for part, mark in zip(parts, hashes, strict=True)})
 
 
 def write_examples(folder: Path, pairs: Sequence[Pair], trained: Trained, side: int) -> None:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import sys
 import threading
 from dataclasses import replace
@@ -15,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import ROOT, wait_until
@@ -27,7 +29,7 @@ from generator import Generator
 from inference import export as export_module
 from inference import page as page_module
 from inference.load import load_generator
-from inference.page import RUNTIME, WASM, fetch, runtime_files, write_page
+from inference.page import RUNTIME, URL, WASM, fetch, runtime_files, write_page
 from inference.translate import Translator
 from runtime.checkpoint import GENERATOR
 from utils import UserError
@@ -118,6 +120,34 @@ def test_nothing_to_write_is_a_sentence(run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar")])
     with pytest.raises(UserError, match="--output FILE, --page FOLDER or"):
         export.main()
+
+
+def test_the_page_in_docs_is_one_that_the_present_export_writes(run, tmp_path, monkeypatch):
+    """But for the network itself. After an edit, copies of two files do; `sh results/try.sh` makes all of it anew."""
+    monkeypatch.setattr(page_module, "write", lambda gen, path, norm, half: path.write_bytes(b"weights"))
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
+                                      str(tmp_path / "page"), "--cdn", "--examples", "1"])
+    export.main()
+    page, there = tmp_path / "page", ROOT / "docs" / "try"
+    for name in ("index.html", "worker.js"):
+        assert (there / name).read_bytes() == (page / name).read_bytes(), f"copy what became docs/try/{name} once more"
+    told, new = (json.loads((folder / "settings.json").read_text(encoding="utf-8")) for folder in (there, page))
+    assert told["runtime"] == new["runtime"] and told["runtime"]["script"].startswith("https://cdn.jsdelivr.net/npm/")
+    assert told.keys() == new.keys() and told["network"].keys() == new["network"].keys()
+    assert told["palette"][0].keys() == new["palette"][0].keys() and told["kind"] == "labels"
+    examples = {f"example/{number}.png" for number, _ in enumerate(told["examples"])}
+    assert left_in(there) == {"index.html", "worker.js", "settings.json", told["model"]["file"]} | examples
+    model = (there / told["model"]["file"]).read_bytes()
+    assert len(model) == told["model"]["bytes"] < 8e6
+    assert told["model"]["file"] == f"model-{hashlib.sha256(model).hexdigest()[:8]}.onnx"
+    known = {prop.key: json.loads(prop.value) for prop in onnx.load_from_string(model).metadata_props}
+    assert known["direction"] == told["direction"] == "AtoB" and known["norm"] == told["network"]["norm"]
+
+
+def test_a_runtime_given_and_one_of_the_cdn_exclude_each_other(run, fake, tmp_path):
+    with pytest.raises(UserError, match="give --runtime or --cdn"):
+        write_page(load_generator(run / "gen.pth.tar"), tmp_path / "page", run, runtime=fake, cdn=True)
+    assert not (tmp_path / "page").exists()
 
 
 @contextlib.contextmanager
@@ -265,6 +295,55 @@ def test_a_finger_and_keys_draw_and_a_reload_keeps_drawing_and_network(visit, ru
     page.settle()
     assert np.array_equal(page.pixels("drawing"), drawing) and difference(page, run / "gen.pth.tar") <= 1
     assert not {name for name in asked if name.endswith((".onnx", ".wasm"))}, asked  # the browser has kept them
+
+
+@pytest.fixture
+def try_it(chromium, runtime, tmp_path):
+    """Opens docs/try, where a server of another origin stands for the CDN, and may have a file that is forged."""
+    stack = contextlib.ExitStack()
+
+    def open_page(forged=None):
+        files, copy = tmp_path / "cdn", tmp_path / "try"
+        files.mkdir()
+        for name in WASM:
+            (files / name).write_bytes((runtime / name).read_bytes() + b"\n" * (name == forged))
+        cdn = stack.enter_context(served(files, Access_Control_Allow_Origin="*"))
+        shutil.copytree(ROOT / "docs" / "try", copy)
+        text = (copy / "settings.json").read_text(encoding="utf-8")
+        here = text.replace(URL.format(version=RUNTIME, name=""), f"http://127.0.0.1:{cdn.port}/")
+        (copy / "settings.json").write_text(here, encoding="utf-8")
+        page = chromium.new_context(viewport={"width": 1000, "height": 700}).new_page()
+        stack.callback(page.context.close)
+        return Visit(page, stack.enter_context(served(copy)))
+
+    with stack:
+        yield open_page
+
+
+@browser
+def test_the_page_in_docs_translates_as_its_network_does(try_it):
+    """Its generator is in no checkpoint here: onnxruntime runs the same file."""
+    import onnxruntime
+
+    page = try_it()
+    page.press("window")
+    page.drag((40, 90), (80, 130))
+    page.settle()
+    drawing, made = page.pixels("drawing"), page.pixels("result")
+    session = onnxruntime.InferenceSession(next((ROOT / "docs" / "try").glob("*.onnx")))
+    x = drawing.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
+    wanted = (session.run(None, {"x": x})[0][0].transpose(1, 2, 0) + 1) * 127.5
+    assert np.abs(made - wanted.round()).max() <= 1 and wanted.std() > 20 and not page.errors
+    assert (drawing[90:131, 40:81] == WINDOW).all()
+
+
+@browser
+@pytest.mark.parametrize("forged", WASM)
+def test_of_a_runtime_with_another_hash_nothing_runs(try_it, forged):
+    page = try_it(forged)
+    wait_until(lambda: "nothing of it was run" in page.said(), lambda: True, 20)
+    worker, = page.page.workers
+    assert forged in page.said() and worker.evaluate("typeof ort") == "undefined"
 
 
 @browser

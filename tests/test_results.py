@@ -40,6 +40,14 @@ def test_the_demo_goes_on_and_gives_a_row(checkout):
 
 
 @pytest.mark.slow
+def test_the_page_in_docs_is_made_by_one_script(checkout):
+    (checkout / "draw.html").symlink_to(ROOT / "draw.html")
+    run("try.sh", checkout, EPOCHS="1", PAIRS="6")
+    assert {path.name for path in (ROOT / "docs" / "try").iterdir() if path.suffix != ".onnx"} == {
+        path.name for path in (checkout / "docs" / "try").iterdir() if path.suffix != ".onnx"}
+
+
+@pytest.mark.slow
 def test_each_recipe_of_facades_has_its_row(checkout):
     run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
     (checkout / "data" / "demo_6" / "test").symlink_to(checkout / "data" / "demo_6" / "val")

@@ -1,0 +1,19 @@
+#!/bin/sh
+# docs/try, the page that the README links to: it trains on façades that the project draws, and exports the network.
+#
+#     rm -r docs/try && sh results/try.sh                       4 epochs, 16 minutes on two busy CPU cores
+#     EPOCHS=1 PAIRS=8 NGF=4 SIZE=64 PAGE=page sh results/try.sh
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+epochs=${EPOCHS:-4} pairs=${PAIRS:-400} ngf=${NGF:-16} size=${SIZE:-256}
+data=data/demo_$pairs run=${RUN:-runs/try}
+
+[ -d "$data" ] || "$python" -c "
+from pathlib import Path
+from pairs import demo
+demo.draw(Path('$data'), $pairs)"
+[ -e "$run/checkpoint.pth.tar" ] && resume=--resume || resume=
+"$python" train.py $resume --data-root "$data" --out-dir "$run" --n-epochs "$epochs" \
+    --ngf "$ngf" --ndf $((ngf * 2)) --crop-size "$size" --load-size $((size * 143 / 128)) --ema 0.999
+"$python" export.py --checkpoint "$run/gen.pth.tar" --page "${PAGE:-docs/try}" --cdn
