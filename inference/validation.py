@@ -13,7 +13,7 @@ from inference.metrics import LabelScores, image_scores
 from inference.translate import at_any_size
 from pairs.loading import Batches
 from pairs.palettes import load_palette
-from pairs.values import composite
+from pairs.values import composite, values_of
 from runtime.devices import no_search
 from runtime.distributed import Ranks
 from runtime.signals import Stop
@@ -31,6 +31,7 @@ class Validation:
         self.cfg = cfg
         self.ranks = ranks
         self.autocast = autocast
+        _, self.y = values_of(cfg.plain())
         self.labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
 
     @torch.no_grad()
@@ -59,7 +60,7 @@ class Validation:
                     y_fake = at_any_size(gen, x).float()
                     y_fake, y = composite(y_fake, y)
                 l1 += F.l1_loss(y_fake, y) * len(x)  # read once, at the end
-                y_fake, y = (batches.data.y.shown(x, each) for each in (y_fake, y))
+                y_fake, y = (self.y.shown(x, each) for each in (y_fake, y))
                 for row in zip(x, y_fake, y, strict=True):
                     if index in shown:
                         examples[index] = [image.cpu() for image in row]

@@ -129,7 +129,7 @@ def flags(data, out_dir, **changes):
     """The same, for a command line."""
     plain = settings(data, out_dir, **changes).plain()
     return [f"--{name.replace('_', '-')}={value}" for name, value in plain.items()
-            if type(value) is not bool and value not in (None, "")]
+            if type(value) is not bool and value not in (None, "", [])]
 
 
 @pytest.fixture(scope="session")

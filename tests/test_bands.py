@@ -5,9 +5,9 @@ import pytest
 import rasterio
 
 from config import Config
-from dataset import read_pair
 from pairs.identity import Pair
 from pairs.images import read_picture
+from pairs.reading import read_pair
 from pairs.values import Values, values_of
 from utils import DataError
 
