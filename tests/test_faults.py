@@ -364,7 +364,7 @@ def test_every_program_prints_where_the_output_takes_few_characters(data, tmp_pa
         monkeypatch.setattr(sys, "stderr", streams[1])
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         with pytest.raises(SystemExit) as leaving:
-            runpy.run_path(ROOT / command[0], run_name="__main__")
+            runpy.run_path(str(ROOT / command[0]), run_name="__main__")
         out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
         assert (leaving.value.code or 0) == status and "\x1b" not in out + err, out + err
         assert out or status == 2
