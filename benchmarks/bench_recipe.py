@@ -122,7 +122,7 @@ def costs(opts: Recipes, device: torch.device) -> dict[str, float]:
             for _ in range(8):
                 step(*batch)
                 if state.ema:
-                    state.ema.follow(state.gen)
+                    state.ema.update(state.gen)
 
         steps()
         acts[variant] = steps

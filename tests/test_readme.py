@@ -18,6 +18,7 @@ import tyro
 from conftest import write_pair
 from PIL import Image
 from test_prepare import cityscapes, raster
+from test_video import clip
 from torch.distributed.run import get_args_parser as torchrun
 from werkzeug.serving import BaseWSGIServer
 
@@ -138,6 +139,7 @@ def test_every_command_runs(demo, monkeypatch):
     for name in ("facades", "cityscapes_to_labels"):
         Path("runs", name).mkdir()
         shutil.copy("runs/demo/gen.pth.tar", Path("runs", name))
+    clip(Path("in.mp4"), times=range(2))
     listen = draw.listen  # at any port, and not for long
     monkeypatch.setattr(draw, "listen", lambda app, host, port: listen(app, host, 0))
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", BaseWSGIServer.server_close)
