@@ -140,6 +140,10 @@ def test_every_command_runs(demo, monkeypatch):
         Path("runs", name).mkdir()
         shutil.copy("runs/demo/gen.pth.tar", Path("runs", name))
     clip(Path("in.mp4"), times=range(2))
+    for split, n in (("train", 4), ("val", 2)):  # as the patterns of docs/data.md find them
+        for i in range(n):
+            for side, ending in (("input", ".png"), ("target", ".jpg")):
+                write_pair(Path("data", "pairs", split, side, f"{split}{i}{ending}"), seed=i)
     listen = draw.listen  # at any port, and not for long
     monkeypatch.setattr(draw, "listen", lambda app, host, port: listen(app, host, 0))
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", BaseWSGIServer.server_close)
