@@ -112,6 +112,7 @@ def place(tmp_path, monkeypatch):
     raster(Path("fine.tif"), (600, 600), 10)
     write_pair(Path("labels.png"))
     write_pair(Path("labels", "1.png"))
+    write_pair(Path("old", "1.png"))
     write_pair(Path("frames", "000001.png"))
     return tmp_path
 
