@@ -1,6 +1,8 @@
-"""What every module may use: initial weights, errors, and names for messages."""
+"""What every module may use: initial weights, errors, names for messages, and packages that only some need."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from torch import nn
@@ -43,3 +45,12 @@ def name_of(source: Path | np.ndarray | bytes | str) -> str:
     if isinstance(source, bytes):
         return "the image"
     return str(source) if str(source).isprintable() else repr(str(source))
+
+
+def need(module: str, package: str, what: str) -> ModuleType:
+    """The module of a package that only `what` needs. Raises UserError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{what} need {package}, which is not to be had here ({error}): pip install {package}"
+                        ) from error

@@ -12,13 +12,12 @@ import torch
 
 from inference.trained import Trained
 from inference.translate import Translator
-from making.folder import need
 from making.frames import ROUNDED, Video, upright
 from pairs.images import to_tensor
 from pairs.picture import picture_of
 from runtime.console import say
 from runtime.files import atomic
-from utils import DataError, UserError, name_of
+from utils import DataError, UserError, name_of, need
 
 # Of the output: the container and the encoder, with options that leave hardly a visible loss
 H264 = "libx264", {"crf": "18"}

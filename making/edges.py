@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-from making.folder import need
+from utils import need
 
 LEAST = 5  # pixels of a component
 LENIENT = 1.01  # as in the authors' edgesNms: what is as strong as its neighbour stays, and is thinned later

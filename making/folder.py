@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pairs.images import read_picture
+from pairs.images import ending, read_picture
 from pairs.layouts import SPLITS
 from pairs.picture import Picture, as_colour
 from runtime.console import say
@@ -236,17 +234,6 @@ def put(side: Side, path: Path) -> None:
             shutil.copyfileobj(old, new, 2**20)
 
 
-MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
-
-
-def ending(content: bytes) -> str:
-    """Of the file that holds these bytes. Raises DataError where it is none that is read."""
-    for magic, suffix in MAGIC.items():
-        if content.startswith(magic):
-            return suffix
-    raise DataError("its bytes are no PNG, JPEG, WebP, BMP or TIFF")
-
-
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
     """Raises UserError where `out` and one of the inputs are the same, or lie in one another."""
     target = out.resolve()
@@ -294,15 +281,6 @@ class Blocks:
 def check_share(val: float) -> None:
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
-
-
-def need(module: str, package: str, what: str) -> ModuleType:
-    """The module of a package that only `what` needs. Raises UserError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"{what} need {package}, which is not to be had here ({error}): pip install {package}"
-                        ) from error
 
 
 def check_names(named: Iterable[tuple[str, str, Path]]) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from tyro.conf import Positional, arg
 
-from making.folder import Blocks, Job, Made, There, check_share, need
+from making.folder import Blocks, Job, Made, There, check_share
 from making.photos import encoded
 from pairs.geometry import resize
 from runtime.console import say
-from utils import DataError, UserError, name_of
+from utils import DataError, UserError, name_of, need
 
 SECONDS = 10  # of a stretch, at most: a tenth of the video if that is less
 RIM = 0.1  # of a held-out stretch, at least a frame, left out at either end: what is beside it is trained on

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from making.folder import need
 from pairs.tiff import MOST
-from utils import DataError, UserError, name_of
+from utils import DataError, UserError, name_of, need
 
 Span = tuple[int, int]  # the first pixel along an axis, and the first after it
 WHAT = "rasters"

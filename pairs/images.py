@@ -30,6 +30,17 @@ OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".j
                   ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng"}  # images that are not read
 
 
+MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
+
+
+def ending(content: bytes) -> str:
+    """Of the file that holds these bytes. Raises DataError where it is none that is read."""
+    for magic, suffix in MAGIC.items():
+        if content.startswith(magic):
+            return suffix
+    raise DataError("its bytes are no PNG, JPEG, WebP, BMP or TIFF")
+
+
 @contextlib.contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image | tiff.Header]:
     """The image file, or the bytes of one, not yet decoded; what goes wrong inside the block becomes a DataError."""

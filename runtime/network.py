@@ -23,7 +23,7 @@ def download(url: str, file: BinaryIO, timeout: float = 30.0) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(reason_of(error)) from error
     with response:
-        size = int(response.headers.get("Content-Length") or 0)
+        size = response.length or 0  # what the server tells, if that is a number
         start = file.tell()
         with tqdm.wrapattr(Reader(response), "read", size or None, desc="downloading", disable=None) as source:
             shutil.copyfileobj(source, file, 2**20)

@@ -1,0 +1,74 @@
+"""Parquet files with a picture in each of two columns, as the Hub has them. Nothing else needs pyarrow."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pairs.images import read_picture
+from utils import DataError, UserError, name_of, need
+
+COLUMNS = "imageA", "imageB"
+AT_ONCE = 16  # rows in memory
+
+
+def opened(path: Path, columns: tuple[str, str] = COLUMNS):
+    """The open file. Raises UserError where its columns hold no pictures, or without pyarrow."""
+    module = need("pyarrow.parquet", "pyarrow", "parquet files")
+    if not path.is_file():
+        raise FileNotFoundError(f"{name_of(path)} is no file")
+    try:
+        file = module.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name_of(path)} cannot be read as parquet: {error}") from error
+    kinds = {field.name: kind_of(field.type) for field in file.schema_arrow}
+    pictures = [name for name, kind in kinds.items() if kind == "pictures"]
+    for name in columns:
+        if name not in kinds:
+            hint = f"--columns {' '.join(pictures[:2])}" if len(pictures) >= 2 else "--columns"
+            raise UserError(f"{name_of(path)} has no column {name}; it has {', '.join(kinds)}: {hint} names the two "
+                            "that become A and B")
+        if kinds[name] != "pictures":
+            raise UserError(f"{name_of(path)}: the column {name} holds {kinds[name]}, not pictures")
+    return file
+
+
+def kind_of(kind) -> str:
+    """What a column of this type holds: pictures, or what it is called in a message."""
+    name = str(kind)
+    if name in ("binary", "large_binary") or re.match("struct<.*bytes: (large_)?(binary|null)", name):
+        return "pictures"
+    return "text (perhaps the paths of pictures)" if name in ("string", "large_string") else name
+
+
+def rows(file, path: Path, columns: tuple[str, str] = COLUMNS) -> Iterator[tuple[Any, Any]]:
+    """The two cells of each row, a few rows at a time in memory. Raises UserError where the file is damaged."""
+    row = 0
+    try:
+        for batch in file.iter_batches(AT_ONCE, columns=[*columns]):
+            for cells in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                yield cells
+                row += 1
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{name_of(path)} is damaged after row {row}: {error}") from error
+
+
+def picture_in(cell: Any, name: str) -> bytes:
+    """The bytes of the picture, which can be read. Raises DataError, and UserError where there is only a path."""
+    content = bytes_in(cell, name)
+    try:
+        read_picture(content)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    return content
+
+
+def bytes_in(cell: Any, name: str) -> bytes:
+    """The same, of a picture that is not looked at."""
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not content and isinstance(cell, dict) and cell.get("path"):
+        raise UserError(f"{name} holds a path, {name_of(cell['path'])}, and no picture: the file was saved without its "
+                        "images. Take one that holds them, or put those images into folders train/A and train/B")
+    if not content:
+        raise DataError(f"{name} is empty")
+    return content
