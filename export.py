@@ -2,7 +2,7 @@
 
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx --half
-    python export.py --checkpoint runs/demo/gen.pth.tar --output gen.pt2 --norm running
+    python export.py --checkpoint runs/demo/gen.pth.tar --output gen.pt2 --norm running --size 256 256
     python export.py --checkpoint runs/demo/gen.pth.tar --page page
     python export.py --checkpoint runs/demo/gen.pth.tar --hub demo --licence mit --data-licence "drawn by a program"
 """
@@ -25,7 +25,8 @@ from utils import UserError
 @dataclass(frozen=True)
 class Export:
     checkpoint: Path  # gen.pth.tar of a run, *_net_G.pth of the authors or its name, hf:USER/REPO, an address
-    output: Path | None = None  # .onnx, which needs the packages onnx and onnxscript, or .pt2
+    output: Path | None = None  # .onnx (needs the packages onnx and onnxscript), .pt2 or .tflite (litert-torch)
+    size: tuple[int, int] | None = None  # of output: height and width, fixed, as some converters want it; else free
     page: Path | None = None  # a new folder: the page of draw.py with the network in it, for any web space
     hub: Path | None = None  # a new folder for the Hugging Face Hub; needs the package safetensors
     half: bool = False  # of output: weights in fp16, half the file; computed with in fp32; a page's always are
@@ -46,7 +47,7 @@ def main() -> None:
     checkpoint = find_checkpoint(opts.checkpoint)
     gen = load_generator(checkpoint)
     if opts.output:
-        export(gen, opts.output, opts.norm, checkpoint, opts.half)
+        export(gen, opts.output, opts.norm, checkpoint, opts.half, opts.size)
     if opts.page:
         write_page(gen, opts.page, checkpoint, norm=opts.norm, palette=opts.palette, examples=opts.examples,
                    runtime=opts.runtime, webgpu=opts.webgpu, cdn=opts.cdn)

@@ -1,4 +1,4 @@
-"""Writes a generator for other programs: ONNX (.onnx) or PyTorch's exported format (.pt2)."""
+"""Writes a generator for other programs: ONNX (.onnx), PyTorch's exported format (.pt2) or LiteRT's (.tflite)."""
 
 import copy
 import errno
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from generator import Generator
@@ -48,7 +49,7 @@ def fits_fp16(gen: Generator) -> bool:
     return all(bool(parameter.half().isfinite().all()) for parameter in gen.parameters())
 
 
-def metadata(gen: Generator, norm: str) -> dict[str, str]:
+def metadata(gen: Generator, norm: str, size: tuple[int, int] | None = None) -> dict[str, str]:
     """What another program must know to use `gen`, each value as JSON; what its file does not tell is left out."""
     trained = trained_of(gen)
     told = vars(trained) | vars(trained.geometry)
@@ -56,56 +57,116 @@ def metadata(gen: Generator, norm: str) -> dict[str, str]:
         del told[name]
     if trained.sizes:
         told["usual_size"] = trained.sizes.usual
+    if size or gen.crop_size:
+        height, width = size or own_size(gen)
+        told["size"] = width, height
     told |= dict(in_channels=gen.in_channels, out_channels=gen.out_channels, crop_size=gen.crop_size,
                  multiple=gen.multiple, crop_width=gen.crop_width, norm=norm)
     return {name: json.dumps(value) for name, value in told.items() if value is not None}
 
 
-def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None, half: bool = False) -> None:
+def own_size(gen: Generator) -> tuple[int, int]:
+    """Height and width of its training crops, or 256×256 where the file does not tell them."""
+    height = gen.crop_size or 256
+    return height, gen.crop_width or height
+
+
+NEEDS = {".onnx": ("onnx", "onnxscript"), ".pt2": (), ".tflite": ("litert_torch",)}  # packages of each format
+
+
+def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None, half: bool = False,
+           size: tuple[int, int] | None = None) -> None:
     """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of gen.multiple.
 
-    N is at most 1024, H and W are at most 64 · gen.multiple, or 4096. With `half`, the file holds most weights in
-    fp16, and is half as large; x, y_fake and all arithmetic stay fp32. Beside the network it holds its `metadata`: ONNX
-    as metadata_props, .pt2 as extra files.
-    Raises UserError on another ending, where `path` is the `checkpoint`, or when the packages that ONNX needs are not
-    installed, and OSError, naming `path`, when it cannot be written.
+    N is at most 1024, H and W are at most 64 · gen.multiple, or 4096. With `size`, height and width, N is 1, and H and
+    W are these; so they are in .tflite, which knows no free ones. With `half`, the file holds most weights in fp16, and
+    is half as large; x, y_fake and all arithmetic stay fp32. Beside the network it holds its `metadata`: ONNX as
+    metadata_props, .pt2 as extra files, .tflite none.
+    Raises UserError on another ending or a size that the network does not take, where `path` is the `checkpoint`, or
+    when the packages that the format needs are not installed, and OSError, naming `path`, when it cannot be written.
     """
-    if path.suffix.lower() not in (".onnx", ".pt2"):
-        raise UserError(f"an export ends in .onnx or .pt2, not {path.suffix or 'a name without an ending'}")
+    suffix = path.suffix.lower()
+    if suffix not in NEEDS:
+        raise UserError(f"an export ends in .onnx, .pt2 or .tflite, not {suffix or 'a name without an ending'}")
     if checkpoint and path.exists() and path.samefile(checkpoint):
         raise UserError(f"the export {name_of(path)} would overwrite the checkpoint itself")
-    write(gen, path, norm, half)
-    most = max(64, 4096 // gen.multiple) * gen.multiple
-    say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to {most}")
+    if suffix == ".tflite":
+        size = size or own_size(gen)
+    check_size(gen, size)
+    write(gen, path, norm, half, size)
+    if size:
+        say(f"wrote {path}: for one image of {size[1]}×{size[0]} at a time")
+    else:
+        say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to "
+            f"{gen.multiple * most(gen)}")
 
 
-def write(gen: Generator, path: Path, norm: str, half: bool) -> None:
+def most(gen: Generator) -> int:
+    """How many times its multiple a side may have."""
+    return max(64, 4096 // gen.multiple)
+
+
+def check_size(gen: Generator, size: tuple[int, int] | None) -> None:
+    """Raises UserError where the network does not take images of that height and width."""
+    if any(side % gen.multiple or not gen.smallest <= side <= gen.multiple * most(gen) for side in size or ()):
+        raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to "
+                        f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")
+
+
+def write(gen: Generator, path: Path, norm: str, half: bool, size: tuple[int, int] | None = None) -> None:
     """The same, without a word."""
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if path.suffix.lower() == ".onnx" and missing:
-        raise UserError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    told = metadata(gen, norm)
+    suffix = path.suffix.lower()
+    missing = [name.replace("_", "-") for name in NEEDS[suffix] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"exporting to {suffix} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    if half and suffix == ".tflite":
+        raise UserError("--half is for .onnx and .pt2: what a .tflite computes with is for LiteRT's own tools")
+    told = metadata(gen, norm, size)
     if half:
         gen = halved(gen)
-    size, device = gen.multiple, next(gen.parameters()).device
-    least, most = gen.smallest // size, max(64, 4096 // size)
-    x = torch.zeros(2, gen.in_channels, 2 * size, 3 * size, device=device)
-    rows, columns = (torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns"))
-    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=1024), 2: size * rows, 3: size * columns}}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    # Size oblivious: the bottleneck of the smallest image is 1×1, a size that the tracer would take for a constant.
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
-    with torch.no_grad(), gen.test_time(norm, dropout=False), oblivious:
-        program = torch.export.export(gen, (x,), dynamic_shapes=shapes)
-        if path.suffix.lower() == ".pt2":
-            packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
-            torch.export.save(program, packed, extra_files=told)
-            with atomic(path) as file:
-                file.write(packed.getbuffer())
+    with torch.no_grad(), gen.test_time(norm, dropout=False):
+        if suffix == ".tflite":
+            content = as_tflite(gen, size)
+        elif suffix == ".onnx":
+            content = as_onnx(traced(gen, size), told)
         else:
-            onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
-            onnx.model.metadata_props.update(told)
-            with atomic(path) as file:
-                file.write(onnx.model_proto.SerializeToString())
+            packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
+            torch.export.save(traced(gen, size), packed, extra_files=told)
+            content = packed.getbuffer()
+    with atomic(path) as file:
+        file.write(content)
+
+
+def traced(gen: Generator, size: tuple[int, int] | None) -> ExportedProgram:
+    """The network as a graph, for one image of that height and width, or for batches of any that it takes."""
+    device = next(gen.parameters()).device
+    if size:
+        return torch.export.export(gen, (torch.zeros(1, gen.in_channels, *size, device=device),))
+    multiple = gen.multiple
+    rows, columns = (Dim(name, min=gen.smallest // multiple, max=most(gen)) for name in ("rows", "columns"))
+    shapes = {"x": {0: Dim("batch", min=1, max=1024), 2: multiple * rows, 3: multiple * columns}}
+    x = torch.zeros(2, gen.in_channels, 2 * multiple, 3 * multiple, device=device)
+    # Size oblivious: the bottleneck of the smallest image is 1×1, a size that the tracer would take for a constant.
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        return torch.export.export(gen, (x,), dynamic_shapes=shapes)
+
+
+def as_onnx(program: ExportedProgram, told: dict[str, str]) -> bytes:
+    onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
+    onnx.model.metadata_props.update(told)
+    proto = onnx.model_proto
+    del proto.graph.value_info[:]  # which calls free sizes s77 and 256*s30, as the tracer does
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim, name in zip(value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=True):
+            if dim.HasField("dim_param"):
+                dim.dim_param = name
+    return proto.SerializeToString()
+
+
+def as_tflite(gen: Generator, size: tuple[int, int]) -> bytes:
+    import litert_torch  # large, and nothing else needs it
+
+    return litert_torch.convert(gen, (torch.zeros(1, gen.in_channels, *size),)).model_content()

@@ -471,7 +471,7 @@ def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_pat
     (tmp_path / "itself.pt2").symlink_to(checkpoint)
     output = tmp_path / {"into a folder": "folder.pt2", "onnx into a folder": "folder.onnx",
                          "where nothing can be": source / "gen.pt2", "over itself": "itself.pt2",
-                         "elsewhere": "gen.tflite"}[mistake]
+                         "elsewhere": "gen.gguf"}[mistake]
     status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", output)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
 

@@ -1,0 +1,88 @@
+"""Files of export.py as other programs find them: free and fixed sizes, names, formats that need a package."""
+
+import importlib.util
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from generator import Generator
+from inference import export as export_module
+from inference.export import export
+from utils import UserError
+
+
+@pytest.fixture(scope="module")
+def gen():
+    torch.manual_seed(0)
+    return Generator(3, 3, 4, 64).eval()
+
+
+def y_fake(gen, x):
+    with torch.no_grad(), gen.test_time(dropout=False):
+        return gen(x)
+
+
+def dims(value):
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_free_sizes_have_the_names_that_people_know(gen, tmp_path):
+    """The tracer's own names, s77 and 64*s30, mean nothing to who must set them."""
+    export(gen, tmp_path / "gen.onnx")
+    graph = onnx.load(tmp_path / "gen.onnx").graph
+    for value in (graph.input[0], graph.output[0]):
+        assert dims(value) == ["batch", 3, "height", "width"]
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "gen.onnx"), strict_mode=True, data_prop=True)
+    assert dims(inferred.graph.output[0]) == ["batch", 3, "height", "width"]
+
+
+def test_a_fixed_size_is_in_the_file_and_gives_the_same_picture(gen, tmp_path, capsys):
+    export(gen, tmp_path / "gen.onnx", size=(64, 128))
+    export(gen, tmp_path / "gen.pt2", size=(64, 128))
+    assert capsys.readouterr().out.count("for one image of 128×64 at a time") == 2
+    session = onnxruntime.InferenceSession(tmp_path / "gen.onnx")
+    assert session.get_inputs()[0].shape == session.get_outputs()[0].shape == [1, 3, 64, 128]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["size"]) == [128, 64]
+    x = torch.rand(1, 3, 64, 128) * 2 - 1
+    lowered = torch.export.load(tmp_path / "gen.pt2").run_decompositions()  # what ExecuTorch and coremltools begin with
+    for made in (torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), lowered.module()(x)):
+        torch.testing.assert_close(made, y_fake(gen, x), rtol=0, atol=1e-4)
+    sizes = {size for node in lowered.graph.nodes if "val" in node.meta and isinstance(node.meta["val"], torch.Tensor)
+             for size in node.meta["val"].shape}
+    assert all(type(size) is int for size in sizes)  # none that a converter would have to derive
+
+
+@pytest.mark.parametrize("size", [(64, 100), (0, 64), (-64, 64), (64, 64 * 65)])
+def test_a_size_that_the_network_does_not_take_is_a_sentence(gen, tmp_path, size):
+    with pytest.raises(UserError, match="size must be two multiples of 64 from 64 to 4096"):
+        export(gen, tmp_path / "gen.pt2", size=size)
+    assert not any(tmp_path.iterdir())
+
+
+def test_tflite_names_the_package_that_it_needs(gen, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="to .tflite needs litert-torch: pip install litert-torch"):
+        export(gen, tmp_path / "gen.tflite")
+    monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UserError, match="--half is for .onnx and .pt2"):
+        export(gen, tmp_path / "gen.tflite", half=True)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("litert_torch"), reason="needs litert-torch, which brings JAX")
+def test_a_tflite_gives_the_same_picture(gen, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    export(gen, tmp_path / "gen.tflite")
+    interpreter = Interpreter(str(tmp_path / "gen.tflite"))
+    interpreter.allocate_tensors()
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    interpreter.set_tensor(given["index"], x.numpy())
+    interpreter.invoke()
+    torch.testing.assert_close(torch.from_numpy(interpreter.get_tensor(made["index"])), y_fake(gen, x), rtol=0,
+                               atol=1e-4)
