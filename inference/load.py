@@ -62,8 +62,9 @@ def generator_of(saved: dict, path: Path) -> Generator:
             if not isinstance(weights, dict) or "config" not in saved:
                 raise UserError(f"its keys are {', '.join(map(str, list(saved)[:5]))}, not those of a generator")
             check_known(saved)
-            gen = make_generator(saved["config"])
-            gen.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
+            with torch.device("meta"):
+                gen = make_generator(saved["config"])
+            hold(gen, {key.removeprefix("module."): value for key, value in weights.items()})
         gen.trained = Trained.of(saved, gen)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = textwrap.shorten(str(error), 300)
@@ -71,6 +72,12 @@ def generator_of(saved: dict, path: Path) -> Generator:
     if not all(value.isfinite().all() for value in gen.state_dict().values()):
         raise UserError(f"{path} holds weights that are not finite")
     return gen
+
+
+def hold(gen: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Gives these weights to a network that was made on the device "meta", without any: none are drawn, nor copied."""
+    plain = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    gen.load_state_dict({key: value.contiguous() for key, value in plain.items()}, assign=True)
 
 
 def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
@@ -150,8 +157,9 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
                          f"{', '.join(differ[:3]) or 'a depth of ' + str(depth)}")
     ngf, in_channels = theirs["model.model.0.weight"].shape[:2]
     out_channels = theirs["model.model.3.bias"].shape[0]
-    gen = release_dropout(Generator(in_channels, out_channels, ngf, 2**depth), 0.5)
-    gen.load_state_dict({ours: theirs[key] for ours, key in keys.items()})
+    with torch.device("meta"):
+        gen = release_dropout(Generator(in_channels, out_channels, ngf, 2**depth), 0.5)
+    hold(gen, {ours: theirs[key] for ours, key in keys.items()})
     return gen
 
 
@@ -179,15 +187,16 @@ def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
     ngf, in_channels = theirs["model1_1.1.weight" if local else "model.1.weight"].shape[:2]
     last = f"model1_2.{n_local + 4}.bias" if local else f"model.{first + len(at) + 3 * n_downs + 1}.bias"
     sizes = in_channels, theirs[last].shape[0], ngf, n_downs, len(at)
-    if local:
-        gen = LocalEnhancer(*sizes, n_local_blocks=n_local)
-    else:
-        dropout = f"model.{first}.conv_block.5.weight" not in theirs  # it moves the second convolution
-        gen = GlobalGenerator(*sizes, crop_size=256 if n_downs == 2 else 0, norm="batch" if batch else "instance",
-                              dropout=dropout)
+    with torch.device("meta"):
+        if local:
+            gen = LocalEnhancer(*sizes, n_local_blocks=n_local)
+        else:
+            dropout = f"model.{first}.conv_block.5.weight" not in theirs  # it moves the second convolution
+            gen = GlobalGenerator(*sizes, crop_size=256 if n_downs == 2 else 0,
+                                  norm="batch" if batch else "instance", dropout=dropout)
     differ = sorted({key for key in gen.state_dict() if not key.endswith("num_batches_tracked")} ^ {*theirs})
     if differ:
         raise UserError("these are no weights of a published ResNet or pix2pixHD; the first keys that differ: "
                         f"{', '.join(differ[:3])}")
-    gen.load_state_dict(theirs, strict=False)  # the count of batches apart
+    hold(gen, theirs)
     return gen

@@ -82,7 +82,11 @@ class Translator:
 
     def compile(self) -> None:
         """From now on through torch.compile: slow to start, faster for many images of one size."""
+        draw = torch.compiler.disable(self.noise.mask)  # a decorator would import half of torch.compile for everyone
         for net in {self.exact, self.fast}:
+            for layer in net.modules():
+                if isinstance(layer, Dropout) and layer.p > 0:
+                    layer.draw = draw
             net.compile()
 
     def picture(self, image: Image.Image | np.ndarray | Sequence) -> Image.Image | np.ndarray:
@@ -228,7 +232,6 @@ class Noise(threading.local):
     def begin(self, seed: int, device: torch.device) -> None:
         self.source = torch.Generator(device).manual_seed(seed)
 
-    @torch.compiler.disable
     def mask(self, x: Tensor, p: float) -> Tensor:
         """0 with the probability p, else 1 / (1 - p), in the shape of x."""
         return torch.empty_like(x).bernoulli_(1 - p, generator=self.source).div_(1 - p)

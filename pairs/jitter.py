@@ -3,17 +3,15 @@
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from importlib import metadata
 
 import numpy as np
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the internet for its newest version
-import albumentations as A  # noqa: E402
-
-from config import Config  # noqa: E402
-from pairs.geometry import Size  # noqa: E402
-from pairs.values import Values  # noqa: E402
-from utils import UserError  # noqa: E402
+from config import Config
+from pairs.geometry import Size
+from pairs.values import Values
+from utils import UserError
 
 
 class Jitter:
@@ -22,6 +20,9 @@ class Jitter:
     def __init__(self, crop: Size, seed: int = 0, flip: str = "mirror", strength: float = 0.0,
                  recolours_x: bool = True):
         check_albumentations()
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the internet for its newest version
+        import albumentations as A  # takes a third as long as torch, and training alone needs it
+
         width, height = crop
         around = (1 - strength, 1 + strength)
         color = A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)
@@ -52,7 +53,7 @@ class Jitter:
         return placed(self.place, pair)
 
 
-def placed(place: A.Compose, image: np.ndarray) -> np.ndarray:
+def placed(place: Callable, image: np.ndarray) -> np.ndarray:
     """The same crop and turn of all channels: OpenCV, which mirrors, takes at most 128, so that most go as a mask."""
     if image.shape[2] <= 64:
         return place(image=image)["image"]

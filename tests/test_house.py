@@ -1,7 +1,13 @@
-"""The arrows between modules run down, as the README draws them, and nobody imports a command."""
+"""The arrows between modules run down, as the README draws them, nobody imports a command, or what it does not use."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+from config import Config
+from generator import Generator
+from runtime.checkpoint import save_generator
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [{"prepare", "check", "predict", "evaluate", "export", "draw"}, {"train"}, {"inference"}, {"hd"},
@@ -34,3 +40,21 @@ def test_the_top_holds_the_paper_and_the_commands_only():
         f"{len(files)} files at the top: {', '.join(files)}. Only the paper's files and the commands stand there, so "
         "that `ls` shows what to read first. Put what serves them into making/, pairs/, runtime/, inference/ or hd/. "
         "For one more command, raise this limit, and add it to FLOORS above and to the README's list of files")
+
+
+def test_programs_import_only_what_they_use(tmp_path):
+    """From the start to the picture: torch.compile, scipy and albumentations take as long again as torch."""
+    path = tmp_path / "gen.pth.tar"
+    save_generator(Config(ngf=4, crop_size=64), Generator(3, 3, 4, 64).state_dict(), 1, path, {})
+    program = f"""
+import sys
+import check, draw, evaluate, export, predict, prepare
+import numpy as np
+from inference.load import load_generator
+from inference.translate import Translator
+Translator(load_generator({str(path)!r})).picture(np.zeros((64, 64, 3), np.uint8))
+print(*[name for name in ("torch._dynamo", "albumentations", "scipy", "torchvision", "rasterio", "av", "pyarrow",
+                          "matplotlib", "torch.utils.tensorboard") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
