@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pairs.find import evenly
-from pairs.geometry import Geometry
+from pairs.geometry import Geometry, Size, enlargement, larger
 from pairs.identity import Pair
-from pairs.images import has_frames, has_nodata, read_palette, read_size
+from pairs.images import has_frames, has_nodata, read_palette
 from pairs.palettes import sample
 from pairs.picture import Picture, to_array
-from pairs.reading import check_sizes, read_pictures
+from pairs.reading import read_pictures, side_sizes
 from pairs.values import KINDS, VOID, Values, mask_array, mask_weight, mask_white
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -23,20 +23,61 @@ from utils import DataError, UserError, name_of
 PHOTOS = (5 / 4, 4 / 3, 3 / 2, 8 / 5, 16 / 9)  # width by height, of cameras and screens; two squares are 2
 
 
-def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, halved: bool = False) -> Counter:
-    """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and counts the sizes of one side.
+@dataclass
+class Headers:
+    """What the headers of pairs tell."""
+
+    sides: Counter[tuple[Size, ...]] = field(default_factory=Counter)  # how often inputs and target have these sizes
+
+    @property
+    def sizes(self) -> Counter[Size]:
+        """Of one side, once the smaller one was enlarged."""
+        sizes = Counter()
+        for sides, n in self.sides.items():
+            sizes[larger(sides)] += n
+        return sizes
+
+    def factors(self, side: slice) -> Counter[float]:
+        """By how much the images of that part of `sides` are enlarged."""
+        factors = Counter()
+        for sides, n in self.sides.items():
+            factors[enlargement(larger(sides[side]), larger(sides))] += n
+        return factors
+
+    def enlarge(self, direction: str) -> float:
+        """By how much the input of most pairs is enlarged: the largest, where there are several."""
+        both = len(next(iter(self.sides))) == 1
+        side = slice(None) if both else slice(-1) if direction == "AtoB" else slice(-1, None)
+        return self.factors(side).most_common(1)[0][0]
+
+    def enlarged(self) -> str:
+        """Who is, for a message, or nothing."""
+        n = len(next(iter(self.sides)))
+        names = ["A", "B"] if n == 2 else [*(f"A{i}" for i in range(1, n)), "B"]
+        parts = []
+        for i, name in enumerate(names[:n]):
+            factors = self.factors(slice(i, i + 1))
+            same = factors.pop(1.0, 0)
+            if factors:
+                by = " to ".join(f"{factor:.3g}" for factor in sorted({min(factors), max(factors)}))
+                parts.append(f"{name} enlarged by {by}" + (f" in {factors.total()}" if same else ""))
+        return ", ".join(parts)
+
+
+def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, halved: bool = False) -> Headers:
+    """Reads the headers of up to `at_most` pairs (0: all), evenly spaced, and counts their sizes.
 
     Says which are unlikely to be pairs. Raises DataError for the first pair that cannot be used; with `skip`, only when
     none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
     the halves would be upright, but for names that end in _AB, and where a network has learnt from them (`halved`).
     """
-    sizes, narrow, photos, moving, wide = Counter(), [], [], [], []
+    headers, narrow, photos, moving, wide = Headers(), [], [], [], []
     for pair in evenly(pairs, at_most):
         try:
-            found = [read_size(source) for source in pair.files]
-            check_sizes(pair, found)
-            width, height = found[0]
-            sizes[width // 2 if pair.side_by_side else width, height] += 1
+            sides = side_sizes(pair)
+            headers.sides[sides] += 1
+            width, height = sides[0]
+            width *= 1 + pair.side_by_side
             file = pair.files[0]
             if pair.side_by_side and not file.stem.lower().endswith(("_ab", "-ab")):
                 if width <= height:
@@ -50,9 +91,9 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             if not skip:
                 raise
             problem = error
-    if not sizes:
+    if not headers.sides:
         raise DataError(f"none of the pairs can be read: {problem}")
-    n = sizes.total()
+    n = headers.sides.total()
     for files, shape in ((narrow, "are not wider than high"), (photos, "have the shape of a single photo")):
         if files:
             sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
@@ -67,7 +108,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{moving[0]}")
-    return sizes
+    return headers
 
 
 def may_lack_values(pairs: Sequence[Pair], seen: Iterable["Seen"]) -> bool:
@@ -81,11 +122,12 @@ def may_lack_values(pairs: Sequence[Pair], seen: Iterable["Seen"]) -> bool:
     return False
 
 
-def describe(sizes: Counter, pairs: list[Pair]) -> str:
+def describe(headers: Headers, pairs: list[Pair]) -> str:
     """What `check_headers` has counted, for a message."""
-    ((width, height), _), *others = sizes.most_common()
+    ((width, height), _), *others = headers.sizes.most_common()
     size = f"{2 * width}×{height} side by side" if pairs[0].side_by_side else f"{width}×{height} each side"
-    return size + (f" and {len(others)} other sizes" if others else "")
+    size += f" and {len(others)} other sizes" if others else ""
+    return f"{size} ({enlarged})" if (enlarged := headers.enlarged()) else size
 
 
 def check_small(sizes: Counter, geometry: Geometry) -> None:
@@ -101,8 +143,7 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
     """Raises UserError for the first pair that validation shows with at most so many pixels a side."""
     for pair in pairs:
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            width, height = read_size(pair.files[0])
-            shown = geometry.whole((width // 2 if pair.side_by_side else width, height))
+            shown = geometry.whole(larger(side_sizes(pair)))
             if min(shown) <= most:
                 raise UserError(f"best_by must be another than ms_ssim, which needs more than {most} pixels a side: "
                                 f"validation shows {name_of(pair.files[0])} as {shown[0]}×{shown[1]}")
@@ -336,19 +377,25 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             if colours and not others:
                 seen[direction[0]].samples.append(sample(to_array(first, 3)))
     counted.tell(seen)
-    for name, side in seen.items():
-        if side.channels:
-            _check_side(name, side, wanted[name], is_input=name == direction[0])
+    unknown = {name: way_out for name, side in seen.items()
+               if side.channels and (way_out := _check_side(name, side, wanted[name], is_input=name == direction[0]))}
+    if unknown:
+        one, n = len(unknown) == 1, max(side.channels.total() for side in seen.values())
+        flags, outside = zip(*unknown.values(), strict=True)
+        raise UserError(f"side{'' if one else 's'} {' and '.join(unknown)} hold{'s' if one else ''} numbers of which "
+                        f"nobody knows what is black and what is white: {' '.join(flags)} take{'s' if one else ''} in "
+                        f"nearly all of those in {n} pairs{''.join(outside)}")
     return seen
 
 
-def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> None:
+def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> tuple[str, str] | None:
+    """Returns a flag that tells the range, and what it leaves out, where nothing can be read without one."""
     if values.n_labels and side.indices:
         check_classes(name, side, values.n_labels)
         if side.clash:
             say(f"the palettes of side {name} differ from file to file: {side.clash}. --n-labels looks at indices "
                 "alone: write all files with one palette, or leave --n-labels out, so that colours count")
-        return
+        return None
     ends, apart, top = side.ends() or (0.0, 1.0), side.apart(), class_top(side) if is_input else 0
     flag = f"--range-{name.lower()} {range_words(*ends)}"
     outside = "".join(f"; {number:g}, in {share:.1%} of it, lies far outside of all the rest: if it marks what has no "
@@ -361,16 +408,16 @@ def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> None:
         if top:
             raise UserError(f"side {name} holds whole numbers, 0 to {top}, that look like class indices: --n-labels "
                             f"{top + 1} makes each a channel. If they measure something, {flag} takes in all of them")
-        raise UserError(f"side {name} holds numbers of which nobody knows what is black and what is white: {flag} "
-                        f"takes in nearly all of those in {side.channels.total()} pairs{outside}")
+        return flag, outside
     low, high = values.limits or (0, 255 if side.kind == "uint8" else 65535)
+    spare = side.kind == "uint16" and not values.limits and not values.lab  # sensors rarely use all 16 bits
     black, white = (min(1.0, max(0.0, (end - low) / (high - low))) for end in ends)
     if top and not values.limits:
         say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
-    elif white - black < 0.1:
-        spread = f", {flag}" if side.kind != "uint8" or not apart else ""
-        say(f"side {name} uses less than a tenth of its range, {black:.0%} to {white:.0%}: class indices or depth "
-            f"train better spread over all of it{spread}{outside}")
+    elif white - black < (0.5 if spare else 0.1):
+        spread = f", {flag}" if (side.kind != "uint8" or not apart) and not values.lab else ""
+        say(f"side {name} uses less than {'a tenth' if white - black < 0.1 else 'half'} of its range, {black:.0%} to "
+            f"{white:.0%}: class indices, depth or reflectance train better spread over all of it{spread}{outside}")
     elif outside:
         say(f"side {name} holds {side}{outside}")
     clipped = sum(share for share, _ in side.clipped) / max(1, len(side.clipped))
@@ -379,3 +426,4 @@ def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> None:
         rest = " of the rest" if apart else ""
         say(f"side {name}: {clipped:.1%} of the values lie outside of {low:g} to {high:g} and are clipped, most in "
             f"{where}, {worst:.1%}: {flag} takes in nearly all{rest}")
+    return None

@@ -199,6 +199,23 @@ def test_one_saturated_pixel_of_16_bits_does_not_hide_that_the_range_is_hardly_u
         assert re.search(r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d\d 1[45]00", said)
 
 
+@pytest.mark.parametrize(("write", "top", "wanted"), [(tiff, 10_000, True), (tiff, 60_000, False), (png, 100, False)])
+def test_16_bits_of_which_half_lie_idle_get_a_range_and_other_numbers_do_not(told, write, top, wanted):
+    """As Sentinel-2's reflectances, which take 15 % of 16 bits; dark photos of 8 bits are photos."""
+    for said in told("B", lambda path, i: write(path, smooth(i, top / 20, top).astype(np.uint16))):
+        proposal = re.search(r"side B uses less than half of its range, .*, --range-b \d+ \d+$", said, re.MULTILINE)
+        assert bool(proposal) == wanted, said
+
+
+def test_two_sides_of_floats_get_both_flags_at_once(tmp_path):
+    for side, factor in (("A", 10), ("B", 1)):
+        (tmp_path / side).mkdir()
+        for i in range(3):
+            tiff(tmp_path / side / f"{i}", elevation(i) * np.float32(factor))
+    with pytest.raises(UserError, match=r"^sides A and B hold .*: --range-a \S+ 1[45]00 --range-b \S+ 1[45]0 take in"):
+        check(settings(tmp_path, tmp_path / "run", in_channels=1, out_channels=1))
+
+
 def test_the_share_that_a_range_clips_is_told_with_the_worst_file(told):
     def write(path, i):
         tiff(path, elevation(i, [(170, 0.3)] if i == 1 else ()))
