@@ -185,6 +185,8 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("label_side", rgb or c.label_side == "none", "must be none with space lab: label maps are no photos"),
         ("range_a", rgb or c.range_a is None, "must be left out with space lab, which knows its ranges"),
         ("range_b", rgb or c.range_b is None, "must be left out with space lab, which knows its ranges"),
+        ("bands_a", rgb or not c.bands_a, "must be left out with space lab, which takes photos, gray or in colours"),
+        ("bands_b", rgb or not c.bands_b, "must be left out with space lab, which takes photos, gray or in colours"),
         ("in_channels", rgb or c.in_channels == 1, "must be left out with space lab, whose input is L"),
         ("out_channels", rgb or c.out_channels == 2, "must be left out with space lab, whose output is ab"),
         ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
