@@ -75,6 +75,8 @@ def check(cfg: Config) -> int:
         try:
             if good[split]:
                 counted[split] = check_headers(good[split], at_most=0)
+                if enlarged := counted[split].enlarged():
+                    say(f"{split}: {enlarged}, to the size of the other side")
         except UserError as error:
             problems.append(str(error))
     for one, other in itertools.combinations(found.marks, 2):
@@ -84,8 +86,9 @@ def check(cfg: Config) -> int:
             say(f"{len(twins)} of the {len(found.splits[other])} pairs in {other} hold the same as one in {one}, such "
                 f"as {twins[0]}")
     if "train" in counted:
-        check_small(counted["train"], geometry)
-        usual = usual_size(counted["train"])
+        sizes = counted["train"].sizes
+        check_small(sizes, geometry)
+        usual = usual_size(sizes)
         told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")

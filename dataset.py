@@ -99,7 +99,10 @@ class PairedImages(Dataset):
         # Scored images stay exact, and decoding at a fraction of the size would mix masked pixels into the others.
         size = self.geometry.load if self.jitter else self.geometry.whole
         exact = not self.jitter or self.x_is_label or self.y_is_label or self.masked
-        of_a, of_b, *of_mask = read_pictures(self.pairs[index], None if exact else size)
+        x_how = self.geometry.how(self.x_is_label)
+        y_how = self.geometry.how(self.y_is_label)
+        how = (x_how, y_how) if self.direction == "AtoB" else (y_how, x_how)
+        of_a, of_b, *of_mask = read_pictures(self.pairs[index], None if exact else size, how)
         of_x, of_y = (of_a, of_b) if self.direction == "AtoB" else (of_b, of_a)
         pictures = [*of_a, *of_b]
         mask = mask_array(of_mask[0][0] if of_mask else None, pictures)
@@ -115,8 +118,6 @@ class PairedImages(Dataset):
             raise DataError(f"{names} hold pixels without a value (NaN or no data), which the first look at the data "
                             "did not find in any pair: masks in a folder M let training ignore them")
 
-        x_how = self.geometry.how(self.x_is_label)
-        y_how = self.geometry.how(self.y_is_label)
         pixels = resize_pair(x, y, mask, (width, height), x_how, y_how, self.masked)
         if self.jitter:
             pixels = self.geometry.pad(pixels)  # to a crop

@@ -10,7 +10,7 @@ import json
 import re
 import socket
 import webbrowser
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -62,7 +62,7 @@ class App:
         use_precision(opts.precision, device)
         checkpoint = find_checkpoint(opts.checkpoint)
         gen = load_generator(checkpoint, device)
-        self.gen, self.trained = gen, gen.trained
+        self.gen, self.trained = gen, replace(gen.trained, enlarge=1.0)  # the page draws in the size of the output
         check_pictures(self.trained)
         self.translator = Translator(gen, self.trained, precision=opts.precision)
         self.palette = choose_palette(opts.palette, self.trained.colours)

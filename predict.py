@@ -30,7 +30,7 @@ from inference.video import ENCODERS, check_network, is_video, translate_video
 from making.frames import Video
 from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of
-from pairs.geometry import Scale, Size
+from pairs.geometry import Scale, Size, has_shape_of, resized
 from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
 from pairs.patterns import list_files, read_as
 from pairs.values import Values, is_deep
@@ -89,7 +89,7 @@ class Item:
 
     output: Path
     x: Tensor  # (C, H, W) as `Values.to_network` takes it, at the scale of the network
-    size: Size  # of the input
+    size: Size  # of the output
     photo: np.ndarray | None  # (H, W, 3), the input, where its L goes into the output
     deep: bool  # whether the input has 16 bits
     alpha: np.ndarray | None  # (H, W), the input's transparency
@@ -106,9 +106,14 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
         left, right = pictures[0].halves()
         picture, target = (left, right) if opts.side_by_side == "left" else (right, left)
         pictures, targets = [picture], [target]
+    own_size = pictures[0].size
+    pictures = translator.enlarged(pictures)
+    size = pictures[0].size
     for target in targets:
-        if target.size != pictures[0].size:
-            raise DataError(f"{target.name} is no target of {job.name}: it has another size")
+        if target.size != size and not has_shape_of(target.size, size) and not has_shape_of(size, target.size):
+            raise DataError(f"{target.name} is no target of {job.name}: it has another shape")
+    how = translator.trained.geometry.how(translator.trained.y_is_label)
+    targets = [resized(target, size, how) for target in targets]
     array = translator.x.array(pictures)
     x = to_tensor(translator.to_scale(array))
     shown = []
@@ -119,9 +124,10 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     place = valid = None
     if opts.side_by_side == "no" and not opts.compare and job.both_tiff:
         place = read_place(job.inputs[0])
+        place = place and place.scaled(own_size, size)
         valid = pictures[0].valid
     photo = array if translator.y.lab else None
-    return Item(job.output, x, array.shape[1::-1], photo, is_deep(pictures), translator.x.alpha(pictures), valid, place,
+    return Item(job.output, x, size, photo, is_deep(pictures), translator.x.alpha(pictures), valid, place,
                 shown)
 
 
@@ -190,7 +196,7 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
 
 
 def find_rasters(translator: Translator, jobs: list[Job], opts: Predict) -> dict[Job, Size]:
-    """The jobs of TIFFs that are too large to be in memory whole, with their sizes."""
+    """The jobs of TIFFs that are too large to be in memory whole, with the sizes of their outputs."""
     if opts.compare or opts.side_by_side != "no":
         return {}
     sizes = {job: is_large(job.inputs[0], job.output, translator) for job in jobs if len(job.inputs) == 1}

@@ -87,7 +87,7 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
             memory.cache = {}
             row = {"name": f"{root.name}, {describe(check_headers(pairs), pairs)}", "ms": ms_a_pair(files),
                    "ram": ms_a_pair(memory)}
-            with unittest.mock.patch("dataset.read_pictures", lambda pair, _: read_pictures(pair)):
+            with unittest.mock.patch("dataset.read_pictures", lambda pair, *_: read_pictures(pair)):
                 row["whole"] = ms_a_pair(files)  # JPEGs decoded at their full size
             print("{}\n  ms a pair: {}".format(row["name"], ", ".join("{} {median:.2f} ({min:.2f} to {max:.2f})".format(
                 name, **row[key]) for name, key in (("file", "ms"), ("decoded whole", "whole"), ("memory", "ram")))))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def pictures(gen: Generator, checkpoint: Path, n: int) -> list[list[torch.Tensor
         check_pictures(gen.trained)
     except UserError:
         return []
-    translator, rows = Translator(gen), []
+    translator, rows = Translator(gen, replace(gen.trained, enlarge=1.0)), []  # an example is as large as its target
     for pair in evenly(find_examples(checkpoint, gen.trained), n) if n else []:
         x, y = np.split(example_of(pair, gen.trained), 2, axis=1)
         y_fake = translator.picture(x)

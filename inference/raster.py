@@ -119,15 +119,17 @@ class Raster:
     def __init__(self, image: Any, header: tiff.Header, path: Path, translator: Translator):
         self.image, self.header, self.path, self.translator = image, header, path, translator
         self.size = header.width, header.height
+        self.made = translator.trained.enlarged(self.size)  # of the output
         self.palette = tiff.palette_of(image, header)
-        self.place = tiff.Place.of(image)
+        self.place = tiff.Place.of(image).scaled(self.size, self.made)
         self.deep = is_deep([self.picture(0, 1)])
-        self.seen = translator.network_size(self.size)
+        self.seen = translator.network_size(self.made)
         trained = translator.trained
         how = trained.geometry.how(trained.x_is_label)
         back = "nearest" if trained.y_is_label else "linear"
         self.x_taps = [taps(old, new, how) for old, new in zip(self.size, self.seen, strict=True)]
-        self.y_taps = [taps(new, old, back) for old, new in zip(self.size, self.seen, strict=True)]
+        self.y_taps = [taps(new, old, back) for old, new in zip(self.made, self.seen, strict=True)]
+        self.photo_taps = [taps(old, new, how) for old, new in zip(self.size, self.made, strict=True)]
         gen = translator.exact
         self.columns: Frame = frame(gen, self.seen[0])
         self.lines: Frame = frame(gen, self.seen[1])
@@ -138,21 +140,28 @@ class Raster:
         array, missing = tiff.read_rows(self.image, self.header, top, bottom)
         return tiff_picture(array, missing, self.palette, self.header, name_of(self.path))
 
-    def scaled(self, top: int, bottom: int) -> np.ndarray:
-        """(rows, W, C), those rows of what the network sees."""
-        across, down = self.x_taps
+    def scaled(self, across: Taps, down: Taps, top: int, bottom: int) -> np.ndarray:
+        """(rows, W, C), those rows of the image as `x_taps` or `photo_taps` resize it."""
         first, last = down.span(top, bottom)
         array = self.translator.x.array([self.picture(first, last)])
-        if self.seen == self.size:
+        width = len(across.index)
+        if (width, len(down.index)) == self.size:
             return array
-        result = across.apply(down.apply(array, 0, top, bottom, first), 1, 0, self.seen[0], 0)
+        result = across.apply(down.apply(array, 0, top, bottom, first), 1, 0, width, 0)
         return result.round().clip(0, 255).astype(np.uint8) if array.dtype == np.uint8 else result.clip(0, 1)
+
+    def valid(self, top: int, bottom: int) -> np.ndarray | None:
+        """(rows, W), where the output holds values: where the nearest pixel of the file does."""
+        columns, lines = (nearest(old, new) for old, new in zip(self.size, self.made, strict=True))
+        lines = lines[top:bottom]
+        valid = self.picture(int(lines[0]), int(lines[-1]) + 1).valid
+        return valid if valid is None else valid[(lines - lines[0])[:, None], columns]
 
     def padded(self, top: int, bottom: int) -> Tensor:
         """(1, C, rows, W), as `Translator.tensor` takes it."""
         index = self.lines.index[top:bottom]
         first, last = int(index.min()), int(index.max()) + 1
-        return to_tensor(self.scaled(first, last)[(index - first)[:, None], self.columns.index])[None]
+        return to_tensor(self.scaled(*self.x_taps, first, last)[(index - first)[:, None], self.columns.index])[None]
 
     def translated(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from one before `start` on."""
@@ -176,21 +185,20 @@ class Raster:
         flow = Flow(self.translated(down.span(start, start + 1)[0]))
         values = self.translator.y
         holes = self.header.nodata or self.header.dtype.kind == "f"
-        for top in range(start, self.size[1], ROWS):
-            bottom = min(top + ROWS, self.size[1])
+        for top in range(start, self.made[1], ROWS):
+            bottom = min(top + ROWS, self.made[1])
             first, last = down.span(top, bottom)
             rows = flow.rows(first, last)
-            if self.seen != self.size:
-                rows = across.apply(down.apply(rows, 0, top, bottom, first), 1, 0, self.size[0], 0)
+            if self.seen != self.made:
+                rows = across.apply(down.apply(rows, 0, top, bottom, first), 1, 0, self.made[0], 0)
             if not np.isfinite(rows).all():
                 raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
                                 "--precision fp32 may help")
-            photo = self.picture(top, bottom) if holes or values.lab else None
             y_fake = to_tensor(rows)
             if values.lab:
-                y_fake = self.translator.shown(self.translator.x.array([photo]), y_fake)
+                y_fake = self.translator.shown(self.scaled(*self.photo_taps, top, bottom), y_fake)
             array = values.picture(y_fake, self.deep).array
-            valid = photo.valid if holes else None
+            valid = self.valid(top, bottom) if holes else None
             yield top, self.place.marked(array, valid), valid
 
 
@@ -210,9 +218,9 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             raster = Raster(image, header, source, translator)
             parts = Parts(output, identity(raster, source))
             if parts.rows:
-                say(f"{name_of(output)}: {parts.rows:,} of {header.height:,} rows are done already")
-                bar(parts.rows * header.width)
-            if parts.rows < header.height:
+                say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
+                bar(parts.rows * raster.made[0])
+            if parts.rows < raster.made[1]:
                 for top, rows, valid in raster.output(parts.rows):
                     parts.add(top, rows, valid)
                     bar(rows.shape[0] * rows.shape[1])
@@ -230,7 +238,7 @@ def identity(raster: Raster, source: Path) -> dict:
     for value in translator.exact.state_dict().values():
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {"input": [str(source.resolve()), found.st_size, found.st_mtime_ns], "size": raster.size,
-            "seen": raster.seen, "tile": raster.tile, "weights": weights.hexdigest(),
+            "made": raster.made, "seen": raster.seen, "tile": raster.tile, "weights": weights.hexdigest(),
             "options": translator.options, "dtype": str(translator.dtype)}
 
 
@@ -269,7 +277,7 @@ class Parts:
     def join(self, output: Path, raster: Raster, overviews: bool) -> None:
         """Writes `output`, compares it with the parts, and removes them. Raises OSError."""
         first = np.load(self.files[0], mmap_mode="r")
-        width, height = raster.size
+        width, height = raster.made
         place, n = raster.place, first.shape[2]
         told = tiff.layout((height, width, n), first.dtype, place=place)
         told |= dict(bigtiff="IF_SAFER", predictor=3 if first.dtype.kind == "f" else 2)
@@ -289,7 +297,7 @@ class Parts:
                     if not np.array_equal(found, rows, equal_nan=rows.dtype.kind == "f"):
                         raise OSError(f"what was written is not what stands in {name_of(output)}: is the disk full?")
             if overviews:
-                tiff.add_overviews(Path(file.name), raster.size, raster.translator.trained.y_is_label)
+                tiff.add_overviews(Path(file.name), raster.made, raster.translator.trained.y_is_label)
         shutil.rmtree(self.folder)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
@@ -299,7 +307,10 @@ class Parts:
 
 
 def is_large(path: Path, output: Path, translator: Translator) -> Size | None:
-    """Its size, where the image goes through the network in tiles, and both files are TIFFs. Raises DataError."""
+    """The size of the output, where the image goes through the network in tiles, and both files are TIFFs.
+
+    Raises DataError.
+    """
     if {path.suffix.lower(), output.suffix.lower()} - set(tiff.SUFFIXES):
         return None
     try:
@@ -310,6 +321,6 @@ def is_large(path: Path, output: Path, translator: Translator) -> Size | None:
             header = tiff.read_header(file)
     except (OSError, ValueError, KeyError):  # told by whoever reads it
         return None
-    size = header.width, header.height
+    size = translator.trained.enlarged((header.width, header.height))
     width, height = translator.network_size(size)
     return size if header.orientation == 1 and tile_for(translator.exact, height, width) else None

@@ -1,5 +1,6 @@
 """What the file of a generator tells of its training, whichever program wrote it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
@@ -7,7 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from torch import nn
 
 from config import Config
-from pairs.geometry import Geometry, Sizes
+from pairs.geometry import Geometry, Size, Sizes
 from pairs.identity import Known
 from pairs.patterns import Patterns
 from pairs.values import KINDS, Values, values_of
@@ -41,6 +42,7 @@ class Trained:
     kind: str = "uint8"  # of KINDS: the numbers of the targets
     inputs: int = 1  # images that go in together
     sizes: Sizes | None = None  # of the training images
+    enlarge: float = 1.0  # by how much those that went in were, where the targets were larger
     epoch: int | None = None
     colours: tuple[tuple[int, int, int, float], ...] = ()  # of label maps that went in: red, green, blue, share
     known: Known | None = None  # the pairs that were trained on and held out; None: the file does not tell
@@ -66,6 +68,9 @@ class Trained:
         sizes = Sizes.of_file(saved["usual_size"], saved.get("size_range")) if "usual_size" in saved else None
         if sizes and min(geometry.whole(sizes.usual)) < 1:
             raise UserError(f"its training images are {sizes.usual[0]}×{sizes.usual[1]}")
+        enlarge = float(saved.get("enlarge", 1))
+        if not 1 <= enlarge < math.inf:
+            raise ValueError(f"inputs cannot have been enlarged by {enlarge}")
         found = cls(gen.in_channels, gen.out_channels, geometry,
                     direction=told.get("direction"),
                     space=told.get("space", "rgb"),
@@ -78,6 +83,7 @@ class Trained:
                     kind=saved.get("kind", "uint8"),
                     inputs=int(saved.get("inputs", 1)),
                     sizes=sizes,
+                    enlarge=enlarge,
                     epoch=saved.get("epoch"),
                     colours=tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []),
                     known=Known.of(saved),
@@ -94,6 +100,11 @@ class Trained:
                           "range_a": self.range_a, "range_b": self.range_b, "bands_a": self.bands_a,
                           "bands_b": self.bands_b, "n_labels": self.n_labels,
                           "kind": self.kind, "direction": direction or self.direction or "AtoB"})
+
+    def enlarged(self, size: Size) -> Size:
+        """Of the translation of an input of that size."""
+        width, height = size
+        return round(width * self.enlarge), round(height * self.enlarge)
 
     @property
     def x(self) -> Values:

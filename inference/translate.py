@@ -12,7 +12,7 @@ from torch import Tensor
 
 from generator import BatchNorm, Dropout, Generator, use_test_time
 from inference.trained import Trained, trained_of
-from pairs.geometry import Scale, Size, resize
+from pairs.geometry import Scale, Size, has_shape_of, larger, resize, resized
 from pairs.images import to_tensor
 from pairs.picture import Picture, of_pillow, picture_of
 from pairs.values import is_deep
@@ -92,6 +92,7 @@ class Translator:
     def picture(self, image: Image.Image | np.ndarray | Sequence) -> Image.Image | np.ndarray:
         """The translation of a PIL image or an array, (H, W) or (H, W, C): the same kind, the same size.
 
+        Where training enlarged the inputs to the size of the targets, the result is larger by that factor.
         Gray and RGB become what the network takes, and the result has the network's channels: (H, W) for one,
         (H, W, 3) for three, in the numbers and the range of its training targets; from 16 bits, it has no less.
         A network that makes ab of L gives colour, as sharp as the image.
@@ -113,9 +114,24 @@ class Translator:
 
     def numbers(self, pictures: Sequence[Picture]) -> np.ndarray:
         """What a file of the translation holds."""
+        pictures = self.enlarged(pictures)
         array = self.x.array(pictures)
         y_fake = self.shown(array, self.pixels(array))
         return self.y.picture(y_fake, is_deep(pictures), self.x.alpha(pictures)).numbers
+
+    def enlarged(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """The inputs in the size of the translation, as training enlarged them. Raises DataError."""
+        largest = larger([picture.size for picture in pictures])
+        for picture in pictures:
+            if picture.size != largest and not has_shape_of(picture.size, largest):
+                raise DataError(f"{picture.name} is {picture.size[0]}×{picture.size[1]}, which is not the shape of "
+                                f"another input, {largest[0]}×{largest[1]}")
+        size = self.trained.enlarged(largest)
+        if math.prod(size) > max(Image.MAX_IMAGE_PIXELS, math.prod(largest)):
+            raise DataError(f"{pictures[0].name} would become {size[0]}×{size[1]}, which is too large: cut it into "
+                            "parts, or let input and output be TIFFs")
+        how = self.trained.geometry.how(self.trained.x_is_label)
+        return [resized(picture, size, how) for picture in pictures]
 
     def pixels(self, array: np.ndarray) -> Tensor:
         """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1], on the CPU."""

@@ -89,7 +89,7 @@ def translate_frames(translator: Translator, frames: list, writer: "Writer", bar
     """Neighbours go through the network together. Returns how many there were."""
     if not frames:
         return 0
-    pictures = [picture_of(upright(frame)) for frame in frames]
+    pictures = [picture for frame in frames for picture in translator.enlarged([picture_of(upright(frame))])]
     writer.check_size(pictures[0].size, frames[0])
     if len({picture.size for picture in pictures} | {writer.size}) > 1:
         raise DataError(f"{name_of(writer.source)} changes its size on the way, which one video cannot hold")

@@ -373,9 +373,9 @@ def _load_npz(path: Path) -> list[Pair]:
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
     usable = [a.ndim in (3, 4) and len(a) > 0 and is_image_array(a[0]) for a in arrays]
-    if usable != [True, True] or arrays[0].shape[:3] != arrays[1].shape[:3]:
-        raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of one shape (N, H, W) or "
-                        f"(N, H, W, C), N above 0, C at most 64; it holds "
+    if usable != [True, True] or len(arrays[0]) != len(arrays[1]):
+        raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of shape (N, H, W) or "
+                        f"(N, H, W, C), with one N above 0, C at most 64; it holds "
                         f"{[(a.dtype.name, *a.shape) for a in arrays]}")
     return [Pair((a,), b, name=str(i)) for i, (a, b) in enumerate(zip(*arrays, strict=True))]
 

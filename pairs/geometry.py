@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import cv2
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pairs.picture import Picture
 from pairs.values import stack
 
 Size = tuple[int, int]  # width, height
@@ -99,6 +100,25 @@ class Sizes:
         return (short * near, short) if near >= 1 else (short, short / near)
 
 
+def larger(sizes: Sequence[Size]) -> Size:
+    """The size that the others are enlarged to."""
+    return max(sizes, key=math.prod)
+
+
+def has_shape_of(size: Size, other: Size) -> bool:
+    """Whether a smaller image has the shape of the other: each side is within less than a pixel of its like."""
+    (width, height), (wide, high) = size, other
+    return width < wide and height < high and abs(width * high - height * wide) < max(wide, high)
+
+
+def enlargement(size: Size, other: Size) -> float:
+    """The factor from one to the other; a whole one, where rounding of the smaller image explains the rest."""
+    exact = other[0] / size[0]
+    whole = round(exact)
+    explained = all(abs(new - whole * old) < whole for old, new in zip(size, other, strict=True))
+    return float(whole) if explained else exact
+
+
 def size_range(sizes: Counter) -> tuple[float, float, float, float]:
     """What a generator's file keeps for `Sizes.of_file`: the ends of the shorter sides, then those of the aspects."""
     width, height = np.array([*sizes.elements()], np.float64).T
@@ -176,6 +196,40 @@ def resize_pair(x: np.ndarray, y: np.ndarray, mask: np.ndarray | None, size: Siz
         return stack([x, *resize_masked(y, mask, size, y_how)])
     white = [np.full((*x.shape[:2], 1), 255, np.uint8)] if masked else []
     return stack([x, resize(y, size, y_how), *white])
+
+
+def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
+    """The picture in another size, in the numbers that it holds.
+
+    Its indices, and whether it holds values, are those of the nearest pixel. What is transparent, or holds no value,
+    adds nothing to its neighbours.
+    """
+    if picture.size == size:
+        return picture
+    shape = size[::-1]
+    found = picture.map(lambda plane: resize(np.atleast_3d(plane), size, "nearest").reshape(*shape, *plane.shape[2:]))
+    array, alpha = picture.array, picture.alpha
+    if how == "nearest" or not np.isfinite(array).all():
+        return found
+
+    # Numbers of any range become those from 0 to 1 on the way
+    low, high = float(array.min()), float(array.max())
+    span = high - low or 1.0
+    if array.dtype != np.uint8:
+        array = (np.subtract(array, low, dtype=np.float64) / span).astype(np.float32)
+    weight = picture.valid if alpha is None else alpha / np.float32(np.iinfo(alpha.dtype).max)
+    if weight is None:
+        array = resize(array, size, how)
+    else:
+        array, _ = resize_masked(array, weight[..., None].astype(np.float32), size, how)
+    if array.dtype != np.uint8:
+        array = array * np.float64(span) + low
+        array = array.round() if picture.kind == "uint16" else array
+    array = array.astype(picture.kind)
+    if alpha is not None:
+        return replace(found, array=array, alpha=resize(alpha[..., None], size)[..., 0])
+    holes = picture.valid is not None and ~found.valid[..., None]
+    return replace(found, array=np.where(holes, array.dtype.type(0), array))
 
 
 def pad(image: np.ndarray, size: Size) -> np.ndarray:

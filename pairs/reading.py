@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pairs.geometry import Size
+from pairs.geometry import Interpolation, Size, has_shape_of, larger, resized
 from pairs.identity import Pair
 from pairs.images import read_picture, read_size
 from pairs.picture import Picture
@@ -12,38 +12,56 @@ from pairs.values import Values, mask_array
 from utils import DataError, name_of
 
 
-def check_sizes(pair: Pair, sizes: list[tuple[int, int]]) -> None:
-    """Raises DataError when a side-by-side file has an odd width, or when the files of a pair differ in size."""
-    first, *others = zip(pair.files, sizes, strict=True)
-    if pair.side_by_side and first[1][0] % 2:
-        raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}: an odd width has no middle to split it "
-                        "at")
-    for source, size in others:
-        if size != first[1]:
-            raise DataError(f"{name_of(first[0])} is {first[1][0]}×{first[1][1]}, but {name_of(source)} is "
-                            f"{size[0]}×{size[1]}: a pair must be of one size")
+def side_sizes(pair: Pair) -> tuple[Size, ...]:
+    """Width and height of the inputs and the target, or of one half, from the headers of the files.
+
+    Raises DataError when a side-by-side file has an odd width, when the files of the sides are not of one shape, or
+    when the mask has the size of none of them.
+    """
+    sizes = [read_size(source) for source in pair.files]
+    if pair.side_by_side:
+        width, height = sizes[0]
+        if width % 2:
+            raise DataError(f"{name_of(pair.files[0])} is {width}×{height}: an odd width has no middle to split it at")
+        return ((width // 2, height),)
+    n = len(pair.sides)
+    sides = tuple(sizes[:n])
+    most = larger(sides)
+    for i, size in enumerate(sizes):
+        if size != most and not (size in sides if i >= n else has_shape_of(size, most)):
+            first = name_of(pair.files[sizes.index(most)])
+            rule = ("a mask must have the size of a side" if i >= n else
+                    "a pair must be of one shape, so that the smaller image can be enlarged: cut both to the same "
+                    "place")
+            raise DataError(f"{first} is {most[0]}×{most[1]}, but {name_of(pair.files[i])} is {size[0]}×{size[1]}: "
+                            f"{rule}")
+    return sides
 
 
-def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None) -> list[list[Picture]]:
+def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
+                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest")) -> list[list[Picture]]:
     """The pictures of the pair's sides A, B and, if there is one, of the mask.
 
     A may have several images, its inputs. In a side-by-side file, A is the left half. All images have the same height
-    and width, except that JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that leaves at least enough(size)
-    pixels: this is several times faster than shrinking them afterwards. Raises DataError.
+    and width, as the smaller ones are enlarged (`how`: of A and of B), except that JPEGs are decoded at 1/2, 1/4 or 1/8
+    of their size if that leaves at least enough(size) pixels: this is several times faster than shrinking them
+    afterwards. Raises DataError.
     """
-    sizes = [read_size(source) for source in pair.files]
-    check_sizes(pair, sizes)
-    width, height = sizes[0]
-    if pair.side_by_side:
-        width //= 2
-    wanted = enough((width, height)) if enough else (width, height)
-    reduce = fraction((width, height), wanted)
-    inputs = [read_picture(source, reduce) for source in pair.inputs]
+    sizes = side_sizes(pair)
+    size = larger(sizes)
+    wanted = enough(size) if enough else size
+    reduce = [fraction(own, wanted) for own in sizes]
+    inputs = list(map(read_picture, pair.inputs, reduce))
     if pair.side_by_side:
         return [[half] for half in inputs[0].halves()]
-    target = inputs if pair.alone else [read_picture(pair.target, reduce)]
+    target = inputs if pair.alone else [read_picture(pair.target, reduce[-1])]
     mask = [] if pair.mask is None else [[read_picture(pair.mask, nodata=False)]]  # of which a tag may name white
-    return [inputs, target, *mask]
+    sides = [inputs, target, *mask]
+    if len({*sizes}) == 1:
+        return sides
+    size = larger([picture.size for picture in (*inputs, *target)])
+    return [[resized(picture, size, each) for picture in side]
+            for side, each in zip(sides, (*how, "nearest"), strict=False)]
 
 
 def fraction(size: Size, wanted: Size) -> int:

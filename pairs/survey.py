@@ -1,6 +1,5 @@
 """What training finds out about its pairs before it begins, and what its checkpoints keep of that."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from pairs.checks import Seen, check_headers, check_shown, check_small, check_values, describe, may_lack_values
+from pairs.checks import (
+    Headers,
+    Seen,
+    check_headers,
+    check_shown,
+    check_small,
+    check_values,
+    describe,
+    may_lack_values,
+)
 from pairs.divide import Found
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
@@ -78,7 +86,7 @@ class Survey:
         Raises UserError for what training cannot use; with `skip`, not for single pairs that cannot be read.
         """
         # Headers tell the sizes, and what is no pair.
-        sizes = check_headers(self.train, skip=skip, halved=self._knows("train"))
+        headers = check_headers(self.train, skip=skip, halved=self._knows("train"))
         check_headers(self.held_out, skip=skip, halved=self._knows(self.split))
 
         # Pixels tell whether the numbers mean what the settings say.
@@ -87,24 +95,25 @@ class Survey:
 
         # Sizes tell what a crop and a score will see.
         self.scored = evenly(self.held_out, n_val)
-        say(f"{self.root}: {len(self.train)} training pairs, {describe(sizes, self.train)}, {direction}; "
+        say(f"{self.root}: {len(self.train)} training pairs, {describe(headers, self.train)}, {direction}; "
             f"{len(self.scored)} of {len(self.held_out)} validation pairs scored")
-        check_small(sizes, geometry)
+        check_small(headers.sizes, geometry)
         if shown_above:
             check_shown(self.scored, geometry, shown_above)
 
         # A checkpoint keeps all of this, and who was met.
-        self.record = self._facts(sizes, seen, direction) | self._marks(n_val)
+        self.record = self._facts(headers, seen, direction) | self._marks(n_val)
 
     def _knows(self, split: str) -> bool:
         return self.found.known_to(self.known, split)
 
-    def _facts(self, sizes: Counter, seen: dict[str, Seen], direction: str) -> dict:
+    def _facts(self, headers: Headers, seen: dict[str, Seen], direction: str) -> dict:
         """What whoever translates with the network wants to know of its pairs."""
         a_is_input = direction == "AtoB"
         return {
-            "usual_size": usual_size(sizes),
-            "size_range": size_range(sizes),
+            "usual_size": usual_size(headers.sizes),
+            "size_range": size_range(headers.sizes),
+            "enlarge": headers.enlarge(direction),
             "kind": seen[direction[-1]].kind,
             "inputs": len(self.train[0].inputs) if a_is_input else 1,
             "colours": flat_colours(seen[direction[0]].samples),

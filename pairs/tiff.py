@@ -5,7 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -197,6 +197,14 @@ class Place:
     def of(cls, image: Any) -> "Place":
         here = image.crs is not None or not image.transform.is_identity
         return cls(image.crs, image.transform if here else None, image.nodata, tuple(image.descriptions))
+
+    def scaled(self, size: tuple[int, int], new: tuple[int, int]) -> "Place":
+        """The same place in another width and height."""
+        if self.transform is None or size == new:
+            return self
+        across, down = (own / other for own, other in zip(size, new, strict=True))
+        a, b, c, d, e, f = self.transform[:6]
+        return replace(self, transform=type(self.transform)(a * across, b * down, c, d * across, e * down, f))
 
     def fits(self, dtype: np.dtype) -> bool:
         """Whether numbers of this type can say that a value is missing."""

@@ -398,8 +398,8 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
 def test_fractions_neither_cut_a_column_nor_hide_different_sizes(tmp_path):
     odd = write_pair(tmp_path / "odd.jpg", 1206, 600)  # at 1/2, the middle column would belong to both halves
     assert read_pair(pair_of(odd), RGB, RGB, lambda size: (200, 200))[0].shape == (600, 603, 3)
-    pair = pair_of(write_pair(tmp_path / "a.jpg", 600, 600), write_pair(tmp_path / "b.jpg", 1200, 1200))
-    with pytest.raises(DataError, match="a pair must be of one size"):
+    pair = pair_of(write_pair(tmp_path / "a.jpg", 600, 600), write_pair(tmp_path / "b.jpg", 1200, 600))
+    with pytest.raises(DataError, match="a pair must be of one shape"):
         read_pair(pair, RGB, RGB, lambda size: (286, 286))
 
 
