@@ -151,7 +151,7 @@ def train(cfg: Config) -> None:
                     # Train on every pair once; after a resume, on those that the epoch has left.
                     lr = rate(epoch)
                     state.set_rate(lr)
-                    batches = meter.watch(train_batches.of(epoch, start=meter.done))
+                    batches = meter.watch(train_batches.epoch(epoch, start=meter.done))
                     for x, y in stop.between(batches):
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # dropout's mask
                         losses = step(x, y)

@@ -65,7 +65,7 @@ def speeds(loaders: dict[str, Batches], epochs: int) -> dict[str, dict]:
     for epoch in range(1, epochs + 2):
         for name, batches in loaders.items():
             cpu, start = time.process_time(), time.perf_counter()
-            for _ in batches.of(epoch):
+            for _ in batches.epoch(epoch):
                 pass
             n = len(batches.data)
             seen[name].append((n / (time.perf_counter() - start), 1e3 * (time.process_time() - cpu) / n))

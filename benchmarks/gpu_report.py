@@ -42,7 +42,7 @@ from config import Config, recipe
 from discriminator import Discriminator
 from generator import Generator
 from runtime.console import run_main
-from runtime.devices import no_search, seed_step, use_device, use_seed
+from runtime.devices import seed_step, use_device, use_seed, without_cudnn_benchmark
 from runtime.distributed import Ranks
 from runtime.logger import LOSSES
 from runtime.speed import WARM_UP, GraphedStep, Levers, choose_levers
@@ -118,7 +118,7 @@ def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tens
     seen, writer, (x, y) = {}, Writer(device), batch_of(2, cfg, device)
     for i in range(4 * WARM_UP):
         if i == 2 * WARM_UP:
-            with torch.no_grad(), state.gen.test_time(), no_search(), eager.keywords["autocast"]():
+            with torch.no_grad(), state.gen.test_time(), without_cudnn_benchmark(), eager.keywords["autocast"]():
                 seen["validation"] = state.gen(x).float()
             writer.submit("copy", on_cpu, snapshot(state.state_dict()))
             state.set_rate(cfg.lr / 2)

@@ -14,7 +14,7 @@ from inference.translate import at_any_size
 from pairs.loading import Batches
 from pairs.palettes import load_palette
 from pairs.values import composite, values_of
-from runtime.devices import no_search
+from runtime.devices import without_cudnn_benchmark
 from runtime.distributed import Ranks
 from runtime.signals import Stop
 
@@ -53,7 +53,7 @@ class Validation:
         examples = {}
 
         # Translate all pairs of this process, and score each image while it is at hand
-        with gen.test_time(), no_search():
+        with gen.test_time(), without_cudnn_benchmark():
             for x, y in stop.between(batches):
                 torch.manual_seed(self.cfg.seed)
                 with self.autocast():

@@ -17,7 +17,7 @@ from pairs import demo
 from pairs.images import ending, read_picture
 from pairs.parquet import AT_ONCE, COLUMNS, bytes_in, opened, rows
 from runtime.console import say
-from runtime.distributed import started, wait_for
+from runtime.distributed import torchrun_ranks, wait_for
 from runtime.files import complete_folder
 from runtime.network import download
 from runtime.threads import ordered
@@ -66,7 +66,7 @@ def ensure_dataset(root: Path) -> None:
     if root.absolute() != Path("data", name).absolute():
         raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; {name} is made as data/{name} only: take "
                                 f"--data-root data/{name}, or the folder that holds your own data")
-    _, world, local_rank = started()
+    _, world, local_rank = torchrun_ranks()
     if world > 1 and local_rank > 0:
         wait_for(root)
     elif name == "demo":

@@ -22,7 +22,7 @@ from pairs.values import to_batch
 from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.distributed import Ranks
-from runtime.signals import held_back, leave_children, leave_signals
+from runtime.signals import held_back, ignore_child_deaths, leave_signals
 from utils import DataError
 
 MESSAGE = 16  # pairs that a loader process hands over at once, where they are small
@@ -106,7 +106,7 @@ class Batches:
         self.told = False  # that shared memory is full
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def of(self, epoch: int, start: int = 0) -> "Batches":
+    def epoch(self, epoch: int, start: int = 0) -> "Batches":
         """The same, in the order of `epoch` from position `start` on."""
         self.order.sampler.epoch, self.order.sampler.start = epoch, start
         return self
@@ -160,7 +160,7 @@ class Batches:
         try:
             with held_back():
                 messages = iter(self.loader) if self.loader else None
-                leave_children()  # torch would raise an error at the death of a process, in the middle of a step
+                ignore_child_deaths()  # torch would raise an error at the death of a process, in the middle of a step
                 return messages
         except OSError as error:
             if error.errno != errno.ENOSPC:  # no room for the semaphores of their queues
@@ -176,7 +176,7 @@ NO_PROCESS = "no process that loads images can be started ({error}): the main on
 
 def end_processes(processes: Iterable[multiprocessing.Process]) -> None:
     """At once: they ignore signals, may wait on a disk that hangs, and have nothing to lose."""
-    leave_children()
+    ignore_child_deaths()
     for process in processes:
         process.kill()
     for process in processes:

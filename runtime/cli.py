@@ -34,7 +34,7 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     folder = which.out_dir
     if which.resume and not folder:
         folder = find_run(which.data_root, base.direction if word else None)
-    if which.resume and folder and (run := load(folder)):
+    if which.resume and folder and (run := load_settings(folder)):
         base = replace(run, out_dir=folder, resume=True)
     description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
                    f"{', '.join(RECIPES)}.")  # python -OO leaves no docstring
@@ -63,7 +63,7 @@ def find_run(data_root: Path, direction: str | None = None) -> Path | None:
     runs = []
     for folder in sorted(Path("runs").glob("*")):
         try:
-            run = load(folder)
+            run = load_settings(folder)
         except UserError:
             if re.fullmatch(re.escape(name) + r"(-\d+)?", folder.name):
                 raise
@@ -89,7 +89,7 @@ def find_run(data_root: Path, direction: str | None = None) -> Path | None:
     return None
 
 
-def load(folder: Path) -> Config | None:
+def load_settings(folder: Path) -> Config | None:
     """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
 
     The data stays the run's, whatever was edited. They are read from the checkpoint where config.json is missing, or

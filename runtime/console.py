@@ -12,7 +12,7 @@ from typing import TextIO
 
 from utils import Stopped, UserError
 
-PATIENCE = 1.5  # seconds that a program has, after Ctrl-C, to end what it is writing
+GRACE = 1.5  # seconds that a program has, after Ctrl-C, to end what it is writing
 
 
 def printable(text: str, stream: TextIO) -> str:
@@ -30,10 +30,10 @@ def say(text: str) -> None:
     world, rank = os.environ.get("WORLD_SIZE"), os.environ.get("RANK")
     if world not in (None, "", "1") and rank not in (None, "", "0"):
         return
-    heard(printable(text, sys.stdout) + "\n")
+    write_out(printable(text, sys.stdout) + "\n")
 
 
-def heard(text: str = "") -> bool:
+def write_out(text: str = "") -> bool:
     """Prints `text` and what is still held back; False where nobody listens: nothing goes out from then on."""
     try:
         print(text, end="", flush=True)
@@ -53,7 +53,7 @@ def leave_launcher() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """In the block, Ctrl-C is a KeyboardInterrupt that has PATIENCE to end this process; another, or a late one, does.
+    """In the block, Ctrl-C is a KeyboardInterrupt that has GRACE to end this process; another, or a late one, does.
 
     An interrupt alone is no promise: a read from a disk that hangs holds its thread for ever, Python waits for its
     threads, and an interrupt inside a lock's code can leave it locked.
@@ -79,7 +79,7 @@ def interruptible() -> Iterator[None]:
 
 
 def leave_later(status: int) -> None:
-    time.sleep(PATIENCE)
+    time.sleep(GRACE)
     os._exit(status)
 
 
@@ -106,11 +106,11 @@ def run_main(main: Callable[[], int | None], several: bool = False) -> None:
             status = main()
         sys.exit(status)
     except (UserError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and not heard("\n"):  # it was the output's
+        if isinstance(error, BrokenPipeError) and not write_out("\n"):  # it was the output's
             sys.exit(141)  # 128 + SIGPIPE
         print("error: " + printable(str(error), sys.stderr).replace("\n", "\\n"), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Stopped) as error:
         sys.exit(128 + getattr(error, "number", signal.SIGINT))
     finally:
-        heard()
+        write_out()

@@ -95,7 +95,7 @@ def use_seed(seed: int, deterministic: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def no_search() -> Iterator[None]:
+def without_cudnn_benchmark() -> Iterator[None]:
     """Inside the block, cuDNN does not time its algorithms: what runs there once an epoch would not earn that back."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     try:

@@ -22,7 +22,7 @@ from runtime.files import abandoned, unfinished
 from runtime.state import State
 from utils import UserError
 
-PATIENCE = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
+TIMEOUT = timedelta(seconds=60)  # to wait for another process; one that dies is noticed at once
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Replica:
         self.net.requires_grad_(on)
 
 
-def started() -> tuple[int, int, int]:
+def torchrun_ranks() -> tuple[int, int, int]:
     """Rank, number of processes and rank on this machine, as torchrun tells them.
 
     Raises UserError where the environment tells of other processes, but not how to meet them.
@@ -137,7 +137,7 @@ def processes(device: str) -> Iterator[Ranks]:
 
     Raises ConnectionError when one of them dies on the way, and UserError on a device that cannot be used.
     """
-    rank, world, _ = started()
+    rank, world, _ = torchrun_ranks()
     device = use_device(device)
     if world == 1:
         yield Ranks(device)
@@ -146,11 +146,11 @@ def processes(device: str) -> Iterator[Ranks]:
         raise UserError("several processes need CUDA or the CPU, not MPS")
     cuda = device.type == "cuda"
     try:
-        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+        store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
         # After a restart, torchrun's store still holds the addresses of the processes before.
         store = dist.PrefixStore(f"restart {told('TORCHELASTIC_RESTART_COUNT')}", store)
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
-        group = dist.new_group(backend="gloo", timeout=PATIENCE) if cuda else None
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda else None
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         yield Ranks(device, rank, world, group, patient, os.getppid())
     except RuntimeError as error:
@@ -166,12 +166,12 @@ def processes(device: str) -> Iterator[Ranks]:
 def wait_for(path: Path, again: float = 0.5) -> None:
     """Waits until the first process on this machine has made `path`, by `complete_folder`.
 
-    Raises ConnectionError when for PATIENCE nobody has been making it.
+    Raises ConnectionError when for TIMEOUT nobody has been making it.
     """
     made = time.monotonic()
     while not path.exists():
         if not all(map(abandoned, unfinished(path.parent))):
             made = time.monotonic()
-        if time.monotonic() - made > PATIENCE.total_seconds():
+        if time.monotonic() - made > TIMEOUT.total_seconds():
             raise ConnectionError(f"{path} is not there: the process that was to make it has ended")
         time.sleep(again)

@@ -48,7 +48,7 @@ def holds_generator(path: Path) -> bool:
         return False
 
 
-def held(folder: Path) -> list[str]:
+def run_files(folder: Path) -> list[str]:
     """What a run has learnt and left in `folder`; its logs and pictures alone are of no use to anybody."""
     return [name for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar") if (folder / name).exists()]
 

@@ -16,7 +16,7 @@ from runtime.checkpoint import FOLLOW_UP, Progress, check_finite, load_tensors, 
 from runtime.console import say
 from runtime.distributed import Ranks, told
 from runtime.files import atomic, remove_leftovers, temporary_name
-from runtime.folder import held, numbered, refuse_foreign, run_name
+from runtime.folder import numbered, refuse_foreign, run_files, run_name
 from runtime.former import current
 from runtime.state import State, snapshot
 from runtime.summary import commit_of
@@ -165,12 +165,12 @@ class Run:
         """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""
         name = run_name(self.cfg.data_root)
         for folder in numbered(name):
-            if not held(folder):
+            if not run_files(folder):
                 try:
                     self._lock(folder)
                 except UserError:
                     continue
-                if not held(folder):  # nor has anybody meanwhile
+                if not run_files(folder):  # nor has anybody meanwhile
                     break
                 self.lock.release()
         if folder.name != name:
@@ -179,7 +179,7 @@ class Run:
 
     def _read(self, cfg: Config) -> dict | None:
         """The checkpoint to go on from; None where the run begins."""
-        folder, found = cfg.out_dir, held(cfg.out_dir)
+        folder, found = cfg.out_dir, run_files(cfg.out_dir)
         if "checkpoint.pth.tar" not in found:
             refuse_foreign(folder)
         if not cfg.resume:

@@ -13,7 +13,7 @@ from utils import DataError, Stopped
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
-def leave_children() -> None:
+def ignore_child_deaths() -> None:
     """Takes the death of a child process as nothing to interrupt the main thread for."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

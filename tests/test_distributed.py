@@ -350,7 +350,7 @@ from datetime import timedelta
 import train
 from runtime import distributed, run
 
-distributed.PATIENCE = timedelta(seconds=2)
+distributed.TIMEOUT = timedelta(seconds=2)
 save, best = run.save_run, run.save_generator
 run.save_run = lambda *args: time.sleep(4) or save(*args)
 run.save_generator = lambda *args: time.sleep(3) or best(*args)
