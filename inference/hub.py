@@ -16,7 +16,7 @@ from inference.page import check_pictures, example_of, find_examples
 from inference.translate import Translator
 from inference.weights import FILE, as_safetensors, told_of
 from pairs.find import evenly
-from runtime.cli import load
+from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder
 from runtime.grids import save_grid
@@ -95,7 +95,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
 def data_of(checkpoint: Path) -> str:
     """The name of the data that the run was trained on, or nothing."""
     with contextlib.suppress(UserError, OSError):
-        if cfg := load(checkpoint.parent):
+        if cfg := load_settings(checkpoint.parent):
             return re.sub(r"[^\w.-]", "_", Path(cfg.data_root).name)
     return ""
 

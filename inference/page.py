@@ -20,7 +20,7 @@ from pairs.identity import Pair
 from pairs.images import can_hold, png, to_tensor
 from pairs.palettes import PALETTES, load_palette
 from pairs.reading import read_pair
-from runtime.cli import load
+from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import atomic, complete_folder
 from runtime.network import download
@@ -74,7 +74,7 @@ def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
 def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
     """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
     with contextlib.suppress(UserError, OSError):
-        if cfg := load(checkpoint.parent):
+        if cfg := load_settings(checkpoint.parent):
             photos = trained.space == "lab"
             found = find_pairs(cfg.data_root, trained.seed, trained.known, patterns=trained.patterns,
                                photos=photos).splits

@@ -6,7 +6,7 @@ import pytest
 
 import config
 from config import PAPER, RECIPES, Config, recipe
-from runtime.cli import load, parse
+from runtime.cli import load_settings, parse
 from runtime.former import GONE, current
 from train import train
 from utils import UserError
@@ -91,10 +91,10 @@ def test_settings_come_from_the_checkpoint_where_config_json_is_gone_or_empty(sm
     assert cfg == small(n_epochs=3, resume=True)
     for content in (b"", b"\0" * 4096, b"\n"):
         path.write_bytes(content)
-        assert load(small().out_dir) == small(n_epochs=1)
+        assert load_settings(small().out_dir) == small(n_epochs=1)
     path.write_text("{")
     with pytest.raises(UserError, match="config.json holds no settings"):
-        load(small().out_dir)
+        load_settings(small().out_dir)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"no_such_field": 1}', '{"lr": "fast"}', "[" * 100_000,
@@ -102,7 +102,7 @@ def test_settings_come_from_the_checkpoint_where_config_json_is_gone_or_empty(sm
 def test_a_damaged_config_file_gets_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json holds no settings"):
-        load(tmp_path)
+        load_settings(tmp_path)
 
 
 def test_the_better_recipe_is_the_paper_s_but_for_what_the_study_names():
@@ -143,7 +143,7 @@ def former(**changes):
     (dict(small_matmul="off"), dict(speed="auto"))])
 def test_a_run_of_an_earlier_version_goes_on_with_what_took_the_place_of_its_settings(tmp_path, old, new):
     (tmp_path / "config.json").write_text(json.dumps({**former(**old), "defaults": former()}))
-    assert load(tmp_path) == replace(Config(), **new)
+    assert load_settings(tmp_path) == replace(Config(), **new)
     assert len(current(former(**old))[1]) == ("speed" in new) + (old.get("eval_every", 0) > 1)
 
 
@@ -154,7 +154,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_what_took_the_place_of_its_set
 def test_a_run_of_an_earlier_version_that_would_go_on_otherwise_is_refused(tmp_path, old, told):
     (tmp_path / "config.json").write_text(json.dumps({**former(**old), "defaults": former()}))
     with pytest.raises(UserError, match=f"^the run has {told}"):
-        load(tmp_path)
+        load_settings(tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",

@@ -114,7 +114,7 @@ def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch
 
 def test_nobody_waits_for_data_that_nobody_makes(tmp_path, monkeypatch):
     """The process that makes it is known by the lock in its temporary folder; it may take as long as it likes."""
-    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=0.3))
+    monkeypatch.setattr(distributed, "TIMEOUT", timedelta(seconds=0.3))
     with files.complete_folder(tmp_path / "data"):
         waiting = threading.Thread(target=wait_for, args=(tmp_path / "data", 0.02), daemon=True)
         waiting.start()

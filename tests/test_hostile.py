@@ -33,7 +33,7 @@ from pairs.find import find_pairs
 from pairs.images import read_picture, read_size
 from pairs.picture import to_array
 from pairs.reading import read_pair
-from runtime.cli import load
+from runtime.cli import load_settings
 from train import train
 from utils import DataError
 
@@ -170,7 +170,7 @@ def test_damaged_checkpoints_are_loaded_or_refused(tmp_path_factory, whole, chan
     path.write_bytes(mutated(whole, changes))
     tried["checkpoints"] += 1
     refused_or_read(lambda: load_generator(path))
-    refused_or_read(lambda: load(path.parent))
+    refused_or_read(lambda: load_settings(path.parent))
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_pickles_that_would_run_code_are_refused_and_run_nothing(tmp_path):
             load_generator(path)
         (tmp_path / "checkpoint.pth.tar").write_bytes(path.read_bytes())
         with pytest.raises(ValueError, match="checkpoint.pth.tar"):
-            load(tmp_path)
+            load_settings(tmp_path)
     assert not canary.exists()
 
 
@@ -345,4 +345,4 @@ def test_a_damaged_config_json_is_told_in_a_sentence(small, data):
     for broken in (b"", b"{", b"[]", b"5", b'"x"', b"\xff\xfe", good[:-20], good.replace(b"ngf", b"nfg"),
                    *(bytes(b ^ (draw.random() < 0.02) for b in good) for _ in range(20))):
         path.write_bytes(broken)
-        refused_or_read(lambda: load(cfg.out_dir))
+        refused_or_read(lambda: load_settings(cfg.out_dir))
