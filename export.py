@@ -2,8 +2,8 @@
 
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.onnx --half
+    python export.py --checkpoint runs/demo/gen.pth.tar --page page --int8
     python export.py --checkpoint runs/demo/gen.pth.tar --output gen.pt2 --norm running --size 256 256
-    python export.py --checkpoint runs/demo/gen.pth.tar --page page
     python export.py --checkpoint runs/demo/gen.pth.tar --hub demo --licence mit --data-licence "drawn by a program"
 """
 
@@ -29,7 +29,8 @@ class Export:
     size: tuple[int, int] | None = None  # of output: height and width, fixed, as some converters want it; else free
     page: Path | None = None  # a new folder: the page of draw.py with the network in it, for any web space
     hub: Path | None = None  # a new folder for the Hugging Face Hub; needs the package safetensors
-    half: bool = False  # of output: weights in fp16, half the file; computed with in fp32; a page's always are
+    half: bool = False  # of output: weights in fp16, half the file; a page's always are, unless int8
+    int8: bool = False  # of output (.onnx) and page: weights in 8 bits, a quarter of the file
     norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
     palette: str = ""  # of the page, as for draw.py
     examples: int = 3  # validation pairs that page and hub show, at most, if the run's data is at hand
@@ -47,10 +48,10 @@ def main() -> None:
     checkpoint = find_checkpoint(opts.checkpoint)
     gen = load_generator(checkpoint)
     if opts.output:
-        export(gen, opts.output, opts.norm, checkpoint, opts.half, opts.size)
+        export(gen, opts.output, opts.norm, checkpoint, opts.half, opts.size, opts.int8)
     if opts.page:
         write_page(gen, opts.page, checkpoint, norm=opts.norm, palette=opts.palette, examples=opts.examples,
-                   runtime=opts.runtime, webgpu=opts.webgpu, cdn=opts.cdn)
+                   runtime=opts.runtime, webgpu=opts.webgpu, cdn=opts.cdn, int8=opts.int8)
     if opts.hub:
         write_hub(read_weights(checkpoint), gen, opts.hub, checkpoint, licence=opts.licence,
                   data_licence=opts.data_licence, examples=opts.examples)

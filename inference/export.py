@@ -5,9 +5,11 @@ import errno
 import importlib.util
 import io
 import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
@@ -36,13 +38,17 @@ def halved(gen: Generator) -> Generator:
     """
     if not fits_fp16(gen):
         raise UserError("a weight of the generator is too large for fp16: export it without --half")
-    gen = copy.deepcopy(gen)
-    least = sum(p.numel() for p in gen.parameters()) / 100
+    gen, least = copy.deepcopy(gen), large(gen)
     for module in gen.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() >= least:
             module.weight = nn.Parameter(module.weight.detach().half(), requires_grad=False)
             parametrize.register_parametrization(module, "weight", Widened(), unsafe=True)
     return gen
+
+
+def large(gen: Generator) -> float:
+    """So many weights of a convolution, or more, are worth being made smaller: 1 % of all."""
+    return sum(p.numel() for p in gen.parameters()) / 100
 
 
 def fits_fp16(gen: Generator) -> bool:
@@ -75,13 +81,13 @@ NEEDS = {".onnx": ("onnx", "onnxscript"), ".pt2": (), ".tflite": ("litert_torch"
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None, half: bool = False,
-           size: tuple[int, int] | None = None) -> None:
+           size: tuple[int, int] | None = None, int8: bool = False) -> None:
     """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of gen.multiple.
 
     N is at most 1024, H and W are at most 64 · gen.multiple, or 4096. With `size`, height and width, N is 1, and H and
-    W are these; so they are in .tflite, which knows no free ones. With `half`, the file holds most weights in fp16, and
-    is half as large; x, y_fake and all arithmetic stay fp32. Beside the network it holds its `metadata`: ONNX as
-    metadata_props, .pt2 as extra files, .tflite none.
+    W are these; so they are in .tflite, which knows no free ones. With `half`, the file holds most weights in fp16 and
+    is half as large, with `int8` (.onnx only) in 8 bits and a quarter; x, y_fake and all arithmetic stay fp32. Beside
+    the network it holds its `metadata`: ONNX as metadata_props, .pt2 as extra files, .tflite none.
     Raises UserError on another ending or a size that the network does not take, where `path` is the `checkpoint`, or
     when the packages that the format needs are not installed, and OSError, naming `path`, when it cannot be written.
     """
@@ -93,7 +99,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if suffix == ".tflite":
         size = size or own_size(gen)
     check_size(gen, size)
-    write(gen, path, norm, half, size)
+    write(gen, path, norm, half, size, int8)
     if size:
         say(f"wrote {path}: for one image of {size[1]}×{size[0]} at a time")
     else:
@@ -113,7 +119,8 @@ def check_size(gen: Generator, size: tuple[int, int] | None) -> None:
                         f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")
 
 
-def write(gen: Generator, path: Path, norm: str, half: bool, size: tuple[int, int] | None = None) -> None:
+def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple[int, int] | None = None,
+          int8: bool = False) -> None:
     """The same, without a word."""
     suffix = path.suffix.lower()
     missing = [name.replace("_", "-") for name in NEEDS[suffix] if importlib.util.find_spec(name) is None]
@@ -121,6 +128,8 @@ def write(gen: Generator, path: Path, norm: str, half: bool, size: tuple[int, in
         raise UserError(f"exporting to {suffix} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     if half and suffix == ".tflite":
         raise UserError("--half is for .onnx and .pt2: what a .tflite computes with is for LiteRT's own tools")
+    if int8 and (half or suffix != ".onnx"):
+        raise UserError("--int8 is for .onnx and pages, and without --half")
     told = metadata(gen, norm, size)
     if half:
         gen = halved(gen)
@@ -131,7 +140,7 @@ def write(gen: Generator, path: Path, norm: str, half: bool, size: tuple[int, in
         if suffix == ".tflite":
             content = as_tflite(gen, size)
         elif suffix == ".onnx":
-            content = as_onnx(traced(gen, size), told)
+            content = as_onnx(traced(gen, size), told, large(gen) if int8 else None)
         else:
             packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
             torch.export.save(traced(gen, size), packed, extra_files=told)
@@ -154,7 +163,8 @@ def traced(gen: Generator, size: tuple[int, int] | None) -> ExportedProgram:
         return torch.export.export(gen, (x,), dynamic_shapes=shapes)
 
 
-def as_onnx(program: ExportedProgram, told: dict[str, str]) -> bytes:
+def as_onnx(program: ExportedProgram, told: dict[str, str], large: float | None) -> bytes:
+    """large: from so many weights on, convolutions have them in 8 bits; None: nowhere."""
     onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
     onnx.model.metadata_props.update(told)
     proto = onnx.model_proto
@@ -163,7 +173,34 @@ def as_onnx(program: ExportedProgram, told: dict[str, str]) -> bytes:
         for dim, name in zip(value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=True):
             if dim.HasField("dim_param"):
                 dim.dim_param = name
+    if large is not None:
+        in_8_bits(proto.graph, large)
     return proto.SerializeToString()
+
+
+def in_8_bits(graph, large: float) -> None:
+    """Keeps weights of an ONNX graph in 8 bits, each output channel with a scale of its own; fp32 is computed with.
+
+    Activations stay as they are: in 8 bits too, they took as long and moved the output four times as far
+    (benchmarks/LOG.md).
+    """
+    from onnx import helper, numpy_helper  # which only exports need
+
+    initializers = {each.name: each for each in graph.initializer}
+    for node in [*graph.node]:
+        axis = {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)  # of the output channels
+        if axis is None or math.prod(initializers[node.input[1]].dims) < large:
+            continue
+        kept = initializers[node.input[1]]
+        weights = numpy_helper.to_array(kept)
+        others = tuple(each for each in range(weights.ndim) if each != axis)
+        most = np.abs(weights).max(axis=others, keepdims=True)
+        scale = np.where(most > 0, most / 127, 1).astype(np.float32)
+        small = np.rint(weights / scale).astype(np.int8)
+        names = f"{kept.name}_int8", f"{kept.name}_scale"
+        graph.initializer.remove(kept)
+        graph.initializer.extend(map(numpy_helper.from_array, (small, scale.ravel()), names))
+        graph.node.insert(0, helper.make_node("DequantizeLinear", names, [kept.name], axis=axis))
 
 
 def as_tflite(gen: Generator, size: tuple[int, int]) -> bytes:

@@ -117,11 +117,13 @@ def network_of(gen: Generator, norm: str) -> dict:
 
 
 def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "image", palette: str = "",
-               examples: int = 3, runtime: Path | None = None, webgpu: bool = False, cdn: bool = False) -> None:
+               examples: int = 3, runtime: Path | None = None, webgpu: bool = False, cdn: bool = False,
+               int8: bool = False) -> None:
     """Writes `folder`, for any web space: draw.html as index.html, the network in half precision, and what runs it.
 
     palette: as for draw.py. examples: at most so many of the validation pairs, which whoever sees the page sees too.
     runtime: a folder that holds the files of onnxruntime-web; if None, they are fetched once and kept.
+    int8: the network's weights in 8 bits instead, half of that.
     cdn: leave them out, and let the browser fetch them from `URL` and run them only if their hashes are right.
     Raises UserError where the page cannot show what the network takes or makes, `folder` holds something, or the
     runtime is not to be had, and OSError when it cannot be written.
@@ -145,7 +147,7 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
     with complete_folder(folder) as new:
         if folder.is_dir():
             folder.rmdir()
-        write(gen, new / "model.onnx", norm, half=fits_fp16(gen))
+        write(gen, new / "model.onnx", norm, half=not int8 and fits_fp16(gen), int8=int8)
         mark = hashlib.sha256((new / "model.onnx").read_bytes()).hexdigest()[:8]  # a new one is no kept old one
         model = (new / "model.onnx").rename(new / f"model-{mark}.onnx")
         told = pinned(marks) if cdn else write_runtime(files, new)

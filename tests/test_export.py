@@ -1,8 +1,10 @@
 """Files of export.py as other programs find them: free and fixed sizes, names, formats that need a package."""
 
+import copy
 import importlib.util
 import json
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -59,6 +61,34 @@ def test_a_fixed_size_is_in_the_file_and_gives_the_same_picture(gen, tmp_path, c
 def test_a_size_that_the_network_does_not_take_is_a_sentence(gen, tmp_path, size):
     with pytest.raises(UserError, match="size must be two multiples of 64 from 64 to 4096"):
         export(gen, tmp_path / "gen.pt2", size=size)
+    assert not any(tmp_path.iterdir())
+
+
+def test_weights_of_8_bits_are_a_quarter_of_the_file_and_round_each_channel_by_itself(gen, tmp_path):
+    """A scale for all channels together would leave nothing of one whose weights are small."""
+    gen = copy.deepcopy(gen)
+    gen.encoder[3][1].weight.data[5] *= 1e-3
+    for name, int8 in (("full", False), ("small", True)):
+        export(gen, tmp_path / f"{name}.onnx", int8=int8)
+    full, small = (tmp_path / f"{name}.onnx" for name in ("full", "small"))
+    weights = sum(parameter.numel() for parameter in gen.parameters())
+    assert small.stat().st_size < full.stat().st_size - 2.8 * weights
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), size=(64, 128), mode="bilinear") * 2 - 1
+    made, wanted = (onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})[0] for path in (small, full))
+    assert 0 < np.abs(made - wanted).max() * 127.5 < 2
+
+    kept = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(small).graph.initializer}
+    exact = gen.encoder[3][1].weight.detach().numpy()
+    restored = kept["encoder.3.1.weight_int8"] * kept["encoder.3.1.weight_scale"][:, None, None, None]
+    most = np.abs(exact).max(axis=(1, 2, 3), keepdims=True)
+    assert kept["encoder.3.1.weight_int8"].dtype == np.int8
+    assert (np.abs(restored - exact) <= most / 253).all() and kept["encoder.0.weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize(("name", "half"), [("gen.onnx", True), ("gen.pt2", False)])
+def test_8_bits_and_what_does_not_go_with_them_is_a_sentence(gen, tmp_path, name, half):
+    with pytest.raises(UserError, match="--int8 is for .onnx and pages, and without --half"):
+        export(gen, tmp_path / name, half=half, int8=True)
     assert not any(tmp_path.iterdir())
 
 

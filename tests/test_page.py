@@ -42,10 +42,10 @@ def once():
     """A network is exported once, whatever its pages tell of it: that takes most of the time."""
     patch, write, known = pytest.MonkeyPatch(), page_module.write, {}
 
-    def copied(gen, path, norm, half):
-        key = tuple(value.double().sum().item() for value in gen.state_dict().values())
+    def copied(gen, path, norm, half, int8=False):
+        key = int8, *(value.double().sum().item() for value in gen.state_dict().values())
         if key not in known:
-            write(gen, path, norm, half)
+            write(gen, path, norm, half, int8=int8)
             known[key] = path.read_bytes()
         path.write_bytes(known[key])
 
@@ -124,7 +124,7 @@ def test_nothing_to_write_is_a_sentence(run, monkeypatch):
 
 def test_the_page_in_docs_is_one_that_the_present_export_writes(run, tmp_path, monkeypatch):
     """But for the network itself. After an edit, copies of two files do; `sh results/try.sh` makes all of it anew."""
-    monkeypatch.setattr(page_module, "write", lambda gen, path, norm, half: path.write_bytes(b"weights"))
+    monkeypatch.setattr(page_module, "write", lambda gen, path, norm, **how: path.write_bytes(b"weights"))
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
                                       str(tmp_path / "page"), "--cdn", "--examples", "1"])
     export.main()
@@ -344,6 +344,19 @@ def test_of_a_runtime_with_another_hash_nothing_runs(try_it, forged):
     wait_until(lambda: "nothing of it was run" in page.said(), lambda: True, 20)
     worker, = page.page.workers
     assert forged in page.said() and worker.evaluate("typeof ort") == "undefined"
+
+
+@browser
+def test_weights_of_8_bits_are_half_of_half_and_close_to_predict(visit, run, runtime, folder, tmp_path):
+    gen = load_generator(run / "gen.pth.tar")
+    write_page(gen, tmp_path / "page", run / "gen.pth.tar", runtime=runtime, int8=True)
+    large, small = (next(each.glob("*.onnx")).stat().st_size for each in (folder, tmp_path / "page"))
+    assert small < 0.62 * large  # of so small a network, much is neither
+    page = visit(tmp_path / "page")
+    page.press("window")
+    page.drag((10, 10), (40, 50))
+    page.settle()
+    assert difference(page, run / "gen.pth.tar") <= 4
 
 
 @browser

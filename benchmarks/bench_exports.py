@@ -1,0 +1,158 @@
+"""What other programs make of an exported generator: how far they are from PyTorch, and how long they take.
+
+    python benchmarks/bench_exports.py --checkpoint runs/demo/gen.pth.tar --data data/demo
+
+Inputs are the left halves of the side-by-side PNGs in data/val; differences are in grey levels of 255 from PyTorch in
+fp32. Milliseconds are of one picture on one thread, wall and CPU, medians of rounds in turns: wall times suffer from
+what else runs. Runtimes that are not installed are left out; `pip install onnxruntime openvino opencv-python` has all.
+"static int8" is onnxruntime's quantisation of weights and activations, calibrated on pairs in data/train.
+"""
+
+import importlib.util
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import common  # noqa: F401 (it finds the modules above this folder)
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from generator import Generator
+from inference.export import write
+from inference.load import load_generator
+from runtime.console import run_main
+from utils import UserError
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Options:
+    checkpoint: Path  # of a generator of three channels, from left to right
+    data: Path  # a folder with train/ and val/
+    pictures: int = 4
+    rounds: int = 10
+
+
+def inputs(folder: Path, n: int, gen: Generator) -> list[np.ndarray]:
+    """(1, 3, H, W) in [-1, 1], of the size of a training crop."""
+    found = []
+    for file in sorted(folder.glob("*.png"))[:n]:
+        image = Image.open(file).convert("RGB")
+        half = image.crop((0, 0, image.width // 2, image.height))
+        half = half.resize((gen.crop_width or gen.crop_size, gen.crop_size))
+        found.append(np.asarray(half, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
+    if not found:
+        raise UserError(f"{folder} holds no PNG")
+    return found
+
+
+def in_pytorch(gen: Generator, dtype: torch.dtype) -> Run:
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), gen.test_time(dropout=False), \
+             torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return gen(torch.from_numpy(x)).float().numpy()
+    return run
+
+
+def in_onnxruntime(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})[0]
+
+
+def in_openvino(path: Path, precision: str) -> Run:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": 1} | ({"INFERENCE_PRECISION_HINT": precision} if precision else {})
+    model = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda x: model({"x": x})["y_fake"]
+
+
+def in_opencv(path: Path) -> Run:
+    import cv2
+
+    cv2.setNumThreads(1)
+    net = cv2.dnn.readNetFromONNX(str(path))
+
+    def run(x: np.ndarray) -> np.ndarray:
+        net.setInput(x)
+        return net.forward()
+    return run
+
+
+def static_int8(path: Path, made: Path, calibration: list[np.ndarray]) -> None:
+    """Activations in 8 bits too, of all convolutions but the first and the last."""
+    import onnx
+    from onnxruntime import quantization as q
+
+    class Reader(q.CalibrationDataReader):
+        given = iter(calibration)
+
+        def get_next(self):
+            x = next(self.given, None)
+            return None if x is None else {"x": x}
+
+    model = onnx.load(path)
+    first, *_, last = (node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose"))
+    logging.disable(logging.WARNING)
+    q.quantize_static(model, made, Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+                      op_types_to_quantize=["Conv", "ConvTranspose"], nodes_to_exclude=[first, last],
+                      activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
+
+
+def runtimes(gen: Generator, folder: Path, calibration: list[np.ndarray]) -> dict[str, tuple[Run, Path | None]]:
+    """What each is called, how it runs a picture, and from which file."""
+    made = {name: folder / f"{name}.onnx" for name in ("fp32", "half", "int8", "static")}
+    for name in ("fp32", "half", "int8"):
+        write(gen, made[name], "image", half=name == "half", int8=name == "int8")
+    found = {"PyTorch": (in_pytorch(gen, torch.float32), None),
+             "PyTorch, bf16": (in_pytorch(gen, torch.bfloat16), None)}
+    if importlib.util.find_spec("onnxruntime"):
+        static_int8(made["fp32"], made["static"], calibration)
+        found["onnxruntime"] = in_onnxruntime(made["fp32"]), made["fp32"]
+        found["onnxruntime, --half"] = in_onnxruntime(made["half"]), made["half"]
+        found["onnxruntime, --int8"] = in_onnxruntime(made["int8"]), made["int8"]
+        found["onnxruntime, static int8"] = in_onnxruntime(made["static"]), made["static"]
+    if importlib.util.find_spec("openvino"):
+        found["OpenVINO, as it chooses"] = in_openvino(made["fp32"], ""), made["fp32"]
+        found["OpenVINO, f32"] = in_openvino(made["fp32"], "f32"), made["fp32"]
+        found["OpenVINO, --int8"] = in_openvino(made["int8"], ""), made["int8"]
+    if importlib.util.find_spec("cv2"):
+        found["OpenCV dnn"] = in_opencv(made["fp32"]), made["fp32"]
+    return found
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    torch.set_num_threads(1)
+    gen = load_generator(options.checkpoint)
+    shown = inputs(options.data / "val", options.pictures, gen)
+    with tempfile.TemporaryDirectory() as folder:
+        found = runtimes(gen, Path(folder), inputs(options.data / "train", 8, gen))
+        wanted = [found["PyTorch"][0](x) for x in shown]
+        times = {name: [] for name in found}
+        for _ in range(options.rounds):
+            for name, (run, _) in found.items():
+                begin = time.perf_counter(), time.process_time()
+                run(shown[0])
+                times[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+        print(f"{'runtime':26} {'MB':>6} {'difference, at most':>20} {'mean':>7} {'ms':>6} {'CPU ms':>7}")
+        for name, (run, path) in found.items():
+            off = np.concatenate([np.abs(run(x) - y) * 127.5 for x, y in zip(shown, wanted, strict=True)])
+            wall, cpu = (1000 * statistics.median(each) for each in zip(*times[name], strict=True))
+            size = f"{path.stat().st_size / 1e6:.1f}" if path else ""
+            print(f"{name:26} {size:>6} {off.max():20.4f} {off.mean():7.4f} {wall:6.0f} {cpu:7.0f}")
+
+
+if __name__ == "__main__":
+    run_main(main)
