@@ -1,9 +1,12 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from train import train
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -38,6 +41,19 @@ def test_every_benchmark_runs_and_writes_its_rows(data, tmp_path, name, flags):
     rows = tmp_path / "rows.json"
     subprocess.run([sys.executable, FOLDER / f"{name}.py", *roots, *flags, "--json", rows], check=True)
     assert json.loads(rows.read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_every_runtime_that_is_there_gives_the_picture_of_pytorch(small, data, capfd):
+    cfg = small(n_epochs=1)
+    train(cfg)
+    subprocess.run([sys.executable, FOLDER / "bench_exports.py", "--checkpoint", cfg.out_dir / "gen.pth.tar", "--data",
+                    data, "--pictures", "1", "--rounds", "1"], check=True)
+    lines = [re.split(r"\s{2,}", line) for line in capfd.readouterr().out.splitlines()]
+    off = {line[0]: float(line[-4]) for line in lines if len(line) > 4 and line[0] != "runtime"}
+    exact = {"onnxruntime", "OpenVINO, f32", "OpenCV dnn"} & {*off}
+    assert "onnxruntime" in exact and all(off[name] < 0.05 for name in exact), off
+    assert 0.05 < off["onnxruntime, --int8"] < off["onnxruntime, static int8"], off
 
 
 def test_a_misspelt_variant_is_told_before_the_others_are_trained(data, tmp_path):
