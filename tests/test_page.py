@@ -289,6 +289,13 @@ def test_a_finger_and_keys_draw_and_a_reload_keeps_drawing_and_network(visit, ru
     assert {WALL, WINDOW} < colours(drawing) and difference(page, run / "gen.pth.tar") <= 1
     page.press("Control+z")
     page.press("Control+Shift+Z")
+    kept = """async () => {
+        const reader = new FileReader(), read = new Promise(done => reader.onload = done);
+        reader.readAsDataURL(await png());
+        await read;
+        return reader.result === localStorage.getItem(placeKept());
+    }"""
+    wait_until(lambda: page.page.evaluate(kept), lambda: True, 20)
     asked = []
     page.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
     page.page.reload()
