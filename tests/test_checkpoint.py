@@ -39,6 +39,7 @@ def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
                           "colours", "size_range", "enlarge", "version", "validated_on"} and saved["epoch"] == 1
     settings = saved["config"]
     assert settings["direction"] == "AtoB" and settings["load_size"] == 72
+    assert {"bands_a", "bands_b", "files_a", "files_b", "files_m"} <= settings.keys()  # by which others read files
     names = ("in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width")
     gen = Generator(*(settings[name] for name in names))
     gen.load_state_dict(saved["state_dict"])
