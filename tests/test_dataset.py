@@ -118,12 +118,12 @@ def test_training_starts_with_the_package_that_its_jitter_was_proven_with(monkey
 
 def test_no_two_draws_of_the_jitter_are_one():
     """Row, column, mirror and brightness: uniform, and unlike one another, the next pair's, epoch's and seed's."""
-    pair, n = pair_of(coordinates(80), np.full((80, 80), 128, np.uint8)), 2500
-    cfg = replace(JITTER, color_jitter=0.5, label_side="A")
+    pixels, n = np.dstack([coordinates(32), np.full((32, 32, 3), 128, np.uint8)]), 2500  # small: thousands are drawn
 
     def drawn(seed, first=0, epoch=1):
-        data = paired([pair] * (n + 1), replace(cfg, seed=seed), train=True)
-        data.cache = dict.fromkeys(range(n + 1), data.read(0))
+        data = paired([pair_of(pixels[..., :3], pixels[..., 3])] * (n + 1), JITTER)
+        data.cache = dict.fromkeys(range(n + 1), pixels)
+        data.jitter = Jitter((16, 16), seed, strength=0.5, recolours_x=False)
         draws = []
         for index in range(first, first + n):
             left, right = data.pixels([(epoch, index)])[0][0, 0, [0, -1]].tolist()

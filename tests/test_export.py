@@ -31,6 +31,7 @@ def dims(value):
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
+@pytest.mark.slow
 def test_free_sizes_have_the_names_that_people_know(gen, tmp_path):
     """The tracer's own names, s77 and 64*s30, mean nothing to who must set them."""
     export(gen, tmp_path / "gen.onnx")
@@ -41,6 +42,7 @@ def test_free_sizes_have_the_names_that_people_know(gen, tmp_path):
     assert dims(inferred.graph.output[0]) == ["batch", 3, "height", "width"]
 
 
+@pytest.mark.slow
 def test_a_fixed_size_is_in_the_file_and_gives_the_same_picture(gen, tmp_path, capsys):
     export(gen, tmp_path / "gen.onnx", size=(64, 128))
     export(gen, tmp_path / "gen.pt2", size=(64, 128))

@@ -232,6 +232,7 @@ def test_a_file_with_an_impossible_scale_is_refused(trained, tmp_path, size):
         load_generator(tmp_path / "gen.pth.tar")
 
 
+@pytest.mark.slow
 def test_the_full_size_score_is_that_of_the_files_that_predict_writes(trained, tmp_path):
     for script, words in (("predict.py", ["--input", trained.data_root / "val", "--output", tmp_path / "out",
                                           "--side-by-side", "left"]),

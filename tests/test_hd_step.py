@@ -125,7 +125,8 @@ def test_d_can_be_trained_again_after_a_failed_step():
     assert all(p.requires_grad for p in state.disc.parameters())
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "bf16" in name else name
+                                  for name in MIXTURES])
 def test_any_mixture_learns_one_pair_by_heart(name):
     torch.manual_seed(0)
     cfg = replace(Config(), ngf=8, ndf=8, crop_size=64, load_size=64, dropout=0.0, lr=2e-3,
@@ -160,7 +161,8 @@ def cut(monkeypatch):
     return install
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", [name if name == "unet, spectral norm, ema" else pytest.param(
+    name, marks=pytest.mark.slow) for name in MIXTURES])
 def test_a_run_that_was_cut_ends_as_one_that_was_not(small, end_of, same, cut, name):
     """To the bit: both networks, what spectral norm and the average keep, both optimisers, the logged losses."""
     whole, halted = (small(run, n_epochs=3, **MIXTURES[name]) for run in ("whole", "halted"))  # two updates of the mean

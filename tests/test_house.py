@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mutations import MUTATIONS
+
 from config import Config
 from generator import Generator
 from runtime.checkpoint import save_generator
@@ -40,6 +42,14 @@ def test_the_top_holds_the_paper_and_the_commands_only():
         f"{len(files)} files at the top: {', '.join(files)}. Only the paper's files and the commands stand there, so "
         "that `ls` shows what to read first. Put what serves them into making/, pairs/, runtime/, inference/ or hd/. "
         "For one more command, raise this limit, and add it to FLOORS above and to the README's list of files")
+
+
+def test_every_mutation_has_its_place_and_its_tests():
+    """`python tests/mutations.py` sees each of them turn a test red, in minutes."""
+    assert len(MUTATIONS) >= 20
+    for mutation in MUTATIONS:
+        assert (ROOT / mutation.file).read_text(encoding="utf-8").count(mutation.old) == 1, mutation.what
+        assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in mutation.tests.split()), mutation.what
 
 
 def test_programs_import_only_what_they_use(tmp_path):

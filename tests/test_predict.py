@@ -568,6 +568,7 @@ def in_gray_levels(a, b):
     return (a - b).abs() * 127.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 def test_half_an_export_is_half_as_large_and_gives_the_same_image(gen, checkpoint, tmp_path, call, suffix):
     """fp16 arithmetic would be seen; so would inputs and outputs that a program must convert."""
