@@ -57,7 +57,7 @@ def check(cfg: Config) -> int:
         several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
         return f"{width}×{height} {several} and B{masked}"
 
-    good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
+    good, counted, geometry = {}, {}, Geometry.of({**cfg.plain(), "interpolation": cfg.interpolation})
     x, y = values_of(cfg.plain())
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
     seen = check_values(sum(found.splits.values(), []), x, y, cfg.direction, at_most=200)

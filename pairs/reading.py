@@ -54,6 +54,8 @@ def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
     inputs = list(map(read_picture, pair.inputs, reduce))
     if pair.side_by_side:
         return [[half] for half in inputs[0].halves()]
+    if len({*sizes}) == 1 < len({picture.size for picture in inputs}):  # JPEGs at a fraction beside others, whole
+        inputs = list(map(read_picture, pair.inputs))
     target = inputs if pair.alone else [read_picture(pair.target, reduce[-1])]
     mask = [] if pair.mask is None else [[read_picture(pair.mask, nodata=False)]]  # of which a tag may name white
     sides = [inputs, target, *mask]

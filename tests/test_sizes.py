@@ -181,3 +181,14 @@ def test_a_large_raster_keeps_its_place_when_it_is_enlarged(translator, tmp_path
     made, whole = read_picture(tmp_path / "out.tif"), translator.numbers([read_picture(tmp_path / "in.tif")])
     assert made.size == (210, 240) and not made.valid[:48].any() and made.valid[48:].all()
     assert np.abs(made.array[60:].astype(int) - whole[60:]).mean() < 1  # holes blur into no row that far below
+
+
+def test_inputs_of_two_formats_are_decoded_at_one_size(tmp_path):
+    """Of a JPEG, an eighth of the size may be enough; a PNG beside it is read whole."""
+    image = Image.new("RGB", (640, 640), "red")
+    paths = [tmp_path / name for name in ("a1.jpg", "a2.png", "b.jpg")]
+    for path in paths:
+        image.save(path)
+    pair = Pair(tuple(paths[:2]), paths[2], None)
+    (first, second), (target,) = read_pictures(pair, lambda size: (72, 72))
+    assert first.size == second.size == (640, 640) and target.size == (80, 80)
