@@ -1,6 +1,7 @@
 """Frames of one video, or of two as pairs, held out by stretches of time."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ RIM = 0.1  # of a held-out stretch, at least a frame, left out at either end: wh
 
 # swscale's bilinear, accurate_rnd, full_chroma_int and full_chroma_inp: without them, colours become darker each time
 ROUNDED = 0x2 | 0x40000 | 0x2000 | 0x4000
+CONVERTING = threading.Lock()  # the slower of two videos has a frame in several pairs, and threads must not share it
 
 
 @dataclass(frozen=True)
@@ -173,5 +175,6 @@ def stretch(video: Video, spacing: float) -> float:
 
 def upright(frame) -> np.ndarray:
     """(H, W, 3), as a player shows it: phones turn a picture by a number in the file."""
-    pixels = frame.to_ndarray(format="rgb24", interpolation=ROUNDED)
+    with CONVERTING:
+        pixels = frame.to_ndarray(format="rgb24", interpolation=ROUNDED)
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

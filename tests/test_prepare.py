@@ -601,6 +601,17 @@ def test_two_videos_are_paired_by_time(tmp_path, rate):
         assert np.asarray(Image.open(pair.target))[0, 0, 2] == 255
 
 
+def test_a_frame_in_several_pairs_is_converted_once_at_a_time(tmp_path):
+    """PyAV keeps a converter with each frame: two threads at it mix up colours, or wait for each other for ever."""
+    words = [video(tmp_path / "a.mp4", rate=30, codec="libx264"), video(tmp_path / "b.mp4", rate=3, codec="libx264")]
+    subprocess.run([sys.executable, ROOT / "prepare.py", "frames", *words, tmp_path / "out", "--val", "0"], check=True,
+                   timeout=120, capture_output=True)
+    pairs = find_pairs(tmp_path / "out", 0).splits
+    pairs = pairs["train"] + pairs["val"]
+    assert len(pairs) > 110
+    assert all(abs(moment(pair.inputs[0]) - moment(pair.target)) < 4 for pair in pairs)
+
+
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_frames_are_upright(tmp_path, turn):
     """A phone's video lies on its side but for a number in the file; OpenCV obeys it too."""
