@@ -246,7 +246,8 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
 
 def settings_of(source: Source) -> dict:
     """What the pairs depend on, as JSON has it."""
-    told = {"command": type(source).__name__.lower(), "inputs": [str(path.resolve()) for path in source.inputs]}
+    told = {"command": type(source).__name__.lower(), "inputs": [str(path.resolve()) for path in source.inputs],
+            "bytes": [path.stat().st_size for path in source.inputs if path.is_file()]}
     for field in fields(source):
         value = getattr(source, field.name)
         if field.name not in ("out", "preview", "paths") and not (isinstance(value, Path) and value in source.inputs):

@@ -484,6 +484,17 @@ def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
         assert off(path) <= 22  # at the rim, the mean is of one side
 
 
+def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_path):
+    first, second = tmp_path / "a.tif", tmp_path / "b.tif"
+    words = ["tiles", first, second, tmp_path / "out", "--size", 64]
+    for path in (first, second):
+        raster(path, (300, 300), 20)
+    assert run(*words)[0] == 0
+    raster(first, (320, 300), 20)
+    status, said = run(*words)
+    assert status == 2 and "out was begun with bytes [" in said and "take a new folder" in said
+
+
 def test_tiles_go_on_where_they_were_stopped(tmp_path):
     first, second = (raster(tmp_path / f"{name}.tif", (600, 500), 10) for name in "ab")
     words = ["tiles", first, second, tmp_path / "out", "--size", 64]
