@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from inference.weights import FILE, as_safetensors, told_of
 from pairs.find import evenly
 from runtime.cli import load_settings
 from runtime.console import say
-from runtime.files import complete_folder
+from runtime.files import complete_folder, new_folder
 from runtime.grids import save_grid
-from utils import UserError, name_of
+from utils import UserError
 
 BETTER = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}  # of all scores, those that a card names
 
@@ -65,10 +66,9 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
                         "may be used for depends on it")
     if examples < 0:
         raise UserError(f"examples must be at least 0; it is {examples}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{name_of(folder)} is there already: let --hub be a new folder")
+    folder = new_folder(folder, "--hub")
     content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
-    repo, data = f"USER/{folder.resolve().name}", data_of(checkpoint)
+    repo, data = f"USER/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}", data_of(checkpoint)
     rows = pictures(gen, checkpoint, examples)
     found = evaluation(checkpoint)
     with complete_folder(folder) as new:
@@ -83,13 +83,13 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
         way = f", {gen.trained.direction}" if gen.trained.direction else ""
         card = CARD.format(
             licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
-            title=folder.resolve().name, what=what + way + (f", of the data set {data}" if data else ""),
-            index=model_index(folder.resolve().name, data, found), scores=table(found),
+            title=folder.name, what=what + way + (f", of the data set {data}" if data else ""),
+            index=model_index(folder.name, data, found), scores=table(found),
             strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
         (new / "README.md").write_text(card, encoding="utf-8")
     if rows:
         say(f"strip.png shows {len(rows)} of the run's validation pairs: --examples 0 leaves them out")
-    say(f"wrote {folder}; upload it with: hf upload {repo} {folder}")
+    say(f"wrote {folder}; upload it with: hf upload {repo} {shlex.quote(str(folder))}")
 
 
 def data_of(checkpoint: Path) -> str:

@@ -22,7 +22,7 @@ from pairs.palettes import PALETTES, load_palette
 from pairs.reading import read_pair
 from runtime.cli import load_settings
 from runtime.console import say
-from runtime.files import atomic, complete_folder
+from runtime.files import atomic, complete_folder, new_folder
 from runtime.network import download
 from utils import UserError, name_of
 
@@ -135,8 +135,7 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         raise UserError(f"the outputs have {gen.out_channels} channels, which the page does not show: take predict.py")
     if examples < 0:
         raise UserError(f"examples must be at least 0; it is {examples}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{name_of(folder)} is there already: let --page be a new folder")
+    folder = new_folder(folder, "--page")
     classes = choose_palette(palette, gen.trained.colours)
     found = evenly(find_examples(checkpoint, gen.trained), examples) if examples else []
     if cdn and runtime:
@@ -150,7 +149,7 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         write(gen, new / "model.onnx", norm, half=not int8 and fits_fp16(gen), int8=int8)
         mark = hashlib.sha256((new / "model.onnx").read_bytes()).hexdigest()[:8]  # a new one is no kept old one
         model = (new / "model.onnx").rename(new / f"model-{mark}.onnx")
-        told = pinned(marks) if cdn else write_runtime(files, new)
+        told = pinned(marks) if cdn else write_runtime(files, new, webgpu)
         settings = settings_of(gen, classes, found) | dict(
             model=dict(file=model.name, bytes=model.stat().st_size), network=network_of(gen, norm),
             runtime=told | dict(webgpu=webgpu))
@@ -165,10 +164,11 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         say(f"it shows {len(found)} of the run's validation pairs to whoever opens it: --examples 0 leaves them out")
 
 
-def write_runtime(files: Sequence[bytes], folder: Path) -> dict:
+def write_runtime(files: Sequence[bytes], folder: Path, webgpu: bool) -> dict:
     """Writes script, module and WebAssembly into the page's folder, and returns what its worker must know of them."""
-    # Some hosts know no .mjs, and serve it as what no browser runs.
-    names = {"script": f"ort-{RUNTIME}.js", "module": f"ort-module-{RUNTIME}.js", "file": f"ort-{RUNTIME}.wasm"}
+    # Some hosts know no .mjs, and serve it as what no browser runs; browsers keep a file by its name.
+    mark = f"webgpu-{RUNTIME}" if webgpu else RUNTIME
+    names = {"script": f"ort-{mark}.js", "module": f"ort-module-{mark}.js", "file": f"ort-{mark}.wasm"}
     for name, content in zip(names.values(), files, strict=True):
         (folder / name).write_bytes(content)
     return names | dict(bytes=len(files[-1]))

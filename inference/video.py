@@ -3,6 +3,7 @@
 Frames are written upright, so that the number by which a phone's video is turned is no longer needed.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,11 +79,18 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
 
 def check_end(video: Video, container: Any) -> None:
     """Raises DataError where the video ended early."""
-    stream = container.streams.video[0]
-    lasts = stream.duration and float(stream.duration * stream.time_base)
+    lasts = lasting(container.streams.video[0])
     if video.error or lasts and video.time < lasts - SLACK - float(1 / video.rate):
         reason = video.error or f"it ends there, and should last {lasts:.1f} s"
         raise DataError(f"{name_of(video.path)} is damaged after {video.time:.1f} s ({reason}); nothing is written")
+
+
+def lasting(stream: Any) -> float | None:
+    """The seconds that the file says its pictures last, Matroska in a tag; None where it does not."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    told = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
+    return told and 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3])
 
 
 def translate_frames(translator: Translator, frames: list, writer: "Writer", bar: Callable[[int], object]) -> int:

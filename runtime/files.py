@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from utils import UserError, name_of
+
 try:
     import fcntl
 except ImportError:  # Windows, where an open file cannot be removed
@@ -102,6 +104,16 @@ def sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(folder)
+
+
+def new_folder(folder: Path, flag: str) -> Path:
+    """`folder`, whatever links lead there. Raises UserError, naming the flag, where it cannot be made anew."""
+    path = folder.resolve()
+    if path == Path.cwd():
+        raise UserError(f"{name_of(path)} is the folder that you are in: let {flag} be a new one")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{name_of(folder)} is there already: let {flag} be a new folder")
+    return path
 
 
 @contextlib.contextmanager

@@ -77,6 +77,17 @@ def test_a_mistake_is_a_sentence_and_no_folder(run, tmp_path, monkeypatch, flags
     assert not (tmp_path / "demo").exists()
 
 
+def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, tmp_path, monkeypatch, capsys):
+    words = ["--checkpoint", run / "gen.pth.tar", *LICENCES, "--hub"]
+    with pytest.raises(UserError, match="the folder that you are in: let --hub be a new one"):
+        call(monkeypatch, export, *words, ".")
+    (tmp_path / "my net").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "my net")
+    call(monkeypatch, export, *words, tmp_path / "link")
+    assert (tmp_path / "my net" / "model.safetensors").exists() and (tmp_path / "link").is_symlink()
+    assert f"hf upload USER/my-net '{tmp_path / 'my net'}'" in capsys.readouterr().out
+
+
 def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")

@@ -144,6 +144,17 @@ def test_the_page_in_docs_is_one_that_the_present_export_writes(run, tmp_path, m
     assert known["direction"] == told["direction"] == "AtoB" and known["norm"] == told["network"]["norm"]
 
 
+def test_two_runtimes_have_two_names_since_browsers_keep_the_first(run, fake, tmp_path, monkeypatch):
+    """A site that was exported anew with --webgpu told its visitors for ever that the file was too short."""
+    monkeypatch.setattr(page_module, "WEBGPU", page_module.WASM)
+    for name in ("one", "two"):
+        write_page(load_generator(run / "gen.pth.tar"), tmp_path / name, run / "gen.pth.tar", runtime=fake,
+                   webgpu=name == "two")
+    one, two = (json.loads((tmp_path / name / "settings.json").read_text())["runtime"] for name in ("one", "two"))
+    assert not {one[part] for part in ("script", "module", "file")} & {two[part] for part in two if part != "webgpu"}
+    assert {two[part] for part in ("script", "module", "file")} <= left_in(tmp_path / "two")
+
+
 def test_a_runtime_given_and_one_of_the_cdn_exclude_each_other(run, fake, tmp_path):
     with pytest.raises(UserError, match="give --runtime or --cdn"):
         write_page(load_generator(run / "gen.pth.tar"), tmp_path / "page", run, runtime=fake, cdn=True)
@@ -401,6 +412,18 @@ def test_what_is_missing_is_named(visit, folder, tmp_path, file, content, senten
         page.settle()
         assert len(colours(page.pixels("drawing"))) == 2 and sentence in page.said()
     page.errors.clear()  # the browser's own line on the status
+
+
+@browser
+def test_a_file_of_another_length_under_the_same_name_is_fetched_anew(visit, run):
+    page = visit()
+    page.page.evaluate("""async () => {
+        const store = await caches.open("pix2pix");
+        for (const {url} of await store.keys()) await store.put(url, new Response("of an older page"));
+    }""")
+    page.page.reload()
+    page.settle()
+    assert page.said() == "" and difference(page, run / "gen.pth.tar") <= 1
 
 
 @browser

@@ -186,6 +186,14 @@ def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(call, checkpoint, 
     assert seen(source)
 
 
+def test_a_matroska_file_that_ends_early_is_told(same, tmp_path):
+    content = clip(tmp_path / "in.mkv", range(60)).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    with pytest.raises(Exception, match="cut.mkv is damaged after"):
+        translate_video(same, Video(tmp_path / "cut.mkv"), tmp_path / "out.mp4")
+    assert translate_video(same, Video(tmp_path / "in.mkv"), tmp_path / "out.mp4") == 60
+
+
 def test_a_file_that_ends_early_is_told(same, tmp_path):
     """One that was cut while it was copied has its length at its beginning, and no error on the way."""
     plain = clip(tmp_path / "plain.mp4", range(60))

@@ -8,7 +8,7 @@ const even = x => {  // rounded as Python and torch do
   return near - x === .5 && near % 2 ? near - 1 : near;
 };
 
-// Files: kept by the browser, where it keeps any, and known by their length
+// Files: kept by the browser, where it keeps any; one of another length than the page tells is fetched anew
 
 async function file({file, bytes}, tell) {
   const url = new URL(file, location).href;
@@ -16,6 +16,7 @@ async function file({file, bytes}, tell) {
   try {
     store = await caches.open("pix2pix");
     response = await store.match(url);
+    if (response && (await response.clone().blob()).size !== bytes) response = null;
   } catch {}  // no https, or storage is switched off
   if (!response) response = await fetch(url).catch(() => null);
   if (!response || !response.ok)
@@ -35,8 +36,10 @@ async function file({file, bytes}, tell) {
 async function forget(files) {  // of older versions of this page
   try {
     const store = await caches.open("pix2pix"), folder = new URL(".", location).href;
-    for (const {url} of await store.keys())
-      if (url.startsWith(folder) && !files.includes(url.slice(folder.length))) await store.delete(url);
+    for (const {url} of await store.keys()) {
+      const name = url.startsWith(folder) ? url.slice(folder.length) : "";
+      if (name && !name.includes("/") && !files.includes(name)) await store.delete(url);  // of folders within: theirs
+    }
   } catch {}
 }
 
