@@ -18,7 +18,7 @@ def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
     """Scores of one pair of images (C, H, W) in [-1, 1].
 
     l1: mean absolute difference, in those units. psnr in dB, ssim, ms_ssim: of the images in [0, 1]; what needs more
-    pixels a side (NEEDS) is nan.
+    pixels a side (NEEDS) is nan. ssim counts the border too, mirrored, which other libraries leave out.
     """
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure,

@@ -741,9 +741,9 @@ def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_p
     with served(edges) as server:
         page = visit(server)
         assert colours(page.pixels("drawing")) == {(255, 255, 255)}
-        page.drag((10, 10), (10, 44))  # a brush, at first, as wide as the lines of edges2shoes
+        page.drag((10, 10), (10, 25))  # a brush, at first, as wide as the lines of edges2shoes
         assert colours(page.pixels("drawing")) == {(255, 255, 255), (0, 0, 0)}
-        assert (page.pixels("drawing")[11:44] == 0).all(axis=2).sum(axis=1).max() == 1
+        assert (page.pixels("drawing")[11:25] == 0).all(axis=2).sum(axis=1).max() == 1
         page.drag((10, 10), (33, 44))
         page.press("1")
         page.page.locator("#size").fill("40")

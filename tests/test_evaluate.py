@@ -47,6 +47,21 @@ def test_ssim_is_what_its_formula_gives_for_flat_images():
     assert scores["ssim"] == pytest.approx((2 * a * b + c) / (a * a + b * b + c), abs=1e-4)
 
 
+def test_scores_are_scikit_image_s_of_the_images_in_0_to_1():
+    """With SSIM's Gaussian window, which torchmetrics takes at the mirrored border too."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    torch.manual_seed(0)
+    y = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8), size=64, mode="bilinear")[0] * 2 - 1
+    y_fake = (y + 0.2 * torch.randn_like(y)).clamp(-1, 1)
+    a, b = ((image.numpy() + 1) / 2 for image in (y_fake, y))
+    scores = image_scores(y_fake, y)
+    wide = [np.pad(image, ((0, 0), (5, 5), (5, 5)), mode="reflect") for image in (a, b)]
+    similarity = structural_similarity(*wide, channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5,
+                                       use_sample_covariance=False)
+    assert scores["ssim"] == pytest.approx(similarity, abs=1e-4)
+    assert scores["psnr"] == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1), abs=1e-3)
+
+
 def test_an_image_against_itself_is_perfect_and_ms_ssim_needs_size():
     y = torch.rand(3, 176, 176) * 2 - 1
     scores = image_scores(y, y)
