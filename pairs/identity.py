@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pairs.layouts import short_name
+from runtime.devices import usable_cores
 from runtime.threads import ordered
 
 WHOLE = 4 * 2**20  # bytes of a file that are read whole; all pieces of a larger one together are as many
@@ -109,9 +110,9 @@ def marks(pairs: Sequence[Pair], own: set[str] | None = None) -> np.ndarray:
 
     begin = time.perf_counter()
     first = [part(start) for start in starts[:1]]
-    # A slow disk or network answers many questions at once; where files are at hand, threads only hinder one another
+    # A slow disk or network answers many questions at once; where files are at hand, more threads than cores hinder
     slow = time.perf_counter() - begin > SLOW * min(PART, len(pairs))
-    with ordered(part, starts[1:], 16 if slow else 1, ahead=32) as rest:
+    with ordered(part, starts[1:], 16 if slow else usable_cores(), ahead=32) as rest:
         rest = list(tqdm(rest, "looking at the pairs", len(starts[1:]), delay=3, leave=False, disable=None))
     parts = first + rest
     return np.array([row for part in parts for row in part], np.int64).reshape(-1, 2)
