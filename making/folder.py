@@ -1,12 +1,12 @@
 """The folder of pairs that prepare.py makes: whose it is, what is whole in it, and how a pair gets there."""
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from pairs.images import ending, read_picture
 from pairs.layouts import SPLITS
 from pairs.picture import Picture, as_colour
 from runtime.console import say
+from runtime.devices import usable_cores
 from runtime.files import atomic, remove_leftovers
 from runtime.grids import save_grid
 from runtime.threads import ordered
@@ -73,17 +74,17 @@ def prepare(source: Source) -> int:
     folder = Folder(source)
     jobs = source.jobs(folder.there)
     to_do = (job for job in jobs if not folder.holds(job))
-    made, failures = Counter(), []
-    n, n_there = len(jobs) if isinstance(jobs, Sized) else None, len(folder.there)
-    with tqdm(total=n, initial=n_there if n else 0, unit="pair", disable=None) as bar:
-        for job, result in results(to_do, source.threads):
+    counts = Counter(split for split, _ in folder.there)
+    n = len(jobs) if isinstance(jobs, Sized) else None
+    n_there = len(folder.there)
+    failures = []
+    with results(to_do, source.threads) as done, tqdm(done, None, n, initial=n_there, unit="pair", disable=None) as bar:
+        for job, result in bar:
             if isinstance(result, Made):
                 folder.write(job.name, result)
-                made[result.split] += 1
+                counts[result.split] += 1
             elif result:
                 failures.append(str(result))
-            bar.update()
-    counts = made + Counter(split for split, _ in folder.there)
     if not counts:
         why = f", such as: {failures[0]}" if failures else ""
         raise UserError(f"no pair could be made; {len(failures)} could not be read{why}")
@@ -96,18 +97,17 @@ def prepare(source: Source) -> int:
     return 1 if failures else 0
 
 
-def results(jobs: Iterable[Job], n_threads: int):
-    """Each job, and what it made, or the error that says why it could not."""
+def results(jobs: Iterable[Job], n_threads: int) -> AbstractContextManager:
+    """Each job, and what it made, or the error that says why it could not; as `ordered`, for the block."""
+    n_threads = min(n_threads, usable_cores())
+    return ordered(tried, jobs, n_threads, n_threads + 1)
 
-    def tried(job: Job) -> tuple[Job, Made | Exception | None]:
-        try:
-            return job, job.make()
-        except (DataError, OSError) as error:
-            return job, error
 
-    n_threads = min(n_threads, os.cpu_count() or 1)
-    with ordered(tried, jobs, n_threads, n_threads + 1) as done:
-        yield from done
+def tried(job: Job) -> tuple[Job, Made | Exception | None]:
+    try:
+        return job, job.make()
+    except (DataError, OSError) as error:
+        return job, error
 
 
 def preview(source: Source) -> int:
@@ -116,8 +116,7 @@ def preview(source: Source) -> int:
     if isinstance(jobs, Sequence):
         jobs = jobs[:: max(1, len(jobs) // ROWS)]
     rows, failures = [], []
-    done = results(jobs, source.threads)
-    with contextlib.closing(done):
+    with results(jobs, source.threads) as done:
         for _, result in done:
             if isinstance(result, Made):
                 sides = [result.b] if result.a is None else [result.a, result.b]
@@ -186,16 +185,17 @@ class Folder:
 
     def _whole(self) -> There:
         """A file that a crash of the machine left empty is none."""
-        sides = {}
-        for place, _, names in os.walk(self.root):
-            remove_leftovers(Path(place))
-            for file in (Path(place, name) for name in names if not name.startswith(".") and name != NOTE):
-                split, *rest = file.relative_to(self.root).parts
-                side = rest.pop(0) if rest[0] in ("A", "B") and len(rest) > 1 else ""
-                if file.stat().st_size:
-                    name = os.path.splitext("/".join(rest))[0]  # noqa: PTH122
-                    sides.setdefault((split, name), set()).add(side)
-        return {pair for pair, found in sides.items() if found in ({""}, {"A", "B"})}
+        sides = defaultdict(set)
+        remove_leftovers(self.root)
+        for split in SPLITS:
+            for place, _, names in os.walk(self.root / split):
+                remove_leftovers(Path(place))
+                for file in (Path(place, name) for name in names if not name.startswith(".")):
+                    if file.stat().st_size:
+                        name = file.relative_to(self.root / split).with_suffix("").as_posix()
+                        side = name[:2] if name.startswith(("A/", "B/")) else ""
+                        sides[split, name.removeprefix(side)].add(side)
+        return {pair for pair, found in sides.items() if found in ({""}, {"A/", "B/"})}
 
     def holds(self, job: Job) -> bool:
         """Whether the pair is whole already."""
@@ -250,7 +250,7 @@ def settings_of(source: Source) -> dict:
             "bytes": [path.stat().st_size for path in source.inputs if path.is_file()]}
     for field in fields(source):
         value = getattr(source, field.name)
-        if field.name not in ("out", "preview", "paths") and not (isinstance(value, Path) and value in source.inputs):
+        if field.name not in ("out", "preview", "paths") and value not in source.inputs:
             told[field.name] = [*value] if isinstance(value, tuple) else value
     return told
 

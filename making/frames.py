@@ -1,6 +1,7 @@
 """Frames of one video, or of two as pairs, held out by stretches of time."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class Frames:
 
     def taken(self, first: "Video", second: "Video | None" = None) -> Iterator[Job]:
         spacing = float(self.every / first.rate)
-        length = stretch(first, spacing)
+        length = min(SECONDS, (first.duration or math.inf) / 10)
+        length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
         rim = max(RIM * length, spacing)
         blocks, left_out = Blocks(self.val), 0
         moments = together(first, second) if second else ((time, frame, None) for time, frame in first.frames())
@@ -165,12 +167,6 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
     if all(lengths) and abs(lengths[0] - lengths[1]) > 0.5:
         say(f"{name_of(first.path)} lasts {lengths[0]:.1f} s, {name_of(second.path)} {lengths[1]:.1f} s: pairs are of "
             "frames at the same time since the beginning, until the shorter ends")
-
-
-def stretch(video: Video, spacing: float) -> float:
-    """Seconds of a block: at least five frames that lie `spacing` apart, so that its ends can be left out."""
-    long = min(SECONDS, video.duration / 10) if video.duration else SECONDS
-    return max(long, 5 * spacing)
 
 
 def upright(frame) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 from tyro.conf import Positional, arg
 
 from making.folder import Job, Made, There, check_names, check_share, split_of
-from pairs.layouts import SPLITS
 from pairs.parquet import COLUMNS, opened, picture_in, rows
+from pairs.patterns import SPLIT_OF
 from utils import UserError, name_of
 
 
@@ -56,13 +56,8 @@ class Rows:
 
     def __iter__(self) -> Iterator[Job]:
         for path, file in self.files.items():
-            split = split_in_name(path.name)
+            word = path.name.lower().split("-")[0].split(".")[0]  # as in train-00000-of-00001.parquet
+            split = SPLIT_OF.get(word, "")
             for row, cells in enumerate(rows(file, path, self.source.columns)):
                 make = partial(self.source.make, name_of(path), split, row, cells)
                 yield Job(f"{path.stem}-{row:06d}", make, split)
-
-
-def split_in_name(name: str) -> str:
-    """As in train-00000-of-00001.parquet."""
-    word = name.lower().split("-")[0].split(".")[0]
-    return next((split for split, words in SPLITS.items() if word in words), "")

@@ -14,7 +14,7 @@ from making.folder import Job, Made, There, check_names, check_share, share, spl
 from pairs.find import list_images
 from pairs.geometry import resize
 from pairs.images import drawn_here, png, read_picture, read_size
-from pairs.layouts import SPLITS
+from pairs.patterns import SPLIT_OF
 from pairs.picture import to_array
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -40,10 +40,21 @@ class Photos:
 
     @property
     def inputs(self) -> list[Path]:
-        return [self.photos, *([self.masks] if self.masks else [])]
+        return [path for path in (self.photos, self.masks) if path]
 
     def jobs(self, there: There) -> list[Job]:
-        self.check()
+        check_share(self.val)
+        for folder in self.inputs:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{name_of(folder)} is no folder")
+        masks = list_images(self.masks) if self.masks else []
+        if self.masks and not masks:
+            raise FileNotFoundError(f"0 masks in {name_of(self.masks)}")
+        if masks and self.input != "hole":
+            raise UserError(f"masks are for --input hole, not for --input {self.input}")
+        for name, least in (("size", 0), ("sigma", 0.1), ("threshold", 1), ("factor", 1)):
+            if not least <= getattr(self, name) < 1e5:
+                raise UserError(f"{name} must be at least {least}; it is {getattr(self, name)}")
         photos = [path for path in list_images(self.photos) if not drawn_here(path)]
         if not photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
@@ -51,28 +62,15 @@ class Photos:
         check_names(named)
         if self.input == "edges" and not self.size:
             warn_of_large(photos[0])
-        masks = list_images(self.masks) if self.masks else []
         return [Job(name, partial(self.make, path, name, split, masks), split) for split, name, path in named]
-
-    def check(self) -> None:
-        check_share(self.val)
-        for folder in self.inputs:
-            if not folder.is_dir():
-                raise FileNotFoundError(f"{name_of(folder)} is no folder")
-        if self.masks and not list_images(self.masks):
-            raise FileNotFoundError(f"0 masks in {name_of(self.masks)}")
-        if self.masks and self.input != "hole":
-            raise UserError(f"masks are for --input hole, not for --input {self.input}")
-        for name, least in (("size", 0), ("sigma", 0.1), ("threshold", 1), ("factor", 1)):
-            if not least <= getattr(self, name) < 1e5:
-                raise UserError(f"{name} must be at least {least}; it is {getattr(self, name)}")
 
     def make(self, path: Path, name: str, split: str, masks: list[Path]) -> Made:
         picture = read_picture(path)
         array = to_array(picture, 1 if picture.channels == 1 else 3)
         b = path
-        if 0 < self.size < min(array.shape[:2]):
-            scale = self.size / min(array.shape[:2])
+        shorter = min(picture.size)
+        if 0 < self.size < shorter:
+            scale = self.size / shorter
             array = resize(array, tuple(max(1, round(side * scale)) for side in picture.size))
             b = encoded(array)
         a = encoded(self.input_of(array, name, masks))
@@ -98,9 +96,10 @@ class Photos:
 
 def split_in_path(path: Path) -> tuple[str, str]:
     """The split that the first folder names, if any, and what the pair is called."""
-    first, *rest = path.parts
-    split = next((split for split, words in SPLITS.items() if rest and first.lower() in words), "")
-    return split, Path(*(rest if split else path.parts)).with_suffix("").as_posix()
+    name = path.with_suffix("").as_posix()
+    first, _, rest = name.partition("/")
+    split = SPLIT_OF.get(first.lower(), "")
+    return (split, rest) if split and rest else ("", name)
 
 
 def warn_of_large(photo: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -40,7 +41,7 @@ class Tiles:
         if self.size < 16 or not 0 <= self.overlap < self.size or self.block < 1:
             raise UserError("size must be at least 16, overlap from 0 to below size, and block at least 1; they are "
                             f"{self.size}, {self.overlap} and {self.block}")
-        a, b = Raster.opened(self.a), Raster.opened(self.b)
+        a, b = Raster(self.a), Raster(self.b)
         place(a, b)
         grid, other = (b, a) if a.resolution_in(b) > 1 + 1e-6 else (a, b)
         across, down = shared(grid, other)
@@ -49,23 +50,22 @@ class Tiles:
                             f"{max(0, down[1] - down[0])} pixels, less than a tile of --size {self.size}")
         n = next((n for n in range(self.block, 1, -1)
                   if len(self.spans(across, n)) * len(self.spans(down, n)) >= BLOCKS), 1)
-        tiles = [((i, j), row, column) for i, rows in enumerate(self.spans(down, n))
+        tiles = [((i, j), row, column, f"{row:06d}_{column:06d}") for i, rows in enumerate(self.spans(down, n))
                  for j, columns in enumerate(self.spans(across, n))
                  for row in self.starts(rows) for column in self.starts(columns)]
         say(f"{name_of(grid.path)} has the finer pixels, which the tiles take: {len(tiles)} of {self.size}×{self.size}")
-        named = [(block, row, column, f"{row:06d}_{column:06d}") for block, row, column in tiles]
         split_of = {name: split for split, name in there}
-        begun = {block: split_of[name] for block, _, _, name in named if name in split_of}
+        begun = {block: split_of[name] for block, _, _, name in tiles if name in split_of}
         blocks = Blocks(self.val, begun)
         return [Job(name, partial(self.make, {"A": a, "B": b}, grid, row, column, partial(blocks.split, block)))
-                for block, row, column, name in named]
+                for block, row, column, name in tiles]
 
     def spans(self, axis: Span, n: int) -> list[Span]:
         """The axis in blocks of `n` tiles; the last takes what is left. No tile crosses their borders."""
         length = self.size + (n - 1) * (self.size - self.overlap)
         count = max(1, (axis[1] - axis[0]) // length)
         ends = [axis[0] + i * length for i in range(count)] + [axis[1]]
-        return [*zip(ends[:-1], ends[1:], strict=True)]
+        return [*pairwise(ends)]
 
     def starts(self, block: Span) -> list[int]:
         """Of the tiles in a block; the last one ends with it."""
@@ -76,6 +76,6 @@ class Tiles:
         """None where the two have no pixel with values in common. split: asked where they have."""
         tiles = [raster.tile(grid, row, column, self.size, exact=side == self.label_side)
                  for side, raster in sides.items()]
-        if any(tile.empty for tile in tiles) or not (tiles[0].valid & tiles[1].valid).any():
+        if any(tile.transparent for tile in tiles) or not (tiles[0].valid & tiles[1].valid).any():
             return None
         return Made(split(), *(tile.encoded() for tile in tiles))
