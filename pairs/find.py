@@ -154,15 +154,15 @@ class _Index:
                     (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
             home = next(home for home in (folder, *folder.parents) if PLACE.fullmatch(self._place(home)))
             images, below = self.images[self._place(home)], folder.parts[len(home.parts) :]
-            for file in files:
-                path, ending = folder / file, _ending(file)
+            for path in files:
+                ending = _ending(path.name)
                 self.endings[ending] += 1
                 if ending in SUFFIXES and drawn_here(path):
                     self.drawn.append(path)
                 elif ending in SUFFIXES:
-                    images.append((_name("/".join((*below, file))), path))
+                    images.append((_name("/".join((*below, path.name))), path))
                 elif ending == ".npz" and folder == root:
-                    self.npz[file.lower()] = path
+                    self.npz[path.name.lower()] = path
         for images in self.images.values():
             images.sort(key=lambda image: image[1].parts)
 
@@ -194,7 +194,7 @@ class _Index:
 
 def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, hidden ones not, in the order of their paths."""
-    return sorted(place / name for place, _, names in _walk(folder) for name in names if _ending(name) in SUFFIXES)
+    return sorted(path for _, _, files in _walk(folder) for path in files if _ending(path.name) in SUFFIXES)
 
 
 def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
@@ -225,10 +225,13 @@ def side_of(path: Path) -> tuple[str, str, str] | None:
     return None
 
 
-def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[Path]]]:
+    """Of each folder that is not hidden: itself, the names of those in it, and its files."""
     for place, folders, names in os.walk(top, onerror=onerror):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        yield Path(place), folders, names
+        folder = Path(place)
+        there = {*names}
+        yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
 
 
 def _ending(name: str) -> str:
@@ -243,7 +246,7 @@ def _name(path: str) -> str:
 
 def _name_in(root: Path, path: Path) -> str:
     """The same, as seen from `root`."""
-    return _name("/".join(path.parts[len(root.parts) :]))
+    return _name(path.as_posix().removeprefix(root.as_posix()).lstrip("/"))
 
 
 @dataclass
@@ -324,8 +327,9 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
                         f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
     index.images[split] = [] if index.photos else [image for image in images if "/" in image[0]]
     by_end = defaultdict(list)
+    end = re.compile(r"(.+)[-_]([A-Za-z]+)")
     for name, path in here:
-        match = re.fullmatch(r"(.+)[-_]([A-Za-z]+)", name)
+        match = end.fullmatch(name)
         by_end[match[2].lower() if match else ""].append((match[1] if match else name, path))
     stems = {end: {stem for stem, _ in by_end[end]} for end in chain(*SIDES)}
     ends = max(SIDES, key=lambda ends: len(stems[ends[0]] & stems[ends[1]]))

@@ -16,6 +16,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pairs.layouts import short_name
-from runtime.devices import usable_cores
 from runtime.threads import ordered
 
 WHOLE = 4 * 2**20  # bytes of a file that are read whole; all pieces of a larger one together are as many
@@ -91,13 +91,14 @@ def name_mark(name: str) -> int:
     return digest(name.encode(errors="surrogateescape"))
 
 
-def own_names(pairs: Iterable[Pair]) -> set[str]:
-    """Those names without a place that no two of these pairs share; a pair that is listed twice is one."""
-    shared = Counter(map(short_name, {pair.name for pair in pairs}))
-    return {name for name, n in shared.items() if n == 1}
+def own_names(pairs: Iterable[Pair]) -> dict[str, str]:
+    """What each pair's name is without its place, unless two of these pairs would then share one: then its name."""
+    short = {pair.name: short_name(pair.name) for pair in pairs}
+    counts = Counter(short.values())
+    return {name: own if counts[own] == 1 else name for name, own in short.items()}
 
 
-def marks(pairs: Sequence[Pair], own: set[str] | None = None) -> np.ndarray:
+def marks(pairs: Sequence[Pair], own: dict[str, str] | None = None) -> np.ndarray:
     """(N, 2) of int64: the marks of the pairs. A file that cannot be read has those of its name.
 
     own: what `own_names` says of all pairs that the data holds; None where these are all.
@@ -110,17 +111,16 @@ def marks(pairs: Sequence[Pair], own: set[str] | None = None) -> np.ndarray:
 
     begin = time.perf_counter()
     first = [part(start) for start in starts[:1]]
-    # A slow disk or network answers many questions at once; where files are at hand, more threads than cores hinder
+    # A slow disk or network answers many questions at once; where files are at hand, a second thread only hinders
     slow = time.perf_counter() - begin > SLOW * min(PART, len(pairs))
-    with ordered(part, starts[1:], 16 if slow else usable_cores(), ahead=32) as rest:
+    with ordered(part, starts[1:], 16, ahead=32) if slow else nullcontext(map(part, starts[1:])) as rest:
         rest = list(tqdm(rest, "looking at the pairs", len(starts[1:]), delay=3, leave=False, disable=None))
     parts = first + rest
     return np.array([row for part in parts for row in part], np.int64).reshape(-1, 2)
 
 
-def _marks(pair: Pair, own: set[str]) -> tuple[int, int]:
-    short = short_name(pair.name)
-    name = name_mark(short if short in own else pair.name)
+def _marks(pair: Pair, own: dict[str, str]) -> tuple[int, int]:
+    name = name_mark(own[pair.name])
     try:
         content = digest(b"".join(map(_sample, pair.sides)))
     except OSError:  # told by whoever needs the pair

@@ -28,8 +28,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"}
 OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".eps",
                   ".ico", ".tga", ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".raw", ".cr2",
                   ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng"}  # images that are not read
-
-
+DRAWN_NAMES = re.compile(r"(preview_.*|losses|sheet|epoch_\d+)\.png", re.DOTALL)
 MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
 
 
@@ -196,7 +195,7 @@ def read_place(path: Path) -> tiff.Place | None:
 
 def drawn_here(path: Path) -> bool:
     """Whether the file is a grid or a plot that this program drew, by its name and the mark inside."""
-    if not re.fullmatch(r"(preview_.*|losses|sheet|epoch_\d+)\.png", path.name, re.DOTALL):
+    if not DRAWN_NAMES.fullmatch(path.name):
         return False
     try:
         with _opened(path) as image:

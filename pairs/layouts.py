@@ -1,6 +1,7 @@
 """What the folders and files of pairs are called, in every layout that is known."""
 
 import re
+from functools import lru_cache
 from itertools import chain
 
 SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
@@ -27,8 +28,15 @@ WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("sour
 
 def short_name(name: str) -> str:
     """A pair's name without its place in a layout: train/A/003, A1/003, 003_A, 003_AB and 003 are one."""
-    parts = name.split("/")
-    n = next(n for n in range(len(parts) - 1, -1, -1) if PLACE.fullmatch("/".join(parts[:n]).lower()))
-    short = "/".join(parts[n:])
+    folder, _, file = name.rpartition("/")
+    short = _below_place(folder) + file
     match = ENDS.fullmatch(short)
     return match[1] if match else short
+
+
+@lru_cache(4096)
+def _below_place(folder: str) -> str:
+    """What of a folder lies below the last place in it that a layout knows, with a slash at its end."""
+    parts = folder.split("/")
+    n = next(n for n in range(len(parts), -1, -1) if PLACE.fullmatch("/".join(parts[:n]).lower()))
+    return "".join(f"{part}/" for part in parts[n:] if folder)

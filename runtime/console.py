@@ -1,6 +1,7 @@
 """Lines on the terminal, and how a program ends: a sentence and a status, or a traceback."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -99,6 +100,7 @@ def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # the help texts, for terminals that cannot show all of their characters
             stream.reconfigure(errors="backslashreplace")
+    gc.freeze()  # what the imports made stays to the end: looking through it again took a fifth of finding the pairs
     try:
         if not several:
             leave_launcher()
