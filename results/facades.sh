@@ -5,19 +5,35 @@
 #     EPOCHS=2 NGF=4 SIZE=64 sh results/facades.sh              to see that it works
 #     RUNS=better sh results/facades.sh                         one of the three
 #
-# Every epoch is scored on validation (log.csv, losses.png), the last one on test: results/logs gets a row for each.
+# All three keep a moving average beside G, which changes no training. Every ten epochs both are scored on validation
+# (curve.csv, curve.png), also by a network that reads labels in photos; the last average is scored on test.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-epochs=${EPOCHS:-200} ngf=${NGF:-32} size=${SIZE:-128} data=${DATA:-data/facades}
+epochs=${EPOCHS:-200} every=${EVERY:-10} ngf=${NGF:-32} size=${SIZE:-128}
+data=${DATA:-data/facades} palette=${PALETTE:-facades}
+sizes="--ngf $ngf --ndf $ngf --crop-size $size --load-size $((size * 143 / 128))"
+
+train() { # RUN, then the recipe and flags
+    run=$1
+    shift
+    [ -e "$run/checkpoint.pth.tar" ] && resume=--resume || resume=
+    "$python" train.py "$@" $resume --data-root "$data" --out-dir "$run" $sizes
+}
+
+reader=runs/results_reader
+train $reader facades --direction AtoB --label-side B --n-epochs $((epochs / 10 + 1))
 
 for name in ${RUNS:-paper decay better}; do
-    run=${RUN:-runs/results_facades}_$name
+    run=runs/results_facades_$name
     recipe=facades plan="--n-epochs $epochs"
     [ $name = better ] && recipe=better
     [ $name = decay ] && plan="--n-epochs $((epochs / 2)) --n-epochs-decay $((epochs - epochs / 2))"
-    [ -e "$run/checkpoint.pth.tar" ] && resume=--resume || resume=
-    "$python" train.py $recipe $resume --data-root "$data" --direction BtoA --out-dir "$run" $plan \
-        --ngf "$ngf" --ndf "$ngf" --crop-size "$size" --load-size $((size * 143 / 128)) --best-by psnr
+    "$python" results/keep.py "$run" "$every" &
+    keeper=$!
+    train "$run" $recipe --direction BtoA $plan --ema 0.999 --best-by psnr
+    kill $keeper
+    wait $keeper
+    "$python" results/curve.py "$run" "$data" $reader/gen.pth.tar "$palette"
     sh results/score.sh "$run" "$data" test
 done

@@ -1,0 +1,56 @@
+"""results/curve.py RUN DATA [READER PALETTE]: scores on val what results/keep.py has kept of a run, and draws it.
+
+Writes curve.csv and curve.png to results/logs/RUN; what curve.csv holds already is not scored again. READER, a
+generator for photo → labels, adds the share of pixels whose class it reads in the outputs.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from evaluate import Evaluate, evaluate, load_pairs  # noqa: E402
+from inference.load import load_generator  # noqa: E402
+
+COLUMNS = ["epoch", "weights", "l1", "psnr", "ssim", "nyquist", "pixel_accuracy"]
+LABELS = {"l1": "L1 ↓", "psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "nyquist": "Nyquist, 1 is the targets'",
+          "pixel_accuracy": "read by the reader ↑"}
+
+run, data = map(Path, sys.argv[1:3])
+reader, palette = (Path(sys.argv[3]), sys.argv[4]) if len(sys.argv) > 3 else (None, None)
+logs = Path(__file__).parent / "logs" / run.name
+logs.mkdir(parents=True, exist_ok=True)
+table = logs / "curve.csv"
+rows = list(csv.DictReader(table.open())) if table.exists() else []
+done = {(int(row["epoch"]), row["weights"]) for row in rows}
+
+for path in sorted((run / "kept").glob("*.pth.tar")):
+    epoch, _, average = path.name.removesuffix(".pth.tar").partition("_")
+    weights = average or "last"
+    if (int(epoch), weights) in done:
+        continue
+    gen = load_generator(path)
+    opts = Evaluate(path, data, reader=reader, palette=palette)
+    scores = evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]["output"]
+    values = {name: score["mean"] if isinstance(score, dict) else score for name, score in scores.items()}
+    rows.append({"epoch": int(epoch), "weights": weights, **{name: values.get(name, "") for name in COLUMNS[2:]}})
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+shown = [name for name in LABELS if all(row[name] != "" for row in rows)]
+figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained")
+for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+    for weights in dict.fromkeys(row["weights"] for row in rows):
+        own = [row for row in rows if row["weights"] == weights]
+        axes.plot([int(row["epoch"]) for row in own], [float(row[name]) for row in own], marker=".", label=weights)
+    axes.set(title=LABELS[name], xlabel="epoch")
+    axes.grid(alpha=0.3)
+axes.legend()
+figure.savefig(logs / "curve.png", dpi=100)
+print(f"wrote {table} and {logs / 'curve.png'}")
