@@ -162,6 +162,18 @@ BOUNDS = {
     "seed": (0, 2**32 - 1),
 }
 
+LAB = [  # settings that have one value with space lab
+    ("n_labels", 0, "must be 0 with space lab: classes have no colours"),
+    ("label_side", "none", "must be none with space lab: label maps are no photos"),
+    ("range_a", None, "must be left out with space lab, which knows its ranges"),
+    ("range_b", None, "must be left out with space lab, which knows its ranges"),
+    ("bands_a", (), "must be left out with space lab, which takes photos, gray or in colours"),
+    ("bands_b", (), "must be left out with space lab, which takes photos, gray or in colours"),
+    ("in_channels", 1, "must be left out with space lab, whose input is L"),
+    ("out_channels", 2, "must be left out with space lab, whose output is ab"),
+    ("lambda_vgg", 0, "must be 0 with space lab: VGG19 knows no ab"),
+]
+
 
 def rules(c: Config) -> list[tuple[str, bool, str]]:
     """What the bounds leave open: a setting, whether it fits to the others, and what it must do."""
@@ -181,16 +193,8 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("n_labels", not c.n_labels or not (c.bands_a if c.direction[0] == "A" else c.bands_b),
          "must be 0 where bands of the input are chosen"),
         ("group", is_pattern(c.group), "must be a regular expression"),
-        ("n_labels", rgb or not c.n_labels, "must be 0 with space lab: classes have no colours"),
-        ("label_side", rgb or c.label_side == "none", "must be none with space lab: label maps are no photos"),
-        ("range_a", rgb or c.range_a is None, "must be left out with space lab, which knows its ranges"),
-        ("range_b", rgb or c.range_b is None, "must be left out with space lab, which knows its ranges"),
-        ("bands_a", rgb or not c.bands_a, "must be left out with space lab, which takes photos, gray or in colours"),
-        ("bands_b", rgb or not c.bands_b, "must be left out with space lab, which takes photos, gray or in colours"),
-        ("in_channels", rgb or c.in_channels == 1, "must be left out with space lab, whose input is L"),
-        ("out_channels", rgb or c.out_channels == 2, "must be left out with space lab, whose output is ab"),
+        *((name, rgb or getattr(c, name) == only, rule) for name, only, rule in LAB),
         ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
-        ("lambda_vgg", rgb or not c.lambda_vgg, "must be 0 with space lab: VGG19 knows no ab"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
         ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
         ("crop_width", c.crop_width % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_width)}"),

@@ -3,12 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pairs.tiff import MOST
+from pairs.tiff import MOST, Place, layout
 from utils import DataError, UserError, name_of, need
 
 Span = tuple[int, int]  # the first pixel along an axis, and the first after it
@@ -67,13 +67,13 @@ class Raster:
             values, valid = self.resampled(grid, row, column, size, exact)
         return Tile(values, valid, self, grid.place_of(column, row))
 
-    def place_of(self, column: int, row: int) -> dict:
-        """What tells a GeoTIFF where a window lies that begins there."""
+    def place_of(self, column: int, row: int) -> Place:
+        """Where a window lies that begins there."""
         if not self.placed:
-            return {}
-        begin = moved(self.matrix, column, row)
-        affine = need("rasterio", "rasterio", WHAT).Affine(*np.column_stack([self.matrix[:2, :2], begin]).flat)
-        return dict(crs=self.crs, transform=affine)
+            return Place()
+        (a, b, _), (d, e, _), _ = self.matrix
+        x, y = moved(self.matrix, column, row)
+        return Place(self.crs, type(self.image.transform)(a, b, x, d, e, y))
 
     def shift_from(self, grid: "Raster") -> tuple[int, int] | None:
         """By how many columns and rows the pixels of the grid lie apart from those here; None where they never meet.
@@ -153,7 +153,7 @@ class Tile:
     values: np.ndarray
     valid: np.ndarray
     raster: Raster
-    place: dict  # of the window, as a GeoTIFF tells it
+    place: Place  # of the window
 
     @property
     def transparent(self) -> bool:
@@ -164,21 +164,17 @@ class Tile:
         rasterio = need("rasterio", "rasterio", WHAT)
         image = self.raster.image
         values = self.values
-        count, height, width = values.shape
         nodata = image.nodata
         if nodata is None and values.dtype.kind == "f" and not self.valid.all():
             nodata = math.nan
         if nodata is not None:
             values = np.where(self.valid, values, values.dtype.type(nodata))
-        profile = dict(driver="GTiff", width=width, height=height, count=count, dtype=values.dtype.name, nodata=nodata,
-                       compress="deflate", interleave="pixel", **self.place)
+        told = layout(np.roll(values.shape, -1), values.dtype, place=replace(self.place, nodata=nodata))
         colours = [each.name for each in image.colorinterp]
-        if colours != ["palette"]:
-            colour = "RGB" if colours == ["red", "green", "blue"] else "MINISBLACK"
-            profile |= dict(photometric=colour, alpha="NO")
+        told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(" ".join(colours), "MINISBLACK")
         try:
             with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
-                with memory.open(**profile) as file:
+                with memory.open(**told) as file:
                     if colours == ["palette"]:
                         file.write_colormap(1, image.colormap(1))  # before the values, or it would not fit any more
                     file.write(values)

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import statistics
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ def verdict(history: list[dict]) -> str:
     def won(condition) -> bool:
         """For the last PATIENCE epochs, and not already the epoch before: said once."""
         recent = [condition(row) for row in history[-PATIENCE - 1 :]]
-        return len(history) >= PATIENCE and all(recent[-PATIENCE:]) and not (len(recent) > PATIENCE and recent[0])
+        return recent in ([True] * PATIENCE, [False] + [True] * PATIENCE)
 
     if won(lambda row: max(row["d_real"], row["d_fake"]) < 0.05):
         return (f"D has won for {PATIENCE} epochs: it tells real from generated nearly without error, so that G learns "
@@ -56,7 +57,7 @@ class Overfitting:
 
     def __init__(self):
         self.n = 0
-        self.recent = []  # the last SMOOTH epochs
+        self.recent = deque(maxlen=SMOOTH)  # epochs
         self.wanders = []  # by how much the validation's L1 moved in each epoch, sorted: their median costs nothing
         self.best = Level()
         self.told = False
@@ -66,13 +67,13 @@ class Overfitting:
         if self.recent:
             bisect.insort(self.wanders, abs(row["val_l1"] - self.recent[-1]["val_l1"]))
         self.n += 1
-        self.recent = [*self.recent, row][-SMOOTH:]
+        self.recent.append(row)
         if self.told or self.n < SMOOTH:
             return ""
         val, train = (self._mean(name) for name in ("val_l1", "g_l1"))
         best = self.best
         self.best = min(best, Level(val, train, self.n, self.recent[SMOOTH // 2 - 1]["epoch"]))
-        wander = (self.wanders[(self.n - 2) // 2] + self.wanders[(self.n - 1) // 2]) / 2
+        wander = statistics.median(self.wanders)
         risen = val - best.val > max(3 * wander, 0.02 * best.val) and train < best.train
         if not risen or self.n - best.n < SMOOTH:
             return ""

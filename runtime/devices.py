@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from utils import UserError
 
@@ -109,25 +108,6 @@ def seed_step(seed: int, rank: int, epoch: int, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, rank, epoch, step)).generate_state(1)[0]))
 
 
-def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """torch's random state on the CPU and on `device`."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def set_rng_state(device: torch.device, states: dict[str, Tensor]) -> None:
-    """Restores what `rng_state` returned; a state of another kind of device is passed over."""
-    torch.set_rng_state(states["cpu"].cpu())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"].cpu())
-
-
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be from 0 to 4294967295; it is {seed}")
@@ -137,9 +117,12 @@ def check_seed(seed: int) -> None:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draws from `seed` inside, and goes on as if nothing had been drawn after. Raises UserError on a wrong seed."""
     check_seed(seed)
-    before = rng_state(device)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        set_rng_state(device, before)
+    is_mps = device.type == "mps"  # which fork_rng cannot ask
+    before = torch.mps.get_rng_state() if is_mps else None
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if is_mps:
+                torch.mps.set_rng_state(before)

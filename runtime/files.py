@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -20,6 +19,9 @@ except ImportError:  # Windows, where an open file cannot be removed
     fcntl = None
 
 
+TEMPORARY = f".pix2pix-{'[0-9a-f]' * 16}.tmp"  # the pattern of all such names
+
+
 def temporary_name() -> str:
     """A name that nobody can foresee, short enough wherever names may be long, and told from every user's own."""
     return f".pix2pix-{secrets.token_hex(8)}.tmp"
@@ -27,8 +29,8 @@ def temporary_name() -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files of processes that were killed in the middle of `atomic`, not of those at work."""
-    for path in folder.glob(".pix2pix-*.tmp"):
-        if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name) and path.is_file():
+    for path in folder.glob(TEMPORARY):
+        if path.is_file():
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # its process has ended meanwhile
                 if claim(file):
                     path.unlink()
@@ -147,8 +149,7 @@ def complete_folder(path: Path) -> Iterator[Path]:
 
 def unfinished(folder: Path) -> list[Path]:
     """The temporary folders of `complete_folder` there that hold something beside their lock, of any process."""
-    return [path for path in folder.glob(".pix2pix-*.tmp") if re.fullmatch(r"\.pix2pix-[0-9a-f]{16}\.tmp", path.name)
-            and {"lock"} < {inner.name for inner in path.glob("*")}]
+    return [path for path in folder.glob(TEMPORARY) if {"lock"} < {inner.name for inner in path.glob("*")}]
 
 
 def abandoned(folder: Path) -> bool:

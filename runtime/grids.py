@@ -40,19 +40,18 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
     """
     for title, image in zip(titles, rows[0], strict=False):
         caption += remark(title, image)
-    cells = cells_of([rgb(image) for row in rows for image in row])
-    width = cells[0].shape[2]
-    n = len(titles)
-    lines = [torch.cat(cells[i : i + n], dim=2) for i in range(0, len(cells), n)]
-    grid = F.pad(torch.cat(lines, dim=1), (0, LINE, 0, LINE), value=1.0)
-    pixels = ((grid / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    images = [drawn(image) for image in to_one_scale([rgb(image) for row in rows for image in row])]
+    width = LINE + max(image.width for image in images)
+    height = LINE + max(image.height for image in images)
 
     # The sheet: a caption if there is one, the titles, the images
     font = ImageFont.load_default(14)
     header = 44 if caption else 26
-    full = max(pixels.shape[1], round(font.getlength(caption)) + 12)
-    sheet = Image.new("RGB", (full, pixels.shape[0] + header), "white")
-    sheet.paste(Image.fromarray(pixels), (0, header))
+    full = max(len(titles) * width + LINE, round(font.getlength(caption)) + 12)
+    sheet = Image.new("RGB", (full, header + len(rows) * height + LINE), "white")
+    for i, image in enumerate(images):
+        row, column = divmod(i, len(titles))
+        sheet.paste(image, (LINE + column * width, header + LINE + row * height))
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 4), caption, fill="black", font=font)
     for column, title in enumerate(titles):
@@ -73,17 +72,21 @@ def remark(title: str, image: Tensor) -> str:
     return f"; {title}: mean of 2 channels" if n == 2 else f"; {title}: channels 1 to 3 of {n}"
 
 
-def cells_of(images: list[Tensor]) -> list[Tensor]:
-    """The images to one scale, of one size with white to the right and below, a white line above and to the left."""
+def to_one_scale(images: list[Tensor]) -> list[Tensor]:
+    """The images, none of whose sides is above CELL any more."""
     longest = max(max(image.shape[1:]) for image in images)
-    if longest > CELL:
-        scale = CELL / longest
-        sizes = [[max(1, round(side * scale)) for side in image.shape[1:]] for image in images]
-        images = [F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-                  for image, size in zip(images, sizes, strict=True)]
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    return [F.pad(image, (LINE, width - image.shape[2], LINE, height - image.shape[1]), value=1.0) for image in images]
+    if longest <= CELL:
+        return images
+    scale = CELL / longest
+    sizes = [[max(1, round(side * scale)) for side in image.shape[1:]] for image in images]
+    return [F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+            for image, size in zip(images, sizes, strict=True)]
+
+
+def drawn(image: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] as a picture; what is beyond is clipped."""
+    pixels = ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def is_marked(path: Path) -> bool:

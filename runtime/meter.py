@@ -39,9 +39,7 @@ class Meter:
         self.sums = dict(progress.sums) if self.ranks.main else dict.fromkeys(progress.sums, 0.0)
         self.weight = self.done if self.ranks.main and self.sums else 0  # images that the sums are of
         self.pending: list[tuple[dict[str, Tensor], int]] = []
-        self.here = 0  # images, steps, and seconds waited for data, of this session
-        self.steps_here = 0
-        self.waited = 0.0
+        self.waited = 0.0  # seconds, for data
         self.seconds = None  # of the epoch, once it has ended
         self.start = self.synchronised = self.printed = time.perf_counter()
         silent = not self.ranks.main or not sys.stderr.isatty() or self.epoch > self.total_epochs
@@ -65,10 +63,8 @@ class Meter:
     def add(self, losses: dict[str, Tensor], n: int) -> None:
         """Takes in one step: its losses, 0-dim and still on the device, and its number of images in this process."""
         self.pending.append((losses, n))
-        self.here += n * self.ranks.world
         self.done += n * self.ranks.world
         self.step += 1
-        self.steps_here += 1
         if time.perf_counter() - self.synchronised > 1:
             self.synchronise()
 
@@ -100,8 +96,9 @@ class Meter:
     def _show(self) -> None:
         elapsed = time.perf_counter() - self.start
         to_come = (self.total_epochs - self.epoch + 1) * self.n_images - self.done
-        left = int(elapsed / self.here * to_come)
-        pace = (f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left {self.here / elapsed:.1f} img/s "
+        rate = (self.done - self.before.images) / elapsed
+        left = int(to_come / rate)
+        pace = (f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left {rate:.1f} img/s "
                 f"data {self.waited / elapsed:.0%}")
         means = self.means()
         self.bar.n = self.done
@@ -124,7 +121,7 @@ class Meter:
             row["skipped"] = int(skipped)
         if self.state.scaler.is_enabled():
             row["scale"] = self.state.scaler.get_scale()
-            row["skipped_steps"] = self.steps_here - (updates(self.state) - self.updates)
+            row["skipped_steps"] = self.step - self.before.step - (updates(self.state) - self.updates)
         return row
 
     def progress(self) -> Progress:

@@ -98,12 +98,14 @@ class SmallConvTranspose(nn.ConvTranspose2d):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
+SMALL = {nn.Conv2d: SmallConv, nn.ConvTranspose2d: SmallConvTranspose}
+
+
 def small_matmul(net: nn.Module) -> None:
     for module in net.modules():
-        for plain, small in ((nn.Conv2d, SmallConv), (nn.ConvTranspose2d, SmallConvTranspose)):
-            shape = getattr(module, "kernel_size", 0), getattr(module, "stride", 0), getattr(module, "padding", 0)
-            if type(module) is plain and shape == ((4, 4), (2, 2), (1, 1)):
-                module.__class__ = small
+        small = SMALL.get(type(module))
+        if small and (module.kernel_size, module.stride, module.padding) == ((4, 4), (2, 2), (1, 1)):
+            module.__class__ = small
 
 
 # CUDA graphs

@@ -1,6 +1,7 @@
 """The last block of a run: lines `name: value` that grep finds, in the same words for every run."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +51,8 @@ def peak_memory() -> int | None:
     On Linux by /proc: what `resource` tells there begins with the memory of the program that started this one.
     """
     status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        if "VmHWM" in lines:
-            return int(lines["VmHWM"].split()[0]) * 1024
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(peak[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
