@@ -94,18 +94,20 @@ def check(cfg: Config) -> int:
             + f" (resize {cfg.resize})")
     if good.get("train"):
         name = cfg.data_root.resolve().name
+        preview = Path(f"preview_{name}.png")
         data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter.of(cfg),
                             masked=may_lack_values(good["train"], seen.values()))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
-        tiles = (data[i] for i in evenly(range(len(data)), 6))
-        tiles = ((x_i, *y_i.split(y.channels)) for x_i, y_i in tiles)
+        rows = []
         try:
-            rows = [[x_i, y.shown(x_i, y_i), *mask] for x_i, y_i, *mask in tiles]
-            save_grid(Path(f"preview_{name}.png"), rows, titles,
-                      f"{name}, {cfg.direction}, jittered")
-            say(f"preview of jittered pairs: preview_{name}.png")
+            for i in evenly(range(len(data)), 6):
+                x_i, y_i = data[i]
+                y_i, *mask = y_i.split(y.channels)
+                rows.append([x_i, y.shown(x_i, y_i), *mask])
+            save_grid(preview, rows, titles, f"{name}, {cfg.direction}, jittered")
+            say(f"preview of jittered pairs: {preview}")
         except OSError as error:
-            problems.append(f"the preview preview_{name}.png cannot be written here: {error.strerror}")
+            problems.append(f"the preview {preview} cannot be written here: {error.strerror}")
         except DataError as error:
             problems.append(str(error))
     for problem in problems[:50]:

@@ -1,12 +1,13 @@
 """The folder of pairs that prepare.py makes: whose it is, what is whole in it, and how a pair gets there."""
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -72,19 +73,14 @@ def prepare(source: Source) -> int:
     if source.preview:
         return preview(source)
     folder = Folder(source)
-    jobs = source.jobs(folder.there)
-    to_do = (job for job in jobs if not folder.holds(job))
     counts = Counter(split for split, _ in folder.there)
-    n = len(jobs) if isinstance(jobs, Sized) else None
     n_there = len(folder.there)
     failures = []
-    with results(to_do, source.threads) as done, tqdm(done, None, n, initial=n_there, unit="pair", disable=None) as bar:
-        for job, result in bar:
-            if isinstance(result, Made):
-                folder.write(job.name, result)
-                counts[result.split] += 1
-            elif result:
-                failures.append(str(result))
+    with tqdm(source.jobs(folder.there), unit="pair", disable=None) as bar:
+        to_do = (job for job in bar if not folder.holds(job))
+        for job, made in results(to_do, source.threads, failures):
+            folder.write(job.name, made)
+            counts[made.split] += 1
     if not counts:
         why = f", such as: {failures[0]}" if failures else ""
         raise UserError(f"no pair could be made; {len(failures)} could not be read{why}")
@@ -97,17 +93,22 @@ def prepare(source: Source) -> int:
     return 1 if failures else 0
 
 
-def results(jobs: Iterable[Job], n_threads: int) -> AbstractContextManager:
-    """Each job, and what it made, or the error that says why it could not; as `ordered`, for the block."""
+def results(jobs: Iterable[Job], n_threads: int, failures: list[str]) -> Iterator[tuple[Job, Made]]:
+    """Each job that made a pair, and the pair; why others could not goes to `failures`."""
+
+    def tried(job: Job) -> tuple[Job, Made | Exception | None]:
+        try:
+            return job, job.make()
+        except (DataError, OSError) as error:
+            return job, error
+
     n_threads = min(n_threads, usable_cores())
-    return ordered(tried, jobs, n_threads, n_threads + 1)
-
-
-def tried(job: Job) -> tuple[Job, Made | Exception | None]:
-    try:
-        return job, job.make()
-    except (DataError, OSError) as error:
-        return job, error
+    with ordered(tried, jobs, n_threads, n_threads + 1) as done:
+        for job, result in done:
+            if isinstance(result, Made):
+                yield job, result
+            elif result:
+                failures.append(str(result))
 
 
 def preview(source: Source) -> int:
@@ -116,15 +117,10 @@ def preview(source: Source) -> int:
     if isinstance(jobs, Sequence):
         jobs = jobs[:: max(1, len(jobs) // ROWS)]
     rows, failures = [], []
-    with results(jobs, source.threads) as done:
-        for _, result in done:
-            if isinstance(result, Made):
-                sides = [result.b] if result.a is None else [result.a, result.b]
-                rows.append([shown(read_picture(side)) for side in sides])
-            elif result:
-                failures.append(str(result))
-            if len(rows) == ROWS:
-                break
+    with contextlib.closing(results(jobs, source.threads, failures)) as found:
+        for _, made in itertools.islice(found, ROWS):
+            sides = [made.b] if made.a is None else [made.a, made.b]
+            rows.append([shown(read_picture(side)) for side in sides])
     if not rows:
         raise UserError("no pair could be made" + f": {failures[0]}" * bool(failures))
     name = source.out.resolve().name
@@ -138,7 +134,8 @@ def shown(picture: Picture) -> Tensor:
     """(C, H, W) in [-1, 1] for a preview: classes as one channel each, 8 bits as they are, the rest stretched."""
     indices = picture.indices
     if indices is not None and indices.dtype == np.uint8 and 0 < indices.max() < 64:
-        return torch.from_numpy(np.stack([indices == k for k in range(indices.max() + 1)])).float()
+        classes = np.arange(indices.max() + 1)[:, None, None]
+        return torch.from_numpy(indices == classes).float()
     array = as_colour(picture.array)[..., :3].astype(np.float32)
     if picture.kind == "uint8":
         low, high = 0.0, 255.0
@@ -166,6 +163,7 @@ class Folder:
             return False
         if not self.root.is_dir():
             raise UserError(f"{name_of(self.root)} is a file; the pairs need a folder")
+        remove_leftovers(self.root)
         note = self.root / NOTE
         if not note.is_file():
             if others := next(self.root.iterdir(), None):
@@ -186,7 +184,6 @@ class Folder:
     def _whole(self) -> There:
         """A file that a crash of the machine left empty is none."""
         sides = defaultdict(set)
-        remove_leftovers(self.root)
         for split in SPLITS:
             for place, _, names in os.walk(self.root / split):
                 remove_leftovers(Path(place))

@@ -99,7 +99,7 @@ def raised(history: list[dict], lr: float) -> str:
             f"{last['epoch'] + 1}, because --n-epochs, --n-epochs-decay or --lr has changed")
 
 
-def what_next(cfg: Config, pair: Any, split: str, kind: str = "uint8") -> str:
+def what_next(cfg: Config, pair: Any, split: str, kind: str) -> str:
     """The commands with which a finished run translates an image of `pair`, and scores itself.
 
     kind: the numbers of the outputs, which decide whether a PNG holds them.

@@ -53,7 +53,7 @@ def which_run(argv: list[str]) -> dict:
         return {}
 
 
-def find_run(data_root: Path, direction: str | None = None) -> Path | None:
+def find_run(data_root: Path, direction: str | None) -> Path | None:
     """The folder in runs/ of the last run on the data, and in that direction if one is given; None if there is none.
 
     A data set is known by its folder, whatever the runs are called. Raises UserError when it is not clear which is

@@ -16,10 +16,11 @@ def refuse_foreign(folder: Path) -> None:
     ours = {"config.json": holds_settings, "log.csv": holds_log, "losses.png": is_marked,
             "best.pth.tar": holds_generator}
     found = [folder / name for name, is_ours in ours.items() if (folder / name).exists() and not is_ours(folder / name)]
-    grids = [path for path in (folder / "examples").glob("epoch_*.png") if re.fullmatch(r"epoch_\d{4,}", path.stem)]
+    examples = folder / "examples"
+    grids = [path for path in examples.glob("epoch_*.png") if re.fullmatch(r"epoch_\d{4,}", path.stem)]
     found += [path for path in sorted(grids) if not is_marked(path)][:3]
-    if (folder / "examples").exists() and not (folder / "examples").is_dir():
-        found.append(folder / "examples")
+    if examples.exists() and not examples.is_dir():
+        found.append(examples)
     if found:
         names = ", ".join(str(path.relative_to(folder)) for path in found)
         raise UserError(f"{folder} holds files that no run has left and this one would overwrite: {names}. Choose "

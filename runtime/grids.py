@@ -94,5 +94,5 @@ def is_marked(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.info.get("Software") == DRAWN["Software"]
-    except (OSError, ValueError, SyntaxError):  # no picture, or a broken one
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no picture, or a broken one
         return False

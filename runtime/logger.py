@@ -39,7 +39,7 @@ class Logger:
     def __init__(self, run: Run):
         self.run = run
         self.cfg = cfg = run.cfg
-        self.folder = folder = cfg.out_dir
+        folder = cfg.out_dir
         self.silent = not run.ranks.main
         self.history = run.history
         self.examples = []  # of the last epoch
@@ -68,7 +68,7 @@ class Logger:
         gen, disc = count(state.gen), count(state.disc)
         say(f"device {ranks.device.type}, precision {str(dtype).removeprefix('torch.')}, batch {self.cfg.batch_size}, "
             f"processes {ranks.world}, {gen:,} + {disc:,} parameters, which take {(gen + disc) * 16 / 1e9:.2g} GB with "
-            f"gradients and Adam's moments, and activations more; writing to {self.folder}")
+            f"gradients and Adam's moments, and activations more; writing to {self.cfg.out_dir}")
 
     def finish(self, pair: Any, split: str, kind: str, dtype: torch.dtype) -> None:
         """Says what the run came to, and what can follow. kind: the numbers of the targets."""

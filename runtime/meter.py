@@ -84,11 +84,12 @@ class Meter:
         rows = flat.view(len(self.pending), len(names)).tolist()
         first = self.step - len(rows) + 1
         for step, (row, (_, n)) in enumerate(zip(rows, self.pending, strict=True), first):
+            losses = dict(zip(names, row, strict=True))
             if not all(map(math.isfinite, row)):
-                named = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row, strict=True))
+                named = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
                 raise UserError(f"the losses are no longer finite in epoch {self.epoch}, step {step}: {named}. "
                                 "Try a lower lr, or --precision fp32")
-            for name, value in zip(names, row, strict=True):
+            for name, value in losses.items():
                 self.sums[name] += value * n
             self.weight += n
         self.pending = []

@@ -79,7 +79,7 @@ class Run:
         """Takes back a folder that this start has made and in which nothing is but the lock."""
         folder = Path(self.lock.lock_file).parent
         with contextlib.suppress(OSError):  # the folder may have been removed meanwhile
-            if self.made and not [path for path in folder.iterdir() if path.name != ".lock"]:
+            if self.made and {path.name for path in folder.iterdir()} <= {".lock"}:
                 (folder / ".lock").unlink(missing_ok=True)
                 folder.rmdir()
 
@@ -94,7 +94,7 @@ class Run:
                 "that do the opposite")
         return {name: saved[name] for name in ("pairs", "held_out", "trained_on") if name in saved}
 
-    def restore(self, state: State, record: dict, same_pairs: bool = True, same_scored: bool = True) -> Progress:
+    def restore(self, state: State, record: dict, same_pairs: bool, same_scored: bool) -> Progress:
         """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
 
         `record` tells of the data, and will be part of the checkpoints; same_pairs and same_scored say whether the
@@ -230,7 +230,7 @@ class Run:
             best["scores"] = next((row for row in saved["history"] if row["epoch"] == best["epoch"]), {})
             best["validated_on"] = saved.get("validated_on")
         then, now = best.get("validated_on"), self.record.get("validated_on")
-        if then is not None and now is not None and then != now:
+        if None not in (then, now) and then != now:
             say("best.pth.tar was scored on other validation pairs: the next epoch that is scored takes its place")
             return {}
         return best["scores"]

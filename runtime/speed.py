@@ -88,10 +88,10 @@ class SmallConv(nn.Conv2d):
 class SmallConvTranspose(nn.ConvTranspose2d):
     """A transposed convolution, 4×4, stride 2, padding 1: a product of matrices for at most POSITIONS inputs."""
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         n, _, height, width = x.shape
-        if n * height * width > POSITIONS or output_size:
-            return super().forward(x, output_size)
+        if n * height * width > POSITIONS:
+            return super().forward(x)
         columns = x.permute(0, 2, 3, 1).flatten(0, 2) @ self.weight.flatten(1)  # (N·H·W, 16·out)
         columns = columns.reshape(n, height * width, -1).transpose(1, 2)
         y = F.fold(columns, (2 * height, 2 * width), 4, padding=1, stride=2)  # sums what overlaps
@@ -131,8 +131,12 @@ class GraphedStep:
 
     def __init__(self, step: Step, record: Callable | None = None, needed: bool = False):
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # in the warm-up
-        self.step, self.needed, self.record = step, needed, record or record_graph
-        self.replay, self.given_up, self.calls = None, False, Counter()  # of each shape
+        self.step = step
+        self.needed = needed
+        self.record = record or record_graph
+        self.replay = None
+        self.given_up = False
+        self.calls = Counter()  # of each shape
         self.stream = torch.cuda.Stream() if self.record is record_graph else None  # for warm-up, recording and replay
 
     def __call__(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -211,6 +211,7 @@ def test_a_second_call_goes_on_and_redoes_nothing(tmp_path):
     folder, out = photos(tmp_path / "photos"), tmp_path / "out"
     words = ["photos", folder, out, "--input", "blur"]
     assert run(*words)[0] == 0
+    (out / "notes.txt").write_text("no pair")
     before = state(out)
     files = made(out)
     lost, empty = (next(files[name] for name in files if name.endswith(end)) for end in ("B/01", "A/02"))
@@ -252,6 +253,8 @@ def test_nothing_is_written_over_what_is_not_ours(tmp_path):
         status, said = run("photos", folder, target, "--input", "gray")
         assert status == 2 and message in said, said
         assert state(tmp_path) == before
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/.pix2pix-0123456789abcdef.tmp").write_bytes(b"{")  # of a call that was killed at once
     assert run("photos", folder, tmp_path / "new", "--input", "gray")[0] == 0
     status, said = run("photos", folder, tmp_path / "new", "--input", "blur")
     assert status == 2 and "begun with input gray, which is now blur" in said
