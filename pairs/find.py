@@ -153,14 +153,15 @@ class _Index:
                 if path.is_symlink():
                     (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
             home = next(home for home in (folder, *folder.parents) if PLACE.fullmatch(self._place(home)))
-            images, below = self.images[self._place(home)], folder.parts[len(home.parts) :]
+            images = self.images[self._place(home)]
+            below = "".join(f"{part}/" for part in folder.parts[len(home.parts) :])
             for path in files:
                 ending = _ending(path.name)
                 self.endings[ending] += 1
-                if ending in SUFFIXES and drawn_here(path):
+                if ending == ".png" and drawn_here(path):
                     self.drawn.append(path)
                 elif ending in SUFFIXES:
-                    images.append((_name("/".join((*below, path.name))), path))
+                    images.append((_name(below + path.name), path))
                 elif ending == ".npz" and folder == root:
                     self.npz[path.name.lower()] = path
         for images in self.images.values():

@@ -1,0 +1,22 @@
+#!/bin/sh
+# What a CPU does in a second: steps of training, pairs read, pictures translated; results/logs/cpu holds the tables.
+#
+#     sh results/cpu.sh                                                       full size, some minutes
+#     SECONDS_EACH=1 SIZE=64 IMAGES=4 EPOCHS=1 ROUNDS=1 sh results/cpu.sh     to see that it works
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+logs=results/logs/cpu
+mkdir -p $logs
+
+step() { # NAME, then a benchmark and its flags
+    name=$1
+    shift
+    bench=$1
+    shift
+    "$python" "benchmarks/$bench" "$@" --device cpu --json "$logs/$name.json" | tee "$logs/$name.txt"
+}
+
+step train bench_train.py --batches 1 --crop-size "${SIZE:-256}" --seconds "${SECONDS_EACH:-25}"
+step data bench_data.py --n-pairs "${IMAGES:-400}" --epochs "${EPOCHS:-5}"
+step predict bench_predict.py --n-images "${IMAGES:-64}" --rounds "${ROUNDS:-5}"
