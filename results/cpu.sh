@@ -9,14 +9,13 @@ python=${PYTHON:-python}
 logs=results/logs/cpu
 mkdir -p $logs
 
-step() { # NAME, then a benchmark and its flags
+step() { # a benchmark and its flags
     name=$1
     shift
-    bench=$1
-    shift
-    "$python" "benchmarks/$bench" "$@" --device cpu --json "$logs/$name.json" | tee "$logs/$name.txt"
+    "$python" "benchmarks/$name.py" "$@" --device cpu --json "$logs/$name.json" > "$logs/$name.txt"
+    cat "$logs/$name.txt"
 }
 
-step train bench_train.py --batches 1 --crop-size "${SIZE:-256}" --seconds "${SECONDS_EACH:-25}"
-step data bench_data.py --n-pairs "${IMAGES:-400}" --epochs "${EPOCHS:-5}"
-step predict bench_predict.py --n-images "${IMAGES:-64}" --rounds "${ROUNDS:-5}"
+step bench_train --batches 1 --crop-size "${SIZE:-256}" --seconds "${SECONDS_EACH:-25}"
+step bench_data --n-pairs "${IMAGES:-400}" --epochs "${EPOCHS:-5}"
+step bench_predict --n-images "${IMAGES:-64}" --rounds "${ROUNDS:-5}"

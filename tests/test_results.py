@@ -1,6 +1,7 @@
 """The scripts in results/ run from the data to the row of a table, and go on where they were cut."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -21,9 +22,9 @@ def run(script, folder, **settings):
 @pytest.fixture
 def checkout(tmp_path):
     """The project without data and runs."""
-    for path in [*ROOT.glob("*.py"), ROOT / "results", *(p.parent for p in ROOT.glob("*/__init__.py"))]:
+    rooms = [path.parent for path in ROOT.glob("*/__init__.py")]
+    for path in [*ROOT.glob("*.py"), *rooms, ROOT / "benchmarks"]:
         (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "results").unlink()
     (tmp_path / "results").mkdir()
     for path in (ROOT / "results").glob("*.*"):
         (tmp_path / "results" / path.name).write_bytes(path.read_bytes())
@@ -64,3 +65,12 @@ def test_each_recipe_of_facades_has_its_row(checkout):
             kept = list(csv.DictReader(file))
         assert {row["weights"] for row in kept} == {"last", "average"} and kept[-1]["epoch"] == "2"
         assert all(0 < float(row[score]) < 100 for row in kept for score in ("l1", "psnr", "pixel_accuracy"))
+
+
+@pytest.mark.slow
+def test_what_a_cpu_does_is_kept_in_tables(checkout):
+    run("cpu.sh", checkout, SECONDS_EACH="1", IMAGES="4", EPOCHS="1", ROUNDS="1")
+    for name, unit in (("train", "images/s"), ("data", "ms"), ("predict", "images/s")):
+        logs = checkout / "results" / "logs" / "cpu"
+        assert unit in (logs / f"bench_{name}.txt").read_text()
+        assert json.loads((logs / f"bench_{name}.json").read_text())
