@@ -33,10 +33,9 @@ from pairs.download import ensure_dataset
 from pairs.find import evenly, find_splits, nothing_to_train, refuse_problems
 from pairs.geometry import Scale
 from pairs.identity import Known, Pair
-from pairs.images import read_size
+from pairs.images import read_size, to_tensor
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
-from pairs.patterns import Patterns
 from pairs.values import composite, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision
@@ -72,11 +71,12 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
     """(x, y_fake, y) of the pairs, one at a time, each (C, H, W), y with its mask. Raises DataError."""
     device = next(gen.parameters()).device
     if opts.full_size:
-        translator = Translator(gen, gen.trained, scale=opts.scale, norm=opts.norm, dropout=opts.dropout,
-                                seed=opts.seed, precision=opts.precision)
+        translator = Translator(gen, scale=opts.scale, norm=opts.norm, dropout=opts.dropout, seed=opts.seed,
+                                precision=opts.precision)
         for index in tqdm(order, "scoring", leave=False, disable=None):
             pixels = data.read(index)
-            y_fake = translator.pixels(pixels[..., : data.x.stored])
+            scaled = to_tensor(translator.to_scale(pixels[..., : data.x.stored]))
+            y_fake = translator.to_size(translator.tensor(scaled[None])[0], pixels.shape[1::-1])
             x, y = to_batch(torch.from_numpy(pixels)[None].to(device), data.x)
             yield x[0], y_fake.to(device), y[0]
         return
@@ -99,18 +99,18 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 
-def splits_for(known: Known | None, root: Path, split: str, patterns: Patterns | None = None,
-               photos: bool = False) -> Found:
-    """The pairs in `root`, with `split` among the splits, and notes printed. known: what the generator's file tells.
+def splits_for(trained: Trained, root: Path, split: str) -> Found:
+    """The pairs in `root`, with `split` among the splits, and notes printed. trained: of the generator.
 
     What a network was trained on is never scored as held out: without a split in `root`, val is what was held out, or
     all there is where the file knows none of the pairs; of val and test, pairs that were trained on are left out.
     Raises UserError where nothing is left, or there is no such split.
     """
     ensure_dataset(root)
-    found, index = find_splits(root, patterns if patterns and patterns.fit(root) else None, photos)
-    there = {name for side in (found.splits, found.orphans, found.problems) for name in side}
-    own, known, tells = there != {"train"}, known or Known(), known is not None
+    patterns = trained.patterns
+    found, index = find_splits(root, patterns if patterns and patterns.fit(root) else None, trained.space == "lab")
+    there = {*found.splits, *found.orphans, *found.problems}
+    own = there != {"train"}
     if not there:
         raise nothing_to_train(root, found, index)
     refuse_problems(found, there if split == "all" or not own else {split})
@@ -126,33 +126,34 @@ def splits_for(known: Known | None, root: Path, split: str, patterns: Patterns |
     found.mark()
     name = split if split == "all" or own else "val"
     n = len(found.splits[name])
-    trained, held = known.sides(known.look(found.splits[name], found.marks[name]))
+    known = trained.known or Known()
+    met, held = known.sides(known.look(found.splits[name], found.marks[name]))
     if split == "all":
-        if trained.any() or held.any():
-            say(f"of the {n:,} pairs in {root}, the network was trained on {trained.sum():,}, and {held.sum():,} were "
+        if met.any() or held.any():
+            say(f"of the {n:,} pairs in {root}, the network was trained on {met.sum():,}, and {held.sum():,} were "
                 "held out")
     elif own and split != "train":
-        if trained.all():
+        if met.all():
             raise UserError(f"the network was trained on all {n:,} pairs in {split} of {root}: --split all scores them "
                             "as what they are")
-        if trained.any():
-            found.keep(split, ~trained)
-            say(f"{trained.sum():,} of the {n:,} pairs in {split} were trained on, and are not scored")
+        if met.any():
+            found.keep(split, ~met)
+            say(f"{met.sum():,} of the {n:,} pairs in {split} were trained on, and are not scored")
     elif not own:
         if held.any():
             found.keep("train", ~held)
             found.keep("val", held)
             say(f"no val or test split: {held.sum():,} of the {n:,} pairs were held out")
-        elif trained.any() and split == "val":
-            raise UserError(f"there is no val or test split in {root}, and the network was trained on "
-                            f"{trained.sum():,} of its {n:,} pairs, none of which was held out: --split train or all "
-                            "scores them as what they are")
-        elif not trained.any():
-            say(f"no val or test split, and the network's file knows none of the {n:,} pairs: all are scored")
+        elif not met.any():
             found.keep("train", held)
+            say(f"no val or test split, and the network's file knows none of the {n:,} pairs: all are scored")
+        elif split == "val":
+            raise UserError(f"there is no val or test split in {root}, and the network was trained on "
+                            f"{met.sum():,} of its {n:,} pairs, none of which was held out: --split train or all "
+                            "scores them as what they are")
         if split not in found.splits:
             raise UserError(f"there is no split {split} in {root}: --split val or all")
-    if not own and split != "train" and (not tells or known.by_name and not held.any()):
+    if not own and split != "train" and (trained.known is None or known.by_name and not held.any()):
         say("the checkpoint does not tell what it was trained on: it may have been trained on pairs that are scored")
     if not found.splits[split]:
         raise UserError(f"there is no pair in {root} that the network was trained on: --split val or all")
@@ -179,8 +180,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
         labels = maps if labels == "none" else "both"
-    photos = trained.space == "lab"
-    found = splits_for(trained.known, opts.data_root, opts.split, trained.patterns, photos)
+    found = splits_for(trained, opts.data_root, opts.split)
     splits = found.splits
     if opts.baseline == "mean" and not splits.get("train"):
         raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")
@@ -193,7 +193,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
                  for each, geometry in ((pairs, shown), (splits.get("train") or pairs, square)))
 
 
-def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generator:
+def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.device) -> Generator:
     """The network that reads labels in what `gen` makes of them. Raises UserError where the two do not fit."""
     reader = load_generator(opts.reader, device)
     if not opts.palette:
@@ -202,10 +202,8 @@ def load_reader(opts: Evaluate, gen: Generator, device: torch.device) -> Generat
     if channels[0] != 3 or channels[1] != channels[2] or channels[3] != 3 or gen.crop_size != reader.crop_size:
         raise UserError(f"the reader takes {channels[2]} channels to {channels[3]} at {reader.crop_size} pixels, which "
                         f"does not undo {channels[0]} to {channels[1]} at {gen.crop_size}")
-    ways = {opts.direction if opts.direction != "trained" else gen.trained.direction,
-            reader.trained.direction}
-    if len(ways) == 1 and ways != {None}:
-        raise UserError(f"the reader translates {ways.pop()} as the generator does: it must be trained the other way")
+    if reader.trained.direction == direction:
+        raise UserError(f"the reader translates {direction} as the generator does: it must be trained the other way")
     return reader
 
 
@@ -216,35 +214,33 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     An image whose output is not finite is named, left out for all, and has the l1 nan. Raises UserError when all are.
     """
     device = next(gen.parameters()).device
-    translators = {"output": None}
-    if opts.baseline != "none":
-        translators[opts.baseline] = baseline(opts.baseline, train)
-    rows, l1 = {who: [] for who in translators}, []
-    metrics = {who: [Checkerboard()] for who in translators}  # of all images together
-    reader = load_reader(opts, gen, device) if opts.reader else None
-    read = {who: LabelScores(load_palette(opts.palette)) for who in (*translators, "target")} if reader else {}
-    for who in translators:
-        if opts.palette and not reader:
-            metrics[who].append(LabelScores(load_palette(opts.palette)))
-        if opts.perceptual:
-            metrics[who].append(Perceptual(device))
+    baselines = {} if opts.baseline == "none" else {opts.baseline: baseline(opts.baseline, train)}
+    names = ["output", *baselines]
+    reader = load_reader(opts, gen, data.direction, device) if opts.reader else None
+    metrics, read = [(who, Checkerboard()) for who in names], []  # of all images together
+    if reader:
+        read = [(who, LabelScores(load_palette(opts.palette))) for who in (*names, "target")]
+    elif opts.palette:
+        metrics += [(who, LabelScores(load_palette(opts.palette))) for who in names]
+    if opts.perceptual:
+        metrics += [(who, Perceptual(device)) for who in names]
+    rows, l1 = {who: [] for who in names}, []
     for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
         if not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
-        images = {"target": y[: data.y.channels]}
-        for who, translator in translators.items():
-            made = translator(x) if translator else y_fake
-            if len(made) != data.y.channels:
-                raise UserError(f"baseline {who} has {len(made)} channels, the target has {data.y.channels}")
-            made, target = (data.y.shown(x, image) for image in composite(made, y))
-            images[who] = made
-            rows[who].append(image_scores(made, target))
-            for metric in metrics[who]:
-                metric.update(made, target)
-        for who, scores in read.items():
+        made = {"output": y_fake} | {who: act(x) for who, act in baselines.items()}
+        images = {"target": data.y.shown(x, y[: data.y.channels])}
+        for who, image in made.items():
+            if len(image) != data.y.channels:
+                raise UserError(f"baseline {who} has {len(image)} channels, the target has {data.y.channels}")
+            images[who] = data.y.shown(x, composite(image, y)[0])
+            rows[who].append(image_scores(images[who], images["target"]))
+        for who, metric in metrics:
+            metric.update(images[who], images["target"])
+        for who, metric in read:
             with torch.inference_mode(), reader.test_time(dropout="off"):
-                scores.update(at_any_size(reader, images[who][None])[0], x)
+                metric.update(at_any_size(reader, images[who][None])[0], x)
         l1.append(rows["output"][-1]["l1"])
     bad = [data.pairs[i].files[0] for i, value in enumerate(l1) if math.isnan(value)]
     if len(bad) == len(l1):
@@ -252,11 +248,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     if bad:
         say(f"{len(bad)} of {len(l1)} outputs {'is' if len(bad) == 1 else 'are'} not finite, and left out of all "
             "scores: " + ", ".join(map(name_of, bad[:5])) + (", …" if len(bad) > 5 else ""))
-    scores = {who: summary(rows[who]) for who in translators}
-    for who in translators:
-        for metric in metrics[who]:
-            scores[who] |= metric.compute()
-    for who, metric in read.items():
+    scores = {who: summary(rows[who]) for who in names}
+    for who, metric in metrics + read:
         scores.setdefault(who, {}).update(metric.compute())
     return {"scores": scores, "l1_of_each": l1}
 
@@ -273,13 +266,9 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def nan_to_null(value):
+def nan_to_null(report: dict) -> dict:
     """The same, with None, JSON's null, for numbers that are not finite: the PSNR of equal images, say."""
-    if isinstance(value, dict):
-        return {key: nan_to_null(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_to_null(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(report), parse_constant=lambda name: None)
 
 
 @contextlib.contextmanager

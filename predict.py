@@ -9,6 +9,7 @@
 import contextlib
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,15 +26,16 @@ from tqdm import tqdm
 from inference.load import load_generator
 from inference.raster import is_large, translate_raster
 from inference.trained import Trained
-from inference.translate import Translator
+from inference.translate import Taken, Translator
 from inference.video import ENCODERS, check_network, is_video, translate_video
 from making.frames import Video
 from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of
-from pairs.geometry import Scale, Size, has_shape_of, resized
+from pairs.geometry import Scale, has_shape_of, resized
 from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
 from pairs.patterns import list_files, read_as
-from pairs.values import Values, is_deep
+from pairs.picture import Picture
+from pairs.values import Values
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from runtime.files import remove_leftovers
@@ -78,22 +80,18 @@ class Job:
     def name(self) -> str:
         return name_of(self.inputs[0])
 
-    @property
-    def both_tiff(self) -> bool:
-        return {self.inputs[0].suffix.lower(), self.output.suffix.lower()} <= set(tiff.SUFFIXES)
+    def is_raster(self, opts: Predict) -> bool:
+        """Whether a TIFF becomes a TIFF of the same place on Earth."""
+        suffixes = {self.inputs[0].suffix.lower(), self.output.suffix.lower()}
+        return suffixes <= {*tiff.SUFFIXES} and opts.side_by_side == "no" and not opts.compare
 
 
-@dataclass
+@dataclass(frozen=True)
 class Item:
-    """One job on its way: what the network takes, and what is needed to write the result."""
+    """One job on its way, and what is needed to write the result."""
 
     output: Path
-    x: Tensor  # (C, H, W) as `Values.to_network` takes it, at the scale of the network
-    size: Size  # of the output
-    photo: np.ndarray | None  # (H, W, 3), the input, where its L goes into the output
-    deep: bool  # whether the input has 16 bits
-    alpha: np.ndarray | None  # (H, W), the input's transparency
-    valid: np.ndarray | None  # (H, W) bool, False where the input holds no value
+    taken: Taken
     place: tiff.Place | None  # on Earth, of a TIFF that becomes a TIFF
     shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
 
@@ -112,23 +110,16 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     for target in targets:
         if target.size != size and not has_shape_of(target.size, size) and not has_shape_of(size, target.size):
             raise DataError(f"{target.name} is no target of {job.name}: it has another shape")
-    how = translator.trained.geometry.how(translator.trained.y_is_label)
-    targets = [resized(target, size, how) for target in targets]
-    array = translator.x.array(pictures)
-    x = to_tensor(translator.to_scale(array))
-    shown = []
+    taken, place, shown = translator.take(pictures), None, []
     if opts.compare:
-        shown.append(rgb(translator.x.to_network(to_tensor(array)[None])[0]))
+        shown.append(rgb(translator.x.to_network(to_tensor(translator.x.array(pictures)))))
+        how = translator.trained.geometry.how(translator.trained.y_is_label)
         for target in targets:
-            shown.append(rgb(normalise(to_tensor(translator.y.array([target])))))  # of ab, the whole photo
-    place = valid = None
-    if opts.side_by_side == "no" and not opts.compare and job.both_tiff:
-        place = read_place(job.inputs[0])
-        place = place and place.scaled(own_size, size)
-        valid = pictures[0].valid
-    photo = array if translator.y.lab else None
-    return Item(job.output, x, size, photo, is_deep(pictures), translator.x.alpha(pictures), valid, place,
-                shown)
+            target = translator.y.array([resized(target, size, how)])  # of ab, the whole photo
+            shown.append(rgb(normalise(to_tensor(target))))
+    elif job.is_raster(opts) and (place := read_place(job.inputs[0])):
+        place = place.scaled(own_size, size)
+    return Item(job.output, taken, place, shown)
 
 
 def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
@@ -137,14 +128,18 @@ def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
                         "--precision fp32 may help")
-    y_fake = translator.shown(item.photo, translator.to_size(y_fake, item.size))
-    values, alpha = translator.y, item.alpha
     if item.shown:
-        opaque = 1.0 if alpha is None else torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
-        laid = 1 - (1 - rgb(y_fake)) * opaque  # over white
-        y_fake, values, alpha = torch.cat([item.shown[0], laid, *item.shown[1:]], dim=2), Values(), None
-    picture = values.picture(y_fake, item.deep, alpha)
-    write_picture(item.output, replace(picture, valid=item.valid), item.place)
+        picture = sheet(item, rgb(translator.shown(y_fake, item.taken)))
+    else:
+        picture = translator.finished(y_fake, item.taken)
+    write_picture(item.output, picture, item.place)
+
+
+def sheet(item: Item, y_fake: Tensor) -> Picture:
+    """Input, output and, of pairs, target next to each other; y_fake: as `rgb` returns it."""
+    if (alpha := item.taken.alpha) is not None:  # laid over white
+        y_fake = 1 - (1 - y_fake) * torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
+    return Values().picture(torch.cat([item.shown[0], y_fake, *item.shown[1:]], dim=2), item.taken.deep)
 
 
 def attempt(work: Callable) -> Callable:
@@ -170,18 +165,16 @@ def sound(results: Iterable, failures: list[str]) -> Iterator:
 
 def translate_items(translator: Translator, items: Iterable[Item], batch_size: int) -> Iterator[tuple[Item, Tensor]]:
     """Each item with its y_fake; neighbours of one size and depth go through the network together."""
-    for _, neighbours in itertools.groupby(items, lambda item: (item.x.shape, item.x.dtype)):
+    for _, neighbours in itertools.groupby(items, lambda item: (item.taken.x.shape, item.taken.x.dtype)):
         while batch := list(itertools.islice(neighbours, batch_size)):
-            y_fake = translator.tensor(torch.stack([item.x for item in batch]))
+            y_fake = translator.tensor(torch.stack([item.taken.x for item in batch]))
             yield from zip(batch, y_fake, strict=True)
 
 
 def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]:
     """Does the jobs and returns a sentence for each that failed; prints the speed at the end."""
     failures, start, n = [], time.perf_counter(), len(jobs)
-    rasters = find_rasters(translator, jobs, opts)
-    translate_rasters(translator, rasters, opts, failures)
-    jobs = [job for job in jobs if job not in rasters]
+    jobs = translate_rasters(translator, jobs, opts, failures)
     read = functools.partial(read_item, translator=translator, opts=opts)
     write = functools.partial(write_item, translator=translator)
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
@@ -195,21 +188,19 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     return failures
 
 
-def find_rasters(translator: Translator, jobs: list[Job], opts: Predict) -> dict[Job, Size]:
-    """The jobs of TIFFs that are too large to be in memory whole, with the sizes of their outputs."""
-    if opts.compare or opts.side_by_side != "no":
-        return {}
-    sizes = {job: is_large(job.inputs[0], job.output, translator) for job in jobs if len(job.inputs) == 1}
-    return {job: size for job, size in sizes.items() if size}
+def translate_rasters(translator: Translator, jobs: list[Job], opts: Predict, failures: list[str]) -> list[Job]:
+    """Does those of TIFFs that are too large to be in memory whole, one after the other; returns the others.
 
-
-def translate_rasters(translator: Translator, rasters: dict[Job, Size], opts: Predict, failures: list[str]) -> None:
-    """One after the other; the sentences of those that failed go to `failures`."""
-    total = sum(width * height for width, height in rasters.values())
+    The sentences of those that failed go to `failures`.
+    """
+    sizes = {job: is_large(job.inputs[0], translator) for job in jobs if len(job.inputs) == 1 and job.is_raster(opts)}
+    rasters = {job: math.prod(size) for job, size in sizes.items() if size}
+    total = sum(rasters.values())
     with tqdm(total=total, unit="px", unit_scale=True, disable=not rasters or not sys.stderr.isatty()) as bar:
         work = attempt(lambda job: translate_raster(translator, job.inputs[0], job.output, opts.overviews, bar.update))
         for _ in sound(map(work, rasters), failures):
             pass
+    return [job for job in jobs if job not in rasters]
 
 
 def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
@@ -223,16 +214,16 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
         raise UserError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
     if not source.exists():
         raise FileNotFoundError(f"--input {name_of(source)} is not there")
-    if trained.inputs > 1 and source.is_file():
-        raise UserError(f"the network takes {trained.inputs} inputs together: --input must be a folder that holds A1, "
-                        "A2, …")
     if source.is_file():
+        if trained.inputs > 1:
+            raise UserError(f"the network takes {trained.inputs} inputs together: --input must be a folder that holds "
+                            "A1, A2, …")
         if output.is_dir() or not output.suffix:
             output = output / source.name
         jobs = [Job((source,), output)]
+    elif output.is_file():
+        raise UserError(f"--output {name_of(output)} is a file; for a folder of images, it must be a folder")
     else:
-        if output.is_file():
-            raise UserError(f"--output {name_of(output)} is a file; for a folder of images, it must be a folder")
         jobs = jobs_in_folder(source, output, trained)
     if not jobs:
         raise FileNotFoundError(f"0 images in {name_of(source)}")
@@ -255,21 +246,20 @@ def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] 
     if not patterns or not trained.direction:
         return None
     for shorter in patterns.shorter():
-        *of_a, of_b = shorter.sides(files)[: len(shorter.a) + 1]
-        inputs, targets = (of_a, [of_b]) if trained.input_side == "A" else ([of_b], of_a)
+        sides = shorter.sides(files)[: len(shorter.a) + 1]  # without masks
+        inputs, targets = (sides[:-1], sides[-1:]) if trained.input_side == "A" else (sides[-1:], sides[:-1])
         if not all(inputs) or not all(targets) and len(inputs) == 1:
             continue
-        if len({path for side in (*of_a, of_b) for paths in side.values() for path in paths}) < sum(
-                map(len, (*of_a, of_b))):  # a file on two sides: the folders that told them apart lie above
-            return None
+        if len({path for side in sides for paths in side.values() for path in paths}) < sum(map(len, sides)):
+            return None  # a file on two sides: the folders that told them apart lie above
         jobs = []
         for key in sorted(inputs[0]):
             if not all(key in side for side in inputs):
                 raise UserError(f"{name_of(source / inputs[0][key][0])} has no partner of the same name among the "
                                 "other inputs")
-            together = tuple(source / side[key][0] for side in inputs)
+            together = [side[key][0] for side in inputs]
             target = source / targets[0][key][0] if len(targets) == 1 and key in targets[0] else None
-            jobs.append(Job(together, output / together[0].relative_to(source), target))
+            jobs.append(Job(tuple(source / file for file in together), output / together[0], target))
         say(f"{name_of(source)} holds pairs as the network's: the {len(jobs)} inputs are translated")
         return jobs
     return None
@@ -282,24 +272,17 @@ def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
     if trained.inputs > 1:
         together = list_inputs(source, trained.inputs)
         return [Job(files, output.joinpath(*files[0].relative_to(source).parts[1:])) for files in together]
-    images = list_images(source)
-    places = {path: side_of(path.relative_to(source)) for path in images}
-    sides = {place[0][0] for place in places.values() if place}
-    if not {"A", "B"} <= sides:
-        return [Job((path,), output / path.relative_to(source)) for path in images]
+    places = {path: side_of(path.relative_to(source)) or ("",) for path in list_images(source)}
+    if not {"A", "B"} <= {side[:1] for side, *_ in places.values()}:
+        return [Job((path,), output / path.relative_to(source)) for path in places]
     if not trained.direction:
         raise UserError(f"{name_of(source)} holds both sides of pairs, and the checkpoint does not tell which one it "
                         "takes: let --input be the folder A, or the folder B")
-    by_place = {place: path for path, place in places.items() if place}
-    jobs, left_out = [], 0
-    for path, place in places.items():
-        if place and place[0][0] != trained.input_side:
-            left_out += 1
-            continue
-        target = by_place.get((trained.target_side, *place[1:])) if place else None
-        jobs.append(Job((path,), output / path.relative_to(source), target))
+    paths = {place: path for path, place in places.items()}
+    jobs = [Job((path,), output / path.relative_to(source), paths.get((trained.target_side, *rest)))
+            for path, (side, *rest) in places.items() if side[:1] in ("", trained.input_side)]
     say(f"{name_of(source)} holds pairs: the {len(jobs)} images of {trained.input_side}, or of neither side, are "
-        f"translated, the {left_out} others are not")
+        f"translated, the {len(places) - len(jobs)} others are not")
     return jobs
 
 

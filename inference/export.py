@@ -66,8 +66,7 @@ def metadata(gen: Generator, norm: str, size: tuple[int, int] | None = None) -> 
     if size or gen.crop_size:
         height, width = size or own_size(gen)
         told["size"] = width, height
-    told |= dict(in_channels=gen.in_channels, out_channels=gen.out_channels, crop_size=gen.crop_size,
-                 multiple=gen.multiple, crop_width=gen.crop_width, norm=norm)
+    told |= dict(crop_size=gen.crop_size, multiple=gen.multiple, crop_width=gen.crop_width, norm=norm)
     return {name: json.dumps(value) for name, value in told.items() if value is not None}
 
 
@@ -98,7 +97,9 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
         raise UserError(f"the export {name_of(path)} would overwrite the checkpoint itself")
     if suffix == ".tflite":
         size = size or own_size(gen)
-    check_size(gen, size)
+    if any(side % gen.multiple or not gen.smallest <= side <= gen.multiple * most(gen) for side in size or ()):
+        raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to "
+                        f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")
     write(gen, path, norm, half, size, int8)
     if size:
         say(f"wrote {path}: for one image of {size[1]}×{size[0]} at a time")
@@ -110,13 +111,6 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
 def most(gen: Generator) -> int:
     """How many times its multiple a side may have."""
     return max(64, 4096 // gen.multiple)
-
-
-def check_size(gen: Generator, size: tuple[int, int] | None) -> None:
-    """Raises UserError where the network does not take images of that height and width."""
-    if any(side % gen.multiple or not gen.smallest <= side <= gen.multiple * most(gen) for side in size or ()):
-        raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to "
-                        f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")
 
 
 def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple[int, int] | None = None,

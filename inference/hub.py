@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from generator import Generator
 from inference.page import check_pictures, example_of, find_examples
 from inference.translate import Translator
 from inference.weights import FILE, as_safetensors, told_of
-from pairs.find import evenly
+from pairs.identity import Pair
 from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
@@ -64,13 +64,12 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     if not data_licence.strip() or not data_licence.isprintable():
         raise UserError("--hub needs --data-licence, that of the images trained on, in a few words: what the weights "
                         "may be used for depends on it")
-    if examples < 0:
-        raise UserError(f"examples must be at least 0; it is {examples}")
+    pairs = find_examples(checkpoint, gen.trained, examples)
     folder = new_folder(folder, "--hub")
     content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
     repo, data = f"USER/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}", data_of(checkpoint)
-    rows = pictures(gen, checkpoint, examples)
-    found = evaluation(checkpoint)
+    rows = pictures(gen, pairs)
+    report = evaluation(checkpoint)
     with complete_folder(folder) as new:
         if folder.is_dir():
             folder.rmdir()
@@ -84,7 +83,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
         card = CARD.format(
             licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
             title=folder.name, what=what + way + (f", of the data set {data}" if data else ""),
-            index=model_index(folder.name, data, found), scores=table(found),
+            index=model_index(folder.name, data, report) if report else "", scores=table(report) if report else "",
             strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
         (new / "README.md").write_text(card, encoding="utf-8")
     if rows:
@@ -100,14 +99,14 @@ def data_of(checkpoint: Path) -> str:
     return ""
 
 
-def pictures(gen: Generator, checkpoint: Path, n: int) -> list[list[torch.Tensor]]:
-    """Input, output and target of at most n validation pairs, where they are at hand and are pictures."""
+def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
+    """Input, output and target of these pairs, where they are pictures."""
     try:
         check_pictures(gen.trained)
     except UserError:
         return []
     translator, rows = Translator(gen, replace(gen.trained, enlarge=1.0)), []  # an example is as large as its target
-    for pair in evenly(find_examples(checkpoint, gen.trained), n) if n else []:
+    for pair in pairs:
         x, y = np.split(example_of(pair, gen.trained), 2, axis=1)
         y_fake = translator.picture(x)
         if y_fake.dtype == np.uint16:
@@ -130,15 +129,13 @@ def evaluation(checkpoint: Path) -> dict | None:
 
 def means(report: dict) -> dict[str, float]:
     """The mean of each score in BETTER."""
-    scores = {name: report["scores"]["output"].get(name) for name in BETTER}
-    means = {name: value["mean"] if isinstance(value, dict) else value for name, value in scores.items()}
+    scores = report["scores"]["output"]
+    means = {name: scores.get(name, {}).get("mean") for name in BETTER}
     return {name: value for name, value in means.items() if value is not None}
 
 
-def model_index(name: str, data: str, report: dict | None) -> str:
+def model_index(name: str, data: str, report: dict) -> str:
     """The scores as the Hub reads them: JSON, which is YAML too."""
-    if report is None:
-        return ""
     metrics = [{"type": key, "name": BETTER[key], "value": round(value, 4)} for key, value in means(report).items()]
     data = data or Path(report["settings"]["data_root"]).name
     result = {"task": {"type": "image-to-image"}, "metrics": metrics,
@@ -146,9 +143,7 @@ def model_index(name: str, data: str, report: dict | None) -> str:
     return f"model-index: {json.dumps([{'name': name, 'results': [result]}])}\n"
 
 
-def table(report: dict | None) -> str:
-    if report is None:
-        return ""
+def table(report: dict) -> str:
     settings, found = report["settings"], means(report)
     head = " | ".join(BETTER[name] for name in found)
     line = " | ".join(f"{value:.3f}" for value in found.values())

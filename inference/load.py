@@ -76,8 +76,14 @@ def generator_of(saved: dict, path: Path) -> Generator:
 
 def hold(gen: nn.Module, weights: dict[str, Tensor]) -> None:
     """Gives these weights to a network that was made on the device "meta", without any: none are drawn, nor copied."""
-    plain = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    gen.load_state_dict({key: value.contiguous() for key, value in plain.items()}, assign=True)
+    gen.load_state_dict({key: (value.float() if value.is_floating_point() else value).contiguous()
+                         for key, value in weights.items()}, assign=True)
+
+
+def named(saved: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a file of the authors', without what their DataParallel and PyTorch 0.4.1 added."""
+    return {key.removeprefix("module."): value for key, value in saved.items()
+            if not key.endswith("num_batches_tracked")}
 
 
 def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
@@ -101,9 +107,10 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
         own, sizes = net.state_dict(), {key: parameter.numel() for key, parameter in net.named_parameters()}
         fits = {key: value for key, value in weights.items() if key in own and isinstance(value, Tensor)
                 and value.shape == own[key].shape and value.isfinite().all()}
-        total, fresh = sum(sizes.values()), [key for key in sizes if key not in fits]
-        taken = f"{total - sum(sizes[key] for key in fresh):,} of {total:,} parameters of {name}"
-        if 2 * sum(sizes[key] for key in fresh) <= total:
+        fresh = [key for key in sizes if key not in fits]
+        total, missing = sum(sizes.values()), sum(sizes[key] for key in fresh)
+        taken = f"{total - missing:,} of {total:,} parameters of {name}"
+        if 2 * missing <= total:
             net.load_state_dict(fits, strict=False)
             told.append(taken + (f", not {textwrap.shorten(', '.join(fresh), 120, placeholder=' …')}" if fresh else ""))
         elif net is gen:
@@ -145,13 +152,12 @@ def is_published(saved: dict) -> bool:
 
 def from_published(saved: dict[str, Tensor]) -> Generator:
     """The generator whose weights these are. On another layout, raises UserError with the first keys that differ."""
-    theirs = {key.removeprefix("module."): value for key, value in saved.items()
-              if not key.endswith("num_batches_tracked")}
+    theirs = named(saved)
     depth, block = 2, "model.model.1"
     while f"{block}.model.5.weight" in theirs:
         depth, block = depth + 1, f"{block}.model.3"
     keys = published_keys(depth)
-    differ = sorted(set(keys.values()) ^ set(theirs))
+    differ = sorted(theirs.keys() ^ keys.values())
     if differ or depth < 4:
         raise UserError(f"these are no weights of a published BatchNorm U-Net; the first keys that differ: "
                          f"{', '.join(differ[:3]) or 'a depth of ' + str(depth)}")
@@ -169,8 +175,7 @@ def is_sequence(saved: dict) -> bool:
 
 def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
     """The same for a ResNet of the authors' release, with 9 blocks or another number, and for pix2pixHD's networks."""
-    theirs = {key.removeprefix("module."): value for key, value in saved.items()
-              if not key.endswith("num_batches_tracked")}
+    theirs = named(saved)
     local, batch = "model1_1.1.weight" in theirs, "model.2.weight" in theirs
     if not batch:  # statistics that files of 2017 keep, though they were never used
         theirs = {key: value for key, value in theirs.items() if ".running_" not in key}
@@ -194,7 +199,7 @@ def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
             dropout = f"model.{first}.conv_block.5.weight" not in theirs  # it moves the second convolution
             gen = GlobalGenerator(*sizes, crop_size=256 if n_downs == 2 else 0,
                                   norm="batch" if batch else "instance", dropout=dropout)
-    differ = sorted({key for key in gen.state_dict() if not key.endswith("num_batches_tracked")} ^ {*theirs})
+    differ = sorted(named(gen.state_dict()).keys() ^ theirs.keys())
     if differ:
         raise UserError("these are no weights of a published ResNet or pix2pixHD; the first keys that differ: "
                         f"{', '.join(differ[:3])}")

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from generator import Generator
-from inference.export import fits_fp16, write
+from inference.export import fits_fp16, own_size, write
 from inference.trained import Trained
+from inference.weights import fetched
 from pairs.find import evenly, find_pairs
 from pairs.geometry import resize
 from pairs.identity import Pair
@@ -22,8 +23,7 @@ from pairs.palettes import PALETTES, load_palette
 from pairs.reading import read_pair
 from runtime.cli import load_settings
 from runtime.console import say
-from runtime.files import atomic, complete_folder, new_folder
-from runtime.network import download
+from runtime.files import complete_folder, new_folder
 from utils import UserError, name_of
 
 EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
@@ -71,21 +71,23 @@ def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
     return {"#{:02x}{:02x}{:02x}".format(*colour[:3]): colour for colour in trained}
 
 
-def find_examples(checkpoint: Path, trained: Trained) -> list[Pair]:
-    """Validation pairs of the run that the checkpoint lies in, if they are at hand."""
+def find_examples(checkpoint: Path, trained: Trained, at_most: int = 100) -> list[Pair]:
+    """Validation pairs of the run that the checkpoint lies in, if they are at hand. Raises UserError below 0 pairs."""
+    if at_most < 0:
+        raise UserError(f"examples must be at least 0; it is {at_most}")
     with contextlib.suppress(UserError, OSError):
-        if cfg := load_settings(checkpoint.parent):
-            photos = trained.space == "lab"
+        if at_most and (cfg := load_settings(checkpoint.parent)):
             found = find_pairs(cfg.data_root, trained.seed, trained.known, patterns=trained.patterns,
-                               photos=photos).splits
-            return evenly(found.get("val") or found.get("test") or [], 100)
+                               photos=trained.space == "lab").splits
+            few = evenly(found.get("val") or found.get("test") or [], 100)
+            return evenly(few, at_most)
     return []
 
 
 def settings_of(gen: Generator, palette: dict[str, tuple], examples: Sequence[Pair]) -> dict:
     """What draw.html asks for first. palette: what `choose_palette` returns."""
-    trained, height = gen.trained, gen.crop_size or 256
-    size = trained.sizes.usual if trained.sizes else (gen.crop_width or height, height)
+    trained = gen.trained
+    size = trained.sizes.usual if trained.sizes else own_size(gen)[::-1]
     names = [pair.inputs[0].stem if isinstance(pair.inputs[0], Path) else str(n) for n, pair in enumerate(examples, 1)]
     return dict(size=size, direction=trained.direction, epoch=trained.epoch,
                 kind="photo" if not palette else "edges" if {*EDGES} == {*palette} else "labels",
@@ -133,11 +135,9 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         raise UserError("the network makes ab of L, which the page joins only where draw.py serves it")
     if gen.out_channels > 3:
         raise UserError(f"the outputs have {gen.out_channels} channels, which the page does not show: take predict.py")
-    if examples < 0:
-        raise UserError(f"examples must be at least 0; it is {examples}")
+    found = find_examples(checkpoint, gen.trained, examples)
     folder = new_folder(folder, "--page")
     classes = choose_palette(palette, gen.trained.colours)
-    found = evenly(find_examples(checkpoint, gen.trained), examples) if examples else []
     if cdn and runtime:
         raise UserError("--cdn leaves the runtime out of the page: give --runtime or --cdn")
     marks = WEBGPU if webgpu else WASM
@@ -209,11 +209,10 @@ def runtime_files(wanted: dict[str, str], given: Path | None) -> list[bytes]:
                             f"onnxruntime-web {RUNTIME} (npm pack onnxruntime-web@{RUNTIME})")
     else:
         place = cache()
-        place.mkdir(parents=True, exist_ok=True)
     files = []
     for name, mark in wanted.items():
         path = place / name
-        if not given and not path.is_file():
+        if not given:
             fetch(URL.format(version=RUNTIME, name=name), path, mark)
         if not path.is_file():
             raise UserError(f"{name_of(place)} holds no {name}")
@@ -231,13 +230,10 @@ def cache() -> Path:
 
 
 def fetch(url: str, path: Path, mark: str) -> None:
-    say(f"downloading {url} to {path}")
-    try:
-        with atomic(path) as file:
-            download(url, file)
-            file.flush()
-            if hashlib.sha256(Path(file.name).read_bytes()).hexdigest() != mark:
-                raise UserError("what came is another file")
-    except UserError as error:
-        advice = f"unpack what npm pack onnxruntime-web@{RUNTIME} gives elsewhere, and add --runtime package"
-        raise UserError(f"could not fetch {url}: {error}. To go on without the network, {advice}") from error
+    """Puts what lies at `url` there, if its hash is right, unless something is there already. Raises UserError."""
+    def check(file: Path) -> None:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != mark:
+            raise UserError("what came is another file")
+
+    fetched(url, path, check, f"unpack what npm pack onnxruntime-web@{RUNTIME} gives elsewhere, and add --runtime "
+                              "package")

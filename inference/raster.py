@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.translate import Frame, Translator, frame, samples, strips, tile_for
+from inference.translate import Translator, frame, samples, strips, tile_for
 from pairs import tiff
 from pairs.geometry import Interpolation, Size, nearest
 from pairs.images import tiff_picture, to_tensor
@@ -51,13 +51,9 @@ class Taps:
 
     def apply(self, array: np.ndarray, axis: int, first: int, last: int, offset: int) -> np.ndarray:
         """The new pixels, float32, of an array whose pixel 0 along the axis is the old pixel `offset`."""
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        result = 0.0
-        for k in range(self.index.shape[1]):
-            taken = np.take(array, self.index[first:last, k] - offset, axis)
-            result = result + taken * self.weight[first:last, k].reshape(shape)
-        return result
+        behind = (1,) * (array.ndim - 1 - axis)
+        return sum(np.take(array, index - offset, axis) * weight.reshape(-1, *behind)
+                   for index, weight in zip(self.index[first:last].T, self.weight[first:last].T, strict=True))
 
 
 def taps(old: int, new: int, how: Interpolation) -> Taps:
@@ -93,24 +89,24 @@ def cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-class Flow:
-    """Rows that come from above, of which those that nobody asks for any more are dropped."""
+def resized(rows: np.ndarray, across: Taps, down: Taps, top: int, bottom: int) -> np.ndarray:
+    """The new rows from `top` to before `bottom`, float32, of the old ones that they need: `down.span` tells which."""
+    lines = down.apply(rows, 0, top, bottom, down.span(top, bottom)[0])
+    return across.apply(lines, 1, 0, len(across.index), 0)
 
-    def __init__(self, parts: Iterator[tuple[int, np.ndarray]]):
-        self.parts = parts
-        self.top = 0
-        self.held: np.ndarray | None = None
 
-    def rows(self, top: int, bottom: int) -> np.ndarray:
-        """(bottom - top, W, C); `top` never falls from call to call."""
-        while self.held is None or self.top + len(self.held) < bottom:
-            at, part = next(self.parts)
-            if self.held is None:
-                self.top, self.held = at, part
-            else:
-                self.held = np.concatenate([self.held[max(0, top - self.top) :], part])
-                self.top = max(self.top, top)
-        return self.held[top - self.top : bottom - self.top]
+def windows(parts: Iterator[tuple[int, np.ndarray]], spans: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """The rows, (last - first, W, C), of each (first, last) among those that come from above, each with its place.
+
+    The first ones never fall from span to span: what lies above is dropped.
+    """
+    top, held = next(parts)
+    for first, last in spans:
+        while top + len(held) < last:
+            _, part = next(parts)
+            held = np.concatenate([held[max(0, first - top) :], part])
+            top = max(top, first)
+        yield held[first - top : last - top]
 
 
 class Raster:
@@ -131,8 +127,7 @@ class Raster:
         self.y_taps = [taps(new, old, back) for old, new in zip(self.made, self.seen, strict=True)]
         self.photo_taps = [taps(old, new, how) for old, new in zip(self.size, self.made, strict=True)]
         gen = translator.exact
-        self.columns: Frame = frame(gen, self.seen[0])
-        self.lines: Frame = frame(gen, self.seen[1])
+        self.columns, self.lines = (frame(gen, length) for length in self.seen)
         self.tile = translator.tile or tile_for(gen, len(self.lines.index), len(self.columns.index)) or 1024
 
     def picture(self, top: int, bottom: int) -> Picture:
@@ -144,10 +139,9 @@ class Raster:
         """(rows, W, C), those rows of the image as `x_taps` or `photo_taps` resize it."""
         first, last = down.span(top, bottom)
         array = self.translator.x.array([self.picture(first, last)])
-        width = len(across.index)
-        if (width, len(down.index)) == self.size:
+        if (len(across.index), len(down.index)) == self.size:
             return array
-        result = across.apply(down.apply(array, 0, top, bottom, first), 1, 0, width, 0)
+        result = resized(array, across, down, top, bottom)
         return result.round().clip(0, 255).astype(np.uint8) if array.dtype == np.uint8 else result.clip(0, 1)
 
     def valid(self, top: int, bottom: int) -> np.ndarray | None:
@@ -164,39 +158,35 @@ class Raster:
         return to_tensor(self.scaled(*self.x_taps, first, last)[(index - first)[:, None], self.columns.index])[None]
 
     def translated(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from one before `start` on."""
-        height, width = len(self.lines.index), len(self.columns.index)
-        first, last = self.lines.crop.start, self.lines.crop.stop
-        multiple = self.translator.exact.multiple
-        step = max(self.tile * 3 // 4 // multiple * multiple, multiple * 3 // 4)
-        begin = max(0, (first + start) // step * step if height > self.tile else 0)
-        begin = min(begin, max(0, height - self.tile))
+        """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from `start` on."""
+        gen, shape = self.translator.exact, (len(self.lines.index), len(self.columns.index))
+        above, below = self.lines.crop.start, self.lines.crop.stop
         with torch.inference_mode():
-            network = self.translator.network_for(samples(self.padded, height, width, self.translator.exact))
-            for top, part in strips(network, self.padded, height, width, self.tile, multiple, begin):
-                keep = slice(max(0, first - top), max(0, last - top))
-                rows = part[0, :, keep, self.columns.crop].permute(1, 2, 0).numpy()
+            some = samples(self.padded, *shape, gen)
+            network = self.translator.network(some.dtype, some)
+            for top, part in strips(network, self.padded, *shape, self.tile, gen.multiple, above + start):
+                rows = part[0, :, : max(0, below - top), self.columns.crop].permute(1, 2, 0).numpy()
                 for i in range(0, len(rows), CHUNK):
-                    yield max(top, first) - first + i, rows[i : i + CHUNK].copy()
+                    yield top - above + i, rows[i : i + CHUNK].copy()
 
     def output(self, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         """(top, rows (H, W, C), valid (H, W)) of the output file from `start` on, ROWS at a time."""
         across, down = self.y_taps
-        flow = Flow(self.translated(down.span(start, start + 1)[0]))
+        tops = range(start, self.made[1], ROWS)
+        spans = [down.span(top, top + ROWS) for top in tops]
         values = self.translator.y
         holes = self.header.nodata or self.header.dtype.kind == "f"
-        for top in range(start, self.made[1], ROWS):
-            bottom = min(top + ROWS, self.made[1])
-            first, last = down.span(top, bottom)
-            rows = flow.rows(first, last)
+        for top, rows in zip(tops, windows(self.translated(spans[0][0]), spans), strict=True):
+            bottom = top + ROWS
             if self.seen != self.made:
-                rows = across.apply(down.apply(rows, 0, top, bottom, first), 1, 0, self.made[0], 0)
+                rows = resized(rows, across, down, top, bottom)
             if not np.isfinite(rows).all():
                 raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
                                 "--precision fp32 may help")
             y_fake = to_tensor(rows)
             if values.lab:
-                y_fake = self.translator.shown(self.scaled(*self.photo_taps, top, bottom), y_fake)
+                photo = to_tensor(self.scaled(*self.photo_taps, top, bottom))
+                y_fake = values.shown(self.translator.x.to_network(photo), y_fake)
             array = values.picture(y_fake, self.deep).array
             valid = self.valid(top, bottom) if holes else None
             yield top, self.place.marked(array, valid), valid
@@ -306,20 +296,15 @@ class Parts:
             yield int(path.stem), np.load(path), np.load(valid) if valid.is_file() else None
 
 
-def is_large(path: Path, output: Path, translator: Translator) -> Size | None:
-    """The size of the output, where the image goes through the network in tiles, and both files are TIFFs.
-
-    Raises DataError.
-    """
-    if {path.suffix.lower(), output.suffix.lower()} - set(tiff.SUFFIXES):
-        return None
+def is_large(path: Path, translator: Translator) -> Size | None:
+    """The size of the output, where a TIFF goes through the network in tiles. Raises DataError."""
     try:
         with path.open("rb") as file:
             if file.read(4) not in tiff.MAGIC:
                 return None
             file.seek(0)
             header = tiff.read_header(file)
-    except (OSError, ValueError, KeyError):  # told by whoever reads it
+    except (OSError, ValueError, OverflowError):  # told by whoever reads it
         return None
     size = translator.trained.enlarged((header.width, header.height))
     width, height = translator.network_size(size)

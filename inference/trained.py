@@ -71,35 +71,25 @@ class Trained:
         enlarge = float(saved.get("enlarge", 1))
         if not 1 <= enlarge < math.inf:
             raise ValueError(f"inputs cannot have been enlarged by {enlarge}")
+        words = "direction", "space", "n_labels", "label_side", "files_b", "files_m", "seed"
         found = cls(gen.in_channels, gen.out_channels, geometry,
-                    direction=told.get("direction"),
-                    space=told.get("space", "rgb"),
-                    range_a=told.get("range_a") and tuple(map(float, told["range_a"])),
-                    range_b=told.get("range_b") and tuple(map(float, told["range_b"])),
-                    bands_a=tuple(map(int, told.get("bands_a") or ())),
-                    bands_b=tuple(map(int, told.get("bands_b") or ())),
-                    n_labels=told.get("n_labels", 0),
-                    label_side=told.get("label_side", "none"),
+                    **{name: told[name] for name in words if name in told},
+                    **{name: told.get(name) and tuple(map(float, told[name])) for name in ("range_a", "range_b")},
+                    **{name: tuple(map(int, told.get(name) or ())) for name in ("bands_a", "bands_b")},
+                    files_a=tuple(told.get("files_a") or ()),
                     kind=saved.get("kind", "uint8"),
                     inputs=int(saved.get("inputs", 1)),
                     sizes=sizes,
                     enlarge=enlarge,
                     epoch=saved.get("epoch"),
                     colours=tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []),
-                    known=Known.of(saved),
-                    files_a=tuple(told.get("files_a") or ()),
-                    files_b=told.get("files_b", ""),
-                    files_m=told.get("files_m", ""),
-                    seed=told.get("seed", 0))
+                    known=Known.of(saved))
         found.values()  # says what is wrong with them
         return found
 
     def values(self, direction: str | None = None) -> tuple[Values, Values]:
         """What the numbers of x and of y mean, also for another direction than that of training."""
-        return values_of({"in_channels": self.in_channels, "out_channels": self.out_channels, "space": self.space,
-                          "range_a": self.range_a, "range_b": self.range_b, "bands_a": self.bands_a,
-                          "bands_b": self.bands_b, "n_labels": self.n_labels,
-                          "kind": self.kind, "direction": direction or self.direction or "AtoB"})
+        return values_of(vars(self) | {"direction": direction or self.direction or "AtoB"})
 
     def enlarged(self, size: Size) -> Size:
         """Of the translation of an input of that size."""

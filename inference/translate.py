@@ -1,5 +1,7 @@
 """A trained generator at work on images and tensors of any size: scale, precision, padding and tiles."""
 
+import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,19 @@ from utils import DataError, UserError
 PIXELS = 2048 * 2048  # that go through the network at once
 SAMPLES = 4  # along either side: parts of a tiled image whose statistics are taken
 WIDE = 8192  # pixels of a width from which tiles are smaller
+Rows = Callable[[int, int], Tensor]  # top, bottom → those rows of an image, (N, C, bottom - top, W)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An image on its way: what the network takes, and what is needed to finish its translation."""
+
+    x: Tensor  # (C, H, W) as `Values.to_network` takes it, at the scale of the network
+    size: Size  # of the output
+    photo: np.ndarray | None  # (H, W, 3), where its L goes into the output
+    deep: bool  # whether it has 16 bits
+    alpha: np.ndarray | None  # (H, W), its transparency
+    valid: np.ndarray | None  # (H, W) bool, False where it holds no value
 
 
 class Translator:
@@ -72,21 +87,15 @@ class Translator:
         """A copy of `gen` that shares its weights, as far as they are in `dtype`, and nothing else."""
         net = copy_in(gen, dtype)
         use_test_time(net, norm, dropout)
-        for layer in net.modules():
-            if isinstance(layer, Dropout) and layer.p > 0:
-                layer.draw = self.noise.mask
-        levers = choose_levers("auto", self.device, dtype)
-        own_layout = levers.channels_last and dtype != torch.float32  # shared weights keep theirs
-        prepare(net, replace(levers, channels_last=own_layout, compile=False))
+        draw_by(self.noise.mask, net)
+        prepare(net, choose_levers("auto", self.device, dtype))  # in fp32, shared weights keep their layout
         return net
 
     def compile(self) -> None:
         """From now on through torch.compile: slow to start, faster for many images of one size."""
         draw = torch.compiler.disable(self.noise.mask)  # a decorator would import half of torch.compile for everyone
         for net in {self.exact, self.fast}:
-            for layer in net.modules():
-                if isinstance(layer, Dropout) and layer.p > 0:
-                    layer.draw = draw
+            draw_by(draw, net)
             net.compile()
 
     def picture(self, image: Image.Image | np.ndarray | Sequence) -> Image.Image | np.ndarray:
@@ -114,10 +123,8 @@ class Translator:
 
     def numbers(self, pictures: Sequence[Picture]) -> np.ndarray:
         """What a file of the translation holds."""
-        pictures = self.enlarged(pictures)
-        array = self.x.array(pictures)
-        y_fake = self.shown(array, self.pixels(array))
-        return self.y.picture(y_fake, is_deep(pictures), self.x.alpha(pictures)).numbers
+        taken = self.take(self.enlarged(pictures))
+        return self.finished(self.tensor(taken.x[None])[0], taken).numbers
 
     def enlarged(self, pictures: Sequence[Picture]) -> list[Picture]:
         """The inputs in the size of the translation, as training enlarged them. Raises DataError."""
@@ -133,14 +140,23 @@ class Translator:
         how = self.trained.geometry.how(self.trained.x_is_label)
         return [resized(picture, size, how) for picture in pictures]
 
-    def pixels(self, array: np.ndarray) -> Tensor:
-        """What `Values.array` returns, (H, W, C) → y_fake (C', H, W) in [-1, 1], on the CPU."""
-        y_fake = self.tensor(to_tensor(self.to_scale(array))[None])[0]
-        return self.to_size(y_fake, array.shape[1::-1])
+    def take(self, pictures: Sequence[Picture]) -> Taken:
+        """What `enlarged` returns, on its way. Raises DataError."""
+        array = self.x.array(pictures)
+        return Taken(to_tensor(self.to_scale(array)), pictures[0].size, array if self.y.lab else None,
+                     is_deep(pictures), self.x.alpha(pictures), pictures[0].valid)
 
-    def shown(self, photo: np.ndarray | None, y_fake: Tensor) -> Tensor:
-        """y_fake as `Values.picture` takes it: ab, of the size of the input `photo`, beside that one's L."""
-        return self.y.shown(self.x.to_network(to_tensor(photo)), y_fake) if self.y.lab else y_fake
+    def finished(self, y_fake: Tensor, taken: Taken) -> Picture:
+        """The translation: y_fake (C', H, W), at the scale of the network, as a file holds it."""
+        picture = self.y.picture(self.shown(y_fake, taken), taken.deep, taken.alpha)
+        return replace(picture, valid=taken.valid)
+
+    def shown(self, y_fake: Tensor, taken: Taken) -> Tensor:
+        """y_fake in its whole size, as `Values.picture` takes it: ab beside the photo's L."""
+        y_fake = self.to_size(y_fake, taken.size)
+        if taken.photo is None:
+            return y_fake
+        return self.y.shown(self.x.to_network(to_tensor(taken.photo)), y_fake)
 
     @torch.inference_mode()
     def tensor(self, pixels: Tensor) -> Tensor:
@@ -148,35 +164,32 @@ class Translator:
 
         C counts one channel for class indices. Pixels are taken as they are, whatever the scale.
         """
-        if len(pixels) > 1 and self.tile_of(*pixels.shape[-2:]):
-            return torch.cat([self.tensor(each[None]) for each in pixels])
-        return at_any_size(self.exact, pixels, self.network(pixels.dtype), self.tile, self.network_for)
+        network_for = functools.partial(self.network, pixels.dtype)
+        return at_any_size(self.exact, pixels, network_for(), self.tile, network_for)
 
-    def tile_of(self, height: int, width: int) -> int:
-        """The side of the tiles in which an image of that size goes through the network; 0 where it does so whole."""
-        padded = (len(frame(self.exact, length).index) for length in (height, width))
-        return self.tile or tile_for(self.exact, *padded)
+    def network(self, kind: torch.dtype, samples: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """What translates pixels of that type, (N, C, H, W) of a size that the network takes, to y_fake on the CPU.
 
-    def network(self, kind: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """What translates pixels of that type, (N, C, H, W) of a size that the network takes, to y_fake on the CPU."""
-        net, dtype = (self.fast, self.dtype) if kind == torch.uint8 else (self.exact, torch.float32)
+        For the tiles of one image, parts of which are its `samples`: with the statistics of these, if it may.
+        """
+        dtype = self.dtype if kind == torch.uint8 else torch.float32
+        net = self.exact if dtype == torch.float32 else self.fast
+        if samples is not None and self.shares_statistics:
+            net = self._with_statistics(net, dtype, self.x.to_network(samples))
         return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
 
-    def network_for(self, samples: Tensor) -> Callable[[Tensor], Tensor]:
-        """The same for the tiles of one image, parts of which are given: with the statistics of these, if it may."""
-        if not self.shares_statistics:
-            return self.network(samples.dtype)
-        net, dtype = (self.fast, self.dtype) if samples.dtype == torch.uint8 else (self.exact, torch.float32)
+    def _with_statistics(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Generator:
+        """A copy of `net` whose statistics are those of x, all images together."""
         net = copy_in(net, torch.float32)  # whose weights are in their types already
         norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
         for norm in norms:
             norm.per_image, norm.training, norm.momentum = False, True, 1.0
             norm.num_batches_tracked = None
             norm.running_mean, norm.running_var = norm.running_mean.clone(), norm.running_var.clone()
-        self._forward(net, dtype, self.x.to_network(samples))
+        self._forward(net, dtype, x)
         for norm in norms:
             norm.training = False
-        return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
+        return net
 
     def _run(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
         """net(x), as many images at a time as PIXELS allows, each time with the same noise."""
@@ -237,6 +250,13 @@ def check_scale(scale: Scale) -> None:
         raise UserError(f"scale must be trained, crop, native or a factor above 0; it is {scale!r}")
 
 
+def draw_by(mask: Callable[[Tensor, float], Tensor], net: Generator) -> None:
+    """Lets the dropouts of `net` that drop anything take their masks from there."""
+    for layer in net.modules():
+        if isinstance(layer, Dropout) and layer.p > 0:
+            layer.draw = mask
+
+
 class Noise(threading.local):
     """Where the dropouts of a Translator draw their masks: from a generator of the call's own, one in each thread."""
 
@@ -258,19 +278,21 @@ def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] |
     """gen(x) for any height and width: padded by reflection to what `gen` takes, and cropped again.
 
     In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
-    one another. `network`, if given, is called in the place of gen; where there are tiles, what `network_for` returns
-    for some parts of x, `samples`.
+    one another. `network`, if given, is called in the place of gen; for the tiles of each image, what `network_for`
+    returns for some parts of it, `samples`.
     """
     network = network or gen
     rows, columns = (frame(gen, length) for length in x.shape[-2:])
-    padded = x if rows.whole and columns.whole else x[..., rows.index[:, None], columns.index]
-    tile = tile or tile_for(gen, *padded.shape[-2:])
+    size = len(rows.index), len(columns.index)
+    padded = x if x.shape[-2:] == size else x[..., rows.index[:, None], columns.index]
+    tile = tile or tile_for(gen, *size)
     if not tile:
         y_fake = network(padded)
-    else:
-        if network_for:
-            network = network_for(samples(lambda top, bottom: padded[..., top:bottom, :], *padded.shape[-2:], gen))
+    elif not network_for:
         y_fake = _in_tiles(network, padded, tile, gen.multiple)
+    else:
+        y_fake = torch.cat([_in_tiles(network_for(samples(rows_of(image), *size, gen)), image, tile, gen.multiple)
+                            for image in padded.split(1)])
     return y_fake[..., rows.crop, columns.crop]
 
 
@@ -280,11 +302,6 @@ class Frame:
 
     index: np.ndarray  # of each padded pixel, the pixel whose value it has
     crop: slice  # where the image lies in it
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is padded."""
-        return self.crop == slice(0, len(self.index))
 
 
 def frame(gen: Generator, length: int) -> Frame:
@@ -303,78 +320,65 @@ def tile_for(gen: Generator, height: int, width: int) -> int:
     return gen.multiple * max(1, side // gen.multiple)
 
 
-def samples(rows: Callable[[int, int], Tensor], height: int, width: int, gen: Generator) -> Tensor:
-    """Up to SAMPLES² evenly spaced parts of a padded image as a batch, of about 256 pixels a side.
+def rows_of(x: Tensor) -> Rows:
+    return lambda top, bottom: x[..., top:bottom, :]
 
-    rows(top, bottom) are those of the image, (1, C, bottom - top, W).
-    """
+
+def samples(rows: Rows, height: int, width: int, gen: Generator) -> Tensor:
+    """Up to SAMPLES² evenly spaced parts of a padded image as a batch, of about 256 pixels a side."""
     side = gen.multiple * max(1, 256 // gen.multiple)
 
     def places(length: int) -> list[int]:
-        gaps = (length - min(side, length)) // gen.multiple
+        gaps = max(0, length - side) // gen.multiple
         return sorted({round(i * gaps / (SAMPLES - 1)) * gen.multiple for i in range(SAMPLES)})
 
-    parts = []
-    for top in places(height):
-        band = rows(top, min(top + side, height))
-        parts += [band[..., left : left + side] for left in places(width)]
-    return torch.cat(parts)
+    bands = (rows(top, top + side) for top in places(height))
+    return torch.cat([band[..., left : left + side] for band in bands for left in places(width)])
 
 
 def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int) -> Tensor:
     """network(x) tile by tile, as `strips` has it."""
-    height, width = x.shape[-2:]
-    parts = strips(network, lambda top, bottom: x[..., top:bottom, :], height, width, tile, size)
-    return torch.cat([part.clone() for _, part in parts], dim=-2)
+    return torch.cat([part.clone() for _, part in strips(network, rows_of(x), *x.shape[-2:], tile, size)], dim=-2)
 
 
-def strips(network: Callable[[Tensor], Tensor], rows: Callable[[int, int], Tensor], height: int, width: int, tile: int,
-           size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+def strips(network: Callable[[Tensor], Tensor], rows: Rows, height: int, width: int, tile: int, size: int,
+           start: int = 0) -> Iterator[tuple[int, Tensor]]:
     """network(x) tile by tile, from above: (top, y_fake (N, C, rows, W)), as soon as no tile below adds to them.
 
     What is returned is a view, whose memory the next rows take.
 
-    rows(top, bottom) are those of x, (N, C, bottom - top, W). Neighbours overlap by a quarter of a tile or more, where
-    one fades into the other. Height and width are multiples of `size`, and so, where tile > size, are the places of the
-    tiles: every layer of the network then samples them as it would sample the whole image.
-    start: the row from which results are wanted, a top that was returned before; they are the same to the bit.
+    Neighbours overlap by a quarter of a tile or more, where one fades into the other. Height and width are multiples of
+    `size`, and so, where tile > size, are the places of the tiles: every layer of the network then samples them as it
+    would sample the whole image.
+    start: the row from which results are wanted; they are the same to the bit.
     """
     step = max(tile * 3 // 4 // size * size, size * 3 // 4)
+    h, w = min(tile, height), min(tile, width)
 
-    def spans(length: int) -> list[tuple[int, int]]:
-        side = min(tile, length)
-        return [(at, side) for at in [*range(0, length - side, step), length - side]]
+    def places(length: int) -> list[int]:
+        return [*range(0, length - tile, step), max(0, length - tile)]
 
     def weight(side: int) -> Tensor:
         ramp = (torch.arange(side) + 0.5) / (tile - step)
         return torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
 
-    result = total = None  # of the rows from `base` on, as many as a tile is high
-    base = 0
-    for top, h in spans(height):
+    fade = weight(h)[:, None] * weight(w)
+    result = total = None  # of the rows from `top` on, as many as a tile is high
+    for top, bottom in itertools.pairwise([*places(height), height]):
         if top + h <= start:
             continue
-        if result is not None:
-            yield from _finished(result, total, base, top, start)
-            for sums in (result, total):
-                kept = sums[..., top - base :, :].clone()
-                sums.zero_()
-                sums[..., : kept.shape[-2], :] = kept
-        base = top
         x = rows(top, top + h)
-        for left, w in spans(width):
+        for left in places(width):
             part = network(x[..., left : left + w])
+            fade = fade.to(part)
             if result is None:
                 result, total = part.new_zeros(*part.shape[:2], h, width), part.new_zeros(h, width)
-            fade = (weight(h)[:, None] * weight(w)).to(part)
             result[..., left : left + w] += part * fade
             total[:, left : left + w] += fade
-    yield from _finished(result, total, base, height, start)
-
-
-def _finished(result: Tensor, total: Tensor, base: int, bottom: int, start: int) -> Iterator[tuple[int, Tensor]]:
-    """The rows from `base`, or from `start`, to before `bottom`, divided by the sum of their weights."""
-    top = max(base, start)
-    if top < bottom:
-        done = slice(top - base, bottom - base)
-        yield top, result[..., done, :].div_(total[done])
+        first = max(top, start)
+        done = slice(first - top, bottom - top)
+        yield first, result[..., done, :].div_(total[done])
+        for sums in (result, total):  # what the next tiles add to moves up
+            kept = sums[..., bottom - top :, :].clone()
+            sums.zero_()
+            sums[..., : kept.shape[-2], :] = kept

@@ -3,8 +3,10 @@
 Frames are written upright, so that the number by which a phone's video is turned is no longer needed.
 """
 
+import contextlib
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +16,6 @@ import torch
 from inference.trained import Trained
 from inference.translate import Translator
 from making.frames import ROUNDED, Video, upright
-from pairs.images import to_tensor
 from pairs.picture import picture_of
 from runtime.console import say
 from runtime.files import atomic
@@ -53,20 +54,14 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
     bar(n) is called whenever n more frames are done. Raises DataError or OSError, and leaves no file then.
     """
     av = need("av", "av", "videos")
-    n, waiting = 0, []
+    n = 0
     with video.opened() as container, atomic(output) as file:
         try:
-            with Writer(file, output, video, container) as writer:
-                for _, part in video.decoded(container, container.streams.audio):
-                    if isinstance(part, av.Packet):
-                        writer.add_sound(part)
-                        continue
-                    waiting.append(part)
-                    if len(waiting) == batch_size:
-                        n += translate_frames(translator, waiting, writer, bar)
-                        waiting = []
-                check_end(video, container)
-                n += translate_frames(translator, waiting, writer, bar)
+            with contextlib.closing(Writer(file, output, video, container)) as writer:
+                frames = frames_of(video, container, writer)
+                while batch := list(itertools.islice(frames, batch_size)):
+                    translate_frames(translator, batch, writer, bar)
+                    n += len(batch)
                 if not n:
                     raise DataError(f"{name_of(video.path)} holds no frame that can be read")
                 writer.finish()
@@ -77,8 +72,13 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
     return n
 
 
-def check_end(video: Video, container: Any) -> None:
-    """Raises DataError where the video ended early."""
+def frames_of(video: Video, container: Any, writer: "Writer") -> Iterator[Any]:
+    """The frames; the sound between them goes to the writer. Raises DataError where the video ended early."""
+    for _, part in video.decoded(container, container.streams.audio):
+        if isinstance(part, writer.av.Packet):
+            writer.add_sound(part)
+        else:
+            yield part
     lasts = lasting(container.streams.video[0])
     if video.error or lasts and video.time < lasts - SLACK - float(1 / video.rate):
         reason = video.error or f"it ends there, and should last {lasts:.1f} s"
@@ -93,25 +93,19 @@ def lasting(stream: Any) -> float | None:
     return told and 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3])
 
 
-def translate_frames(translator: Translator, frames: list, writer: "Writer", bar: Callable[[int], object]) -> int:
-    """Neighbours go through the network together. Returns how many there were."""
-    if not frames:
-        return 0
-    pictures = [picture for frame in frames for picture in translator.enlarged([picture_of(upright(frame))])]
-    writer.check_size(pictures[0].size, frames[0])
-    if len({picture.size for picture in pictures} | {writer.size}) > 1:
+def translate_frames(translator: Translator, frames: list, writer: "Writer", bar: Callable[[int], object]) -> None:
+    """Neighbours go through the network together."""
+    images = [translator.take(translator.enlarged([picture_of(upright(frame))])) for frame in frames]
+    writer.check_size(images[0].size, frames[0])
+    if {image.size for image in images} != {writer.size}:
         raise DataError(f"{name_of(writer.source)} changes its size on the way, which one video cannot hold")
-    arrays = [translator.x.array([picture]) for picture in pictures]
-    x = [to_tensor(translator.to_scale(array)) for array in arrays]
-    y_fake = translator.tensor(torch.stack(x))
+    y_fake = translator.tensor(torch.stack([image.x for image in images]))
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(writer.source)} is not translated: the network's output is not finite; --precision "
                         "fp32 may help")
-    for frame, array, each in zip(frames, arrays, y_fake, strict=True):
-        made = translator.shown(array, translator.to_size(each, writer.size))
-        writer.add_frame(translator.y.picture(made, False, None).numbers, frame)
+    for frame, image, each in zip(frames, images, y_fake, strict=True):
+        writer.add_frame(translator.finished(each, image).numbers, frame)
         bar(1)
-    return len(frames)
 
 
 class Writer:
@@ -139,10 +133,7 @@ class Writer:
             raise UserError(f"{self.output.suffix} files hold no {sound.codec_context.name} sound, as "
                             f"{name_of(self.source)} has: let --output end in .mkv") from error
 
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.made.close()
 
     def check_size(self, size: tuple[int, int], frame: Any) -> None:
@@ -157,7 +148,7 @@ class Writer:
                 "(4:4:4), which some players and browsers do not show; an --output in .webm is shown by all")
         for tag in TAGS:
             setattr(self.stream.codec_context, tag, getattr(frame, tag))
-        self.packets(self.early)
+        self.made.mux(self.early)
         self.early = []
 
     def add_frame(self, array: np.ndarray, like: Any) -> None:
@@ -170,20 +161,16 @@ class Writer:
         for tag in TAGS:
             setattr(frame, tag, getattr(like, tag))
         frame.pts, frame.time_base, frame.duration = like.pts, like.time_base, like.duration
-        self.packets(self.stream.encode(frame))
+        self.made.mux(self.stream.encode(frame))
 
     def add_sound(self, packet: Any) -> None:
         if packet.dts is None:  # the mark at the end
             return
         packet.stream = self.sounds[packet.stream.index]
         if self.size:
-            self.packets([packet])
+            self.made.mux(packet)
         else:
             self.early.append(packet)
 
-    def packets(self, packets: list) -> None:
-        for packet in packets:
-            self.made.mux(packet)
-
     def finish(self) -> None:
-        self.packets(self.stream.encode())
+        self.made.mux(self.stream.encode())

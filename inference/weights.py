@@ -55,23 +55,23 @@ def find_weights(checkpoint: Path | str, check: Callable[[Path], None]) -> Path:
     return path / FILE if (path / FILE).is_file() else path
 
 
-def fetched(url: str, path: Path, check: Callable[[Path], None], timeout: float = 30.0) -> Path:
-    """`path`, where what lies at `url` is put unless something is there already."""
+def fetched(url: str, path: Path, check: Callable[[Path], None], instead: str = "") -> Path:
+    """`path`, where what lies at `url` is put unless something is there already. instead: what else one may do."""
     if path.exists():
         return path
     say(f"downloading {url} to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic(path) as file:
-            download(url, file, timeout)
+            download(url, file)
             file.flush()
             try:
                 check(Path(file.name))
             except UserError as error:  # which names a file that nobody will find
                 raise UserError(str(error).replace(file.name, "what came")) from error
     except UserError as error:
-        raise UserError(f"could not fetch {url}: {error}. To go on without the network, download it elsewhere and put "
-                        f"it at {path}") from error
+        instead = instead or f"download it elsewhere and put it at {path}"
+        raise UserError(f"could not fetch {url}: {error}. To go on without the network, {instead}") from error
     return path
 
 
@@ -165,13 +165,13 @@ def as_safetensors(saved: Mapping[str, Any]) -> bytes:
     need("safetensors", "a file for the Hub needs")
     from safetensors.torch import save
 
-    told = told_of(saved)
+    told, metadata = told_of(saved), {"format": "pt"}
     if told is None:
         tensors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
     else:
+        metadata["pix2pix"] = json.dumps(told)
         tensors = dict(result_of(saved["state"]) if "state" in saved else saved["state_dict"])
         if saved["format"] == "pix2pix generator":  # what a checkpoint keeps of its pairs, nobody else needs
             tensors |= {f"pairs.{name}": value for name, value in (saved.get("pairs") or {}).items()}
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    metadata = {"format": "pt"} if told is None else {"format": "pt", "pix2pix": json.dumps(told)}
     return save(tensors, metadata)
