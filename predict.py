@@ -99,25 +99,24 @@ class Item:
 def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     """Raises DataError when a file cannot be used."""
     pictures = [read_picture(file) for file in job.inputs]
-    targets = [read_picture(job.target)] if job.target and opts.compare else []
+    target = read_picture(job.target) if job.target and opts.compare else None
     if opts.side_by_side != "no":
         left, right = pictures[0].halves()
         picture, target = (left, right) if opts.side_by_side == "left" else (right, left)
-        pictures, targets = [picture], [target]
+        pictures = [picture]
     own_size = pictures[0].size
     pictures = translator.enlarged(pictures)
     size = pictures[0].size
-    for target in targets:
-        if target.size != size and not has_shape_of(target.size, size) and not has_shape_of(size, target.size):
-            raise DataError(f"{target.name} is no target of {job.name}: it has another shape")
     taken, place, shown = translator.take(pictures), None, []
     if opts.compare:
         shown.append(rgb(translator.x.to_network(to_tensor(translator.x.array(pictures)))))
+    if opts.compare and target:
+        if target.size != size and not has_shape_of(target.size, size) and not has_shape_of(size, target.size):
+            raise DataError(f"{target.name} is no target of {job.name}: it has another shape")
         how = translator.trained.geometry.how(translator.trained.y_is_label)
-        for target in targets:
-            target = translator.y.array([resized(target, size, how)])  # of ab, the whole photo
-            shown.append(rgb(normalise(to_tensor(target))))
-    elif job.is_raster(opts) and (place := read_place(job.inputs[0])):
+        target = translator.y.array([resized(target, size, how)])  # of ab, the whole photo
+        shown.append(rgb(normalise(to_tensor(target))))
+    if job.is_raster(opts) and (place := read_place(job.inputs[0])):
         place = place.scaled(own_size, size)
     return Item(job.output, taken, place, shown)
 
@@ -142,12 +141,12 @@ def sheet(item: Item, y_fake: Tensor) -> Picture:
     return Values().picture(torch.cat([item.shown[0], y_fake, *item.shown[1:]], dim=2), item.taken.deep)
 
 
-def attempt(work: Callable) -> Callable:
-    """The same work, which returns the error where a file cannot be used or written."""
+def attempt(work: Callable, *more: object) -> Callable:
+    """work(job, *more) of a job, which returns the error where a file cannot be used or written."""
 
     def tried(job):
         try:
-            return work(job)
+            return work(job, *more)
         except (DataError, OSError) as error:
             return error
 
@@ -175,12 +174,10 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     """Does the jobs and returns a sentence for each that failed; prints the speed at the end."""
     failures, start, n = [], time.perf_counter(), len(jobs)
     jobs = translate_rasters(translator, jobs, opts, failures)
-    read = functools.partial(read_item, translator=translator, opts=opts)
-    write = functools.partial(write_item, translator=translator)
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
-            ordered(attempt(read), jobs, 2, opts.batch_size + 1) as items:
+            ordered(attempt(read_item, translator, opts), jobs, 2, opts.batch_size + 1) as items:
         translated = translate_items(translator, sound(items, failures), opts.batch_size)
-        with ordered(attempt(write), translated, 2, 2 * opts.batch_size) as written:
+        with ordered(attempt(write_item, translator), translated, 2, 2 * opts.batch_size) as written:
             for _ in sound(written, failures):
                 bar.update()
     seconds, n = time.perf_counter() - start, n - len(failures)
@@ -316,10 +313,9 @@ def open_video(opts: Predict) -> Video | None:
     """The input, where it is a video. Raises UserError or OSError where it, or what is asked for, cannot be done."""
     if not is_video(opts.input):
         return None
-    for name, given in (("side-by-side", opts.side_by_side != "no"), ("compare", opts.compare),
-                        ("ending", opts.ending), ("overviews", opts.overviews)):
-        if given:
-            raise UserError(f"--{name} is for images; {name_of(opts.input)} is a video")
+    for name in ("side_by_side", "compare", "ending", "overviews"):
+        if getattr(opts, name) != getattr(Predict, name):
+            raise UserError(f"--{name.replace('_', '-')} is for images; {name_of(opts.input)} is a video")
     if opts.output.suffix.lower() not in ENCODERS or opts.output.is_dir():
         raise UserError(f"--output must be a file that ends in one of {', '.join(ENCODERS)} where --input is a video; "
                         f"it is {name_of(opts.output)}")
@@ -352,9 +348,9 @@ def predict_video(translator: Translator, video: Video, output: Path, batch_size
 
 @memory_advice("take a smaller --batch-size or --tile, or another --device")
 def main() -> int | None:
-    for word in sys.argv[1:]:
-        if instead := INSTEAD.get(word.partition("=")[0]):
-            raise UserError(f"{word.partition('=')[0]} is no longer a flag of predict.py: write {instead}")
+    for flag in (word.partition("=")[0] for word in sys.argv[1:]):
+        if flag in INSTEAD:
+            raise UserError(f"{flag} is no longer a flag of predict.py: write {INSTEAD[flag]}")
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
         raise UserError(f"batch_size must be at least 1; it is {opts.batch_size}")

@@ -132,7 +132,9 @@ def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with torch.no_grad(), gen.test_time(norm, dropout=False):
         if suffix == ".tflite":
-            content = as_tflite(gen, size)
+            import litert_torch  # large, and nothing else needs it
+
+            content = litert_torch.convert(gen, (torch.zeros(1, gen.in_channels, *size),)).model_content()
         elif suffix == ".onnx":
             content = as_onnx(traced(gen, size), told, large(gen) if int8 else None)
         else:
@@ -195,9 +197,3 @@ def in_8_bits(graph, large: float) -> None:
         graph.initializer.remove(kept)
         graph.initializer.extend(map(numpy_helper.from_array, (small, scale.ravel()), names))
         graph.node.insert(0, helper.make_node("DequantizeLinear", names, [kept.name], axis=axis))
-
-
-def as_tflite(gen: Generator, size: tuple[int, int]) -> bytes:
-    import litert_torch  # large, and nothing else needs it
-
-    return litert_torch.convert(gen, (torch.zeros(1, gen.in_channels, *size),)).model_content()

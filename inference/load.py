@@ -54,7 +54,7 @@ def generator_of(saved: dict, path: Path) -> Generator:
     try:
         if is_published(saved):
             gen = from_published(saved)
-        elif is_sequence(saved):
+        elif {"model.1.weight", "module.model.1.weight"} & saved.keys():
             gen = from_sequence(saved)
         else:
             whole = saved.get("format") == "pix2pix checkpoint"
@@ -167,10 +167,6 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
         gen = release_dropout(Generator(in_channels, out_channels, ngf, 2**depth), 0.5)
     hold(gen, {ours: theirs[key] for ours, key in keys.items()})
     return gen
-
-
-def is_sequence(saved: dict) -> bool:
-    return {"model.1.weight", "module.model.1.weight"} & {*saved} != set()
 
 
 def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:

@@ -61,8 +61,7 @@ class Checkerboard:
         if min(image.shape[-2:]) < 16:
             return 0.0
         rows, columns = (1 - 2 * (torch.arange(n, device=image.device) % 2) for n in image.shape[-2:])
-        patterns = torch.stack([rows[:, None].expand(image.shape[-2:]), columns.expand(image.shape[-2:]),
-                                rows[:, None] * columns])
+        patterns = torch.stack(torch.broadcast_tensors(rows[:, None], columns, rows[:, None] * columns))
         return F.avg_pool2d(image.float()[:, None] * patterns, 16).square().mean().item()
 
     def compute(self) -> dict[str, float]:
@@ -132,8 +131,8 @@ class LabelScores:
     def count(self, y_fake: Tensor, y: Tensor) -> dict[str, int]:
         """Of one image: how many pixels have the right class, and how many are counted at all."""
         made, wanted = self.classes(y_fake), self.classes(y)
-        return {"right": ((made == wanted) & (wanted != self.void)).sum().item(),
-                "counted": (wanted != self.void).sum().item()}
+        counted = wanted != self.void
+        return {"right": ((made == wanted) & counted).sum().item(), "counted": counted.sum().item()}
 
     def update(self, y_fake: Tensor, y: Tensor) -> None:
         self.matrix.update(self.classes(y_fake), self.classes(y))

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,11 +97,11 @@ def settings_of(gen: Generator, palette: dict[str, tuple], examples: Sequence[Pa
 
 def example_of(pair: Pair, trained: Trained) -> np.ndarray:
     """Input and target side by side, (H, 2W, 3) uint8."""
-    forth = trained.direction != "BtoA"
-    a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[:: 1 if forth else -1])
+    order = slice(None, None, -1 if trained.direction == "BtoA" else 1)
+    a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[order])
     sides = read_pair(pair, a, b)[:2]  # without a mask
     sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
-    x_side, y_side = (np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides[:: 1 if forth else -1])
+    x_side, y_side = (np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides[order])
     if trained.x.lab:
         light = trained.x.to_network(to_tensor(x_side))
         x_side = trained.y.picture(trained.y.shown(light, light.new_zeros(2, *light.shape[1:]))).array
@@ -142,20 +143,21 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         raise UserError("--cdn leaves the runtime out of the page: give --runtime or --cdn")
     marks = WEBGPU if webgpu else WASM
     files = [] if cdn else runtime_files(marks, runtime)
-    here, root = Path(__file__), Path(__file__).parents[1]
+    here = Path(__file__)
     with complete_folder(folder) as new:
         if folder.is_dir():
             folder.rmdir()
-        write(gen, new / "model.onnx", norm, half=not int8 and fits_fp16(gen), int8=int8)
-        mark = hashlib.sha256((new / "model.onnx").read_bytes()).hexdigest()[:8]  # a new one is no kept old one
-        model = (new / "model.onnx").rename(new / f"model-{mark}.onnx")
+        model = new / "model.onnx"
+        write(gen, model, norm, half=not int8 and fits_fp16(gen), int8=int8)
+        mark = hashlib.sha256(model.read_bytes()).hexdigest()[:8]  # a new one is no kept old one
+        model = model.rename(new / f"model-{mark}.onnx")
         told = pinned(marks) if cdn else write_runtime(files, new, webgpu)
         settings = settings_of(gen, classes, found) | dict(
             model=dict(file=model.name, bytes=model.stat().st_size), network=network_of(gen, norm),
             runtime=told | dict(webgpu=webgpu))
         (new / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        (new / "index.html").write_bytes((root / "draw.html").read_bytes())
-        (new / "worker.js").write_bytes(here.with_suffix(".js").read_bytes())
+        shutil.copyfile(here.parents[1] / "draw.html", new / "index.html")
+        shutil.copyfile(here.with_suffix(".js"), new / "worker.js")
         write_examples(new / "example", found, gen.trained, min(settings["size"]))
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
     say(f"wrote {folder}, {size / 1e6:.1f} MB: put it on any web space, or try it with python -m http.server "

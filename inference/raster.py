@@ -123,9 +123,9 @@ class Raster:
         trained = translator.trained
         how = trained.geometry.how(trained.x_is_label)
         back = "nearest" if trained.y_is_label else "linear"
-        self.x_taps = [taps(old, new, how) for old, new in zip(self.size, self.seen, strict=True)]
-        self.y_taps = [taps(new, old, back) for old, new in zip(self.made, self.seen, strict=True)]
-        self.photo_taps = [taps(old, new, how) for old, new in zip(self.size, self.made, strict=True)]
+        self.x_taps = list(map(taps, self.size, self.seen, (how, how)))
+        self.y_taps = list(map(taps, self.seen, self.made, (back, back)))
+        self.photo_taps = list(map(taps, self.size, self.made, (how, how)))
         gen = translator.exact
         self.columns, self.lines = (frame(gen, length) for length in self.seen)
         self.tile = translator.tile or tile_for(gen, len(self.lines.index), len(self.columns.index)) or 1024
@@ -206,7 +206,7 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             raise ValueError("it lies on its side, as its orientation says: write it upright first")
         with tiff.opened(source, GDAL_CACHEMAX=CACHE) as image:
             raster = Raster(image, header, source, translator)
-            parts = Parts(output, identity(raster, source))
+            parts = Parts(output, identity(raster))
             if parts.rows:
                 say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
                 bar(parts.rows * raster.made[0])
@@ -221,15 +221,16 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
         raise DataError(f"{name_of(source)} is not translated to {name_of(output)}: {error}") from error
 
 
-def identity(raster: Raster, source: Path) -> dict:
+def identity(raster: Raster) -> dict:
     """What decides every number of the output."""
-    found, translator = source.stat(), raster.translator
+    found, translator = raster.path.stat(), raster.translator
     weights = hashlib.sha256()
     for value in translator.exact.state_dict().values():
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {"input": [str(source.resolve()), found.st_size, found.st_mtime_ns], "size": raster.size,
+    return {"input": [str(raster.path.resolve()), found.st_size, found.st_mtime_ns], "size": raster.size,
             "made": raster.made, "seen": raster.seen, "tile": raster.tile, "weights": weights.hexdigest(),
-            "options": translator.options, "dtype": str(translator.dtype)}
+            "options": {name: getattr(translator, name) for name in ("scale", "norm", "dropout", "seed", "tile")},
+            "dtype": str(translator.dtype)}
 
 
 class Parts:
@@ -266,38 +267,38 @@ class Parts:
 
     def join(self, output: Path, raster: Raster, overviews: bool) -> None:
         """Writes `output`, compares it with the parts, and removes them. Raises OSError."""
-        first = np.load(self.files[0], mmap_mode="r")
-        width, height = raster.made
-        place, n = raster.place, first.shape[2]
-        told = tiff.layout((height, width, n), first.dtype, place=place)
+        first, place = np.load(self.files[0], mmap_mode="r"), raster.place
+        told = tiff.layout((raster.made[1], *first.shape[1:]), first.dtype, place=place)
         told |= dict(bigtiff="IF_SAFER", predictor=3 if first.dtype.kind == "f" else 2)
-        if min(width, height) >= BLOCK:
+        if min(raster.made) >= BLOCK:
             told |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
         with atomic(output) as file:
-            with tiff.created(Path(file.name), told, GDAL_CACHEMAX=CACHE) as image:
+            path = Path(file.name)
+            with tiff.created(path, told, GDAL_CACHEMAX=CACHE) as image:
                 tiff.describe(image, place)
-                for top, rows, valid in self:
-                    window = ((top, top + len(rows)), (0, width))
+                for window, rows, valid in self:
                     image.write(rows.transpose(2, 0, 1), window=window)
                     if valid is not None and not place.fits(rows.dtype):
                         image.write_mask(valid, window=window)
-            with tiff.opened(Path(file.name), GDAL_CACHEMAX=CACHE) as image:
-                for top, rows, _ in self:  # a full disk may not have been told
-                    found = image.read(window=((top, top + len(rows)), (0, width))).transpose(1, 2, 0)
+            with tiff.opened(path, GDAL_CACHEMAX=CACHE) as image:
+                for window, rows, _ in self:  # a full disk may not have been told
+                    found = image.read(window=window).transpose(1, 2, 0)
                     if not np.array_equal(found, rows, equal_nan=rows.dtype.kind == "f"):
                         raise OSError(f"what was written is not what stands in {name_of(output)}: is the disk full?")
             if overviews:
-                tiff.add_overviews(Path(file.name), raster.made, raster.translator.trained.y_is_label)
+                tiff.add_overviews(path, raster.made, raster.translator.trained.y_is_label)
         shutil.rmtree(self.folder)
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    def __iter__(self) -> Iterator[tuple[tuple, np.ndarray, np.ndarray | None]]:
+        """Of each part, rasterio's window of the output, the rows, and where they hold values."""
         for path in self.files:
-            valid = path.with_suffix(".valid")
-            yield int(path.stem), np.load(path), np.load(valid) if valid.is_file() else None
+            top, rows, valid = int(path.stem), np.load(path), path.with_suffix(".valid")
+            window = (top, top + len(rows)), (0, rows.shape[1])
+            yield window, rows, np.load(valid) if valid.is_file() else None
 
 
 def is_large(path: Path, translator: Translator) -> Size | None:
-    """The size of the output, where a TIFF goes through the network in tiles. Raises DataError."""
+    """The size of the output, where a TIFF goes through the network in tiles."""
     try:
         with path.open("rb") as file:
             if file.read(4) not in tiff.MAGIC:

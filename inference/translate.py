@@ -69,24 +69,22 @@ class Translator:
                             f"{gen.smallest}; it is {tile}")
         self.trained = trained or trained_of(gen)
         self.x, self.y = self.trained.values()
-        self.scale, self.seed, self.tile = scale, seed, tile
-        self.options = {"scale": scale, "norm": norm, "dropout": dropout in (True, "on"), "seed": seed, "tile": tile}
+        self.scale, self.norm, self.seed, self.tile = scale, norm, seed, tile
+        self.dropout = dropout in (True, "on")
         self.device = next(gen.parameters()).device
         self.noise = Noise()
 
         # Two networks in test-time state for good, of which `tensor` takes one
         wanted = choose_precision(precision, self.device)
         self.dtype = wanted if self.y.kind == "uint8" else torch.float32
-        self.shares_statistics = norm == "image"
-        norm = "image" if norm == "tile" else norm
-        self.exact = self.fast = self._ready(gen, torch.float32, norm, dropout)
+        self.exact = self.fast = self._ready(gen, torch.float32, dropout)
         if self.dtype != torch.float32:
-            self.fast = self._ready(gen, self.dtype, norm, dropout)
+            self.fast = self._ready(gen, self.dtype, dropout)
 
-    def _ready(self, gen: Generator, dtype: torch.dtype, norm: str, dropout: bool | str) -> Generator:
+    def _ready(self, gen: Generator, dtype: torch.dtype, dropout: bool | str) -> Generator:
         """A copy of `gen` that shares its weights, as far as they are in `dtype`, and nothing else."""
         net = copy_in(gen, dtype)
-        use_test_time(net, norm, dropout)
+        use_test_time(net, "image" if self.norm == "tile" else self.norm, dropout)
         draw_by(self.noise.mask, net)
         prepare(net, choose_levers("auto", self.device, dtype))  # in fp32, shared weights keep their layout
         return net
@@ -174,7 +172,7 @@ class Translator:
         """
         dtype = self.dtype if kind == torch.uint8 else torch.float32
         net = self.exact if dtype == torch.float32 else self.fast
-        if samples is not None and self.shares_statistics:
+        if samples is not None and self.norm == "image":
             net = self._with_statistics(net, dtype, self.x.to_network(samples))
         return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
 

@@ -45,7 +45,7 @@ class Validation:
         pixels with the target's class, named val_label_accuracy.
         """
         n = len(batches.data)
-        shown = self.shown(n)
+        shown = {round(i * (n - 1) / (EXAMPLES - 1)) for i in range(EXAMPLES)}  # in the grid, evenly spaced
         scored = self.cfg.best_by != "none"
         l1 = torch.zeros((), device=self.ranks.device)
         index = self.ranks.rank  # of the pair: processes take turns
@@ -79,10 +79,6 @@ class Validation:
         if scored and self.labels:
             total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
         return dict(total), [examples[index] for index in sorted(examples)]
-
-    def shown(self, n: int) -> set[int]:
-        """Which of n pairs stand in the grid, evenly spaced."""
-        return {round(i * (n - 1) / (EXAMPLES - 1)) for i in range(EXAMPLES)}
 
     def scores(self, y_fake: Tensor, y: Tensor, n: int) -> dict[str, float]:
         """What one image of n adds to the sums."""

@@ -113,7 +113,7 @@ class Writer:
 
     def __init__(self, file: BinaryIO, output: Path, video: Video, container: Any):
         self.av = need("av", "av", "videos")
-        self.source, self.output, self.rate = video.path, output, video.rate
+        self.source, self.output = video.path, output
         self.size = None  # width and height, once a frame has told them
         self.early = []  # sound from before then
         kind, encoder, options = ENCODERS[output.suffix.lower()]
