@@ -305,7 +305,7 @@ def is_large(path: Path, translator: Translator) -> Size | None:
                 return None
             file.seek(0)
             header = tiff.read_header(file)
-    except (OSError, ValueError, OverflowError):  # told by whoever reads it
+    except (OSError, ValueError):  # told by whoever reads it
         return None
     size = translator.trained.enlarged((header.width, header.height))
     width, height = translator.network_size(size)
