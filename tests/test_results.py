@@ -53,15 +53,15 @@ def test_each_recipe_of_facades_has_its_row(checkout):
     run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
     (checkout / "data" / "demo_6" / "test").symlink_to(checkout / "data" / "demo_6" / "val")
     lines = run("facades.sh", checkout, EPOCHS="2", EVERY="1", DATA="data/demo_6", PALETTE="demo")
-    rows = [line for line in lines if line.startswith("| results_facades_")]
+    rows = [line for line in lines if line.startswith("| results_facades64_")]
     assert [row.split()[1].rpartition("_")[2] for row in rows] == ["paper", "decay", "better"]
     rates = []
     for name in ("paper", "decay"):
-        with (checkout / "results" / "logs" / f"results_facades_{name}" / "log.csv").open() as file:
+        with (checkout / "results" / "logs" / f"results_facades64_{name}" / "log.csv").open() as file:
             rates.append([float(row["lr"]) for row in csv.DictReader(file)])
     assert rates == [[2e-4, 2e-4], [2e-4, 1e-4]]
     for name in ("paper", "decay", "better"):
-        with (checkout / "results" / "logs" / f"results_facades_{name}" / "curve.csv").open() as file:
+        with (checkout / "results" / "logs" / f"results_facades64_{name}" / "curve.csv").open() as file:
             kept = list(csv.DictReader(file))
         assert {row["weights"] for row in kept} == {"last", "average"} and kept[-1]["epoch"] == "2"
         assert all(0 < float(row[score]) < 100 for row in kept for score in ("l1", "psnr", "pixel_accuracy"))
