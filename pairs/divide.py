@@ -134,6 +134,9 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     if held.all():
         raise UserError(f"all {len(pairs)} pairs in {name_of(root)} are held out for validation: none is left to train")
     found.notes.append(f"{why}: {held.sum()} of the {len(pairs)} pairs {how}")
+    if group and (shared := sorted({*names[held]} & {*names[~held]})):
+        found.notes.append(f"{len(shared):,} of the groups held out are trained on too, such as {shared[0]!r}: "
+                           "their scores say nothing of new groups")
     found.splits["val"], found.marks["val"] = pairs, own
     found.keep("train", ~held)
     found.keep("val", held)

@@ -85,7 +85,10 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
                             f"{name_of(root)} and are gone: if these are the same, --resume --out-dir "
                             f"{name_of(folder)} goes on with it; without --resume, a new run begins")
     if runs:
-        say(f"no run in runs/ was trained on {name_of(data_root)}: a new one begins")
+        lost = sorted((folder for folder, root in runs if not root.exists()), key=age)
+        say(f"no run in runs/ was trained on {name_of(data_root)}: a new one begins" +
+            "".join(f"; the pairs of {name_of(folder)} are gone: if these are the same, --out-dir {name_of(folder)} "
+                    "goes on with it" for folder in lost[-1:]))
     return None
 
 

@@ -48,6 +48,7 @@ class Run:
         self.writer = Writer(ranks.device)
         self.saved = None  # the checkpoint, until it is restored
         self.record = {}  # of the data
+        self.begun = Progress()  # where the checkpoint that was restored stands, if there was one
         self.met = None  # what the checkpoint, or the file that the weights come from, tells of the pairs it knows
         self.best = {}  # the scores of what best.pth.tar holds, or will once the writer has come to it
         self.lock = None
@@ -118,6 +119,7 @@ class Run:
             say("other pairs are validated on than before: scores from here on are not to be compared with those "
                 "before")
         say(f"resuming {self.cfg.out_dir} after epoch {progress.epoch}, step {progress.step}")
+        self.begun = progress
         return progress
 
     def _open(self) -> tuple[Config, dict | None]:
@@ -236,9 +238,9 @@ class Run:
         return best["scores"]
 
     def save(self, state: State, progress: Progress, history: list[dict]) -> None:
-        """Writes the checkpoint of this moment, if anything was learnt, after what is being written."""
+        """Writes the checkpoint of this moment, after what is being written, if this start has learnt anything."""
         if self.ranks.main:
-            if progress.epoch or progress.step:
+            if (progress.epoch, progress.step) != (self.begun.epoch, self.begun.step):
                 saved = state.state_dict()
                 check_finite(saved, progress)  # first: a sound checkpoint that waits must not give way to a broken one
                 self.writer.submit("checkpoint", self._write, saved, progress, history)

@@ -24,7 +24,7 @@ from runtime.run import Run
 from runtime.state import snapshot
 from runtime.writer import Writer
 from train import train
-from utils import UserError
+from utils import DataError, UserError
 
 
 @pytest.fixture
@@ -107,6 +107,22 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
         train(small(resume=True, n_epochs=2, lambda_vgg=1.0))
     assert (small().out_dir / "config.json").read_bytes() == before  # --resume does not repeat it
     train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
+
+
+def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, data, capsys):
+    """A checkpoint and a generator with the flags of a mistake would be of no use to anybody."""
+    train(small(n_epochs=1))
+    before = {path: path.read_bytes() for path in small().out_dir.glob("*.tar")}
+    whole = {path: path.read_bytes() for path in data.glob("train/*.png")}
+    for path, content in whole.items():
+        path.write_bytes(content[:100])
+    with pytest.raises(DataError, match="cannot be read"):
+        train(small(resume=True, n_epochs=2, lr=0.1))
+    assert before == {path: path.read_bytes() for path in before} and "saved in" not in capsys.readouterr().out
+    for path, content in whole.items():
+        path.write_bytes(content)
+    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"])
+    assert cfg.lr == small().lr
 
 
 def test_a_failure_between_two_checkpoints_keeps_what_the_epochs_have_left(small, at_step, monkeypatch):

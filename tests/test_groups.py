@@ -64,6 +64,14 @@ def test_new_images_of_a_group_follow_it_to_its_side(tmp_path):
     assert any("are new and of the same groups" in note for note in found.notes)
 
 
+def test_a_group_on_both_sides_of_a_run_that_began_without_groups_is_told(tmp_path):
+    scans(tmp_path, *(f"{{}}/{p}_s{i}.png" for p in PATIENTS for i in range(3)))
+    first = find_pairs(tmp_path)
+    known = Known().next(first.marks["train"], first.marks["val"])
+    notes = find_pairs(tmp_path, known=known, group="^p[0-9]+").notes
+    assert any("of the groups held out are trained on too, such as 'p" in note for note in notes)
+
+
 def test_a_new_run_on_a_trained_network_holds_out_groups_that_it_has_not_seen(tmp_path):
     scans(tmp_path, *(f"{{}}/{p}_s0.png" for p in PATIENTS[:10]))
     before = find_pairs(tmp_path).splits

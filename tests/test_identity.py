@@ -535,7 +535,10 @@ def test_resume_finds_the_run_by_its_data(capsys):
     assert resumed("maps") == "runs/map" and resumed("maps_to_aerial") == "runs/aerial"  # a recipe has a direction
     assert parse(["--data-root", "data/mine", "--resume"]).ngf == 7
     capsys.readouterr()
-    assert resumed("--data-root", "data/third") is None and "a new one begins" in capsys.readouterr().out
+    assert resumed("--data-root", "data/third") is None and capsys.readouterr().out.endswith("a new one begins\n")
+    Path("data/mine").rename("data/renamed")
+    assert resumed("--data-root", "data/renamed") is None
+    assert "the pairs of runs/better are gone: if these are the same, --out-dir runs/better" in capsys.readouterr().out
 
 
 def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none():
