@@ -296,8 +296,7 @@ def check_jobs(jobs: list[Job], source: Path) -> None:
                 return found.st_dev, found.st_ino
         return path
 
-    inputs = {identity(file) for job in jobs for file in job.inputs}
-    inputs |= {identity(job.target) for job in jobs if job.target}
+    inputs = {identity(file) for job in jobs for file in (*job.inputs, job.target) if file}
     outputs = {}
     for job in jobs:
         if folder(job.output.parent).is_relative_to(folder(source)):  # never so where source is a file
@@ -358,10 +357,9 @@ def main() -> int | None:
     opts = with_defaults(opts, video is not None)
     device = use_device(opts.device)
     use_precision(opts.precision, device)
-    gen = load_generator(opts.checkpoint, device)
-    trained = gen.trained
-    translator = Translator(gen, trained, scale=opts.scale, norm=opts.norm, dropout=opts.dropout, seed=opts.seed,
-                            precision=opts.precision, tile=opts.tile)
+    translator = Translator(load_generator(opts.checkpoint, device), scale=opts.scale, norm=opts.norm,
+                            dropout=opts.dropout, seed=opts.seed, precision=opts.precision, tile=opts.tile)
+    trained = translator.trained
     if opts.compile:
         translator.compile()
     if trained.inputs > 1 and opts.side_by_side != "no":

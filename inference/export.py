@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from generator import Generator
-from inference.trained import trained_of
+from inference.trained import crop_of, trained_of
 from runtime.console import say
 from runtime.files import atomic
 from utils import UserError, name_of
@@ -63,17 +63,10 @@ def metadata(gen: Generator, norm: str, size: tuple[int, int] | None = None) -> 
         del told[name]
     if trained.sizes:
         told["usual_size"] = trained.sizes.usual
-    if size or gen.crop_size:
-        height, width = size or own_size(gen)
-        told["size"] = width, height
+    if fixed := size[::-1] if size else crop_of(gen):
+        told["size"] = fixed
     told |= dict(crop_size=gen.crop_size, multiple=gen.multiple, crop_width=gen.crop_width, norm=norm)
     return {name: json.dumps(value) for name, value in told.items() if value is not None}
-
-
-def own_size(gen: Generator) -> tuple[int, int]:
-    """Height and width of its training crops, or 256×256 where the file does not tell them."""
-    height = gen.crop_size or 256
-    return height, gen.crop_width or height
 
 
 NEEDS = {".onnx": ("onnx", "onnxscript"), ".pt2": (), ".tflite": ("litert_torch",)}  # packages of each format
@@ -96,7 +89,8 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if checkpoint and path.exists() and path.samefile(checkpoint):
         raise UserError(f"the export {name_of(path)} would overwrite the checkpoint itself")
     if suffix == ".tflite":
-        size = size or own_size(gen)
+        width, height = crop_of(gen) or (256, 256)
+        size = size or (height, width)
     if any(side % gen.multiple or not gen.smallest <= side <= gen.multiple * most(gen) for side in size or ()):
         raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to "
                         f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")

@@ -77,9 +77,10 @@ class Perceptual:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         self.metrics, self.n = {}, 0
-        for name, make in (("lpips", lambda: LearnedPerceptualImagePatchSimilarity("alex", normalize=True)),
-                           ("fid", lambda: FrechetInceptionDistance(normalize=True)),
-                           ("kid", lambda: KernelInceptionDistance(normalize=True))):
+        makers = {"lpips": lambda: LearnedPerceptualImagePatchSimilarity("alex", normalize=True),
+                  "fid": lambda: FrechetInceptionDistance(normalize=True),
+                  "kid": lambda: KernelInceptionDistance(normalize=True)}
+        for name, make in makers.items():
             try:
                 self.metrics[name] = make().to(device)
             except Exception as error:  # a missing package, no network, a broken download

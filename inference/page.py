@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from generator import Generator
-from inference.export import fits_fp16, own_size, write
-from inference.trained import Trained
+from inference.export import fits_fp16, write
+from inference.trained import Trained, crop_of
 from inference.weights import fetched
 from pairs.find import evenly, find_pairs
 from pairs.geometry import resize
@@ -88,7 +88,7 @@ def find_examples(checkpoint: Path, trained: Trained, at_most: int = 100) -> lis
 def settings_of(gen: Generator, palette: dict[str, tuple], examples: Sequence[Pair]) -> dict:
     """What draw.html asks for first. palette: what `choose_palette` returns."""
     trained = gen.trained
-    size = trained.sizes.usual if trained.sizes else own_size(gen)[::-1]
+    size = trained.sizes.usual if trained.sizes else crop_of(gen) or (256, 256)
     names = [pair.inputs[0].stem if isinstance(pair.inputs[0], Path) else str(n) for n, pair in enumerate(examples, 1)]
     return dict(size=size, direction=trained.direction, epoch=trained.epoch,
                 kind="photo" if not palette else "edges" if {*EDGES} == {*palette} else "labels",
@@ -111,10 +111,9 @@ def example_of(pair: Pair, trained: Trained) -> np.ndarray:
 def network_of(gen: Generator, norm: str) -> dict:
     """What the page's worker must know to translate as predict.py does."""
     trained, geometry, sizes = gen.trained, gen.trained.geometry, gen.trained.sizes
-    crop = (gen.crop_width or gen.crop_size, gen.crop_size) if gen.crop_size else None
     return dict(in_channels=gen.in_channels, out_channels=gen.out_channels, multiple=gen.multiple,
                 smallest=gen.smallest, resize=geometry.resize, load_size=geometry.load_size,
-                crop=geometry.crop if sizes else crop, interpolation=geometry.interpolation,
+                crop=geometry.crop if sizes else crop_of(gen), interpolation=geometry.interpolation,
                 sizes=sizes and vars(sizes), x_is_label=trained.x_is_label, y_is_label=trained.y_is_label,
                 x_limits=trained.x.limits, y_limits=trained.y.limits, kind=trained.kind, norm=norm)
 

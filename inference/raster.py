@@ -242,12 +242,13 @@ class Parts:
         self.rows = 0
         told = json.dumps(job)
         mine = self.folder / JOB
-        if self.folder.exists() and not mine.is_file():
+        if mine.is_file():
+            if mine.read_text() != told:  # of another input, network or setting
+                shutil.rmtree(self.folder)
+        elif self.folder.exists():
             raise UserError(f"{name_of(self.folder)} is there already, and not from here: choose another --output")
-        if mine.is_file() and mine.read_text() != told:  # of another input, network or setting
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not mine.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
             with atomic(mine) as file:
                 file.write(told.encode())
         while (path := self.part(self.rows)).is_file():
@@ -276,9 +277,12 @@ class Parts:
             path = Path(file.name)
             with tiff.created(path, told, GDAL_CACHEMAX=CACHE) as image:
                 tiff.describe(image, place)
+                masked = not place.fits(first.dtype) and any(self.folder.glob("*.valid"))
+                if masked:
+                    image.write_mask(True)  # also where no part has a hole
                 for window, rows, valid in self:
                     image.write(rows.transpose(2, 0, 1), window=window)
-                    if valid is not None and not place.fits(rows.dtype):
+                    if masked and valid is not None:
                         image.write_mask(valid, window=window)
             with tiff.opened(path, GDAL_CACHEMAX=CACHE) as image:
                 for window, rows, _ in self:  # a full disk may not have been told

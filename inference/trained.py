@@ -133,6 +133,11 @@ def trained_of(gen: nn.Module) -> Trained:
     return getattr(gen, "trained", None) or Trained.of_network(gen)
 
 
+def crop_of(gen: nn.Module) -> Size | None:
+    """The width and height of its training crops; None where the file does not tell them."""
+    return (gen.crop_width or gen.crop_size, gen.crop_size) if gen.crop_size else None
+
+
 def check_known(saved: Mapping[str, Any]) -> None:
     """Raises UserError where a newer version of this program wrote the file: what it means cannot be known."""
     newer = "a newer version of this program wrote it"

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from generator import BatchNorm, Dropout, Generator, use_test_time
-from inference.trained import Trained, trained_of
+from inference.trained import Trained, crop_of, trained_of
 from pairs.geometry import Scale, Size, has_shape_of, larger, resize, resized
 from pairs.images import to_tensor
 from pairs.picture import Picture, of_pillow, picture_of
@@ -207,8 +207,7 @@ class Translator:
         if self.scale == "trained" and sizes:
             return self.trained.geometry.trained(size, sizes)
         if isinstance(self.scale, str):
-            height = self.exact.crop_size
-            return (self.exact.crop_width or height, height) if height else size
+            return crop_of(self.exact) or size
         return tuple(max(1, round(side * self.scale)) for side in size)
 
     def to_scale(self, array: np.ndarray) -> np.ndarray:
