@@ -36,7 +36,7 @@ from pairs.identity import Known, Pair
 from pairs.images import read_size, to_tensor
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
-from pairs.values import composite, to_batch
+from pairs.values import composite, is_blank, to_batch
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, seeded, use_device, use_precision
 from runtime.files import atomic
@@ -211,7 +211,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image.
 
     With a reader, label scores are those of what it reads in the images, and "target" what it reads in real ones.
-    An image whose output is not finite is named, left out for all, and has the l1 nan. Raises UserError when all are.
+    An image whose output is not finite, or of which no pixel counts, is named, left out for all, and has the l1 nan.
+    Raises UserError when all are.
     """
     device = next(gen.parameters()).device
     baselines = {} if opts.baseline == "none" else {opts.baseline: baseline(opts.baseline, train)}
@@ -224,9 +225,11 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         metrics += [(who, LabelScores(load_palette(opts.palette))) for who in names]
     if opts.perceptual:
         metrics += [(who, Perceptual(device)) for who in names]
-    rows, l1 = {who: [] for who in names}, []
+    rows, l1, blank = {who: [] for who in names}, [], []
     for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
-        if not y_fake.isfinite().all():
+        if is_blank(y, data.y.channels):
+            blank.append(len(l1))
+        if is_blank(y, data.y.channels) or not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
         made = {"output": y_fake} | {who: act(x) for who, act in baselines.items()}
@@ -242,12 +245,17 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             with torch.inference_mode(), reader.test_time(dropout="off"):
                 metric.update(at_any_size(reader, images[who][None])[0], x)
         l1.append(rows["output"][-1]["l1"])
-    bad = [data.pairs[i].files[0] for i, value in enumerate(l1) if math.isnan(value)]
-    if len(bad) == len(l1):
-        raise UserError(f"none of the {len(l1)} outputs is finite: --precision fp32 may help")
-    if bad:
-        say(f"{len(bad)} of {len(l1)} outputs {'is' if len(bad) == 1 else 'are'} not finite, and left out of all "
-            "scores: " + ", ".join(map(name_of, bad[:5])) + (", …" if len(bad) > 5 else ""))
+    bad = [i for i, value in enumerate(l1) if math.isnan(value) and i not in blank]
+    if len(blank) == len(l1):
+        raise UserError(f"no pixel of these {len(l1)} pairs counts: masks are black, or pixels hold no value")
+    if len(blank) + len(bad) == len(l1):
+        raise UserError(f"none of the {len(bad)} outputs is finite: --precision fp32 may help")
+    told = ((bad, f"outputs {'is' if len(bad) == 1 else 'are'} not finite, and"),
+            (blank, f"pairs {'has' if len(blank) == 1 else 'have'} no pixel that counts, and"))
+    for places, what in told:
+        if places:
+            files = ", ".join(name_of(data.pairs[i].files[0]) for i in places[:5])
+            say(f"{len(places)} of {len(l1)} {what} left out of all scores: {files}" + ", …" * (len(places) > 5))
     scores = {who: summary(rows[who]) for who in names}
     for who, metric in metrics + read:
         scores.setdefault(who, {}).update(metric.compute())

@@ -13,7 +13,7 @@ from inference.metrics import LabelScores, image_scores
 from inference.translate import at_any_size
 from pairs.loading import Batches
 from pairs.palettes import load_palette
-from pairs.values import composite, values_of
+from pairs.values import composite, is_blank, values_of
 from runtime.devices import without_cudnn_benchmark
 from runtime.distributed import Ranks
 from runtime.signals import Stop
@@ -39,7 +39,8 @@ class Validation:
                  stop: Stop) -> tuple[dict[str, float], list[list[Tensor]]]:
         """The mean val_l1 over the pairs, and EXAMPLES rows [x, y_fake, y] for the grid, on the CPU.
 
-        With space lab, val_l1 is of ab, as training's g_l1 is; all else is of RGB.
+        Pairs of which no pixel counts are left out of all means. With space lab, val_l1 is of ab, as training's g_l1
+        is; all else is of RGB.
 
         With best_by, adds the means of `image_scores`, named val_…, and with a palette the share of all
         pixels with the target's class, named val_label_accuracy.
@@ -58,13 +59,15 @@ class Validation:
                 torch.manual_seed(self.cfg.seed)
                 with self.autocast():
                     y_fake = at_any_size(gen, x).float()
+                    blank = [is_blank(each, y_fake.shape[1]) for each in y]
                     y_fake, y = composite(y_fake, y)
                 l1 += F.l1_loss(y_fake, y) * len(x)  # read once, at the end
                 y_fake, y = (self.y.shown(x, each) for each in (y_fake, y))
-                for row in zip(x, y_fake, y, strict=True):
+                sums["blank"] += sum(blank)
+                for *row, unscored in zip(x, y_fake, y, blank, strict=True):
                     if index in shown:
                         examples[index] = [image.cpu() for image in row]
-                    if scored:
+                    if scored and not unscored:
                         sums.update(self.scores(*row[1:], n))
                     index += self.ranks.world
         sums["val_l1"] = l1.item() / n
@@ -76,6 +79,10 @@ class Validation:
         for theirs, rows in self.ranks.all_gather((sums, examples)):
             total.update(theirs)
             examples |= rows
+        blank = total.pop("blank")
+        if 0 < blank < n:
+            for name in [name for name in total if name.startswith("val_") and name != "val_skipped"]:
+                total[name] *= n / (n - blank)
         if scored and self.labels:
             total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
         return dict(total), [examples[index] for index in sorted(examples)]

@@ -240,3 +240,8 @@ def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return y_fake, y
     y, mask = y.split(channels, dim=-3)
     return torch.lerp(y, y_fake.float(), (mask + 1) / 2), y
+
+
+def is_blank(y: Tensor, channels: int) -> bool:
+    """Whether a mask behind these channels of y, (C, H, W), is black everywhere, so that no output could be wrong."""
+    return y.shape[0] > channels and bool((y[channels:] == -1).all())

@@ -1,5 +1,7 @@
 """What a mask leaves out never matters: not for what is trained on, not for what is scored, at any size."""
 
+import csv
+import math
 from dataclasses import replace
 
 import cv2
@@ -7,15 +9,19 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import pair_of, paired
+from conftest import pair_of, paired, settings
 from PIL import Image
 
 from config import Config
 from dataset import PairedImages
+from evaluate import Evaluate, evaluate, load_pairs
+from inference.load import load_generator
 from pairs.geometry import Geometry
 from pairs.jitter import Jitter
 from pairs.reading import read_pair
 from pairs.values import Values, values_of
+from train import train as train_on
+from utils import UserError
 
 HEIGHT, WIDTH = 90, 130
 
@@ -200,3 +206,32 @@ def test_gray_masks_weigh_by_the_range_that_they_use(tmp_path, dtype, top):
     photo = write(tmp_path / "photo.png", target(8))
     weight = read_pair(pair_of(photo, photo, mask), Values(), Values())[2][..., 0]
     np.testing.assert_allclose(weight / (255 if weight.dtype == np.uint8 else 1), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("black", [1, 2])
+def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black, capsys):
+    data = tmp_path / "data"
+    for split, n in (("train", 2), ("val", 2 + black)):
+        for i in range(n):
+            for side in "AB":
+                write(data / split / side / f"{i}.png", cv2.resize(target(8, 2 * i + (side == "B")), (48, 48)))
+            white = split == "train" or i < 2
+            write(data / split / "M" / f"{i}.png", np.full((48, 48), 255 * white, np.uint8))
+    cfg = settings(data, tmp_path / "run", n_epochs=1, best_by="psnr")
+    train_on(cfg)
+    row, = csv.DictReader((cfg.out_dir / "log.csv").open())
+    gen = load_generator(cfg.out_dir / "gen.pth.tar")
+    opts = Evaluate(cfg.out_dir / "gen.pth.tar", data, num_workers=0, device="cpu")
+    capsys.readouterr()
+    found = evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
+    said = capsys.readouterr().out
+    assert f"{black} of {2 + black} pairs {'has' if black == 1 else 'have'} no pixel that counts, and left out" in said
+    assert "not finite" not in said and [math.isnan(l1) for l1 in found["l1_of_each"]] == [False] * 2 + [True] * black
+    scores = found["scores"]["output"]
+    assert 1 < scores["psnr"]["mean"] < 60
+    for name in ("l1", "psnr", "ssim"):
+        assert float(row[f"val_{name}"]) == pytest.approx(scores[name]["mean"], rel=1e-3)
+    for path in (data / "val" / "M").iterdir():
+        write(path, np.zeros((48, 48), np.uint8))
+    with pytest.raises(UserError, match=f"no pixel of these {2 + black} pairs counts"):
+        evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
