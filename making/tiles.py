@@ -45,9 +45,10 @@ class Tiles:
         place(a, b)
         grid, other = (b, a) if a.resolution_in(b) > 1 + 1e-6 else (a, b)
         across, down = shared(grid, other)
-        if min(span[1] - span[0] for span in (across, down)) < self.size:
-            raise UserError(f"{name_of(self.a)} and {name_of(self.b)} share {max(0, across[1] - across[0])}×"
-                            f"{max(0, down[1] - down[0])} pixels, less than a tile of --size {self.size}")
+        width, height = (max(0, end - begin) for begin, end in (across, down))
+        if min(width, height) < self.size:
+            raise UserError(f"{name_of(self.a)} and {name_of(self.b)} share {width}×{height} pixels, less than a tile "
+                            f"of --size {self.size}")
         n = next((n for n in range(self.block, 1, -1)
                   if len(self.spans(across, n)) * len(self.spans(down, n)) >= BLOCKS), 1)
         tiles = [((i, j), row, column, f"{row:06d}_{column:06d}") for i, rows in enumerate(self.spans(down, n))

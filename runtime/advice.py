@@ -58,7 +58,7 @@ class Overfitting:
     def __init__(self):
         self.n = 0
         self.recent = deque(maxlen=SMOOTH)  # epochs
-        self.wanders = []  # by how much the validation's L1 moved in each epoch, sorted: their median costs nothing
+        self.wanders = []  # by how much the validation's L1 moved in each epoch, sorted: their median costs little
         self.best = Level()
         self.told = False
 

@@ -44,6 +44,11 @@ def write_out(text: str = "") -> bool:
         return False
 
 
+def in_main_thread() -> bool:
+    """Whether signals can be told what to do: Python delivers them nowhere else."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def leave_launcher() -> None:
     """Forgets what a launcher has left in the environment. Raises UserError in one of several that torchrun started."""
     if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("WORLD_SIZE") not in (None, "", "1"):
@@ -68,8 +73,8 @@ def interruptible() -> Iterator[None]:
         start_new_thread(leave_later, (128 + number,))  # threading's own locks may be what was interrupted
         raise KeyboardInterrupt
 
-    in_main = threading.current_thread() is threading.main_thread()  # Python delivers signals nowhere else
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # `&` may have it ignored
+    received = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # `&` may have it ignored
+    if not received or not in_main_thread():
         yield
         return
     signal.signal(signal.SIGINT, receive)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 import warnings
@@ -154,8 +155,7 @@ def processes(device: str) -> Iterator[Ranks]:
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         yield Ranks(device, rank, world, group, patient, os.getppid())
     except RuntimeError as error:
-        words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo")
-        if any(word in str(error).lower() for word in words):
+        if re.search("connection|timed out|timeout|peer|nccl|gloo", str(error), re.IGNORECASE):
             raise ConnectionError(f"process {rank} of {world} lost the others: {str(error).splitlines()[0]}") from error
         raise
     finally:

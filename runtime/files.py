@@ -78,8 +78,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-# What file systems answer that know no fsync, of folders or at all: the file is there, and whole
-NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of file systems that do not know a call
 
 
 def sync(file: int) -> None:
@@ -87,7 +86,7 @@ def sync(file: int) -> None:
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno not in NO_SYNC:
+        if error.errno not in UNSUPPORTED:  # the file is there, and whole
             raise
 
 
@@ -96,7 +95,7 @@ def sync_folder(path: Path) -> None:
     try:
         folder = os.open(path, os.O_RDONLY)
     except OSError as error:
-        if error.errno in NO_SYNC | {errno.EACCES, errno.EPERM}:
+        if error.errno in UNSUPPORTED | {errno.EACCES, errno.EPERM}:
             return
         raise
     try:

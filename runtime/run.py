@@ -15,7 +15,7 @@ from config import Config
 from runtime.checkpoint import FOLLOW_UP, Progress, check_finite, load_tensors, save_generator, save_run
 from runtime.console import say
 from runtime.distributed import Ranks, told
-from runtime.files import atomic, remove_leftovers, temporary_name
+from runtime.files import UNSUPPORTED, atomic, remove_leftovers, temporary_name
 from runtime.folder import numbered, refuse_foreign, run_files, run_name
 from runtime.former import current
 from runtime.state import State, snapshot
@@ -26,7 +26,7 @@ from utils import UserError, name_of
 # For a run's whole life
 FIXED = ["direction", "space", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf",
          "n_layers", *FOLLOW_UP, "n_scales", "spectral_norm"]
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # where no file can be locked
+NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}  # where no file can be locked
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 
 

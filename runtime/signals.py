@@ -3,10 +3,10 @@
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from runtime.console import in_main_thread
 from runtime.distributed import Ranks
 from utils import DataError, Stopped
 
@@ -15,7 +15,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
 
 def ignore_child_deaths() -> None:
     """Takes the death of a child process as nothing to interrupt the main thread for."""
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+    if hasattr(signal, "SIGCHLD") and in_main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
@@ -26,7 +26,7 @@ def held_back() -> Iterator[None]:
     Python's own code for starting processes must not be left in its middle: locks would stay held, and processes be
     left behind that nobody knows of. A handler that waits is not enough, because the child would inherit it and run it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield
         return
     waiting = []
@@ -108,7 +108,7 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         self.before = {}
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
+        if in_main_thread():
             for number in SIGNALS:
                 hang_up = number == getattr(signal, "SIGHUP", None)
                 if not hang_up or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it: so do we

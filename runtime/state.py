@@ -1,7 +1,7 @@
 """What a training step changes and a checkpoint restores."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -53,8 +53,7 @@ class State:
                 group["lr"] = lr
 
     def parts(self) -> dict[str, Any]:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part for name, part in vars(self).items() if part is not None}
 
     def state_dict(self) -> dict[str, dict]:
         return {name: part.state_dict() for name, part in self.parts().items()}
