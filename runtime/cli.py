@@ -31,11 +31,10 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
         which = replace(base, **which_run(argv))
     except ValueError as error:
         raise UserError(str(error)) from error
-    folder = which.out_dir
-    if which.resume and not folder:
-        folder = find_run(which.data_root, base.direction if word else None)
-    if which.resume and folder and (run := load_settings(folder)):
-        base = replace(run, out_dir=folder, resume=True)
+    if which.resume:
+        folder = which.out_dir or find_run(which.data_root, base.direction if word else None)
+        if folder and (run := load_settings(folder)):
+            base = replace(run, out_dir=folder, resume=True)
     description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
                    f"{', '.join(RECIPES)}.")  # python -OO leaves no docstring
     return tyro.cli(Config, default=base, args=argv, description=description)
@@ -71,14 +70,15 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
         if run and direction in (None, run.direction):
             runs.append((folder, run.data_root.resolve()))
     same = sorted((folder for folder, root in runs if root == data_root.resolve()), key=age)
-    if len(same) > 1 and age(same[-1]) == age(same[-2]):
-        raise UserError(f"{', '.join(map(name_of, same))} were all trained on {name_of(data_root)}: --out-dir tells "
-                        "which one goes on")
-    if len(same) > 1:
-        say(f"{same[-1]} is the newest of the runs on that data; --out-dir takes another: "
-            f"{', '.join(map(name_of, same[:-1]))}")
     if same:
-        return same[-1]
+        *others, newest = same
+        if others and age(others[-1]) == age(newest):
+            raise UserError(f"{', '.join(map(name_of, same))} were all trained on {name_of(data_root)}: --out-dir "
+                            "tells which one goes on")
+        if others:
+            say(f"{newest} is the newest of the runs on that data; --out-dir takes another: "
+                f"{', '.join(map(name_of, others))}")
+        return newest
     for folder, root in runs:
         if name in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
             raise UserError(f"no run in runs/ was trained on {name_of(data_root)}. The pairs of {folder} were at "

@@ -40,7 +40,9 @@ def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: 
     """
     for title, image in zip(titles, rows[0], strict=False):
         caption += remark(title, image)
-    images = [drawn(image) for image in to_one_scale([rgb(image) for row in rows for image in row])]
+    images = [rgb(image) for row in rows for image in row]
+    scale = min(1, CELL / max(max(image.shape[1:]) for image in images))
+    images = [drawn(image, scale) for image in images]
     width = LINE + max(image.width for image in images)
     height = LINE + max(image.height for image in images)
 
@@ -72,19 +74,11 @@ def remark(title: str, image: Tensor) -> str:
     return f"; {title}: mean of 2 channels" if n == 2 else f"; {title}: channels 1 to 3 of {n}"
 
 
-def to_one_scale(images: list[Tensor]) -> list[Tensor]:
-    """The images, none of whose sides is above CELL any more."""
-    longest = max(max(image.shape[1:]) for image in images)
-    if longest <= CELL:
-        return images
-    scale = CELL / longest
-    sizes = [[max(1, round(side * scale)) for side in image.shape[1:]] for image in images]
-    return [F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-            for image, size in zip(images, sizes, strict=True)]
-
-
-def drawn(image: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] as a picture; what is beyond is clipped."""
+def drawn(image: Tensor, scale: float) -> Image.Image:
+    """(3, H, W) in [-1, 1] as a picture of its size times `scale`; what is beyond is clipped."""
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in image.shape[1:]]
+        (image,) = F.interpolate(image[None], size, mode="bilinear", antialias=True)
     pixels = ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 

@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import sys
+import tempfile
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from config import Config
 from runtime.checkpoint import FOLLOW_UP, Progress, check_finite, load_tensors, save_generator, save_run
 from runtime.console import say
 from runtime.distributed import Ranks, told
-from runtime.files import UNSUPPORTED, atomic, remove_leftovers, temporary_name
+from runtime.files import UNSUPPORTED, atomic, remove_leftovers
 from runtime.folder import numbered, refuse_foreign, run_files, run_name
 from runtime.former import current
 from runtime.state import State, snapshot
@@ -140,9 +141,8 @@ class Run:
                 cfg = replace(cfg, init_from=saved["config"].get("init_from"))
             for place in (folder, folder / "examples"):
                 remove_leftovers(place)
-            probe = folder / temporary_name()
-            probe.write_bytes(bytes(4096))  # what cannot be written is told now, not after the first epoch
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(4096))  # what cannot be written is told now, not after the first epoch
         except OSError as error:
             raise OSError(f"cannot write to out_dir '{folder or Path()}': {error.strerror or error}") from error
         return cfg, saved
