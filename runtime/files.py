@@ -131,13 +131,14 @@ def complete_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(temporary_name())
     temporary.mkdir(0o700)
     lock = lock_in(temporary)
+    new = temporary / path.name
     try:
         with contextlib.suppress(OSError):  # a file system without locks: then nobody removes what is left
             lock.acquire()
-        (temporary / path.name).mkdir()
-        yield temporary / path.name
+        new.mkdir()
+        yield new
         try:
-            (temporary / path.name).rename(path)
+            new.rename(path)
         except OSError:
             if not path.is_dir():
                 raise
