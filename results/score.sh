@@ -8,5 +8,6 @@ logs=results/logs/$(basename "$run")
 rm -rf "$scores"
 "$python" evaluate.py --checkpoint "$run/gen.pth.tar" --data-root "$data" --split "$split" --out-dir "$scores"
 mkdir -p "$logs"
-cp "$run/log.csv" "$run/config.json" "$scores/metrics.json" "$logs"
+cp "$run/log.csv" "$scores/metrics.json" "$logs"
+sed 's|: "/.*/|: "|' "$run/config.json" > "$logs/config.json" # folders without their places on this machine
 "$python" results/row.py "$logs" | tee "$logs/row.md"

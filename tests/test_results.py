@@ -36,7 +36,10 @@ def test_the_demo_goes_on_and_gives_a_row(checkout):
     first = run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
     second = run("demo.sh", checkout, EPOCHS="2", PAIRS="6")
     assert "| 1 epochs |" in first[-1] and "| 2 epochs |" in second[-1] and "| 16 images | l1 0." in second[-1]
-    log = (checkout / "results" / "logs" / "results_demo" / "log.csv").read_text()
+    logs = checkout / "results" / "logs" / "results_demo"
+    settings = json.loads((logs / "config.json").read_text())
+    assert settings["data_root"] == "demo_6" and settings["out_dir"] == "runs/results_demo"
+    log = (logs / "log.csv").read_text()
     assert log.startswith((checkout / "runs" / "results_demo" / "log.csv").read_text()) and log.count("\n") == 3
 
 
