@@ -34,7 +34,7 @@ for path in sorted((run / "kept").glob("*.pth.tar")):
     if (int(epoch), weights) in done:
         continue
     gen = load_generator(path)
-    opts = Evaluate(path, data, reader=reader, palette=palette)
+    opts = Evaluate(path, data, reader=reader, palette=palette, num_workers=0)
     scores = evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]["output"]
     values = {name: score["mean"] if isinstance(score, dict) else score for name, score in scores.items()}
     rows.append({"epoch": int(epoch), "weights": weights, **{name: values.get(name, "") for name in COLUMNS[2:]}})
