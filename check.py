@@ -50,6 +50,8 @@ def check(cfg: Config) -> int:
             return "unusable"
         height, width, _ = side.shape
         masked = " with masks" if mask else ""
+        if mask and not mask[0].any():
+            empty.append(pair)
         if pair.side_by_side:
             return f"{2 * width}×{height} side by side{masked}"
         if pair.alone:
@@ -57,6 +59,7 @@ def check(cfg: Config) -> int:
         several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
         return f"{width}×{height} {several} and B{masked}"
 
+    empty = []  # pairs in which no pixel counts
     good, counted, geometry = {}, {}, Geometry.of({**cfg.plain(), "interpolation": cfg.interpolation})
     x, y = values_of(cfg.plain())
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
@@ -72,6 +75,11 @@ def check(cfg: Config) -> int:
         counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(sizes).most_common(8))
         say(f"{split}, pairs: {len(pairs)} ({counts})")
         good[split] = [pair for pair, kind in zip(pairs, sizes, strict=True) if kind != "unusable"]
+        if empty:
+            which = f"{len(empty)} of {len(pairs)} pairs, such as {name_of(empty[0].files[0])}"
+            told = f"{split}: no pixel counts in {which}"
+            say(told) if len(empty) < len(pairs) else problems.append(told)
+            empty.clear()
         try:
             if good[split]:
                 counted[split] = check_headers(good[split], at_most=0)

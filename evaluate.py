@@ -107,8 +107,8 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
     Raises UserError where nothing is left, or there is no such split.
     """
     ensure_dataset(root)
-    patterns = trained.patterns
-    found, index = find_splits(root, patterns if patterns and patterns.fit(root) else None, trained.space == "lab")
+    patterns = next((shorter for shorter in trained.patterns.shorter() if shorter.fit(root)), None)
+    found, index = find_splits(root, patterns, trained.space == "lab")
     there = {*found.splits, *found.orphans, *found.problems}
     own = there != {"train"}
     if not there:

@@ -33,7 +33,7 @@ from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of
 from pairs.geometry import Scale, has_shape_of, resized
 from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
-from pairs.patterns import list_files, read_as
+from pairs.patterns import files_beside, list_files, read_as
 from pairs.picture import Picture
 from pairs.values import Values
 from runtime.console import printable, run_main, say
@@ -236,7 +236,8 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
 def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] | None:
     """The inputs where the folder, or one above it, lies as the network's training pairs did; None where it does not.
 
-    A folder of inputs alone is none of these, if the network takes one.
+    Of a folder that holds none of the targets, if the network takes one input, all images are inputs but those which
+    only differ from an input in what the pattern has behind {name}, such as _labelIds where it has _color.
     """
     files = list_files(source)
     patterns = trained.patterns or read_as(files)
@@ -245,7 +246,14 @@ def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] 
     for shorter in patterns.shorter():
         sides = shorter.sides(files)[: len(shorter.a) + 1]  # without masks
         inputs, targets = (sides[:-1], sides[-1:]) if trained.input_side == "A" else (sides[-1:], sides[:-1])
-        if not all(inputs) or not all(targets) and len(inputs) == 1:
+        if not all(inputs):
+            continue
+        if not all(targets) and len(inputs) == 1:
+            pattern = shorter.a[0] if trained.input_side == "A" else shorter.b
+            if beside := files_beside(pattern, files):
+                say(f"{name_of(source)} holds inputs as the network's: {len(beside)} files beside them, such as "
+                    f"{name_of(min(beside))}, are not translated")
+                return [Job((source / file,), output / file) for file in files if file not in beside]
             continue
         if len({path for side in sides for paths in side.values() for path in paths}) < sum(map(len, sides)):
             return None  # a file on two sides: the folders that told them apart lie above

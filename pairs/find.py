@@ -1,11 +1,13 @@
 """Finds the pairs in a folder, whichever way it is laid out."""
 
+import gc
 import os
 import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
@@ -38,6 +40,19 @@ def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: boo
     return found
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without garbage collection: half of the time would go into it where many small objects are made to stay."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+@collector_paused()
 def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: bool = True,
                patterns: Patterns | None = None, group: str = "", photos: bool = False) -> Found:
     """The pairs in `root` for training: what `find_splits` finds, with validation pairs as `divide` holds them out.
@@ -72,6 +87,7 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
                             f"{_some(orphans)}")
 
 
+@collector_paused()
 def find_splits(root: Path, patterns: Patterns | None = None, photos: bool = False) -> tuple[Found, "_Index"]:
     """The pairs in `root`, in the order of their names: what the patterns match, if there are any.
 
@@ -156,16 +172,16 @@ class _Index:
             images = self.images[self._place(home)]
             below = "".join(f"{part}/" for part in folder.parts[len(home.parts) :])
             for path in files:
-                ending = _ending(path.name)
+                stem, ending = _split(path.name)
                 self.endings[ending] += 1
                 if ending == ".png" and drawn_here(path):
                     self.drawn.append(path)
                 elif ending in SUFFIXES:
-                    images.append((_name(below + path.name), path))
+                    images.append((unicodedata.normalize("NFC", below + stem), path))
                 elif ending == ".npz" and folder == root:
                     self.npz[path.name.lower()] = path
         for images in self.images.values():
-            images.sort(key=lambda image: image[1].parts)
+            images.sort(key=lambda image: str(image[1]).replace(os.sep, "\0"))  # as by their parts, in half the time
 
     def _place(self, folder: Path) -> str:
         return "/".join(folder.parts[len(self.root.parts) :]).lower()
@@ -195,7 +211,7 @@ class _Index:
 
 def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, hidden ones not, in the order of their paths."""
-    return sorted(path for _, _, files in _walk(folder) for path in files if _ending(path.name) in SUFFIXES)
+    return sorted(path for _, _, files in _walk(folder) for path in files if _split(path.name)[1] in SUFFIXES)
 
 
 def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
@@ -235,9 +251,10 @@ def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterat
         yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
 
 
-def _ending(name: str) -> str:
-    """In lower case."""
-    return "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower()  # noqa: PTH122
+def _split(name: str) -> tuple[str, str]:
+    """A file's name without its ending, and that in lower case."""
+    stem, ending = os.path.splitext(name)  # noqa: PTH122
+    return stem, "hidden" if name.startswith(".") else ending.lower()
 
 
 def _name(path: str) -> str:
@@ -245,9 +262,9 @@ def _name(path: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(path)[0])  # noqa: PTH122
 
 
-def _name_in(root: Path, path: Path) -> str:
+def _name_in(root: str, path: Path) -> str:
     """The same, as seen from `root`."""
-    return _name(path.as_posix().removeprefix(root.as_posix()).lstrip("/"))
+    return _name(path.as_posix().removeprefix(root).lstrip("/"))
 
 
 @dataclass
@@ -345,7 +362,8 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
         part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
     alone = index.photos and not all(name.lower().endswith(("_ab", "-ab")) for name, _ in here)
-    return [Pair((path,), path if alone else None, name=_name_in(index.root, path)) for _, path in here]
+    root = index.root.as_posix()
+    return [Pair((path,), path if alone else None, name=_name_in(root, path)) for _, path in here]
 
 
 def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],
@@ -361,7 +379,8 @@ def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, P
     needed = sides if masks else sides[:-1]
     common = set.intersection(*map(set, needed))
     orphans += [path for side in needed for name, path in side.items() if name not in common]
-    return [Pair(tuple(side[name] for side in of_a), of_b[name], of_m.get(name), _name_in(root, path))
+    top = root.as_posix()
+    return [Pair(tuple(side[name] for side in of_a), of_b[name], of_m.get(name), _name_in(top, path))
             for name, path in of_a[0].items() if name in common]
 
 

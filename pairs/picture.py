@@ -130,9 +130,9 @@ def to_array(picture: Picture, channels: int, limits: tuple[float, float] | None
     if n == channels:
         return values
     if {n, channels} != {1, 3} or picture.kind == "float32":
-        raise DataError(f"{picture.name} has {n} channel{'s' * (n > 1)}, not the {channels} that in_channels or "
-                        f"out_channels says: --in-channels {n} or --out-channels {n} takes all of them; else write "
-                        f"files of the {channels} that you want")
+        raise DataError(f"{picture.name} has {n} channel{'s' * (n > 1)}, not the {channels} of the "
+                        f"network: write files of the {channels} that you want, or train with --in-channels {n} or "
+                        f"--out-channels {n}, which takes all of them")
     if channels == 3:
         return as_colour(values)
     return np.atleast_3d(Image.fromarray(values).convert("L")) if values.dtype == np.uint8 else values @ LUMINANCE

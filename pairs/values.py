@@ -77,7 +77,7 @@ class Values:
         counts = [picture.channels for picture in pictures]
         if sum(counts) != self.channels:
             raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
-                            "that in_channels or out_channels says")
+                            "of the network: in_channels or out_channels says how many it has")
         needy = [picture.kind == "float32" for picture in pictures]
         limits = [self.limits if needs or not any(needy) else None for needs in needy]
         parts = list(map(to_array, pictures, counts, limits))

@@ -15,7 +15,6 @@ data=data/demo_$pairs run=${RUN:-runs/results_demo}
 from pathlib import Path
 from pairs import demo
 demo.draw(Path('$data'), $pairs)"
-[ -e "$run/checkpoint.pth.tar" ] && resume=--resume || resume=
-"$python" train.py $resume --data-root "$data" --direction AtoB --out-dir "$run" --n-epochs "$epochs" \
+sh results/train.sh "$run" --data-root "$data" --direction AtoB --n-epochs "$epochs" \
     --ngf "$ngf" --ndf "$ngf" --crop-size "$size" --load-size $((size * 143 / 128)) --ema 0.999
 sh results/score.sh "$run" "$data" val

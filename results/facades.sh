@@ -13,18 +13,11 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 epochs=${EPOCHS:-200} every=${EVERY:-10} ngf=${NGF:-32} size=${SIZE:-128}
 data=${DATA:-data/facades} palette=${PALETTE:-facades}
-sizes="--ngf $ngf --ndf $ngf --n-layers ${LAYERS:-3} --crop-size $size --load-size $(((size * 143 + 127) / 128))"
-
-train() { # RUN, then the recipe and flags
-    run=$1
-    shift
-    [ -e "$run/checkpoint.pth.tar" ] && resume=--resume || resume=
-    "$python" train.py "$@" $resume --data-root "$data" --out-dir "$run" $sizes
-}
+flags="--data-root $data --ngf $ngf --ndf $ngf --n-layers ${LAYERS:-3} --crop-size $size --load-size $(((size * 143 + 127) / 128))"
 
 runs=runs/results_facades$size
 reader=${runs}_reader
-train $reader facades --direction AtoB --label-side B --n-epochs $((epochs / 10 + 1))
+sh results/train.sh $reader facades --direction AtoB --label-side B --n-epochs $((epochs / 10 + 1)) $flags
 
 for name in ${RUNS:-paper decay better}; do
     run=${runs}_$name
@@ -33,7 +26,7 @@ for name in ${RUNS:-paper decay better}; do
     [ $name = decay ] && plan="--n-epochs $((epochs / 2)) --n-epochs-decay $((epochs - epochs / 2))"
     "$python" results/keep.py "$run" "$every" &
     keeper=$!
-    train "$run" $recipe --direction BtoA $plan --ema 0.999 --best-by psnr
+    sh results/train.sh "$run" $recipe --direction BtoA $plan --ema 0.999 --best-by psnr $flags
     kill $keeper
     wait $keeper
     "$python" results/curve.py "$run" "$data" $reader/gen.pth.tar "$palette"

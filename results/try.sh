@@ -13,7 +13,6 @@ data=data/demo_$pairs run=${RUN:-runs/try}
 from pathlib import Path
 from pairs import demo
 demo.draw(Path('$data'), $pairs)"
-[ -e "$run/checkpoint.pth.tar" ] && resume=--resume || resume=
-"$python" train.py $resume --data-root "$data" --out-dir "$run" --n-epochs "$epochs" \
+sh results/train.sh "$run" --data-root "$data" --n-epochs "$epochs" \
     --ngf "$ngf" --ndf $((ngf * 2)) --crop-size "$size" --load-size $((size * 143 / 128)) --ema 0.999
 "$python" export.py --checkpoint "$run/gen.pth.tar" --page "${PAGE:-docs/try}" --cdn

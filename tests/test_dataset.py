@@ -289,6 +289,22 @@ def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, ca
     assert Image.open("preview_mine.png").width == 2 * 256 + 3 * 4
 
 
+@pytest.mark.parametrize("black", [0, 1, 3])
+def test_check_tells_where_no_pixel_counts(tmp_path, capsys, black):
+    for split, n, dark in (("train", 3, black), ("val", 2, 0)):
+        for i in range(n):
+            for side in "AB":
+                write_pair(tmp_path / "mine" / split / side / f"{i}.png", 96, 48, seed=i)
+            mask = tmp_path / "mine" / split / "M" / f"{i}.png"
+            write_pair(mask, left=np.full((48, 48, 3), 255 * (i >= dark), np.uint8),
+                       right=np.full((48, 48, 3), 255 * (i >= dark), np.uint8))
+    assert check(replace(Config(), data_root=tmp_path / "mine")) == (2 if black == 3 else 0)
+    shown = capsys.readouterr().out
+    assert f"problems: {black // 3}" in shown
+    assert (f"train: no pixel counts in {black} of 3 pairs, such as" in shown) == (black > 0)
+    assert ("problem: train: no pixel counts in 3 of 3" in shown) == (black == 3)
+
+
 def photos(folder, n, size):
     """Files that are one picture each, though they lie where side-by-side files are looked for."""
     for i in range(n):

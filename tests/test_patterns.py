@@ -149,6 +149,19 @@ def test_predict_takes_the_inputs_where_the_folder_lies_as_in_training(tmp_path,
     assert targets == ({None} if source in ("flat", "val/in") else {"out" if where == "in" else "in"})
 
 
+@pytest.mark.parametrize(("pattern", "own", "beside"), [
+    ("val/{name}_color.png", "0_color.png 1_COLOR.png my.png", "0_ids.png 1_ids.png 1.png"),
+    ("val/{name}.png", "0.png 0_ids.png 0.jpg", ""),
+    ("val/*_{name}_*.png", "x_0_c.png my.png", "x_0.jpg"),
+])
+def test_what_lies_beside_the_inputs_is_not_translated(tmp_path, capsys, pattern, own, beside):
+    tree(tmp_path / "in", *own.split(), *beside.split())
+    trained = Trained(3, 3, Geometry(), "BtoA", files_a=("photos/{name}.tif",), files_b=pattern)
+    jobs = jobs_in_folder(tmp_path / "in", tmp_path / "out", trained)
+    assert {job.inputs[0].relative_to(tmp_path / "in").as_posix() for job in jobs} == {*own.split()}
+    assert ("are not translated" in capsys.readouterr().out) == bool(beside)
+
+
 def test_predict_takes_several_inputs_by_patterns(tmp_path):
     tree(tmp_path, *both("rgb/{}.png", "depth/{}.png"))
     trained = Trained(6, 3, Geometry(), "AtoB", inputs=2,

@@ -41,6 +41,7 @@ def test_the_demo_goes_on_and_gives_a_row(checkout):
     assert settings["data_root"] == "demo_6" and settings["out_dir"] == "runs/results_demo"
     log = (logs / "log.csv").read_text()
     assert log.startswith((checkout / "runs" / "results_demo" / "log.csv").read_text()) and log.count("\n") == 3
+    assert run("demo.sh", checkout, EPOCHS="2", PAIRS="6")[-1] == second[-1]  # which trains no more
 
 
 @pytest.mark.slow
@@ -55,7 +56,9 @@ def test_the_page_in_docs_is_made_by_one_script(checkout):
 def test_each_recipe_of_facades_has_its_row(checkout):
     run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
     (checkout / "data" / "demo_6" / "test").symlink_to(checkout / "data" / "demo_6" / "val")
-    lines = run("facades.sh", checkout, EPOCHS="2", EVERY="1", DATA="data/demo_6", PALETTE="demo")
+    settings = {"EPOCHS": "2", "EVERY": "1", "DATA": "data/demo_6", "PALETTE": "demo"}
+    run("facades.sh", checkout, RUNS="decay", **settings)
+    lines = run("facades.sh", checkout, **settings)
     rows = [line for line in lines if line.startswith("| results_facades64_")]
     assert [row.split()[1].rpartition("_")[2] for row in rows] == ["paper", "decay", "better"]
     rates = []

@@ -220,8 +220,8 @@ def test_a_band_is_a_band_and_both_ways_out_are_told(tmp_path, bands):
         picture = read_picture(tmp_path / "a.tif")
         np.testing.assert_array_equal(picture.array, array)
         for channels in (1, 3):
-            told = (f"a.tif has {bands} channels, not the {channels} that .* says: --in-channels {bands} or "
-                    f"--out-channels {bands} takes all of them; else write files of the {channels} that you want")
+            told = (f"a.tif has {bands} channels, not the {channels} of the network: write files of the {channels} "
+                    f"that you want, or train with --in-channels {bands} or --out-channels {bands}, which takes all")
             with pytest.raises(DataError, match=told):
                 Values(channels).array([picture])
             assert Values(channels).alpha([picture]) is None
@@ -469,7 +469,7 @@ def test_near_infrared_is_no_transparency(tmp_path):
         with rasterio.open(path, "w", driver="GTiff", width=64, height=64, count=bands.shape[2], dtype="uint8") as file:
             file.write(bands.transpose(2, 0, 1))
     cfg = settings(tmp_path / "data", tmp_path / "run", n_epochs=1)
-    with pytest.raises(DataError, match="tif has 4 channels, not the 3 .*: --in-channels 4 or --out-channels 4"):
+    with pytest.raises(DataError, match="tif has 4 channels, not the 3 .* --in-channels 4 or --out-channels 4"):
         train(cfg)
     cfg = replace(cfg, in_channels=4, out_dir=tmp_path / "run of 4")
     train(cfg)

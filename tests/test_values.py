@@ -261,7 +261,7 @@ def test_other_channels_than_the_settings_say_are_told_by_both_counts_never_take
     np.save(tmp_path / "a.npy", array)
     n = array.shape[2] if array.ndim == 3 else 1
     for source in (tmp_path / "a.npy", array):
-        with pytest.raises(DataError, match=rf"has {n} channels?, not the {channels} that in_channels"):
+        with pytest.raises(DataError, match=rf"has {n} channels?, not the {channels} of the network"):
             to_array(read_picture(source), channels)
 
 
