@@ -132,8 +132,8 @@ def write_curves(path: Path, history: list[dict], cfg: Config) -> None:
     from matplotlib.figure import Figure  # the object interface needs no display
 
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(9, 6.5))  # without layout="constrained", which takes as long as all the rest
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw=dict(left=0.08, right=0.98, top=0.98, bottom=0.08))
     for name in LOSSES[:3]:
         top.plot(epochs, [row[name] for row in history], marker=".", label=name)
     if cfg.paper_step:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import train as train_module
 from config import Config
@@ -27,8 +28,10 @@ from pairs.geometry import Geometry
 from pairs.identity import Pair
 from pairs.jitter import Jitter
 from pairs.values import Values, values_of
+from runtime import logger as logger_module
 from runtime import run as run_module
 from runtime.checkpoint import load_tensors
+from runtime.grids import DRAWN
 from runtime.speed import choose_levers
 from runtime.state import State
 
@@ -82,6 +85,16 @@ def elsewhere(tmp_path_factory, monkeypatch):
     yield
     if signal.getsignal(signal.SIGINT) is not interrupt:
         signal.signal(signal.SIGINT, interrupt)
+
+
+@pytest.fixture(autouse=True)
+def quick_curves(request, monkeypatch):
+    """losses.png is one colour, but for tests marked `curves`: to draw it takes as long as a small run."""
+    if not request.node.get_closest_marker("curves"):
+        told = PngInfo()
+        told.add_text("Software", DRAWN["Software"])
+        monkeypatch.setattr(logger_module, "write_curves",
+                            lambda path, history, cfg: Image.new("L", (9, 6)).save(path, pnginfo=told))
 
 
 def pair_of(a, b=None, mask=None):

@@ -234,6 +234,7 @@ def test_a_resumed_run_whose_rate_rises_again_says_so(small, capsys):
     assert "rises" not in capsys.readouterr().out
 
 
+@pytest.mark.curves
 def test_a_run_leaves_every_file_it_promises(small, end_of):
     cfg = small(n_epochs=3)
     train(cfg)
@@ -335,6 +336,7 @@ def test_no_pair_moves_from_training_to_validation_in_a_resumed_run(flat, capsys
     assert "no longer" not in capsys.readouterr().out
 
 
+@pytest.mark.curves
 def test_a_run_inside_its_own_data_never_trains_on_its_own_pictures(flat, capsys):
     cfg = replace(flat, out_dir=flat.data_root)
     before = used(load_data(cfg))
