@@ -171,25 +171,29 @@ class Raster:
 
     def output(self, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         """(top, rows (H, W, C), valid (H, W)) of the output file from `start` on, ROWS at a time."""
-        across, down = self.y_taps
+        down = self.y_taps[1]
         tops = range(start, self.made[1], ROWS)
         spans = [down.span(top, top + ROWS) for top in tops]
-        values = self.translator.y
-        holes = self.header.nodata or self.header.dtype.kind == "f"
         for top, rows in zip(tops, windows(self.translated(spans[0][0]), spans), strict=True):
-            bottom = top + ROWS
-            if self.seen != self.made:
-                rows = resized(rows, across, down, top, bottom)
-            if not np.isfinite(rows).all():
-                raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
-                                "--precision fp32 may help")
-            y_fake = to_tensor(rows)
-            if values.lab:
-                photo = to_tensor(self.scaled(*self.photo_taps, top, bottom))
-                y_fake = values.shown(self.translator.x.to_network(photo), y_fake)
-            array = values.picture(y_fake, self.deep).array
-            valid = self.valid(top, bottom) if holes else None
-            yield top, self.place.marked(array, valid), valid
+            yield top, *self.finished(rows, top)
+            del rows  # before the next ones are made
+
+    def finished(self, rows: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The output from `top` on, (H, W, C), and where it holds values, of what was translated."""
+        bottom = top + ROWS
+        if self.seen != self.made:
+            rows = resized(rows, *self.y_taps, top, bottom)
+        if not np.isfinite(rows).all():
+            raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
+                            "--precision fp32 may help")
+        values, y_fake = self.translator.y, to_tensor(rows)
+        if values.lab:
+            photo = to_tensor(self.scaled(*self.photo_taps, top, bottom))
+            y_fake = values.shown(self.translator.x.to_network(photo), y_fake)
+        array = values.picture(y_fake, self.deep).array
+        holes = self.header.nodata or self.header.dtype.kind == "f"
+        valid = self.valid(top, bottom) if holes else None
+        return self.place.marked(array, valid), valid
 
 
 def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False,

@@ -352,30 +352,32 @@ def strips(network: Callable[[Tensor], Tensor], rows: Rows, height: int, width: 
     step = max(tile * 3 // 4 // size * size, size * 3 // 4)
     h, w = min(tile, height), min(tile, width)
 
-    def places(length: int) -> list[int]:
-        return [*range(0, length - tile, step), max(0, length - tile)]
-
-    def weight(side: int) -> Tensor:
+    def shares(length: int) -> dict[int, Tensor]:
+        """By the place of each tile along an axis, its share in the pixels there."""
+        places = [*range(0, length - tile, step), max(0, length - tile)]
+        side = min(tile, length)
         ramp = (torch.arange(side) + 0.5) / (tile - step)
-        return torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
+        weight = torch.sin(torch.minimum(ramp, ramp.flip(0)).clamp(max=1) * math.pi / 2) ** 2
+        total = torch.zeros(length)
+        for place in places:
+            total[place : place + side] += weight
+        return {place: weight / total[place : place + side] for place in places}
 
-    fade = weight(h)[:, None] * weight(w)
-    result = total = None  # of the rows from `top` on, as many as a tile is high
-    for top, bottom in itertools.pairwise([*places(height), height]):
+    down, across = shares(height), shares(width)
+    result = None  # of the rows from `top` on, as many as a tile is high
+    for (top, share), bottom in zip(down.items(), [*down, height][1:], strict=True):
         if top + h <= start:
             continue
         x = rows(top, top + h)
-        for left in places(width):
+        for left, own in across.items():
             part = network(x[..., left : left + w])
-            fade = fade.to(part)
             if result is None:
-                result, total = part.new_zeros(*part.shape[:2], h, width), part.new_zeros(h, width)
-            result[..., left : left + w] += part * fade
-            total[:, left : left + w] += fade
+                result = part.new_zeros(*part.shape[:2], h, width)
+            result[..., left : left + w] += part * (share[:, None] * own).to(part)
+        del x, part  # before the next rows are read
         first = max(top, start)
-        done = slice(first - top, bottom - top)
-        yield first, result[..., done, :].div_(total[done])
-        for sums in (result, total):  # what the next tiles add to moves up
-            kept = sums[..., bottom - top :, :].clone()
-            sums.zero_()
-            sums[..., : kept.shape[-2], :] = kept
+        yield first, result[..., first - top : bottom - top, :]
+        kept = result[..., bottom - top :, :].clone()  # what the next tiles add to
+        result.zero_()
+        result[..., : kept.shape[-2], :] = kept
+        del kept
