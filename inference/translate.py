@@ -1,7 +1,6 @@
 """A trained generator at work on images and tensors of any size: scale, precision, padding and tiles."""
 
 import functools
-import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
