@@ -7,7 +7,7 @@
 # does the default where the layer has no running statistics (track_running_stats=False).
 # Versions: torch 2.14.1, onnx 1.23.2, onnxscript 0.7.2, onnxruntime 1.32.0, NumPy 2.4.6.
 # Why it matters here: the paper's test time is batch normalisation with the image's own statistics; whoever exports
-# such a generator gets another translation, as sharp and of other colours, and no error.
+# such a generator gets another translation, and no error.
 set -euo pipefail
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
