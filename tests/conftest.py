@@ -258,13 +258,13 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--slow", action="store_true", help="also run the tests marked long, slow or browser")
 
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    if any(map(item.get_closest_marker, ("slow", "browser"))) and not item.config.getoption("--slow"):
+    if any(map(item.get_closest_marker, ("long", "slow", "browser"))) and not item.config.getoption("--slow"):
         pytest.skip("slow: run with --slow")
     if item.get_closest_marker("browser") and not (BROWSER and importlib.util.find_spec("playwright")):
         pytest.skip(NO_BROWSER)

@@ -56,6 +56,7 @@ def test_every_runtime_that_is_there_gives_the_picture_of_pytorch(small, data, c
     assert 0.05 < off["onnxruntime, --int8"] < off["onnxruntime, static int8"], off
 
 
+@pytest.mark.long
 def test_a_misspelt_variant_is_told_before_the_others_are_trained(data, tmp_path):
     done = subprocess.run([sys.executable, FOLDER / "bench_recipe.py", data, "--variants", "paper", "ema+lsgn",
                            "--out-dir", tmp_path / "runs"], capture_output=True, text=True)

@@ -10,6 +10,7 @@ import utils
 from runtime import console
 
 
+@pytest.mark.long
 def test_a_reader_who_leaves_does_not_end_the_run(tmp_path):
     code = ("from pathlib import Path; from runtime import console\n"
             f"for i in range(5):\n    console.say('x' * 100_000)\nPath({str(tmp_path / 'reached')!r}).touch()")
@@ -44,6 +45,7 @@ def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, 
 
 
 @pytest.mark.parametrize("letters", [10, 10**6])
+@pytest.mark.long
 def test_output_that_nobody_reads_any_more_ends_without_a_word(letters):
     """`--help | head`: short enough to fail when Python closes its output only, or long enough to fail in print."""
     code = f"from runtime import console; console.run_main(lambda: print('x' * {letters}))"

@@ -116,6 +116,7 @@ def test_training_starts_with_the_package_that_its_jitter_was_proven_with(monkey
         Jitter.of(Config())
 
 
+@pytest.mark.long
 def test_no_two_draws_of_the_jitter_are_one():
     """Row, column, mirror and brightness: uniform, and unlike one another, the next pair's, epoch's and seed's."""
     pixels, n = np.dstack([coordinates(32), np.full((32, 32, 3), 128, np.uint8)]), 2500  # small: thousands are drawn

@@ -203,6 +203,7 @@ def test_the_held_out_tenth_is_the_one_that_training_held_out(small, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gen.pth.tar", "checkpoint.pth.tar"])
+@pytest.mark.long
 def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_grown(small, tmp_path, capsys, name):
     for i in range(20):
         write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
@@ -365,6 +366,7 @@ def test_the_table_names_metrics_and_columns():
     assert "0.5000 ± 0.2500" in text and "0.1250" in text and "output" in text and "nan" in text
 
 
+@pytest.mark.long
 def test_an_unusable_pair_ends_the_command_with_its_name_at_once(trained, data):
     """Not with loader processes that ignore the signal which should end them."""
     for i in range(6):
@@ -575,6 +577,7 @@ def test_the_reader_s_labels_are_compared_with_the_input(readable, monkeypatch):
 @pytest.mark.parametrize(("mistake", "said"), [
     ("no palette", "needs --palette"), ("the generator itself", "trained the other way"),
     ("other channels", "takes 1 channels to 3"), ("absent", "nowhere")])
+@pytest.mark.long
 def test_a_reader_of_no_use_is_a_sentence_and_leaves_no_folder(readable, call, small, mistake, said):
     cfg, reader = readable
     if mistake == "other channels":

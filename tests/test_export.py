@@ -66,6 +66,7 @@ def test_a_size_that_the_network_does_not_take_is_a_sentence(gen, tmp_path, size
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_weights_of_8_bits_are_a_quarter_of_the_file_and_round_each_channel_by_itself(gen, tmp_path):
     """A scale for all channels together would leave nothing of one whose weights are small."""
     gen = copy.deepcopy(gen)

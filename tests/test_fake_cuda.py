@@ -147,6 +147,7 @@ def test_the_stand_in_for_autograds_engine_gives_its_gradients(small, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.long
 def test_a_step_on_cuda_leaves_nothing_on_the_cpu_and_reads_no_value(small, fake, dtype):
     """Such as a counter, a label or a rate made without its device; or an .item() that stalls every step."""
     with fake:
@@ -204,6 +205,7 @@ def test_validation_on_cuda_reads_one_value_an_epoch(small, fake, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("options", [{}, dict(tile=64)])
+@pytest.mark.long
 def test_inference_on_cuda_takes_images_there_and_brings_them_back(fake, monkeypatch, precision, options):
     monkeypatch.setattr(Noise, "begin", lambda self, seed, device: setattr(self, "source", None))  # asks the driver
     with fake:

@@ -194,6 +194,7 @@ def test_a_data_folder_that_vanishes_is_named_and_nothing_is_lost(small, data, a
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.long
 def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step, capfd, split, workers):
     """An image breaks in epoch 3: the run goes on without it, and says how many and which."""
     path = data / split / "1.png"

@@ -113,6 +113,7 @@ MAKE = ("import os, time; from pathlib import Path; from runtime.files import co
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the lock of a killed process is POSIX")
+@pytest.mark.long
 def test_what_killed_makers_left_is_removed_and_what_others_are_making_stays(tmp_path):
     """Each start that was killed in a download left its gigabytes; a folder of somebody else may look alike."""
     path, mine = tmp_path / "data", tmp_path / files.temporary_name()

@@ -127,6 +127,7 @@ def test_d_can_be_trained_again_after_a_failed_step():
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "bf16" in name else name
                                   for name in MIXTURES])
+@pytest.mark.long
 def test_any_mixture_learns_one_pair_by_heart(name):
     torch.manual_seed(0)
     cfg = replace(Config(), ngf=8, ndf=8, crop_size=64, load_size=64, dropout=0.0, lr=2e-3,
@@ -186,6 +187,7 @@ def test_another_network_cannot_continue_a_run(small, change):
 
 
 @pytest.mark.parametrize("name", ["global, everything", pytest.param("local, bf16", marks=pytest.mark.slow)])
+@pytest.mark.long
 def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, monkeypatch, name):
     cfg = small(n_epochs=2, **MIXTURES[name])
     train(cfg)
@@ -287,6 +289,7 @@ def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, end_
 
 
 @pytest.mark.parametrize("why", ["no network", "damaged"])
+@pytest.mark.long
 def test_without_vgg_s_weights_a_run_is_refused_before_its_data_is_read(small, tmp_path, monkeypatch, why):
     """It trained to the end with the term at 0."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

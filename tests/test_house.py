@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mutations import MUTATIONS
 
 from config import Config
@@ -52,6 +53,7 @@ def test_every_mutation_has_its_place_and_its_tests():
         assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in mutation.tests.split()), mutation.what
 
 
+@pytest.mark.long
 def test_programs_import_only_what_they_use(tmp_path):
     """From the start to the picture: torch.compile, scipy and albumentations take as long again as torch."""
     path = tmp_path / "gen.pth.tar"

@@ -482,6 +482,7 @@ def test_inputs_without_targets_are_left_out_and_end_nothing(tmp_path, alone, ca
 @pytest.mark.parametrize(("size", "taken"), [
     ((640, 480), False), ((600, 400), False), ((1280, 720), False), ((512, 256), True), ((1200, 600), True),
     ((864, 288), True), ((768, 256), True), ((600, 256), True)])
+@pytest.mark.long
 def test_photos_are_not_cut_in_halves_unless_their_names_say_so(tmp_path, size, taken, capsys):
     for i in range(4):
         picture(tmp_path / f"{i}.png", i, size)

@@ -62,6 +62,7 @@ def state_of(gen):
 
 
 @pytest.mark.parametrize(("precision", "n"), [("fp32", 200), ("bf16", 30)])
+@pytest.mark.long
 def test_threads_get_what_one_thread_gets_and_nothing_is_left_behind(gen, precision, n):
     """Many calls by 4 threads, on several sizes, with and without dropout, some through Translators that they share."""
     draw = random.Random(0)

@@ -71,6 +71,7 @@ def left_in(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_the_folder_holds_all_that_the_page_asks_for(run, fake, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
                                       str(tmp_path / "page"), "--runtime", str(fake), "--examples", "1"])

@@ -81,6 +81,7 @@ SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (63, 65), (64, 64), (128, 64), (65,
     {}, dict(scale="native"), dict(scale="crop"), dict(tile=128, scale="native"), dict(scale=0.7),
     dict(norm="running", dropout=False, scale="native")],
     ids=["trained", "pad", "crop", "tile", "factor", "running"])
+@pytest.mark.long
 def test_every_size_is_kept_in_every_mode(gen, mode):
     assert len(SIZES) == 20
     for width, height in SIZES:
@@ -599,6 +600,7 @@ def test_a_weight_too_large_for_fp16_is_a_sentence_and_no_infinity(gen, tmp_path
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.long
 def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
     if suffix == "onnx":
         pytest.importorskip("onnxscript")
@@ -624,6 +626,7 @@ def test_half_the_paper_s_network_is_111_mb_and_within_a_tenth_of_a_gray_level(t
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.long
 def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_the_old_file(gen, tmp_path, disk, suffix):
     """torch's writer of archives aborted the process, with a C++ trace."""
     if suffix == "onnx":

@@ -228,6 +228,7 @@ def test_a_second_call_goes_on_and_redoes_nothing(tmp_path):
     assert len(after) == len(before) + 2
 
 
+@pytest.mark.long
 def test_a_kill_costs_what_was_not_finished_only(tmp_path):
     folder, out, whole = photos(tmp_path / "photos", 300), tmp_path / "out", tmp_path / "whole"
     process = launch(ROOT / "prepare.py", "photos", folder, out, "--input", "edges")
@@ -415,6 +416,7 @@ def off(path, rim=0):
     (dict(size=(800, 640), metres=5, corner=(CORNER[0] - 100, CORNER[1] + 100)), 0.01),  # finer
     (dict(size=(134, 107), metres=30), 0.01),  # coarser
 ])
+@pytest.mark.long
 def test_tiles_are_aligned_to_the_pixel(tmp_path, b, within):
     """A tile read at the wrong resolution, or half a pixel beside its partner, as PixelIsPoint and rounding have it."""
     first, second = raster(tmp_path / "a.tif", (400, 320), 10), raster(tmp_path / "b.tif", **b)
@@ -615,6 +617,7 @@ def test_two_videos_are_paired_by_time(tmp_path, rate):
         assert np.asarray(Image.open(pair.target))[0, 0, 2] == 255
 
 
+@pytest.mark.long
 def test_a_frame_in_several_pairs_is_converted_once_at_a_time(tmp_path):
     """PyAV keeps a converter with each frame: two threads at it mix up colours, or wait for each other for ever."""
     words = [video(tmp_path / "a.mp4", rate=30, codec="libx264"), video(tmp_path / "b.mp4", rate=3, codec="libx264")]
@@ -667,6 +670,7 @@ def test_blocks_are_held_out_evenly():
     assert [again.split(i) for i in range(100)] == splits
 
 
+@pytest.mark.long
 def test_what_a_package_is_for_is_told_where_it_is_missing(tmp_path):
     """pyarrow, scikit-image and PyAV serve one kind of data each: whoever has none of it need not have them."""
     photos(tmp_path / "photos", 1)

@@ -53,6 +53,7 @@ def noise(height, width, n=3, dtype=np.uint8):
 @pytest.mark.parametrize("size", [(300, 210), (64, 700), (451, 64), (257, 130)])
 @pytest.mark.parametrize("rows", [7, 64, 1000])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.long
 def test_rows_of_any_number_are_equal_to_the_whole_image(gen, tmp_path, monkeypatch, size, rows, dtype):
     monkeypatch.setattr(raster_module, "ROWS", rows)
     source = write(tmp_path / "in.tif", noise(*size, dtype=dtype))
@@ -65,6 +66,7 @@ def test_rows_of_any_number_are_equal_to_the_whole_image(gen, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("scale", [0.37, 1.6])
+@pytest.mark.long
 def test_at_another_scale_rows_of_any_number_agree_and_are_those_of_the_whole_but_for_rounding(
         gen, tmp_path, monkeypatch, scale):
     array = noise(40, 60).repeat(9, 0).repeat(9, 1)
@@ -142,6 +144,7 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(gen, tmp_path):
 
 
 @pytest.mark.parametrize("large", [False, True])
+@pytest.mark.long
 def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
     """CRS, transform, nodata and names of bands; holes stay holes, and no other pixel becomes one."""
     array = noise(200 if large else 60, 190)

@@ -124,6 +124,7 @@ def demo(place, small, capsys):
     return capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_every_snippet_runs(demo):
     export(load_generator("runs/demo/gen.pth.tar"), Path("gen.onnx"))
     for snippet in blocks("python"):

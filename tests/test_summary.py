@@ -70,6 +70,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.long
 def test_the_memory_of_who_started_the_run_does_not_count():
     """getrusage takes a notebook's gigabytes for those of the training that it starts."""
     code = "from runtime.summary import peak_memory; print(peak_memory())"

@@ -88,6 +88,7 @@ HANGS = ("import os, threading, time\nfrom runtime.console import run_main\nfrom
 
 @posix
 @pytest.mark.parametrize("where", ["in_threads", "swallowed", "locked"])
+@pytest.mark.long
 def test_one_ctrl_c_ends_what_would_wait_for_ever(where):
     process = begin(f"\n{HANGS}\nrun_main({where})")
     assert process.stdout.readline() == "here\n"
@@ -96,6 +97,7 @@ def test_one_ctrl_c_ends_what_would_wait_for_ever(where):
 
 
 @posix
+@pytest.mark.long
 def test_a_second_ctrl_c_leaves_at_once_and_a_late_one_in_silence():
     process = begin(f"\n{HANGS}\nrun_main(in_threads)")
     process.stdout.readline()

@@ -350,6 +350,7 @@ def test_damaged_tiffs_are_read_or_refused_by_name(tmp_path):
                 assert "a.tif" in str(error)
 
 
+@pytest.mark.long
 def test_without_rasterio_a_sentence_names_it_and_other_files_need_none(tmp_path):
     (tmp_path / "rasterio.py").write_text("raise ImportError('not here')")
     (tmp_path / "a.tif").write_bytes(written(numbers(np.uint8, 3)))
@@ -365,6 +366,7 @@ def test_without_rasterio_a_sentence_names_it_and_other_files_need_none(tmp_path
     assert "pip install" in done.stdout
 
 
+@pytest.mark.long
 def test_nothing_is_printed_and_nothing_written_beside_in_processes_and_threads(tmp_path):
     """libtiff warns of unknown tags, rasterio of files without a place on earth."""
     for i in range(4):

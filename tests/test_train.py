@@ -280,6 +280,7 @@ def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, en
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)])
 @pytest.mark.parametrize("when", ["in an epoch", "in validation"])
+@pytest.mark.long
 def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same, end_of, undisturbed, at_step,
                                                                    monkeypatch, capsys, number, when):
     validate, cfg = Validation.__call__, small()
@@ -347,6 +348,7 @@ def test_a_run_inside_its_own_data_never_trains_on_its_own_pictures(flat, capsys
 
 
 @pytest.mark.parametrize("change", ["none", "a file more", "a file less", "another seed"])
+@pytest.mark.long
 def test_an_epoch_that_was_cut_is_not_continued_in_another_order(flat, at_step, on_steps, monkeypatch, capsys, change):
     at_step(5, lambda losses: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
@@ -392,6 +394,7 @@ def test_non_finite_weights_are_never_saved(small, end_of, on_steps):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.long
 def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_of, undisturbed, at_step, monkeypatch,
                                                          split, workers):
     cfg, path = small(num_workers=workers), data / split / "1.png"

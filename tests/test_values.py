@@ -106,6 +106,7 @@ def call(monkeypatch):
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.long
 def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, call, capsys, name):
     cfg, (ending, dtype, channels) = made(name), SETS[name][2]
     assert check(cfg) == 0
