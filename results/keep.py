@@ -1,7 +1,7 @@
 """results/keep.py RUN [EVERY]: while a run trains, keeps its generator after each EVERY (10) epochs, in RUN/kept.
 
-010.pth.tar is G itself, 010_average.pth.tar the moving average of a run with --ema. Checkpoints are 20 seconds apart, so
-that a shorter epoch may be missing. After SIGTERM, or when whoever started it is gone, it looks once more and ends.
+010.pth.tar is G itself, 010_average.pth.tar the moving average of a run with --ema. Checkpoints are 20 seconds apart,
+so that a shorter epoch may be missing. After SIGTERM, or when whoever started it is gone, it looks once more and ends.
 """
 
 import os
