@@ -26,7 +26,7 @@ from tqdm import tqdm
 from inference.load import load_generator
 from inference.raster import is_large, translate_raster
 from inference.trained import Trained
-from inference.translate import Taken, Translator
+from inference.translate import Taken, Translator, tell_clipped
 from inference.video import ENCODERS, check_network, is_video, translate_video
 from making.frames import Video
 from pairs import tiff
@@ -104,6 +104,8 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
         left, right = pictures[0].halves()
         picture, target = (left, right) if opts.side_by_side == "left" else (right, left)
         pictures = [picture]
+    if len(pictures) == 1:
+        tell_clipped(translator.x, pictures[0])
     own_size = pictures[0].size
     pictures = translator.enlarged(pictures)
     size = pictures[0].size

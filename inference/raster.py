@@ -7,6 +7,7 @@ each new row depends on its own old rows alone.
 What is done is kept in a folder beside the output, OUTPUT.parts, until the output is whole: the same call goes on.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,20 +15,20 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inference.translate import Translator, frame, samples, strips, tile_for
+from inference.translate import Translator, frame, samples, strips, tell_clipped, tile_for
 from pairs import tiff
 from pairs.geometry import Interpolation, Size, nearest
 from pairs.images import tiff_picture, to_tensor
 from pairs.picture import Picture
 from pairs.values import is_deep
 from runtime.console import say
-from runtime.files import atomic
+from runtime.files import atomic, claim
 from utils import DataError, UserError, name_of
 
 ROWS = 256  # of the output that are made and kept at a time
@@ -201,7 +202,8 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
     """Translates the TIFF `source` into the TIFF `output`, which tells the same place on Earth.
 
     bar(n) is called whenever n more pixels are done. overviews: also keep reduced copies in the file, for viewers.
-    Raises DataError where a file cannot be read or written; UserError where OUTPUT.parts is somebody else's.
+    Raises DataError where a file cannot be read or written; UserError where OUTPUT.parts is somebody else's, or another
+    process is at work there.
     """
     try:
         with source.open("rb") as file:
@@ -210,15 +212,17 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             raise ValueError("it lies on its side, as its orientation says: write it upright first")
         with tiff.opened(source, GDAL_CACHEMAX=CACHE) as image:
             raster = Raster(image, header, source, translator)
-            parts = Parts(output, identity(raster))
-            if parts.rows:
-                say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
-                bar(parts.rows * raster.made[0])
-            if parts.rows < raster.made[1]:
-                for top, rows, valid in raster.output(parts.rows):
-                    parts.add(top, rows, valid)
-                    bar(rows.shape[0] * rows.shape[1])
-            parts.join(output, raster, overviews)
+            middle = header.height // 2
+            tell_clipped(translator.x, raster.picture(middle, middle + 1))
+            with contextlib.closing(Parts(output, identity(raster))) as parts:
+                if parts.rows:
+                    say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
+                    bar(parts.rows * raster.made[0])
+                if parts.rows < raster.made[1]:
+                    for top, rows, valid in raster.output(parts.rows):
+                        parts.add(top, rows, valid)
+                        bar(rows.shape[0] * rows.shape[1])
+                parts.join(output, raster, overviews)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -247,7 +251,9 @@ class Parts:
         told = json.dumps(job)
         mine = self.folder / JOB
         if mine.is_file():
+            self.claimed = claimed(mine, output)
             if mine.read_text() != told:  # of another input, network or setting
+                self.close()
                 shutil.rmtree(self.folder)
         elif self.folder.exists():
             raise UserError(f"{name_of(self.folder)} is there already, and not from here: choose another --output")
@@ -255,9 +261,13 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic(mine) as file:
                 file.write(told.encode())
+            self.claimed = claimed(mine, output)
         while (path := self.part(self.rows)).is_file():
             self.files.append(path)
             self.rows += len(np.load(path, mmap_mode="r"))
+
+    def close(self) -> None:
+        self.claimed.close()
 
     def part(self, top: int) -> Path:
         return self.folder / f"{top:09d}.npy"
@@ -295,6 +305,7 @@ class Parts:
                         raise OSError(f"what was written is not what stands in {name_of(output)}: is the disk full?")
             if overviews:
                 tiff.add_overviews(path, raster.made, raster.translator.trained.y_is_label)
+        self.close()
         shutil.rmtree(self.folder)
 
     def __iter__(self) -> Iterator[tuple[tuple, np.ndarray, np.ndarray | None]]:
@@ -303,6 +314,15 @@ class Parts:
             top, rows, valid = int(path.stem), np.load(path), path.with_suffix(".valid")
             window = (top, top + len(rows)), (0, rows.shape[1])
             yield window, rows, np.load(valid) if valid.is_file() else None
+
+
+def claimed(path: Path, output: Path) -> BinaryIO:
+    """The open file, which is this process's until it is closed. Raises UserError where it is another's."""
+    file = path.open("r+b")
+    if claim(file):
+        return file
+    file.close()
+    raise UserError(f"another process is translating to {name_of(output)}: wait for it, or choose another --output")
 
 
 def is_large(path: Path, translator: Translator) -> Size | None:

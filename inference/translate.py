@@ -16,7 +16,8 @@ from inference.trained import Trained, crop_of, trained_of
 from pairs.geometry import Scale, Size, has_shape_of, larger, resize, resized
 from pairs.images import to_tensor
 from pairs.picture import Picture, of_pillow, picture_of
-from pairs.values import is_deep
+from pairs.values import Values, is_deep
+from runtime.console import say
 from runtime.devices import check_seed, choose_precision
 from runtime.speed import choose_levers, copy_in, prepare
 from utils import DataError, UserError
@@ -236,6 +237,14 @@ def of_array(array: np.ndarray, has_alpha: bool) -> Picture:
     if not has_alpha or picture.channels not in (2, 4) or picture.kind == "float32":
         return picture
     return replace(picture, array=picture.array[..., :-1], alpha=picture.array[..., -1])
+
+
+def tell_clipped(x: Values, picture: Picture) -> None:
+    """Says where a picture holds hardly any number of the range that the network was trained on."""
+    if (share := x.beyond(picture)) > 0.9:
+        low, high = x.limits
+        say(f"{picture.name}: {share:.0%} of the values lie outside of {low:g} to {high:g}, the range of training, and "
+            "are clipped")
 
 
 def check_scale(scale: Scale) -> None:

@@ -208,9 +208,12 @@ class Place:
 
     def fits(self, dtype: np.dtype) -> bool:
         """Whether numbers of this type can say that a value is missing."""
-        if self.nodata is None or dtype.kind == "f":
-            return self.nodata is not None
-        return self.nodata == math.floor(self.nodata) and np.iinfo(dtype).min <= self.nodata <= np.iinfo(dtype).max
+        if self.nodata is None:
+            return False
+        if dtype.kind == "f":
+            return not math.isfinite(self.nodata) or abs(self.nodata) <= float(np.finfo(dtype).max)
+        whole = float(self.nodata).is_integer()
+        return whole and np.iinfo(dtype).min <= self.nodata <= np.iinfo(dtype).max
 
     def marked(self, array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """(H, W, C) with nodata where `valid`, (H, W), is False. Elsewhere, a pixel of nothing else moves by one."""

@@ -98,6 +98,17 @@ class Values:
                             f"{max(self.bands)} for bands_a or bands_b")
         return [replace(picture, array=picture.array[..., [band - 1 for band in self.bands]], indices=None)]
 
+    def beyond(self, picture: Picture) -> float:
+        """The share of the picture's numbers outside of `limits`, which `array` clips."""
+        if not self.limits or self.n_labels:
+            return 0.0
+        low, high = self.limits
+        numbers = self.taken([picture])[0].array
+        if picture.valid is not None:
+            numbers = numbers[picture.valid]
+        outside = (numbers < low) | (numbers > high)
+        return float(outside.mean()) if outside.size else 0.0
+
     def alpha(self, pictures: Sequence[Picture]) -> np.ndarray | None:
         """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
         alone = len(pictures) == 1 and not self.n_labels and self.channels in (1, 3)

@@ -143,6 +143,23 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(gen, tmp_path):
     assert (tmp_path / "out.tif.parts" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_processes_never_translate_to_one_file(gen, tmp_path, seed):
+    """Nor does one with other settings take away what the other has done."""
+    source = write(tmp_path / "in.tif", noise(200, 200))
+
+    def translated(seed, output, **options):
+        translate_raster(Translator(gen, tile=64, scale="native", seed=seed), source, output, **options)
+
+    def second(rows):
+        with pytest.raises(UserError, match="another process is translating to .*out.tif: wait"):
+            translated(seed, tmp_path / "out.tif")
+
+    translated(0, tmp_path / "out.tif", bar=second)
+    translated(0, tmp_path / "alone.tif")
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "alone.tif").read_bytes()
+
+
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.long
 def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
@@ -165,20 +182,32 @@ def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_number_that_the_output_cannot_hold_becomes_a_mask(gen, tmp_path, monkeypatch, large):
+@pytest.mark.parametrize(("nodata", "kind"), [(-9999, "uint8"), (np.nan, "uint16"), (-np.finfo(float).max, "float32")])
+def test_a_number_that_the_output_cannot_hold_becomes_a_mask(gen, tmp_path, monkeypatch, large, nodata, kind):
     """Also where only some of the parts have a hole."""
     monkeypatch.setattr(raster_module, "ROWS", 64)
-    array = np.random.default_rng(0).random((200 if large else 60, 190, 3)).astype(np.float32)
-    array[20:40, 30:70] = -9999
-    source = write(tmp_path / "in.tif", array, nodata=-9999)
-    gen.trained = Trained(3, 3, Geometry("none"), "AtoB", range_a=(0, 1), kind="uint8")
+    array = np.random.default_rng(0).random((200 if large else 60, 190, 3))
+    array[20:40, 30:70] = nodata
+    source = write(tmp_path / "in.tif", array, nodata=nodata)
+    gen.trained = Trained(3, 3, Geometry("none"), "AtoB", range_a=(0, 1), kind=kind)
     translator = Translator(gen, scale="native", tile=64 if large else 0)
     job = Job((source,), tmp_path / "out.tif")
     assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
     with rasterio.open(tmp_path / "out.tif") as image:
-        assert image.nodata is None and image.dtypes[0] == "uint8"
+        assert image.nodata is None and image.dtypes[0] == kind
         holes = image.dataset_mask() == 0
     assert holes[20:40, 30:70].all() and holes.sum() == 20 * 40
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("limits", "told"), [((-1, 1), True), ((0, 200), False)])
+def test_numbers_of_another_range_than_that_of_training_are_told(gen, tmp_path, capsys, large, limits, told):
+    source = write(tmp_path / "in.tif", noise(200 if large else 60, 190))
+    gen.trained = Trained(3, 3, Geometry("none"), "AtoB", range_a=limits)
+    translator = Translator(gen, scale="native", tile=64 if large else 0)
+    job = Job((source,), tmp_path / "out.tif")
+    assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
+    assert ("in.tif: 99% of the values lie outside of -1 to 1" in capsys.readouterr().out) == told
 
 
 def test_reduced_copies_are_kept_on_request(gen, tmp_path):
