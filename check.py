@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from config import Config
 from dataset import PairedImages
+from making.folder import names_are_places
 from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
@@ -88,7 +89,8 @@ def check(cfg: Config) -> int:
         except UserError as error:
             problems.append(str(error))
     for one, other in itertools.combinations(found.marks, 2):
-        if beginnings := shared_beginnings(found, one, other):
+        beginnings = shared_beginnings(found, one, other)
+        if beginnings and not names_are_places(cfg.data_root):
             say(beginnings)
         if one != "train" and (twins := twin_names(found, one, other)):  # of those in train, a note has told
             say(f"{len(twins)} of the {len(found.splits[other])} pairs in {other} hold the same as one in {one}, such "

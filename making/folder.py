@@ -213,6 +213,13 @@ class Folder:
             put(made.b, home / "B" / name)
 
 
+def names_are_places(root: Path) -> bool:
+    """Whether prepare.py has called the pairs in there after places on a map or rows of a table."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return json.loads((root / NOTE).read_text(encoding="utf-8"))["command"] in ("tiles", "parquet")
+    return False
+
+
 def put(side: Side, path: Path) -> None:
     """Writes one file, or links it, under its own ending. One that is there, and not empty, stays."""
     path = path.with_name(path.name + (side.suffix if isinstance(side, Path) else ending(side)))

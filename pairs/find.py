@@ -410,7 +410,8 @@ def nothing_to_train(root: Path, found: Found, index: _Index) -> FileNotFoundErr
     return FileNotFoundError(
         f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
         + (f" (images in {_places(images, root)})" if images else "")
-        + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself"
+        + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself; "
+        "or two arrays in train.npz"
         + ("" if found.splits else _flags(root) or _hint(images, root)))
 
 

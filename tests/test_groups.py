@@ -1,5 +1,6 @@
 """A patient, slide or video is in one split only, also when a run goes on with more of its images."""
 
+import json
 import zlib
 
 import pytest
@@ -114,3 +115,13 @@ def test_check_says_when_names_begin_alike_across_splits(tmp_path, capsys, names
     if told and names[0].startswith("{}"):
         check(Config(data_root=tmp_path, load_size=16, crop_size=16, n_layers=1, group="(.+)[-_/ ]"))
         assert "begin as names" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "told"), [("tiles", False), ("parquet", False), ("photos", True)])
+def test_names_after_places_and_rows_tell_of_no_patient(tmp_path, capsys, command, told):
+    names = [f"{'val' if column == 3 else 'train'}/{{}}/{row:06}_{column:06}.png"
+             for row in range(4) for column in range(4)]
+    scans(tmp_path, *names)
+    (tmp_path / "prepare.json").write_text(json.dumps({"command": command}))
+    check(Config(data_root=tmp_path, load_size=16, crop_size=16, n_layers=1))
+    assert ("begin as names" in capsys.readouterr().out) == told

@@ -300,6 +300,9 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
     (tmp_path / "a.gif").write_bytes(b"x")
     with pytest.raises(FileNotFoundError, match="1 × .gif"):
         find_pairs(tmp_path)
+    (tmp_path / "maps_256.npz").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match="1 × .npz.* Wanted: .* two arrays in train.npz"):
+        find_pairs(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_pairs(tmp_path / "nowhere")
 
