@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from generator import Generator
 from inference.trained import crop_of, trained_of
 from runtime.console import say
-from runtime.files import atomic
+from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of
 
 
@@ -124,6 +124,7 @@ def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    remove_leftovers(path.parent)
     with torch.no_grad(), gen.test_time(norm, dropout=False):
         if suffix == ".tflite":
             import litert_torch  # large, and nothing else needs it

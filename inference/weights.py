@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from generator import Generator
 from runtime.checkpoint import SETTINGS, load_tensors
 from runtime.console import say
-from runtime.files import atomic
+from runtime.files import atomic, remove_leftovers
 from runtime.network import download
 from runtime.state import result_of
 from utils import UserError, name_of
@@ -61,6 +61,7 @@ def fetched(url: str, path: Path, check: Callable[[Path], None], instead: str = 
         return path
     say(f"downloading {url} to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     try:
         with atomic(path) as file:
             download(url, file)

@@ -26,6 +26,7 @@ from pairs.picture import TURNED, picture_of
 from predict import Predict, find_jobs, predict
 from runtime.checkpoint import GENERATOR
 from runtime.console import run_main
+from runtime.files import temporary_name
 from utils import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -606,7 +607,9 @@ def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
         pytest.importorskip("onnxscript")
     gen = copy.deepcopy(gen)
     gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), known=Known())
+    (tmp_path / temporary_name()).touch()  # of a process that was killed
     export(gen, tmp_path / f"gen.{suffix}")
+    assert [path.name for path in tmp_path.iterdir()] == [f"gen.{suffix}"]
     told = {name: json.loads(value) for name, value in read_metadata(tmp_path / f"gen.{suffix}").items()}
     assert told.items() >= {"direction": "BtoA", "in_channels": 3, "load_size": 72, "multiple": 64}.items()
     assert "known" not in told

@@ -16,6 +16,7 @@ from generator import Generator
 from inference import weights
 from inference.load import load_generator
 from runtime.checkpoint import GENERATOR
+from runtime.files import temporary_name
 from utils import UserError
 
 
@@ -91,7 +92,9 @@ def equal(a, b):
 
 @pytest.mark.parametrize("ending", weights.ENDINGS)
 def test_an_address_is_fetched_once_and_gives_the_same_network(served, gen, tmp_path, ending):
-    """Also through a redirect, and where two addresses end in one name."""
+    """Also through a redirect, where two addresses end in one name, and where a process was killed on the way."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / temporary_name()).touch()
     path = save(tmp_path / "gen.pth.tar", gen)
     content = path.read_bytes()
     if ending == ".safetensors":
