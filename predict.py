@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -318,6 +319,16 @@ def check_jobs(jobs: list[Job], source: Path) -> None:
             raise UserError(f"{other.name} and {job.name} would both be written to {name_of(job.output)}")
 
 
+def check_writable(folder: Path) -> None:
+    """Raises OSError where no file can be made in there: now, not after all images are translated."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"nothing can be written to {name_of(there)}: {error.strerror}") from error
+
+
 def open_video(opts: Predict) -> Video | None:
     """The input, where it is a video. Raises UserError or OSError where it, or what is asked for, cannot be done."""
     if not is_video(opts.input):
@@ -387,6 +398,7 @@ def main() -> int | None:
         say("the outputs are label maps, whose colours JPEG and WebP blur: --ending .png keeps them")
     for folder in {job.output.parent for job in jobs}:
         remove_leftovers(folder)
+    check_writable(jobs[0].output.parent)
     failures = predict(translator, jobs, opts)
     for failure in failures:
         print(printable(f"not translated: {failure}", sys.stderr), file=sys.stderr)

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,16 @@ def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
     return path
+
+
+def test_where_nothing_can_be_written_nothing_is_translated(checkpoint, tmp_path, disk, call, monkeypatch):
+    save(tmp_path / "in" / "a.png", image(64, 64))
+    folder = disk(tmp_path / "closed", 65536)
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    monkeypatch.setattr(predict_module, "predict", None)
+    status, out, err = call(predict_module, "--checkpoint", checkpoint, "--input", tmp_path / "in", "--output",
+                            folder / "deep" / "out", "--device", "cpu")
+    assert status == 2 and err == f"error: nothing can be written to {folder}: Read-only file system\n"
 
 
 def test_a_folder_keeps_names_and_sub_folders_whatever_the_batch_size(run, tmp_path):
