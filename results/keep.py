@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+told = []
+signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))  # before the imports, which take seconds
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from config import Config  # noqa: E402
@@ -34,8 +36,6 @@ def keep(checkpoint: Path, every: int) -> None:
 checkpoint = Path(sys.argv[1]) / "checkpoint.pth.tar"
 every = int(sys.argv[2]) if len(sys.argv) > 2 else 10
 parent = os.getppid()
-told = []
-signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
 seen = None
 over = False
 while not over:
