@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runtime.console import say
 
-NUMBERS = itertools.count()  # of the files of this process
+NUMBERS = itertools.count()  # of the files of this process, which are read in the order of their names
 
 
 class Events:
@@ -24,7 +24,7 @@ class Events:
 
         folder.mkdir(exist_ok=True)
         now = time.time()
-        self.path = folder / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+        self.path = folder / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS):06}"
         self.told = told  # epochs whose numbers are in the files
         self.failed = False
         start = SessionLog(status=SessionLog.START)

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import math
 import time
 from types import SimpleNamespace
@@ -76,8 +77,10 @@ def test_tensorboard_gets_every_column(small, logger_of):
     assert events.Scalars("val_l1")[0].value == pytest.approx(0.3)
 
 
-def test_tensorboard_forgets_what_a_resumed_run_repeats(small, logger_of):
-    """Killed in epoch 3 with a checkpoint of epoch 1: the curves would go back in time."""
+@pytest.mark.parametrize("first_number", [0, 9, 99])
+def test_tensorboard_forgets_what_a_resumed_run_repeats(small, logger_of, monkeypatch, first_number):
+    """Killed in epoch 3 with a checkpoint of epoch 1: the curves would go back in time, though in the same second."""
+    monkeypatch.setattr("runtime.tensorboard.NUMBERS", itertools.count(first_number))
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     first = logger_of()
     for epoch in (1, 2, 3):
