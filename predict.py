@@ -39,7 +39,7 @@ from pairs.picture import Picture
 from pairs.values import Values
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
-from runtime.files import remove_leftovers
+from runtime.files import is_full, remove_leftovers
 from runtime.grids import rgb
 from runtime.threads import ordered
 from utils import DataError, UserError, name_of
@@ -97,8 +97,26 @@ class Item:
     shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
 
 
-def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
-    """Raises DataError when a file cannot be used."""
+Stamp = tuple[int, int, int] | None  # of a file: another one has another; None where there is none
+
+
+def stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_alone(output: Path, before: dict[Path, Stamp]) -> None:
+    """Raises DataError where the output is no longer what it was `before` the work began."""
+    if stamp(output) != before[output]:
+        raise DataError(f"{name_of(output)} was written by another program meanwhile, and stays")
+
+
+def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path, Stamp]) -> Item:
+    """Raises DataError when a file cannot be used, or the output is another program's."""
+    check_alone(job.output, before)
     pictures = [read_picture(file) for file in job.inputs]
     target = read_picture(job.target) if job.target and opts.compare else None
     if opts.side_by_side != "no":
@@ -124,8 +142,8 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     return Item(job.output, taken, place, shown)
 
 
-def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
-    """Raises DataError when the output is not finite or cannot be written."""
+def write_item(made: tuple[Item, Tensor], translator: Translator, before: dict[Path, Stamp]) -> None:
+    """Raises DataError when the output is not finite, another program's, or cannot be written."""
     item, y_fake = made
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
@@ -134,6 +152,7 @@ def write_item(made: tuple[Item, Tensor], translator: Translator) -> None:
         picture = sheet(item, rgb(translator.shown(y_fake, item.taken)))
     else:
         picture = translator.finished(y_fake, item.taken)
+    check_alone(item.output, before)
     write_picture(item.output, picture, item.place)
 
 
@@ -145,12 +164,17 @@ def sheet(item: Item, y_fake: Tensor) -> Picture:
 
 
 def attempt(work: Callable, *more: object) -> Callable:
-    """work(job, *more) of a job, which returns the error where a file cannot be used or written."""
+    """work(job, *more) of a job, which returns the error where a file cannot be used or written.
+
+    Raises it where the disk is full: no other output fits either.
+    """
 
     def tried(job):
         try:
             return work(job, *more)
         except (DataError, OSError) as error:
+            if is_full(error):
+                raise
             return error
 
     return tried
@@ -174,13 +198,17 @@ def translate_items(translator: Translator, items: Iterable[Item], batch_size: i
 
 
 def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]:
-    """Does the jobs and returns a sentence for each that failed; prints the speed at the end."""
+    """Does the jobs and returns a sentence for each that failed; prints the speed at the end.
+
+    Raises DataError at the first that finds the disk full.
+    """
     failures, start, n = [], time.perf_counter(), len(jobs)
-    jobs = translate_rasters(translator, jobs, opts, failures)
+    before = {job.output: stamp(job.output) for job in jobs}
+    jobs = translate_rasters(translator, jobs, opts, failures, before)
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
-            ordered(attempt(read_item, translator, opts), jobs, 2, opts.batch_size + 1) as items:
+            ordered(attempt(read_item, translator, opts, before), jobs, 2, opts.batch_size + 1) as items:
         translated = translate_items(translator, sound(items, failures), opts.batch_size)
-        with ordered(attempt(write_item, translator), translated, 2, 2 * opts.batch_size) as written:
+        with ordered(attempt(write_item, translator, before), translated, 2, 2 * opts.batch_size) as written:
             for _ in sound(written, failures):
                 bar.update()
     seconds, n = time.perf_counter() - start, n - len(failures)
@@ -188,7 +216,8 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     return failures
 
 
-def translate_rasters(translator: Translator, jobs: list[Job], opts: Predict, failures: list[str]) -> list[Job]:
+def translate_rasters(translator: Translator, jobs: list[Job], opts: Predict, failures: list[str],
+                      before: dict[Path, Stamp]) -> list[Job]:
     """Does those of TIFFs that are too large to be in memory whole, one after the other; returns the others.
 
     The sentences of those that failed go to `failures`.
@@ -197,8 +226,11 @@ def translate_rasters(translator: Translator, jobs: list[Job], opts: Predict, fa
     rasters = {job: math.prod(size) for job, size in sizes.items() if size}
     total = sum(rasters.values())
     with tqdm(total=total, unit="px", unit_scale=True, disable=not rasters or not sys.stderr.isatty()) as bar:
-        work = attempt(lambda job: translate_raster(translator, job.inputs[0], job.output, opts.overviews, bar.update))
-        for _ in sound(map(work, rasters), failures):
+        def work(job: Job) -> None:
+            check_alone(job.output, before)
+            translate_raster(translator, job.inputs[0], job.output, opts.overviews, bar.update)
+
+        for _ in sound(map(attempt(work), rasters), failures):
             pass
     return [job for job in jobs if job not in rasters]
 

@@ -81,6 +81,12 @@ def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of file systems that do not know a call
 
 
+def is_full(error: Exception) -> bool:
+    """Whether it tells of a disk that takes nothing more: full, by this user's share of it, or read-only by now."""
+    found = {getattr(each, "errno", None) for each in (error, error.__cause__)}
+    return not found.isdisjoint({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
 def sync(file: int) -> None:
     """Waits until a file is on disk, where its file system can tell. Raises OSError when it does not get there."""
     try:

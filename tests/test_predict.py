@@ -1,6 +1,8 @@
 import copy
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,10 +27,11 @@ from pairs.identity import Known
 from pairs.images import read_picture, write_picture
 from pairs.picture import TURNED, picture_of
 from predict import Predict, find_jobs, predict
+from runtime import files
 from runtime.checkpoint import GENERATOR
 from runtime.console import run_main
 from runtime.files import temporary_name
-from utils import UserError
+from utils import DataError, UserError
 
 RANDOM = np.random.default_rng(0)
 
@@ -674,3 +677,46 @@ def test_an_output_that_is_not_finite_is_a_failure_and_no_black_picture(run, tmp
     failures = run(tmp_path / "in", tmp_path / "out")
     assert len(failures) == 1 and "b.png" in failures[0] and "not finite" in failures[0]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_ends_a_folder_at_the_first_output(gen, run, tmp_path, monkeypatch, number, large):
+    """And not after all others were translated for nothing."""
+    for i in range(20):
+        write_picture(tmp_path / "in" / f"{i:02d}.tif", picture_of(image(64, 64, seed=i)))
+    if large:
+        monkeypatch.setattr(predict_module, "is_large", lambda *_: (64, 64))
+    seen, forward = [], Generator.forward
+    monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x) or forward(self, x))
+
+    def full(file, **_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(DataError, match=f"0[0-9].tif.*{os.strerror(number)}"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert len(seen) < 10
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_another_program_writes_meanwhile_stays_and_is_told(run, tmp_path, monkeypatch, large):
+    for name in "ab":
+        write_picture(tmp_path / "in" / f"{name}.tif", picture_of(image(64, 64)))
+        write_picture(tmp_path / "out" / f"{name}.tif", picture_of(image(64, 64, seed=1)))
+    before = (tmp_path / "out" / "a.tif").read_bytes()
+    if large:
+        monkeypatch.setattr(predict_module, "is_large", lambda *_: (64, 64))
+    forward = Generator.forward
+
+    def meanwhile(self, x):
+        (tmp_path / "out" / "b.tif").write_bytes(b"another's")
+        return forward(self, x)
+
+    monkeypatch.setattr(Generator, "forward", meanwhile)
+    failures = run(tmp_path / "in", tmp_path / "out")
+    assert len(failures) == 1 and "b.tif was written by another program meanwhile, and stays" in failures[0]
+    assert (tmp_path / "out" / "b.tif").read_bytes() == b"another's"
+    assert (tmp_path / "out" / "a.tif").read_bytes() != before
