@@ -149,6 +149,7 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
                                 f"validation shows {name_of(pair.files[0])} as {shown[0]}×{shown[1]}")
 
 
+WHITES = 255, 1023, 4095, 16383, 65535  # of 8, 10, 12, 14 and 16 bits
 PLACES = 2**14  # pixels of an image that are enough to tell what it holds
 
 
@@ -297,10 +298,15 @@ def _mean(shares: Sequence[float]) -> float:
 
 
 def range_words(low: float, high: float) -> str:
-    """The two values, rounded outward to two digits, for a command line."""
-    ends = low, high if high > low else low + 1
-    powers = [10.0 ** (1 - math.floor(math.log10(abs(v)))) if v else 1.0 for v in ends]
-    return f"{math.floor(ends[0] * powers[0]) / powers[0]:.6g} {math.ceil(ends[1] * powers[1]) / powers[1]:.6g}"
+    """The two values, rounded outward to two digits of their distance, for a command line.
+
+    Where that would pass the largest number of so many bits, it ends there: 255 rather than 260.
+    """
+    high = high if high > low else low + 1
+    power = 10.0 ** (1 - math.floor(math.log10(high - low)))
+    black, white = math.floor(low * power) / power, math.ceil(high * power) / power
+    white = next((full for full in WHITES if high <= full < white), white)
+    return f"{black:.10g} {white:.10g}"
 
 
 def _some(numbers: Iterable[int]) -> str:

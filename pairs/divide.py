@@ -11,6 +11,9 @@ from pairs.identity import Known, Pair, digest, marks, own_names, same_content, 
 from pairs.layouts import short_name
 from utils import UserError, name_of
 
+GROUP = "(.+)[-_/ ]"  # a name without its last part
+GROUP_OR_NAME = ".+(?=[-_/ ])|.+"  # the same, also of names that have one part only
+
 
 @dataclass
 class Found:
@@ -201,9 +204,13 @@ def shared_beginnings(found: Found, one: str, other: str) -> str:
     at = shared[0]
     names = [short_name(found.splits[other][at].name),
              short_name(found.splits[one][stems[one].index(stems[other][at])].name)]
+    matched = all(re.search(GROUP, name) for name in whole)
+    way_out = f"hold out whole ones, here by --group '{GROUP if matched else GROUP_OR_NAME}'"
+    if found.held_out is None:  # training refuses a group that lies in two splits
+        others = [split for split in found.splits if split not in (one, other)]
+        way_out = "move all of each into one split" + f", or everything into {one} and {way_out}" * (not others)
     return (f"{len(shared):,} of the {len(stems[other]):,} names in {other} begin as names in {one} do, such as "
-            f"{' and '.join(map(name_of, names))}: if these show one patient, slide, video or flight, hold out whole "
-            "ones, here by --group '(.+)[-_/ ]'")
+            f"{' and '.join(map(name_of, names))}: if these show one patient, slide, video or flight, {way_out}")
 
 
 def _together(own: np.ndarray, names: np.ndarray | None) -> np.ndarray:

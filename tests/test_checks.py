@@ -196,7 +196,7 @@ def test_one_saturated_pixel_of_16_bits_does_not_hide_that_the_range_is_hardly_u
         tiff(path, array)
 
     for said in told("B", write):
-        assert re.search(r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d\d 1[45]00", said)
+        assert re.search(r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d0 14\d0", said)
 
 
 @pytest.mark.parametrize(("write", "top", "wanted"), [(tiff, 10_000, True), (tiff, 60_000, False), (png, 100, False)])
@@ -212,7 +212,7 @@ def test_two_sides_of_floats_get_both_flags_at_once(tmp_path):
         (tmp_path / side).mkdir()
         for i in range(3):
             tiff(tmp_path / side / f"{i}", elevation(i) * np.float32(factor))
-    with pytest.raises(UserError, match=r"^sides A and B hold .*: --range-a \S+ 1[45]00 --range-b \S+ 1[45]0 take in"):
+    with pytest.raises(UserError, match=r"^sides A and B hold .*: --range-a 9\d0 14\d0 --range-b 9\d 14\d take in"):
         check(settings(tmp_path, tmp_path / "run", in_channels=1, out_channels=1))
 
 

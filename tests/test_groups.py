@@ -1,6 +1,8 @@
 """A patient, slide or video is in one split only, also when a run goes on with more of its images."""
 
 import json
+import re
+import shutil
 import zlib
 
 import pytest
@@ -115,6 +117,30 @@ def test_check_says_when_names_begin_alike_across_splits(tmp_path, capsys, names
     if told and names[0].startswith("{}"):
         check(Config(data_root=tmp_path, load_size=16, crop_size=16, n_layers=1, group="(.+)[-_/ ]"))
         assert "begin as names" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [
+    [f"{{}}/{p}_s{i}.png" for p in PATIENTS for i in range(5)],
+    [f"{{}}/{p}_s{i}.png" for p in PATIENTS for i in range(5)] + ["{}/atlas.png"],
+    [f"{split}/{{}}/{p}_{i}.png" for p in PATIENTS for i, split in enumerate(("train", "val"))],
+    [f"{split}/{{}}/{p}_{i}.png" for p in PATIENTS for i, split in enumerate(("train", "train", "val", "test"))],
+])
+def test_what_check_advises_for_groups_is_what_training_takes(tmp_path, capsys, names):
+    root = scans(tmp_path / "data", *names)
+    cfg = Config(data_root=root, load_size=16, crop_size=16, n_layers=1)
+    check(cfg)
+    said = capsys.readouterr().out
+    if not (root / "val").is_dir():
+        assert "one split" not in said
+    elif (root / "test").is_dir():
+        assert "move all of each into one split\n" in said and "--group" not in said
+        return
+    else:
+        assert "move all of each into one split, or everything into train and hold out whole ones, here by" in said
+        shutil.copytree(root / "val", root / "train", dirs_exist_ok=True)
+        shutil.rmtree(root / "val")
+    splits = usable_pairs(root, 0, group=re.search("--group '(.*)'", said)[1]).splits
+    assert not patients(splits["train"]) & patients(splits["val"])
 
 
 @pytest.mark.parametrize(("command", "told"), [("tiles", False), ("parquet", False), ("photos", True)])

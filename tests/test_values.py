@@ -243,6 +243,15 @@ def test_a_range_is_for_the_inputs_that_need_one_and_for_all_where_none_does():
 def test_a_proposed_range_is_rounded_outward():
     assert range_words(-1024, 3071) == "-1100 3100" and range_words(500, 4000) == "500 4000"
     assert range_words(0, 0.0123) == "0 0.013" and range_words(0, 0) == "0 1"
+    assert range_words(0.002, 0.997) == "0 1" and range_words(-0.998, 0.96) == "-1 1"
+    assert range_words(271.3, 304.2) == "271 305" and range_words(1e6 + 0.25, 1e6 + 0.75) == "1000000.25 1000000.75"
+
+
+@pytest.mark.parametrize("white", [255, 1023, 4095, 16383, 65535])
+def test_a_proposed_range_ends_where_so_many_bits_do(white):
+    for high in (white, 0.999 * white):
+        assert range_words(0, high) == f"0 {white}"
+    assert float(range_words(0, white + 1).split()[1]) > white
 
 
 def test_infinite_values_are_told_by_the_name_of_their_file(made):
