@@ -253,13 +253,16 @@ def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterat
 
 def _split(name: str) -> tuple[str, str]:
     """A file's name without its ending, and that in lower case."""
-    stem, ending = os.path.splitext(name)  # noqa: PTH122
-    return stem, "hidden" if name.startswith(".") else ending.lower()
+    if name.startswith("."):
+        return name, "hidden"
+    stem, dot, ending = name.rpartition(".")
+    return (stem, "." + ending.lower()) if dot else (name, "")
 
 
 def _name(path: str) -> str:
     """What a file is called on every system, without its ending."""
-    return unicodedata.normalize("NFC", os.path.splitext(path)[0])  # noqa: PTH122
+    folder, slash, name = path.rpartition("/")
+    return unicodedata.normalize("NFC", f"{folder}{slash}{_split(name)[0]}")
 
 
 def _name_in(root: str, path: Path) -> str:

@@ -33,6 +33,7 @@ PIECES = 64
 PART = 32  # pairs that a thread looks at before it asks whether to go on
 SLOW = 5e-4  # seconds a pair, from where on several threads look
 NOBODY = -1  # the mark that no pair has
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 Source = Path | np.ndarray  # a file, or an array of numbers, (H, W) or (H, W, C)
 
@@ -125,13 +126,13 @@ def _marks(pair: Pair, own: dict[str, str]) -> tuple[int, int]:
         content = digest(b"".join(map(_sample, pair.sides)))
     except OSError:  # told by whoever needs the pair
         content = name
-    return content, content if isinstance(pair.files[0], np.ndarray) else name
+    return content, content if isinstance(pair.inputs[0], np.ndarray) else name
 
 
 def _sample(source: Source) -> bytes:
     if isinstance(source, np.ndarray):
         return f"{source.dtype.str} {source.shape}".encode() + hashlib.sha256(np.ascontiguousarray(source)).digest()
-    file = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # half the time of a file object
+    file = os.open(source, READ)  # half the time of a file object
     try:
         size = os.fstat(file).st_size
         if size <= WHOLE:

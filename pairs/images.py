@@ -168,7 +168,7 @@ def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
 
 def has_frames(source: Path | np.ndarray) -> bool:
     """Whether the file holds more pages or frames than the first, which is the one that is read. Raises DataError."""
-    if is_array(source):
+    if is_array(source) or source.suffix.lower() in (".jpg", ".jpeg"):
         return False
     with _opened(source) as image:
         if isinstance(image, tiff.Header):

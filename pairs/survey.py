@@ -1,5 +1,6 @@
 """What training finds out about its pairs before it begins, and what its checkpoints keep of that."""
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class Survey:
         patterns = Patterns.of(settings)
         photos = settings["space"] == "lab"
         found = usable_pairs(root, settings["seed"], known, resumed, patterns, settings["group"], photos)
+        gc.freeze()  # they stay: no collection looks at them again, nor copies them into the loader processes
         told = (before or {}).get("validated_on")
         return cls(root, found, known, bool(known) and resumed, told)
 
