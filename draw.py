@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import errno
 import ipaddress
 import json
 import re
@@ -153,7 +154,9 @@ def listen(app: App, host: str, port: int) -> BaseWSGIServer:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
             return make_server(host, port, app, threaded=True, request_handler=Quiet, fd=taken.fileno())
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen at {host}, port {port}: {error}; --port 0 takes a free one") from error
+        port_s = isinstance(error, OverflowError) or error.errno in (errno.EADDRINUSE, errno.EACCES)
+        way_out = "--port 0 takes a free one" if port_s else "--host must be an address of this machine"
+        raise UserError(f"cannot listen at {host}, port {port}: {error}; {way_out}") from error
 
 
 @memory_advice("take another --device")
@@ -161,10 +164,7 @@ def main() -> None:
     opts = tyro.cli(Draw, description=__doc__)
     app = App(opts)
     server = listen(app, opts.host, opts.port)
-    if app.trained.n_labels:
-        say("the network takes class indices, which the page has not: only images of indices are translated, sent as "
-            "docs/draw.md says")
-    elif not app.palette:
+    if not app.palette:
         say("the checkpoint tells of no label colours: the page takes photos; --palette gives classes to draw with")
     if opts.host != "localhost" and not (is_address(opts.host) and ipaddress.ip_address(opts.host).is_loopback):
         say(f"warning: whoever reaches {opts.host} may draw, without a password and unencrypted; see docs/draw.md")

@@ -338,6 +338,12 @@ def test_a_port_that_is_taken_is_a_sentence(run, monkeypatch):
         start(monkeypatch, "--checkpoint", run / "gen.pth.tar", "--port", taken.getsockname()[1])
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])  # the first is kept for examples (RFC 5737)
+def test_an_address_of_no_machine_is_no_matter_of_the_port(run, monkeypatch, host):
+    with pytest.raises(UserError, match="--host must be an address of this machine"):
+        start(monkeypatch, "--checkpoint", run / "gen.pth.tar", "--host", host)
+
+
 @pytest.mark.parametrize("length", ["Content-Length: 1000000000000", "Transfer-Encoding: chunked"])
 def test_a_body_without_end_is_not_read_to_its_end(server, length):
     """Nor where no header tells how long it is; the client is told, and not cut off."""
