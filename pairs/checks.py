@@ -149,6 +149,7 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
                                 f"validation shows {name_of(pair.files[0])} as {shown[0]}×{shown[1]}")
 
 
+USUAL = (0, 1), (-1, 1), (0, 255)  # ranges of floats that hold pictures
 WHITES = 255, 1023, 4095, 16383, 65535  # of 8, 10, 12, 14 and 16 bits
 PLACES = 2**14  # pixels of an image that are enough to tell what it holds
 
@@ -300,9 +301,13 @@ def _mean(shares: Sequence[float]) -> float:
 def range_words(low: float, high: float) -> str:
     """The two values, rounded outward to two digits of their distance, for a command line.
 
-    Where that would pass the largest number of so many bits, it ends there: 255 rather than 260.
+    0 to 1, -1 to 1 and 0 to 255 are proposed where nine tenths of them are used, and no end passes the largest number
+    of so many bits: 4095 rather than 4100.
     """
     high = high if high > low else low + 1
+    for black, white in USUAL:
+        if black <= low and high <= white and high - low >= 0.9 * (white - black):
+            return f"{black} {white}"
     power = 10.0 ** (1 - math.floor(math.log10(high - low)))
     black, white = math.floor(low * power) / power, math.ceil(high * power) / power
     white = next((full for full in WHITES if high <= full < white), white)
@@ -367,13 +372,15 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     Raises UserError where numbers need a range, and proposes one, where class indices hold hardly a class, and where
     hardly any pixel counts.
     """
-    counted = Counted()
+    counted, alike, n = Counted(), 0, 0
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = [*read_pictures(pair), None][:3]
             masked = None if mask is None else mask_weight(mask[0])[..., 0] == 0
             counted.add(list(itertools.chain(*sides)), None if mask is None else mask[0])
+            n += 1
+            alike += not pair.alone and not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
             for name, pictures in zip("AB", sides, strict=True):
                 seen[name].add(pictures, wanted[name], masked if name == direction[-1] else None)
             first, *others = sides["AB".index(direction[0])]
@@ -383,6 +390,8 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             if colours and not others:
                 seen[direction[0]].samples.append(sample(to_array(first, 3)))
     counted.tell(seen)
+    if n == alike > 0:
+        say(f"A and B hold the same in each of {n} pairs: is that meant?")
     unknown = {name: way_out for name, side in seen.items()
                if side.channels and (way_out := _check_side(name, side, wanted[name], is_input=name == direction[0]))}
     if unknown:
@@ -420,6 +429,8 @@ def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> tuple[
     black, white = (min(1.0, max(0.0, (end - low) / (high - low))) for end in ends)
     if top and not values.limits:
         say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
+    elif ends[0] == ends[1]:
+        say(f"nearly every number of side {name} is {ends[0]:g}: is that meant?{outside}")
     elif white - black < (0.5 if spare else 0.1):
         spread = f", {flag}" if (side.kind != "uint8" or not apart) and not values.lab else ""
         say(f"side {name} uses less than {'a tenth' if white - black < 0.1 else 'half'} of its range, {black:.0%} to "

@@ -118,6 +118,21 @@ def test_more_than_half_of_no_class_is_asked_about(told):
         assert "62.5% of the pixels are of none, with 255: is that meant?" in said
 
 
+def test_a_side_of_one_number_is_asked_about(told):
+    for said in told("A", lambda path, i: png(path, np.zeros((SIZE, SIZE), np.uint8))):
+        assert "nearly every number of side A is 0: is that meant?" in said and "--range-a" not in said
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_sides_that_hold_the_same_are_asked_about(tmp_path, capsys, n):
+    for i in range(3):
+        for side in "AB":
+            (tmp_path / side).mkdir(exist_ok=True)
+            png(tmp_path / side / f"{i}", smooth(i + 9 * (side == "B" and i >= n), 0, 255))
+    check(settings(tmp_path, tmp_path))
+    assert ("A and B hold the same in each of 3 pairs: is that meant?" in capsys.readouterr().out) == (n == 3)
+
+
 def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told):
     colours = np.random.default_rng(0).integers(0, 255, (8, 3), np.uint8)
 
