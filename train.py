@@ -153,7 +153,7 @@ def train(cfg: Config) -> None:
                     state.set_rate(lr)
                     batches = meter.watch(train_batches.epoch(epoch, start=meter.done))
                     for x, y in stop.between(batches):
-                        seed_step(cfg.seed, ranks.rank, epoch, meter.step)  # dropout's mask
+                        seed_step(cfg.seed, ranks.rank, epoch, meter.step, device)  # dropout's mask
                         losses = step(x, y)
                         meter.add(losses, len(x))
                         if state.ema:

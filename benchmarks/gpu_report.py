@@ -123,7 +123,7 @@ def trajectory(cfg: Config, device: torch.device, graph: bool) -> dict[str, Tens
             writer.submit("copy", on_cpu, snapshot(state.state_dict()))
             state.set_rate(cfg.lr / 2)
         n = 1 if i == 2 * WARM_UP + 1 else 2  # an epoch's last, smaller batch
-        seed_step(cfg.seed, 0, 1, i)
+        seed_step(cfg.seed, 0, 1, i, device)
         losses = step((x[:n] * (1 - i / 50)).contiguous(), y[:n])
         seen[f"losses of step {i + 1}"] = torch.stack(list(losses.values()))
     writer.pool.shutdown()

@@ -14,7 +14,7 @@ from inference.translate import at_any_size
 from pairs.loading import Batches
 from pairs.palettes import load_palette
 from pairs.values import composite, is_blank, values_of
-from runtime.devices import without_cudnn_benchmark
+from runtime.devices import seed_draws, without_cudnn_benchmark
 from runtime.distributed import Ranks
 from runtime.signals import Stop
 
@@ -56,7 +56,7 @@ class Validation:
         # Translate all pairs of this process, and score each image while it is at hand
         with gen.test_time(), without_cudnn_benchmark():
             for x, y in stop.between(batches):
-                torch.manual_seed(self.cfg.seed)
+                seed_draws(self.cfg.seed, self.ranks.device)
                 with self.autocast():
                     y_fake = at_any_size(gen, x).float()
                     blank = [is_blank(each, y_fake.shape[1]) for each in y]
