@@ -55,6 +55,9 @@ class Frames:
         return self.taken(*(Video(path) for path in self.inputs))
 
     def taken(self, first: "Video", second: "Video | None" = None) -> Iterator[Job]:
+        for video in filter(None, (first, second)):
+            if video.bits > 8:
+                say(f"{name_of(video.path)} has {video.bits} bits a value, of which its frames keep 8")
         spacing = float(self.every / first.rate)
         length = min(SECONDS, (first.duration or math.inf) / 10)
         length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
@@ -94,7 +97,7 @@ class Frames:
 class Video:
     """A video to read once, from its beginning.
 
-    time: seconds that were read; error: why it ended early; corrupt: frames that were passed over.
+    bits: of a value; time: seconds that were read; error: why it ended early; corrupt: frames that were passed over.
     """
 
     def __init__(self, path: Path):
@@ -107,6 +110,7 @@ class Video:
                 raise UserError(f"{name_of(path)} holds no video")
             stream = container.streams.video[0]
             self.rate = stream.average_rate or Fraction(25)
+            self.bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
             self.duration = container.duration / av.time_base if container.duration else None
             self.n = stream.frames or round(self.duration * self.rate if self.duration else 0)  # or about so many
 

@@ -555,6 +555,22 @@ def test_rasters_that_make_no_tiles_are_told(tmp_path, b, flags, message):
     assert status == 2 and "b.tif cannot be read as a raster" in said
 
 
+@pytest.mark.parametrize(("pix_fmt", "bits"), [("gray16le", 16), ("yuv420p10le", 10), ("bgr0", 0), ("gray", 0)])
+def test_bits_that_frames_do_not_keep_are_told(tmp_path, pix_fmt, bits):
+    """Depth, for one, comes as gray of 16 bits."""
+    with av.open(str(tmp_path / "deep.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = pix_fmt
+        for i in range(5):
+            image = np.full((48, 64, 3), 40 * i, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    status, said = run("frames", tmp_path / "deep.mkv", tmp_path / "out")
+    told = f"deep.mkv has {bits} bits a value, of which its frames keep 8"
+    assert status == 0 and (told if bits else "5 in train") in said and ("keep 8" in said) == (bits > 0)
+
+
 def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0):
     """Frames of one colour, whose red is four times their number from the beginning of the scene at 10 a second."""
     with av.open(str(path), "w") as file:
