@@ -1,6 +1,6 @@
 """Times train_step: plain eager fp32, auto, and each single optimisation, interleaved in one process.
 
-    python benchmarks/bench_train.py [--batches 1 4 16] [--steps N] [--json FILE]
+    python benchmarks/bench_train.py [--batches 1 4 16] [--crop-size 128] [--ngf 32] [--steps N] [--json FILE]
 
 Without arguments: batch 1, 4 and 16 at 256×256; on the CPU the two larger ones compare plain and auto only.
 """
@@ -33,6 +33,7 @@ class Bench:
     steps: int = 0  # counted rounds of all variants, on CUDA of 10 steps each; 0: as many as fit into the time
     seconds: float = 0  # for one batch size, warm-up apart; 0 chooses 15 on CUDA, 25 on the CPU
     crop_size: int = 256  # pixels
+    ngf: int = 64  # of both networks
     every: bool = False  # every variant at every batch size, and compile, also on the CPU
     device: str = "auto"  # auto, cuda, cuda:1 or cpu
     json: Path | None = None  # also write the table, the hardware and the versions there
@@ -77,11 +78,12 @@ def batch_of(n: int, cfg: Config, device: torch.device) -> tuple[torch.Tensor, t
     return tuple(torch.rand(2, n, 3, cfg.crop_size, cfg.crop_size, device=device) * 2 - 1)
 
 
-def make_step(settings: dict, batch: int, crop_size: int, device: torch.device) -> Callable[[], torch.Tensor]:
+def make_step(settings: dict, batch: int, opts: Bench, device: torch.device) -> Callable[[], torch.Tensor]:
     """A function that takes one real training step on random images."""
     changes = {name: on for name, on in settings.items() if name in LEVERS}
     others = {name: value for name, value in settings.items() if name not in LEVERS}
-    cfg = replace(Config(), crop_size=crop_size, load_size=crop_size, **others)
+    size = dict(crop_size=opts.crop_size, load_size=opts.crop_size, ngf=opts.ngf, ndf=opts.ngf)
+    cfg = replace(Config(), **size, **others)
     torch.manual_seed(0)
     _, step = real_step(cfg, device, **changes)
     tf32, (x, y) = torch.backends.cudnn.allow_tf32, batch_of(batch, cfg, device)
@@ -103,7 +105,7 @@ def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.devic
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         try:
-            run = make_step(settings, batch, opts.crop_size, device)
+            run = make_step(settings, batch, opts, device)
             for _ in range(6 if cuda else 1):
                 run()
             if cuda:

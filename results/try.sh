@@ -1,12 +1,12 @@
 #!/bin/sh
 # docs/try, the page that the README links to: it trains on façades that the project draws, and exports the network.
 #
-#     rm -r docs/try && sh results/try.sh                       4 epochs of 2,000 façades, 2 hours on a busy CPU core
+#     rm -r docs/try && sh results/try.sh                       10 epochs of 2,000 façades, 4 hours on a busy CPU core
 #     EPOCHS=1 PAIRS=8 NGF=4 SIZE=64 PAGE=page sh results/try.sh
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-epochs=${EPOCHS:-4} pairs=${PAIRS:-2000} ngf=${NGF:-16} size=${SIZE:-256}
+epochs=${EPOCHS:-10} pairs=${PAIRS:-2000} ngf=${NGF:-16} size=${SIZE:-256}
 data=data/demo_$pairs run=${RUN:-runs/try}
 
 [ -d "$data" ] || "$python" -c "
