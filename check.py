@@ -6,6 +6,7 @@
 import itertools
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -30,6 +31,15 @@ from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 
 
+@dataclass(frozen=True)
+class Look:
+    """What `check` sees of a pair."""
+
+    kind: str  # its sizes and sides
+    problem: str = ""  # why it cannot be used
+    empty: bool = False  # whether its mask leaves no pixel that counts
+
+
 def check(cfg: Config) -> int:
     """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong.
 
@@ -43,24 +53,22 @@ def check(cfg: Config) -> int:
     for note in found.notes:
         say(note)
 
-    def size(pair: Pair) -> str:
+    def look(pair: Pair) -> Look:
         try:
             side, _, *mask = read_pair(pair, a, b)
         except DataError as error:
-            problems.append(str(error))
-            return "unusable"
+            return Look("unusable", str(error))
         height, width, _ = side.shape
-        masked = " with masks" if mask else ""
-        if mask and not mask[0].any():
-            empty.append(pair)
-        if pair.side_by_side:
-            return f"{2 * width}×{height} side by side{masked}"
-        if pair.alone:
-            return f"{width}×{height} photos{masked}"
         several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
-        return f"{width}×{height} {several} and B{masked}"
+        kind = f"{width}×{height} {several} and B"
+        if pair.side_by_side:
+            kind = f"{2 * width}×{height} side by side"
+        elif pair.alone:
+            kind = f"{width}×{height} photos"
+        if not mask:
+            return Look(kind)
+        return Look(f"{kind} with masks", empty=not mask[0].any())
 
-    empty = []  # pairs in which no pixel counts
     good, counted, geometry = {}, {}, Geometry.of({**cfg.plain(), "interpolation": cfg.interpolation})
     x, y = values_of(cfg.plain())
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
@@ -71,16 +79,17 @@ def check(cfg: Config) -> int:
         if values.n_labels and side.indices:
             say(f"side {name}: {describe_classes(side, values.n_labels)}")
     for split, pairs in found.splits.items():
-        with ordered(size, pairs, None, ahead=64) as sizes:
-            sizes = list(tqdm(sizes, f"reading {split}", len(pairs), leave=False, disable=None))
-        counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(sizes).most_common(8))
+        with ordered(look, pairs, None, ahead=64) as looks:
+            looks = list(tqdm(looks, f"reading {split}", len(pairs), leave=False, disable=None))
+        kinds = Counter(each.kind for each in looks)
+        counts = ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common(8))
         say(f"{split}, pairs: {len(pairs)} ({counts})")
-        good[split] = [pair for pair, kind in zip(pairs, sizes, strict=True) if kind != "unusable"]
-        if empty:
+        problems += [each.problem for each in looks if each.problem]
+        good[split] = [pair for pair, each in zip(pairs, looks, strict=True) if not each.problem]
+        if empty := [pair for pair, each in zip(pairs, looks, strict=True) if each.empty]:
             which = f"{len(empty)} of {len(pairs)} pairs, such as {name_of(empty[0].files[0])}"
             told = f"{split}: no pixel counts in {which}"
             say(told) if len(empty) < len(pairs) else problems.append(told)
-            empty.clear()
         try:
             if good[split]:
                 counted[split] = check_headers(good[split], at_most=0)

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from conftest import RGB, pair_of, paired, write_pair
 from PIL import Image
 
+import check as check_module
 from check import check
 from config import Config
 from dataset import load_data
@@ -288,6 +290,23 @@ def test_check_reports_everything_that_is_wrong_and_draws_a_preview(tmp_path, ca
     shown = capsys.readouterr().out
     assert "20×10 A and B" in shown and "orphan.png" in shown and "2.png is no PNG" in shown and "problems: 2" in shown
     assert Image.open("preview_mine.png").width == 2 * 256 + 3 * 4
+
+
+def test_check_tells_of_what_it_cannot_use_in_the_order_of_the_names(tmp_path, capsys, monkeypatch):
+    for i in range(8):
+        write_pair(tmp_path / "mine" / ("train" if i else "val") / f"{i}.png", 96, 48, seed=i)
+    read_pair = check_module.read_pair
+
+    def damaged(pair, *sides):
+        if (i := int(Path(pair.name).name)) in (1, 3, 6):
+            time.sleep(0.1 * (7 - i))  # threads come to these in another order
+            raise DataError(f"{i}.png is damaged")
+        return read_pair(pair, *sides)
+
+    monkeypatch.setattr(check_module, "read_pair", damaged)
+    assert check(replace(Config(), data_root=tmp_path / "mine")) == 2
+    told = [line for line in capsys.readouterr().out.splitlines() if line.endswith("damaged")]
+    assert told == sorted(told) and len(told) == 3
 
 
 @pytest.mark.parametrize("black", [0, 1, 3])
