@@ -123,7 +123,7 @@ class Config:
 
     @property
     def paper_step(self) -> bool:
-        """Whether training uses the paper's losses only."""
+        """Whether training uses the paper's losses only: `train_step` then, else `hd_step`, with pix2pixHD's D."""
         used = {name for name, weight in self.loss_weights.items() if weight}
         return self.gan_loss == "bce" and not self.n_scales and used <= {"lambda_l1"}
 
@@ -278,7 +278,7 @@ def is_range(value) -> bool:
     return finite and float(value[0]) < float(value[1])
 
 
-# Training as in the paper (appendix 6.2), even after the defaults above were edited.
+# Training as in the paper (appendix 6.2), even after the defaults above were edited: a new weight belongs here too.
 PAPER = dict(
     in_channels=3, out_channels=3, space="rgb", range_a=None, range_b=None, n_labels=0,
     resize="stretch", load_size=286, crop_size=256, crop_width=0,

@@ -148,7 +148,8 @@ def train(cfg: Config) -> None:
             log.start(state, dtype, rate(progress.epoch + 1))
             try:
                 for epoch in range(progress.epoch + 1, cfg.total_epochs + 1):
-                    # Train on every pair once; after a resume, on those that the epoch has left.
+                    # Train on every pair once; after a resume, on those that the epoch has left. Order, jitter and
+                    # dropout follow from the seed and the position, which `meter` counts and checkpoints keep.
                     lr = rate(epoch)
                     state.set_rate(lr)
                     batches = meter.watch(train_batches.epoch(epoch, start=meter.done))
@@ -162,7 +163,7 @@ def train(cfg: Config) -> None:
                         state.ema.take_in(state.gen)
                     means = meter.end()
 
-                    # Validate, log, and save while the next epoch begins.
+                    # Validate, log, and save while the next epoch begins, at most every 20 seconds.
                     scores, examples = validate(state.result, val_batches, epoch, stop)
                     row = {"epoch": epoch, "lr": lr, **means, **scores}
                     log.epoch(row, examples)

@@ -79,6 +79,7 @@ def test_editing_the_defaults_changes_neither_the_recipes_nor_breaks_the_command
     monkeypatch.setattr(config, "Config", lambda: edited)
     assert recipe("edges2shoes") == before
     monkeypatch.undo()
+    assert {*PAPER} >= {*Config().loss_weights}
     assert {*PAPER, "direction"} >= {"load_size", "crop_size", "batch_size", "n_epochs_decay", "lr", "ngf", "ndf"}
 
 
