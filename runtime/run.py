@@ -192,7 +192,7 @@ class Run:
         if "checkpoint.pth.tar" not in found:
             if "gen.pth.tar" in found:
                 raise UserError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
-            say(f"no checkpoint in {folder} yet: the run begins (--out-dir is where another one lies)")
+            say(f"no checkpoint in {folder} yet: the run begins; to go on with another, give its --out-dir")
             return None
         saved = load_tensors(folder / "checkpoint.pth.tar", "pix2pix checkpoint")
         saved["config"], notes = current(saved["config"])
