@@ -52,9 +52,10 @@ class Photos:
             raise FileNotFoundError(f"0 masks in {name_of(self.masks)}")
         if masks and self.input != "hole":
             raise UserError(f"masks are for --input hole, not for --input {self.input}")
-        for name, least in (("size", 0), ("sigma", 0.1), ("threshold", 1), ("factor", 1)):
-            if not least <= getattr(self, name) < 1e5:
-                raise UserError(f"{name} must be at least {least}; it is {getattr(self, name)}")
+        bounds = {"size": (0, 10**5), "sigma": (0.1, 100), "threshold": (1, 10**5), "factor": (1, 10**5)}
+        for name, (least, most) in bounds.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"{name} must be from {least} to {most}; it is {getattr(self, name)}")
         photos = [path for path in list_images(self.photos) if not drawn_here(path)]
         if not photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")

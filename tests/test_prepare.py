@@ -267,7 +267,8 @@ def test_nothing_is_written_over_what_is_not_ours(tmp_path):
     (["broken", "out", "--input", "gray"], "no pair could be made; 1 could not be read, such as: broken/1.png"),
     (["two", "out", "--input", "gray"], "two/1.jpg and two/1.png would become one pair, 1"),
     (["two", "out", "--input", "gray", "--val", "1"], "from 0 to below 1; it is 1.0"),
-    (["two", "out", "--input", "blur", "--sigma", "0"], "sigma must be at least 0.1; it is 0.0"),
+    (["two", "out", "--input", "blur", "--sigma", "0"], "sigma must be from 0.1 to 100; it is 0.0"),
+    (["two", "out", "--input", "edges", "--sigma", "101"], "sigma must be from 0.1 to 100; it is 101.0"),
     (["two", "out", "--input", "blur", "--masks", "two"], "masks are for --input hole"),
 ])
 def test_what_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, words, message):
