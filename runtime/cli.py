@@ -34,10 +34,21 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     if which.resume:
         folder = which.out_dir or find_run(which.data_root, base.direction if word else None)
         if folder and (run := load_settings(folder)):
+            if word:
+                tell_kept(word, base, run, folder, argv)
             base = replace(run, out_dir=folder, resume=True)
     description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
                    f"{', '.join(RECIPES)}.")  # python -OO leaves no docstring
     return tyro.cli(Config, default=base, args=argv, description=description)
+
+
+def tell_kept(word: str, asked: Config, run: Config, folder: Path, argv: list[str]) -> None:
+    """Says which settings of the recipe `word` a resumed run does not take; flags it does."""
+    flags = {flag.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for flag in argv}
+    kept = [name for name in RECIPES[word] if name not in {*flags, "data_root"}
+            and getattr(run, name) != getattr(asked, name)]
+    if kept:
+        say(f"{folder} keeps its {', '.join(kept)}: {word} has others")
 
 
 def which_run(argv: list[str]) -> dict:
