@@ -537,7 +537,8 @@ def test_resume_finds_the_run_by_its_data(capsys):
     assert parse(["--data-root", "data/mine", "--resume"]).ngf == 7
     capsys.readouterr()
     assert parse(["better", "--data-root", "data/mine", "--resume", "--ema=0.9"]).lambda_fm == 0  # which is told
-    assert capsys.readouterr().out == "runs/better keeps its ngf, spectral_norm, lambda_fm, n_epochs: better has others\n"
+    told = "runs/better keeps its ngf, spectral_norm, lambda_fm, n_epochs: better has others\n"
+    assert capsys.readouterr().out == told
     assert resumed("--data-root", "data/third") is None and capsys.readouterr().out.endswith("a new one begins\n")
     Path("data/mine").rename("data/renamed")
     assert resumed("--data-root", "data/renamed") is None
