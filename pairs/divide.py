@@ -110,11 +110,11 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     if len(pairs) < 2:
         raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
     trained, held = known.sides(known.look(pairs, own))
-    n, why = len(known.held), "no val or test split"
+    why = "no val or test split"
     if held.any():
         how = ("were held out for validation before, and are again" if resumed else
                f"were held out by {whose}, and are again")
-        gone = n - len(np.unique(known.look(pairs, own)[held, 0]))
+        gone = unmet(known.held, known.look(pairs, own))
         how += f"; {gone:,} that were held out are gone" if gone > 0 else ""
         if group and (more := ~(trained | held) & np.isin(names, [*{*names[held]}])).any():
             held |= more
@@ -130,7 +130,7 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
                                "now say nothing of new images")
             free[:] = True
         held = _draw(pairs, own, free, seed, names)
-        why = "none of the pairs that were held out before is recognised here" if n else why
+        why = "none of the pairs that were held out before is recognised here" if len(known.held) else why
         how = f"are held out for validation (seed {seed})"
         if group:
             how += f", {len({*names[held]}):,} of {len({*names}):,} groups"
