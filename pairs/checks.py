@@ -14,6 +14,7 @@ from pairs.geometry import Geometry, Size, enlargement, larger
 from pairs.identity import Pair
 from pairs.images import has_frames, has_nodata, read_palette
 from pairs.palettes import sample
+from pairs.patterns import SPLIT_OF, suggested
 from pairs.picture import Picture, to_array
 from pairs.reading import read_pictures, side_sizes
 from pairs.values import KINDS, VOID, Values, mask_array, mask_weight, mask_white
@@ -99,8 +100,8 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
                         "by side")
             if 2 * len(narrow + photos) > n and not halved:
-                raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B; if each "
-                                "file does hold both, let the names end in _AB")
+                raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B"
+                                f"{_flags(pairs)}; if each file does hold both, let the names end in _AB")
             say(sentence)
     if len(wide) == n:
         say(f"all photos are twice as wide as high, such as {wide[0]}: if each is two images side by side, let the "
@@ -109,6 +110,15 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{moving[0]}")
     return headers
+
+
+def _flags(pairs: Sequence[Pair]) -> str:
+    """What may be said instead of other names, where the ends of these have a pattern."""
+    files = [pair.files[0] for pair in pairs if pair.side_by_side]
+    folder = files[0].parent
+    root = folder.parent if folder.name.lower() in SPLIT_OF else folder
+    patterns = suggested([file.relative_to(root).as_posix() for file in files if root in file.parents])
+    return f", or take {patterns}" if patterns else ""
 
 
 def may_lack_values(pairs: Sequence[Pair], seen: Iterable["Seen"]) -> bool:

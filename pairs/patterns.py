@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,13 @@ def read_as(files: Sequence[str]) -> Patterns | None:
 
 
 def suggested(files: Sequence[str]) -> Patterns | None:
-    """Patterns for folders, or parts of names, that are called as two sides often are; None where there are none."""
+    """Patterns for folders, or ends of names, that may be the two sides; None where there are none.
+
+    First those that are called as sides often are, else any two of which most files have a partner in the other.
+    """
     shapes = Counter(shape for words in WORDS for file in files if (shape := _shape(file, *words)))
-    return _best(files, [*CITY_LABELS, *(shape for shape, _ in shapes.most_common(6))])
+    return (_best(files, [*CITY_LABELS, *(shape for shape, _ in shapes.most_common(6))])
+            or _best(files, _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
@@ -212,6 +217,41 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
         if n > most and 2 * n > len(of_a):
             best, most = Patterns((a,), b), n
     return best
+
+
+def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The patterns of every two folders beside each other, then of every two words at the ends of names."""
+    folders, ends = (defaultdict(lambda: defaultdict(list)) for _ in range(2))  # place → word → stems
+    for file in files:
+        *above, name = file.split("/")
+        stem = name.rpartition(".")[0]
+        parts = ["{split}" if part.lower() in SPLIT_OF else part for part in above]
+        for i, part in enumerate(parts):
+            if part != "{split}":
+                for others in (parts, ["{split}" if other == "{split}" else "{name}" for other in parts]):
+                    folders["/".join([*others[:i], "\0", *others[i + 1 :], ""])][part].append(stem)
+        if end := re.fullmatch(r".+([-_ ])([A-Za-z]+)", stem):
+            ends["/".join([*parts, "{name}"]) + end[1] + "\0"][end[2]].append(stem)
+    for places, rest in ((folders, "{name}"), (ends, "")):
+        for place in sorted(places, key=lambda place: _unlikely(places[place]))[:6]:
+            words = sorted(places[place], key=lambda word: -len(places[place][word]))[:3]
+            for pair in combinations(sorted(words), 2):
+                yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)
+                if rest:  # where the names on each side have a beginning or an end of their own
+                    own = [_own_name(places[place][word]) for word in pair]
+                    yield tuple(f"{place.replace(chr(0), word)}{name}.*" for word, name in zip(pair, own, strict=True))
+
+
+def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool]:
+    """Sorts first what most files lie in, of that what has two words rather than one for each patient or scene."""
+    return -sum(map(len, words.values())), abs(len(words) - 2), any(char.isdigit() for word in words for char in word)
+
+
+def _own_name(stems: Sequence[str]) -> str:
+    """{name} between what all of them begin and end with, but for digits."""
+    first = re.sub(r"\d+$", "", os.path.commonprefix(stems))
+    last = os.path.commonprefix([stem[len(first) :][::-1] for stem in stems])[::-1]
+    return f"{first}{{name}}" + re.sub(r"^\d+", "", last)
 
 
 def _shape(file: str, word: str, other: str) -> tuple[str, str] | None:

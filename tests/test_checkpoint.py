@@ -38,7 +38,7 @@ def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
     assert set(saved) == {"format", "state_dict", "config", "epoch", "pairs", "usual_size", "kind", "inputs",
                           "colours", "size_range", "enlarge", "version", "validated_on"} and saved["epoch"] == 1
     settings = saved["config"]
-    assert settings["direction"] == "AtoB" and settings["load_size"] == 72
+    assert settings["direction"] == "AtoB" and settings["load_size"] == 36
     assert {"bands_a", "bands_b", "files_a", "files_b", "files_m"} <= settings.keys()  # by which others read files
     names = ("in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width")
     gen = Generator(*(settings[name] for name in names))
@@ -77,6 +77,7 @@ def test_a_finished_run_says_so(run):
         train(replace(run, resume=True))
 
 
+@pytest.mark.long
 def test_resume_begins_where_there_is_no_run_yet(small, end_of, same, undisturbed, capsys):
     """So that one command both starts and, under torchrun --max-restarts or a queue, goes on."""
     train(small(resume=True))
@@ -272,7 +273,7 @@ def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys,
 
 def test_flags_are_checked_against_the_settings_of_the_run(run):
     cfg = parse(["--resume", "--out-dir", str(run.out_dir), "--load-size", "96", "--n-epochs", "2"])
-    assert cfg.load_size == 96 and cfg.crop_size == 64
+    assert cfg.load_size == 96 and cfg.crop_size == 32
     train(cfg)
 
 
@@ -449,6 +450,7 @@ def test_nothing_of_the_user_s_own_is_overwritten(small, name, write, resume):
     assert (folder / name).read_bytes() == before and not (folder / "checkpoint.pth.tar").exists()
 
 
+@pytest.mark.long
 def test_a_folder_with_other_files_or_with_what_a_killed_run_left_is_fine(small, end_of):
     folder = small().out_dir
     folder.mkdir()

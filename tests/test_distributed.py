@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, children_of, flags, fresh_state, launch, make_data, wait_until, write_pair
+from conftest import LARGER, ROOT, children_of, flags, fresh_state, launch, make_data, wait_until, write_pair
 from torch import nn
 
 import train as train_module
@@ -174,7 +174,7 @@ with processes("cpu") as ranks:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_replicas_stay_equal_and_average_the_gradients(small, tmp_path):
     """After every step to the bit; the gradients are those of one process that averages the same two samples."""
     torch.manual_seed(1)
@@ -210,7 +210,7 @@ def test_replicas_stay_equal_and_average_the_gradients(small, tmp_path):
         torch.testing.assert_close(a.detach(), b, rtol=0.05, atol=5e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_of_one_and_of_two_processes_continue_each_other(small):
     """1 → 2 → 1: the same files, no prefixes, and the log goes on."""
     run = small().out_dir
@@ -268,7 +268,7 @@ def undisturbed_by_two(tmp_path_factory):
     return weights(folder / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @linux
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, undisturbed_by_two, rank, same):
@@ -379,6 +379,7 @@ def test_a_frozen_network_is_not_replicated(monkeypatch):
     assert torch.equal(replica(x), net(x))
 
 
+@pytest.mark.long
 def test_dropout_is_drawn_by_the_position_in_the_run_and_apart_in_each_process(small, on_steps, monkeypatch):
     """What is drawn at a step depends on (seed, process, epoch, step) alone: nothing need be kept to resume exactly."""
     seeds = {}
@@ -409,5 +410,5 @@ def test_all_processes_train_with_the_settings_of_the_main_one(small, on_steps, 
 
     monkeypatch.setattr(Ranks, "broadcast", broadcast)
     on_steps(look)
-    train(small(n_epochs=1, precision="fp32"))
+    train(small(n_epochs=1, precision="fp32", **LARGER))
     assert seen == {torch.bfloat16}

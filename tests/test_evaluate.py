@@ -462,6 +462,7 @@ def best_of(cfg):
     return torch.load(cfg.out_dir / "best.pth.tar", weights_only=True)["epoch"]
 
 
+@pytest.mark.long
 def test_another_best_by_compares_with_the_generator_on_the_disk(small, scripted):
     """Epoch 2 has the best PSNR so far and is on no disk, where epoch 1 is, chosen by L1: epoch 3 is better than it."""
     scripted((0.1, 10.0), (0.3, 20.0), (0.3, 15.0), (0.1, 14.0), (0.1, 16.0))
@@ -474,6 +475,7 @@ def test_another_best_by_compares_with_the_generator_on_the_disk(small, scripted
     assert file["scores"] == {"val_l1": 0.1, "val_psnr": 16.0, "val_ssim": 0.5}
 
 
+@pytest.mark.long
 def test_a_best_generator_that_is_gone_or_of_an_earlier_version_is_replaced_rightly(small, scripted, capsys):
     scripted((0.1, 10.0), (0.3, 11.0), (0.2, 12.0), (0.15, 12.0), (0.9, 9.0))
     path = small().out_dir / "best.pth.tar"
@@ -492,6 +494,7 @@ def test_a_best_generator_that_is_gone_or_of_an_earlier_version_is_replaced_righ
     assert best_of(small()) == 5 and "best.pth.tar is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_scores_of_other_validation_pairs_are_not_compared(small, scripted, monkeypatch, capsys):
     scripted((0.1, 10.0), (0.3, 9.0), (0.4, 9.0), (0.2, 9.0))
     told = []

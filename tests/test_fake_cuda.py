@@ -175,6 +175,7 @@ def saved(small):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(fused_adam=False), dict(cuda_graph=False, channels_last=False)])
+@pytest.mark.long
 def test_a_run_that_began_on_the_cpu_goes_on_on_cuda(small, saved, fake, changes):
     """A checkpoint holds CPU tensors: a moment, a count or a rate that stays there fails in the next step."""
     with fake:

@@ -41,7 +41,7 @@ def fork(act, *args):
     return process
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @posix
 def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unspaced):
     """SIGKILL at random moments, many of them in the middle of writing a checkpoint, which every epoch ends with.
@@ -80,6 +80,7 @@ def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unsp
 
 
 @posix
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(small, end_of, capfd):
     """A limit on the size of files stands for the disk: the next checkpoint does not fit."""
     train(small(n_epochs=1))
@@ -137,6 +138,7 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
     assert load_tensors(small().out_dir / "best.pth.tar")["epoch"] == saved["epoch"]
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_names_the_file_that_does_not_fit(small, disk, at_step, unspaced, capfd):
     run = disk(small().out_dir, "4m")
 
@@ -285,6 +287,7 @@ def test_a_read_only_data_folder_and_links_are_enough(small, data, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == files
 
 
+@pytest.mark.long
 def test_a_clock_that_jumps_back_changes_nothing(small, end_of, same, undisturbed, monkeypatch):
     wall = time.time
     monkeypatch.setattr(time, "time", lambda: wall() - random.random() * 1e6)
@@ -328,6 +331,7 @@ def test_an_image_that_vanishes_and_comes_back_under_another_size_is_refused(sma
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
+@pytest.mark.long
 def test_a_killed_loader_process_ends_the_run_with_a_sentence_between_two_steps(small, end_of, same, undisturbed,
                                                                                at_step, capfd):
     """torch would raise its error wherever the main thread is: between the updates of D and of G, say."""
@@ -350,6 +354,7 @@ def test_a_killed_loader_process_ends_the_run_with_a_sentence_between_two_steps(
 
 @posix
 @pytest.mark.parametrize("encoding", ["ascii", "cp1251"])
+@pytest.mark.long
 def test_every_program_prints_where_the_output_takes_few_characters(data, tmp_path, monkeypatch, encoding):
     """As in a Windows console in Russian with redirected output; the folder's name has what none of them can take."""
     moved, run = tmp_path / "猫 × \x1b[2J", tmp_path / "run"

@@ -93,6 +93,7 @@ def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     assert {len(path.name) for path in tmp_path.iterdir()} == {250, 251, 255}
 
 
+@pytest.mark.long
 def test_only_our_own_leftovers_are_removed(tmp_path):
     """A killed process leaves its temporary file; a user's own may end in .tmp too, and folders may be called so."""
     code = ("import os; from pathlib import Path; from runtime.files import atomic\n"

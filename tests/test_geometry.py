@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, flags, launch, paired, settings, write_pair
+from conftest import LARGER, ROOT, flags, launch, paired, settings, write_pair
 from PIL import Image
 
 import train as train_module
@@ -21,6 +21,11 @@ from pairs.find import usable_pairs
 from pairs.geometry import Geometry, Sizes, pad, resize, usual_size
 from pairs.images import normalise, to_tensor
 from utils import DataError
+
+
+@pytest.fixture
+def small(small):
+    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
 
 
 def coordinates(width, height):
@@ -159,7 +164,8 @@ def test_mixed_sizes_train_resume_translate_and_are_scored_in_every_mode(tmp_pat
         assert process.returncode == 0, err
         return out
 
-    words = flags(root, tmp_path / "run", resize=resize, crop_width=96, num_workers=2, batch_size=2, n_epochs=1)
+    words = flags(root, tmp_path / "run", resize=resize, crop_width=96, num_workers=2, batch_size=2, n_epochs=1,
+                  **LARGER)
     run("train.py", *words)
     run("train.py", "--resume", "--out-dir", tmp_path / "run", "--n-epochs", 2)
     gen = load_generator(tmp_path / "run" / "gen.pth.tar")
@@ -180,7 +186,7 @@ def test_mixed_sizes_train_resume_translate_and_are_scored_in_every_mode(tmp_pat
 def trained(tmp_path_factory):
     """A run on pairs of 150×90, of which the file tells the scale."""
     folder = tmp_path_factory.mktemp("trained")
-    cfg = settings(write_set(folder / "data", [(150, 90)], copies=2), folder / "run", n_epochs=1)
+    cfg = settings(write_set(folder / "data", [(150, 90)], copies=2), folder / "run", **{**LARGER, "n_epochs": 1})
     train_module.train(cfg)
     return cfg
 

@@ -278,6 +278,7 @@ def peak(act):
 
 
 @pytest.mark.parametrize("make", [GlobalGenerator, LocalEnhancer])
+@pytest.mark.long
 def test_checkpointing_halves_the_peak_and_changes_no_gradient(make):
     torch.manual_seed(0)
     plain, thrifty = (make(ngf=8, checkpointing=on) for on in (False, True))

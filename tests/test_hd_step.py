@@ -16,7 +16,6 @@ import pytest
 import torch
 from conftest import ROOT, flags, fresh_state, launch, stacked
 from torch import nn
-from torchvision.models import vgg19
 
 import evaluate as evaluate_module
 import train as train_module
@@ -255,6 +254,7 @@ def test_an_update_between_counts_for_the_steps_since_the_last_one():
     assert average.net.weight.item() == pytest.approx(1 - 0.9**13, abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_average_of_a_run_holds_its_last_steps(small, end_of):
     """Six steps an epoch: after the fifth, gen.pth.tar was still that of the fourth."""
     train(small(n_epochs=4, ema=0.9))
@@ -303,8 +303,11 @@ def test_without_vgg_s_weights_a_run_is_refused_before_its_data_is_read(small, t
         train(small(n_epochs=1, lambda_vgg=10.0))
 
 
+@pytest.mark.long
 def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     """By hooks on the whole network, with random weights; the layers are found by their widths."""
+    from torchvision.models import vgg19  # takes seconds
+
     torch.manual_seed(0)
     net = vgg19(weights=None)
     monkeypatch.setattr("torchvision.models.vgg19", lambda weights: net)

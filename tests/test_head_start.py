@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import flags, fresh_state
+from conftest import LARGER, flags, fresh_state
 from test_distributed import finish, torchrun
 from test_published import published as published  # a fixture
 
@@ -13,6 +13,11 @@ from inference.load import head_start
 from runtime.checkpoint import load_tensors
 from runtime.cli import parse
 from train import train
+
+
+@pytest.fixture
+def small(small):
+    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
 
 
 @pytest.fixture
@@ -47,6 +52,7 @@ def test_a_run_begins_with_the_weights_and_with_fresh_optimisers(small, first, o
     assert f"{n:,} of {n:,} parameters of G; " in said and ("D begins anew" in said) != d_too
 
 
+@pytest.mark.long
 def test_a_resumed_run_neither_loads_the_file_again_nor_needs_it(small, first, same, end_of, capsys):
     """Twice from the file, the second epoch would begin where the first did."""
     cfg = partial(small, init_from=first / "gen.pth.tar")
@@ -60,6 +66,7 @@ def test_a_resumed_run_neither_loads_the_file_again_nor_needs_it(small, first, s
     assert json.loads((small().out_dir / "config.json").read_text())["init_from"] == kept
 
 
+@pytest.mark.long
 def test_the_file_is_found_again_from_another_folder(small, first, monkeypatch):
     """By a run that was killed before its first checkpoint, and is resumed elsewhere."""
     monkeypatch.chdir(first)

@@ -383,6 +383,7 @@ def test_a_generator_scores_all_of_a_folder_that_it_does_not_know(small, tmp_pat
     assert "knows none of the 6 pairs: all are scored" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_data_that_changed_is_told_and_best_pth_tar_starts_over(small, data, capsys):
     cfg = small(n_epochs=1, best_by="val_l1")
     train(cfg)
@@ -416,6 +417,7 @@ def test_an_epoch_goes_on_where_only_the_root_has_changed(small, tmp_path, at_st
     assert re.search(rf"resuming {cfg.out_dir} after epoch 0, step [45]", shown)
 
 
+@pytest.mark.long
 def test_files_that_know_pairs_by_name_alone_still_hold_them_out(small, tmp_path, capsys):
     cfg = small(data_root=flat(tmp_path / "flat"), n_epochs=1)
     train(cfg)
@@ -443,6 +445,7 @@ def test_a_generator_s_file_takes_few_bytes_for_a_pair():
     assert Known.of({"pairs": {"train": pairs["train"][:, 0]}}).train.shape == (n, 2)
 
 
+@pytest.mark.long
 def test_a_run_that_begins_with_weights_holds_out_what_they_never_saw(small, tmp_path, capsys):
     first = small("first", data_root=flat(tmp_path / "flat"), n_epochs=1)
     train(first)

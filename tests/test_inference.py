@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, settings, write_pair
+from conftest import LARGER, ROOT, settings, write_pair
 from PIL import Image
 from test_published import Published
 from torch import nn
@@ -266,10 +266,11 @@ def upright(tmp_path_factory):
                 path = folder / "data" / split / side / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(noise(width // 8, height // 8, number + seed)).resize((width, height)).save(path)
-    train_module.train(settings(folder / "data", folder / "run", n_epochs=1))
+    train_module.train(settings(folder / "data", folder / "run", **{**LARGER, "n_epochs": 1}))
     return folder
 
 
+@pytest.mark.long
 def test_portraits_among_landscapes_are_translated_as_they_were_validated(upright):
     """The score of the files that predict.py writes is that of --scale crop, which is what validation showed."""
     checkpoint, scores = upright / "run" / "gen.pth.tar", {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, fresh_state, paired, settings, write_pair
+from conftest import LARGER, ROOT, fresh_state, paired, settings, write_pair
 
 from config import Config
 from pairs.find import usable_pairs
@@ -63,7 +63,8 @@ def steps(tmp_path, monkeypatch):
 @pytest.fixture
 def cfg(tmp_path, monkeypatch):
     monkeypatch.setattr(Config, "interpolation", "bicubic")
-    return settings(tmp_path / "data", tmp_path / "run", direction="BtoA", load_size=71, speed="plain")
+    changes = {**LARGER, "direction": "BtoA", "load_size": 71, "speed": "plain"}
+    return settings(tmp_path / "data", tmp_path / "run", **changes)
 
 
 def test_the_block_is_short():

@@ -7,8 +7,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT, make_data, write_pair
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 NOTEBOOK = ROOT / "docs" / "pix2pix.ipynb"
 FLAGS = "--ngf 4 --ndf 4 --crop-size 64 --load-size 72 --num-workers 0 --device cpu"
@@ -42,6 +40,8 @@ def executed(place, **parameters):
     at = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     lines = [f"{name} = {str(value)!r}" for name, value in ({"CODE": ROOT} | parameters).items()]
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(lines)))
+    from nbclient import NotebookClient  # takes half a second
+
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": place}}).execute()
     return notebook
 
@@ -82,6 +82,8 @@ def test_the_notebook_runs_on_a_zip_and_the_second_time_resumes(tmp_path, monkey
 
 @pytest.mark.slow
 def test_what_is_wrong_with_the_pairs_stops_the_notebook(tmp_path):
+    from nbclient.exceptions import CellExecutionError
+
     with pytest.raises(CellExecutionError, match="check.py has ended with status 2"):
         executed(tmp_path, DATA=tmp_path / "nothing", FLAGS=FLAGS)
     with pytest.raises(CellExecutionError, match="let CODE tell"):

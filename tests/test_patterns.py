@@ -1,5 +1,6 @@
 """Pairs in folders with names of their own: what the patterns match, and the flags that are proposed."""
 
+import re
 import zlib
 
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from config import Config
 from inference.trained import Trained
+from pairs.checks import check_headers
 from pairs.find import find_pairs, usable_pairs
 from pairs.geometry import Geometry
 from pairs.patterns import Patterns
@@ -105,14 +107,26 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "--files-a '*/s1_*/{name}_s1_{name}.png' --files-b '*/s2_*/{name}_s2_{name}.png'"),
     (both("leftImg8bit/train/ulm/u_{}_leftImg8bit.png", "gtFine/train/ulm/u_{}_gtFine_labelIds.png"),
      "--files-a 'leftImg8bit/{split}/{name}_leftImg8bit.png' --files-b 'gtFine/{split}/{name}_gtFine_labelIds.png'"),
+    (both("cad/line_{}.tif", "views/view_{}.png"), "--files-a 'cad/line_{name}.*' --files-b 'views/view_{name}.*'"),
+    (both("train/sketches/{}.png", "train/photos/{}_p.png"),
+     "--files-a '{split}/photos/{name}_p.*' --files-b '{split}/sketches/{name}.*'"),
+    (both("p1/ct/{}.png", "p1/mr/{}.png", NUMBERS[:2]) + both("p2/ct/{}.png", "p2/mr/{}.png", NUMBERS[2:]),
+     "--files-a '{name}/ct/{name}.*' --files-b '{name}/mr/{name}.*'"),
 ])
-def test_known_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
+def test_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
     tree(tmp_path, *files)
     with pytest.raises(UserError) as error:
         find_pairs(tmp_path)
     assert str(error.value).endswith(flags)
     a, b = flags.replace("'", "").removeprefix("--files-a ").split(" --files-b ")
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
+
+
+def test_ends_of_names_are_answered_with_flags_too(tmp_path):
+    flags = "--files-a '{split}/{name}_photo.*' --files-b '{split}/{name}_sketch.*'"
+    pairs = find_pairs(tree(tmp_path, *both("train/{}_sketch.png", "train/{}_photo.jpg"))).splits["train"]
+    with pytest.raises(UserError, match=f"name them 1_A, 1_B, or take {re.escape(flags)};"):
+        check_headers(pairs)
 
 
 @pytest.mark.parametrize("files", [

@@ -432,6 +432,7 @@ def test_tiles_are_aligned_to_the_pixel(tmp_path, b, within):
         assert max(off(path, 45) for path in (pair.inputs[0], pair.target)) <= within, pair
 
 
+@pytest.mark.long
 def test_tiles_of_another_projection_and_of_classes(tmp_path):
     first = raster(tmp_path / "a.tif", (400, 320), 10)
     transform, width, height = warp.calculate_default_transform("EPSG:32633", "EPSG:4326", 400, 320, CORNER[0],
@@ -459,6 +460,7 @@ def test_tiles_of_another_projection_and_of_classes(tmp_path):
             assert (picture.indices == classes[row[:, None] // 3, column // 3]).all() and picture.channels == 3
 
 
+@pytest.mark.long
 def test_no_pixel_of_the_map_is_trained_on_and_validated_on(tmp_path):
     """Tiles that overlap share pixels, and neighbours nearly do."""
     first, second = (raster(tmp_path / f"{name}.tif", (600, 500), 10) for name in "ab")
@@ -501,6 +503,7 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     assert status == 2 and "out was begun with bytes [" in said and "take a new folder" in said
 
 
+@pytest.mark.long
 def test_tiles_go_on_where_they_were_stopped(tmp_path):
     first, second = (raster(tmp_path / f"{name}.tif", (600, 500), 10) for name in "ab")
     words = ["tiles", first, second, tmp_path / "out", "--size", 64]
@@ -515,6 +518,7 @@ def test_tiles_go_on_where_they_were_stopped(tmp_path):
     assert {path: kept[2] for path, kept in before.items()} == {path: kept[2] for path, kept in after.items()}
 
 
+@pytest.mark.long
 def test_rasters_without_a_place_and_near_infrared(tmp_path):
     """Scans of microscopes say nothing of where they lie; four bands of 8 bits are no transparency."""
     rng = np.random.default_rng(0)

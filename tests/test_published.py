@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import fresh_state
+from conftest import LARGER, fresh_state
 from torch import nn
 
 from inference.load import from_published, load_generator, published_keys
@@ -125,7 +125,7 @@ def test_a_run_may_have_dropout_where_that_release_has_it(small):
     for crop_size, wanted in ((256, [0, 0.4, 0.4, 0.4, 0, 0, 0]), (128, [0, 0.4, 0.4, 0, 0, 0])):
         cfg = small(crop_size=crop_size, load_size=crop_size, dropout=0.4, generator="release")
         assert [block[3].p for block in fresh_state(cfg).gen.decoder] == wanted
-    train(small(generator="release"))
-    train(small(resume=True, generator="release", n_epochs=3))
+    train(small(generator="release", **LARGER))
+    train(small(resume=True, generator="release", **{**LARGER, "n_epochs": 3}))
     gen = load_generator(small().out_dir / "gen.pth.tar")
     assert [block[3].p for block in gen.decoder] == [0, 0.5, 0, 0, 0]

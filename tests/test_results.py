@@ -74,6 +74,21 @@ def test_each_recipe_of_facades_has_its_row(checkout):
 
 
 @pytest.mark.slow
+def test_samples_of_other_data_have_their_rows(checkout):
+    run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
+    for name in ("maps", "edges2shoes"):
+        (checkout / "data" / name).symlink_to(checkout / "data" / "demo_6")
+    lines = run("samples.sh", checkout, EPOCHS="2", EVERY="1")
+    rows = [line.split()[1] for line in lines if line.startswith("| results_")]
+    assert rows == ["results_maps64", "results_edges2shoes64"]
+    for name, batch in (("maps", 1), ("edges2shoes", 4)):
+        logs = checkout / "results" / "logs" / f"results_{name}64"
+        assert json.loads((logs / "config.json").read_text())["batch_size"] == batch
+        assert {*json.loads((logs / "metrics.json").read_text())["scores"]} == {"output", "mean"}
+        assert (logs / "curve.png").exists()
+
+
+@pytest.mark.slow
 def test_what_a_cpu_does_is_kept_in_tables(checkout):
     run("cpu.sh", checkout, SECONDS_EACH="1", IMAGES="4", EPOCHS="1", ROUNDS="1")
     for name, unit in (("train", "images/s"), ("data", "ms"), ("predict", "images/s")):

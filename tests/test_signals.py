@@ -26,6 +26,7 @@ def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.long
 def test_the_first_signal_asks_and_the_second_leaves_at_once():
     code = ("import os, signal\n"
             "from runtime import signals\n"

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import fresh_state, stacked
+from conftest import LARGER, fresh_state, stacked
 from torch import nn
 
 from discriminator import Discriminator
@@ -28,6 +28,11 @@ from train import train, train_step
 
 CPU = torch.device("cpu")
 fp32 = partial(torch.autocast, "cpu", enabled=False)
+
+
+@pytest.fixture
+def small(small):
+    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
@@ -110,6 +115,7 @@ def test_each_word_pulls_its_levers():
 
 
 @pytest.mark.parametrize("changes", [dict(channels_last=True), dict(fused_adam=False, small_matmul=False)])
+@pytest.mark.long
 def test_a_run_with_other_levers_resumes_exactly(small, same, end_of, monkeypatch, changes):
     """Adam's switches in the file are not those of the run that goes on (fused, capturable, a rate as tensor)."""
     monkeypatch.setattr("train.choose_levers", lambda *args: replace(choose_levers(*args), **changes))

@@ -79,6 +79,7 @@ def outcome(file, wanted):
     return "right" if same and plain and picture.kind in ("uint8", "uint16", "float32") else "wrong"
 
 
+@pytest.mark.long
 def test_every_type_band_count_and_layout_is_read_as_it_was_written():
     layouts = itertools.product(KINDS, BANDS, ("contig", "separate"), ({}, dict(tile=(16, 16)), dict(rowsperstrip=5)),
                                 (None, "deflate", "lzw", "zstd"))

@@ -135,6 +135,7 @@ def published(path, depth=8, ngf=64):
     return path.read_bytes()
 
 
+@pytest.mark.long
 def test_a_published_name_is_fetched_and_is_the_network_it_should_be(served, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "URL", served.address + "/models/{name}.pth")
     refused("sat2map", tmp_path, "404")
