@@ -224,7 +224,7 @@ def test_runs_of_one_and_of_two_processes_continue_each_other(small):
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     saved = weights(run)
-    assert saved["gen"].keys() == Generator(3, 3, 4, 64).state_dict().keys()
+    assert saved["gen"].keys() == Generator(3, 3, 4, 32).state_dict().keys()
     steps = [state["step"].item() for state in saved["opt_g"]["state"].values()]
     assert set(steps) == {6 + 3 + 6}  # six pairs: two processes take three steps
 

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, flags, fresh_state, launch, stacked
+from conftest import LARGER, ROOT, flags, fresh_state, launch, stacked
 from torch import nn
 
 import evaluate as evaluate_module
@@ -188,7 +188,7 @@ def test_another_network_cannot_continue_a_run(small, change):
 @pytest.mark.parametrize("name", ["global, everything", pytest.param("local, bf16", marks=pytest.mark.slow)])
 @pytest.mark.long
 def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, monkeypatch, name):
-    cfg = small(n_epochs=2, **MIXTURES[name])
+    cfg = small(**{**LARGER, "n_epochs": 2, **MIXTURES[name]})
     train(cfg)
     state = load_tensors(cfg.out_dir / "checkpoint.pth.tar")["state"]
     assert not torch.equal(state["ema"]["net"]["model.1.weight"], state["gen"]["model.1.weight"])
@@ -357,7 +357,7 @@ import sys, torch
 from contextlib import nullcontext
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from config import Config
-from conftest import fresh_state
+from conftest import LARGER, fresh_state
 from runtime.distributed import processes
 from train import step_for
 
