@@ -357,7 +357,7 @@ import sys, torch
 from contextlib import nullcontext
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from config import Config
-from conftest import LARGER, fresh_state
+from conftest import fresh_state
 from runtime.distributed import processes
 from train import step_for
 
