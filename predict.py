@@ -31,7 +31,7 @@ from inference.translate import Taken, Translator, tell_clipped
 from inference.video import ENCODERS, check_network, is_video, translate_video
 from making.frames import Video
 from pairs import tiff
-from pairs.find import list_images, list_inputs, side_of
+from pairs.find import list_images, list_inputs, side_of, sides_by_end
 from pairs.geometry import Scale, has_shape_of, resized
 from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
 from pairs.patterns import files_beside, list_files, read_as
@@ -306,13 +306,15 @@ def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] 
 
 
 def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
-    """Where the folder holds pairs in A and B, those of the inputs' side, and of the images that lie in neither."""
+    """Where the folder holds pairs, those of the inputs' side, and of the images that lie on neither."""
     if (jobs := jobs_by_patterns(source, output, trained)) is not None:
         return jobs
     if trained.inputs > 1:
         together = list_inputs(source, trained.inputs)
         return [Job(files, output.joinpath(*files[0].relative_to(source).parts[1:])) for files in together]
     places = {path: side_of(path.relative_to(source)) or ("",) for path in list_images(source)}
+    if trained.direction and not any(side for side, *_ in places.values()):
+        places |= sides_by_end(places)
     if not {"A", "B"} <= {side[:1] for side, *_ in places.values()}:
         return [Job((path,), output / path.relative_to(source)) for path in places]
     if not trained.direction:

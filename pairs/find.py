@@ -242,6 +242,19 @@ def side_of(path: Path) -> tuple[str, str, str] | None:
     return None
 
 
+def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, str, str]]:
+    """What `side_of` tells, of images that are paired by the ends of their names; others are left out."""
+    folders, sides = defaultdict(list), {}
+    for path in paths:
+        folders[path.parent].append((_split(path.name)[0], path))
+    for folder, images in folders.items():
+        ends, by_end = _by_end(images)
+        if ends and 4 * sum(len(by_end[end]) for end in ends) >= 3 * len(images):
+            sides |= {path: (side, str(folder), stem) for side, end in zip("AB", ends, strict=True)
+                      for stem, path in by_end[end]}
+    return sides
+
+
 def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[Path]]]:
     """Of each folder that is not hidden: itself, the names of those in it, and its files."""
     for place, folders, names in os.walk(top, onerror=onerror):
@@ -335,6 +348,18 @@ def _part(split: str, index: _Index) -> _Part:
     return part
 
 
+def _by_end(named: Iterable[tuple[str, Path]]) -> tuple[tuple[str, str] | None, dict[str, list[tuple[str, Path]]]]:
+    """The ends of names (SIDES) that pair most of the images, if any do, and by its end each (name before it, path)."""
+    by_end = defaultdict(list)
+    end = re.compile(r"(.+)[-_]([A-Za-z]+)")
+    for name, path in named:
+        match = end.fullmatch(name)
+        by_end[match[2].lower() if match else ""].append((match[1] if match else name, path))
+    stems = {end: {stem for stem, _ in by_end[end]} for end in chain(*SIDES)}
+    ends = max(SIDES, key=lambda ends: len(stems[ends[0]] & stems[ends[1]]))
+    return ends if stems[ends[0]] & stems[ends[1]] else None, by_end
+
+
 def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part: _Part) -> list[Pair]:
     """The files directly in a folder, paired by the ends of their names, or else side-by-side files.
 
@@ -347,14 +372,8 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
         raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
                         f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
     index.images[split] = [] if index.photos else [image for image in images if "/" in image[0]]
-    by_end = defaultdict(list)
-    end = re.compile(r"(.+)[-_]([A-Za-z]+)")
-    for name, path in here:
-        match = end.fullmatch(name)
-        by_end[match[2].lower() if match else ""].append((match[1] if match else name, path))
-    stems = {end: {stem for stem, _ in by_end[end]} for end in chain(*SIDES)}
-    ends = max(SIDES, key=lambda ends: len(stems[ends[0]] & stems[ends[1]]))
-    if stems[ends[0]] & stems[ends[1]]:
+    ends, by_end = _by_end(here)
+    if ends:
         a, b = (by_end.pop(end) for end in ends)
         n, place, named = len(a) + len(b), name_of(here[0][1].parent), " and ".join(f"_{end}" for end in ends)
         if 4 * n >= 3 * len(here):

@@ -287,7 +287,8 @@ def test_portraits_among_landscapes_are_translated_as_they_were_validated(uprigh
 # Folders of pairs
 
 
-@pytest.mark.parametrize("layout", ["{side}", "val/{side}", "val_{side}", "{side}/val"])
+@pytest.mark.parametrize("layout", ["{side}/{name}", "val/{side}/{name}", "val_{side}/{name}", "{side}/val/{name}",
+                                    "val/{name}_{side}"])
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(gen, tmp_path, layout, direction):
     checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction=direction))
@@ -295,7 +296,7 @@ def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(ge
     sides = {}
     for side in "AB":
         for name in ("1", "2"):
-            path = tmp_path / "pairs" / layout.format(side=side) / f"{name}.png"
+            path = tmp_path / "pairs" / (layout.format(side=side, name=name) + ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             sides[side, name] = noise(64, 64, ord(side) + int(name))
             Image.fromarray(sides[side, name]).save(path)
@@ -304,12 +305,12 @@ def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(ge
     assert status == 0 and "2 images in" in out, err
     assert f"the 2 images of {ours}" in out and "the 2 others are not" in out
     written = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png"))
-    assert [path.as_posix() for path in written] == [f"{layout.format(side=ours)}/{name}.png" for name in "12"]
+    assert [path.as_posix() for path in written] == [layout.format(side=ours, name=name) + ".png" for name in "12"]
     for path in written:
         sheet = np.asarray(Image.open(tmp_path / "out" / path))
         assert sheet.shape == (64, 192, 3)
-        assert np.array_equal(sheet[:, :64], sides[ours, path.stem])
-        assert np.array_equal(sheet[:, 128:], sides[theirs, path.stem])
+        assert np.array_equal(sheet[:, :64], sides[ours, path.stem[0]])
+        assert np.array_equal(sheet[:, 128:], sides[theirs, path.stem[0]])
 
 
 def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
