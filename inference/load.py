@@ -119,7 +119,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
             raise UserError(f"only {taken} have their like in {path}, too few to begin with: {why}")
         else:
             told.append(f"D begins anew, as only {taken} have their like there")
-    if is_published(saved):
+    if is_published(saved) and isinstance(gen, Generator) and gen.decoder[0][3].p:
         told.append("dropout stays where this generator has it; theirs is that of --generator release")
     say(f"weights from {path}: " + "; ".join(told))
 

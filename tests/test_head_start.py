@@ -9,6 +9,7 @@ from test_published import published as published  # a fixture
 
 from discriminator import Discriminator
 from generator import Generator
+from hd.networks import release_dropout
 from inference.load import head_start
 from runtime.checkpoint import load_tensors
 from runtime.cli import parse
@@ -114,6 +115,8 @@ def test_the_authors_files_are_taken(published, tmp_path, capsys):
     assert torch.equal(gen.output[1].weight, published(7).state_dict()["model.model.3.weight"])
     assert [block[3].p for block in gen.decoder] == [0.5, 0.5, 0.5, 0, 0, 0]
     assert "dropout stays" in told and "not" not in told
+    head_start(release_dropout(gen, 0.5), Discriminator(3, 3, 4), tmp_path / "latest_net_G.pth")
+    assert "dropout" not in capsys.readouterr().out  # as theirs
 
 
 @pytest.mark.parametrize("mistake", ["absent", "other width", "damaged", "a folder"])
