@@ -185,6 +185,10 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     if opts.baseline == "mean" and not splits.get("train"):
         raise UserError(f"--baseline mean needs training pairs, of which there are none in {opts.data_root}")
     pairs = evenly(splits[opts.split], opts.limit)
+    inputs = len(pairs[0].inputs) if direction == "AtoB" else 1
+    if inputs != trained.inputs > 1:
+        raise UserError(f"the network takes {trained.inputs} inputs together, from folders A1, A2, …; of each pair in "
+                        f"{name_of(opts.data_root)}, there are {inputs}")
     check_headers(pairs, skip=True, halved=found.known_to(trained.known, opts.split) or halves_known(trained, pairs))
     shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
     square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)

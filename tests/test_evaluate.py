@@ -380,6 +380,14 @@ def test_an_unusable_pair_ends_the_command_with_its_name_at_once(trained, data):
     assert "Traceback" not in done.stderr
 
 
+def test_one_input_for_a_network_of_several_is_a_sentence(trained):
+    opts = options(trained)
+    gen = load_generator(opts.checkpoint)
+    gen.trained = replace(gen.trained, inputs=2)
+    with pytest.raises(UserError, match="takes 2 inputs together.*there are 1"):
+        load_pairs(opts, gen)
+
+
 def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeypatch):
     for i in range(6):
         write_pair(data / "val" / f"{i}.png", seed=200 + i)
