@@ -2,7 +2,7 @@
 # Guess: to_tensor, make_grid or save_image of torchvision cost the import of a few small modules.
 # What happens: any of them runs torchvision/__init__, which imports all of its models, of which those for detection
 # need roi_align, which imports torch._dynamo, PyTorch's compiler, to ask whether it could compile. A program that
-# compiles nothing waits for it all the same: nearly twice the processor time of `import torch`, a quarter more memory.
+# compiles nothing waits for it all the same: nearly twice the processor time of `import torch`, a third more memory.
 # Versions: torch 2.14.1, torchvision 0.29.1, NumPy 2.4.6, of PyPI for Linux.
 # Why it matters here: programs of paired translation take from torchvision little but conversions and grids of images.
 # One picture from the command line takes a second or two, most of which is imports, and each loader process that is
