@@ -1,6 +1,7 @@
 """The files of a run: checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference."""
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,9 +39,15 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
     check_finite(state, progress)
     checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(),
                   **asdict(progress), "state": state, "history": history, **record}
-    with atomic(cfg.out_dir / "checkpoint.pth.tar") as file:
+    path = cfg.out_dir / "checkpoint.pth.tar"
+    generator = partial(save_generator, cfg, result_of(state), progress.epoch, cfg.out_dir / "gen.pth.tar", record)
+    again = path.exists()
+    if again:  # after a kill in between, --resume goes on from the older checkpoint and writes both
+        generator()
+    with atomic(path) as file:
         torch.save(checkpoint, file)
-    save_generator(cfg, result_of(state), progress.epoch, cfg.out_dir / "gen.pth.tar", record)
+    if not again:  # a generator alone would be that of a run whose checkpoint is lost
+        generator()
 
 
 def check_finite(state: dict, progress: Progress) -> None:

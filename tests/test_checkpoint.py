@@ -186,6 +186,25 @@ def test_a_kill_just_after_the_first_checkpoint_leaves_its_own_settings(small, m
     assert parse(["--resume", "--out-dir", str(small().out_dir)]).ngf == small().ngf
 
 
+def test_a_kill_between_the_last_two_files_leaves_no_old_generator(small, monkeypatch):
+    """The checkpoint came first, and --resume said that the run was finished."""
+    class Killed(BaseException):
+        pass
+
+    def killed(*args):
+        written.append(args)
+        if len(written) == 4:  # of two epochs
+            raise Killed
+        save(*args)
+
+    save, written = torch.save, []
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(torch, "save", killed)
+        train(small(n_epochs=2))
+    train(small(n_epochs=2, resume=True))
+    assert load_tensors(small().out_dir / "gen.pth.tar")["epoch"] == 2
+
+
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
     """A config.json alone, as earlier versions wrote it before the first checkpoint, or a user has left it."""
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
