@@ -143,7 +143,7 @@ def test_a_checkpoint_without_a_discriminator_of_use_costs_only_that(first, caps
 @pytest.mark.slow
 def test_all_processes_begin_with_the_same_weights(small, first, data):
     """The main one reads the file; with weights of its own, the other would validate its half otherwise."""
-    changes = dict(init_from=first / "checkpoint.pth.tar", n_epochs=1, lr=1e-20)
+    changes = dict(LARGER, init_from=first / "checkpoint.pth.tar", n_epochs=1, lr=1e-20)
     one, two = small("one", **changes), small("two", **changes)
     train(one)
     status, out, err = finish(torchrun("train.py", *flags(data, two.out_dir, **changes)))
