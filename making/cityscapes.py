@@ -1,6 +1,7 @@
 """Cityscapes as its makers hand it out: photos are A, labels B, in the splits train and val."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from making.folder import Job, Made, There
+from making.folder import Job, Made, There, check_names
 from making.photos import encoded
 from pairs.geometry import resize
 from pairs.images import read_picture
@@ -40,10 +41,10 @@ class Cityscapes:
     def jobs(self, there: There) -> list[Job]:
         if self.size and min(self.size) < 1:
             raise UserError(f"size must be at least 1 1; it is {self.size[0]} {self.size[1]}")
-        photos = {(path.parts[-3], path.name.removesuffix(PHOTO)): path
-                  for path in sorted(self.photos.glob(f"*/*/*{PHOTO}"))}
-        labels = {(path.parts[-3], path.name[: path.name.rindex("_gt")]): path
-                  for path in self.labels_root.glob(f"*/*/*_gt*{LABELS[self.labels]}")}
+        photos = by_name((path.parts[-3], path.name.removesuffix(PHOTO), path)
+                         for path in sorted(self.photos.glob(f"*/*/*{PHOTO}")))
+        labels = by_name((path.parts[-3], path.name[: path.name.rindex("_gt")], path)
+                         for path in sorted(self.labels_root.glob(f"*/*/*_gt*{LABELS[self.labels]}")))
         for found, folder, official, ending in ((photos, self.photos, "leftImg8bit", PHOTO),
                                                 (labels, self.labels_root, "gtFine", LABELS[self.labels])):
             if not found:
@@ -69,3 +70,10 @@ class Cityscapes:
         classes = drawn.indices[..., None] if self.labels == "ids" else to_array(drawn, 3)
         a, b = resize(to_array(picture, 3), self.size), resize(classes, self.size, "nearest")
         return Made(split, encoded(a), encoded(b))
+
+
+def by_name(named: Iterable[tuple[str, str, Path]]) -> dict[tuple[str, str], Path]:
+    """The file of each split and name. Raises UserError where two cities have a file of one name."""
+    named = [*named]
+    check_names(named)
+    return {(split, name): path for split, name, path in named}

@@ -1,5 +1,6 @@
 """Pairs from photos alone: the photo is B, and A is what can be made of it."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,10 +75,10 @@ class Photos:
             scale = self.size / shorter
             array = resize(array, tuple(max(1, round(side * scale)) for side in picture.size))
             b = encoded(array)
-        a = encoded(self.input_of(array, name, masks))
+        a = encoded(self.input_of(array, path, name, masks))
         return Made(split or split_of(path.read_bytes(), self.val), a, b)
 
-    def input_of(self, photo: np.ndarray, name: str, masks: list[Path]) -> np.ndarray:
+    def input_of(self, photo: np.ndarray, path: Path, name: str, masks: list[Path]) -> np.ndarray:
         """(H, W, C) of uint8, or float32 in [0, 1], and of the same size."""
         white = 255 if photo.dtype == np.uint8 else 1
         if self.input == "edges":
@@ -91,7 +92,7 @@ class Photos:
         if self.input == "small":
             small = tuple(max(1, round(side / self.factor)) for side in size)
             return resize(resize(photo, small), size)
-        hole = mask_for(name, size, masks) if masks else boxes(name, size)
+        hole = mask_for(path, name, size, masks) if masks else boxes(name, size)
         return np.where(hole[..., None], photo.dtype.type(white), photo)
 
 
@@ -125,10 +126,15 @@ def boxes(name: str, size: tuple[int, int]) -> np.ndarray:
     return hole
 
 
-def mask_for(name: str, size: tuple[int, int], masks: list[Path]) -> np.ndarray:
-    """(H, W) bool, True where the mask of this name is white, or that which the name draws among all."""
+def mask_for(photo: Path, name: str, size: tuple[int, int], masks: list[Path]) -> np.ndarray:
+    """(H, W) bool, True where the mask of this name is white, or that which the name draws among all.
+
+    Of several of one name, it is that whose folders are called like the photo's, from the inmost outwards.
+    """
     drawn = masks[int(share(name.encode()) * len(masks))]
-    mask = next((mask for mask in masks if mask.stem == Path(name).name), drawn)
+    own = [mask for mask in masks if mask.stem == photo.stem]
+    alike = {mask: len(os.path.commonprefix([mask.parts[-2::-1], photo.parts[-2::-1]])) for mask in own}
+    mask = max(own, key=lambda mask: (alike[mask], -len(mask.parts)), default=drawn)
     array = to_array(read_picture(mask), 1)
     return resize(array, size, "nearest")[..., 0] > array.max() / 2
 

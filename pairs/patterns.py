@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,9 +44,7 @@ class Patterns:
 
     def __str__(self) -> str:
         """As flags for a command line."""
-        inputs = "' '".join(self.a)
-        masks = f" --files-m '{self.m}'" if self.m else ""
-        return f"--files-a '{inputs}' --files-b '{self.b}'{masks}"
+        return shlex.join(["--files-a", *self.a, "--files-b", self.b, *(["--files-m", self.m] if self.m else [])])
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -220,26 +219,34 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
 
 
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The patterns of every two folders beside each other, then of every two words at the ends of names."""
-    folders, ends = (defaultdict(lambda: defaultdict(list)) for _ in range(2))  # place → word → stems
+    """The patterns of every two folders beside each other, and of every two words at the ends of names."""
+    places = defaultdict(lambda: defaultdict(list))  # pattern with a gap → word in the gap → stems
     for file in files:
         *above, name = file.split("/")
         stem = name.rpartition(".")[0]
         parts = ["{split}" if part.lower() in SPLIT_OF else part for part in above]
-        for i, part in enumerate(parts):
-            if part != "{split}":
-                for others in (parts, ["{split}" if other == "{split}" else "{name}" for other in parts]):
-                    folders["/".join([*others[:i], "\0", *others[i + 1 :], ""])][part].append(stem)
-        if end := re.fullmatch(r".+([-_ ])([A-Za-z]+)", stem):
-            ends["/".join([*parts, "{name}"]) + end[1] + "\0"][end[2]].append(stem)
-    for places, rest in ((folders, "{name}"), (ends, "")):
-        for place in sorted(places, key=lambda place: _unlikely(places[place]))[:6]:
-            words = sorted(places[place], key=lambda word: -len(places[place][word]))[:3]
-            for pair in combinations(sorted(words), 2):
-                yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)
-                if rest:  # where the names on each side have a beginning or an end of their own
-                    own = [_own_name(places[place][word]) for word in pair]
-                    yield tuple(f"{place.replace(chr(0), word)}{name}.*" for word, name in zip(pair, own, strict=True))
+        end = re.fullmatch(r"(.+[-_ ])?([A-Za-z]+)", stem)
+        gaps = {}
+        for others in (parts, ["{split}" if other == "{split}" else "{name}" for other in parts]):
+            for i, part in enumerate(parts):
+                if part != "{split}":
+                    gaps["/".join([*others[:i], "\0", *others[i + 1 :], ""])] = part
+            last = "{name}" + end[1][-1] if end and end[1] else ""
+            if end and "{name}" in [*others, last[:-1]]:
+                gaps["/".join([*others, f"{last}\0"])] = end[2]
+        for place, word in gaps.items():
+            places[place][word].append(stem)
+    for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
+        stems = places[place]
+        words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
+        rest = "{name}" if place.endswith("/") else ""
+        for pair in combinations(sorted(words), 2):
+            if 2 * sum(len(stems[word]) for word in pair) < sum(map(len, stems.values())):  # two of many scenes
+                continue
+            yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)
+            if rest:  # where the names on each side have a beginning or an end of their own
+                own = [_own_name(stems[word]) for word in pair]
+                yield tuple(f"{place.replace(chr(0), word)}{name}.*" for word, name in zip(pair, own, strict=True))
 
 
 def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool]:

@@ -1,6 +1,7 @@
 """Pairs in folders with names of their own: what the patterns match, and the flags that are proposed."""
 
 import re
+import shlex
 import zlib
 
 import pytest
@@ -112,14 +113,25 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "--files-a '{split}/photos/{name}_p.*' --files-b '{split}/sketches/{name}.*'"),
     (both("p1/ct/{}.png", "p1/mr/{}.png", NUMBERS[:2]) + both("p2/ct/{}.png", "p2/mr/{}.png", NUMBERS[2:]),
      "--files-a '{name}/ct/{name}.*' --files-b '{name}/mr/{name}.*'"),
+    (both("p1/{}_ct.png", "p1/{}_mr.png", NUMBERS[:2]) + both("p2/{}_ct.png", "p2/{}_mr.png", NUMBERS[:2]),
+     "--files-a '{name}/{name}_ct.*' --files-b '{name}/{name}_mr.*'"),
+    (both("train/scene_{}/day.png", "train/scene_{}/night.png"),
+     "--files-a '{split}/{name}/day.*' --files-b '{split}/{name}/night.*'"),
+    (both("it's/{}.png", "so/{}.png"), """--files-a 'it'"'"'s/{name}.*' --files-b 'so/{name}.*'"""),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
     tree(tmp_path, *files)
     with pytest.raises(UserError) as error:
         find_pairs(tmp_path)
     assert str(error.value).endswith(flags)
-    a, b = flags.replace("'", "").removeprefix("--files-a ").split(" --files-b ")
+    _, a, _, b = shlex.split(flags)
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
+
+
+def test_two_of_many_scenes_are_no_sides(tmp_path):
+    tree(tmp_path, *(f"scene_{i}/{n}.png" for i in range(5) for n in NUMBERS))
+    with pytest.raises(UserError, match=r"known names are train, val and test, and A and B$"):
+        find_pairs(tmp_path)
 
 
 def test_ends_of_names_are_answered_with_flags_too(tmp_path):

@@ -207,6 +207,22 @@ def test_holes_from_masks(tmp_path):
         assert 0.3 < (a != b).any(axis=2).mean() < 0.7
 
 
+def test_of_masks_of_one_name_that_of_the_photo_s_folder_is_taken(tmp_path):
+    places = ["train/a", "train/b", "val/b"]
+    for i, place in enumerate(places):
+        photos(tmp_path / "photos" / place, 1)
+        mask = np.zeros((30, 40), np.uint8)
+        mask[10 * i : 10 * i + 10] = 255
+        (tmp_path / "masks" / place).mkdir(parents=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / place / "00.png")
+    words = ["photos", tmp_path / "photos", tmp_path / "out", "--input", "hole", "--masks", tmp_path / "masks"]
+    assert run(*words)[0] == 0
+    files = made(tmp_path / "out")
+    for i, (split, city) in enumerate(place.split("/") for place in places):
+        white = (read_picture(files[f"{split}/A/{city}/00"]).array == 255).all(axis=(1, 2))
+        assert [*white.nonzero()[0]] == [*range(10 * i, 10 * i + 10)]
+
+
 def test_a_second_call_goes_on_and_redoes_nothing(tmp_path):
     folder, out = photos(tmp_path / "photos"), tmp_path / "out"
     words = ["photos", folder, out, "--input", "blur"]
@@ -320,6 +336,12 @@ def test_cityscapes(tmp_path):
     assert np.abs(red - (np.arange(32) * 2 + 0.5)).max() <= 0.5
     status, said = run("cityscapes", *trees[::-1], tmp_path / "swapped")
     assert status == 2 and "it must be the folder leftImg8bit of the official archive" in said
+    for file in [*tmp_path.glob("*/train/aachen/aachen_000000_*")]:  # a tree of one's own, numbered anew in each city
+        other = tmp_path / file.relative_to(tmp_path).parts[0] / "train/ulm" / file.name
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(file.read_bytes())
+    status, said = run("cityscapes", *trees, tmp_path / "cities")
+    assert status == 2 and "would become one pair" in said
 
 
 def hub(path, n=6, **columns):
