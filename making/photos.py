@@ -62,6 +62,9 @@ class Photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
         named = [(*split_in_path(path.relative_to(self.photos)), path) for path in photos]
         check_names(named)
+        named_masks = {mask.stem for mask in masks}
+        if masks and (n := sum(path.stem not in named_masks for path in photos)):
+            say(f"photos without a mask of their name, for which one is drawn: {n} of {len(photos)}")
         if self.input == "edges" and not self.size:
             warn_of_large(photos[0])
         return [Job(name, partial(self.make, path, name, split, masks), split) for split, name, path in named]

@@ -198,7 +198,8 @@ def test_holes_from_masks(tmp_path):
         mask = np.zeros((30, 20), np.uint8)
         mask[half] = 1 if name == "any" else 255
         Image.fromarray(mask).save(masks / f"{name}.png")
-    assert run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")[0] == 0
+    status, said = run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")
+    assert status == 0 and "for which one is drawn: 3 of 4" in said
     files = made(tmp_path / "out")
     a, b = (read_picture(files[f"train/{side}/02"]).array for side in "AB")
     assert (a[:15] == 255).all() and (a[15:] == b[15:]).all()
