@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +200,10 @@ def read_as(files: Sequence[str]) -> Patterns | None:
 def suggested(files: Sequence[str]) -> Patterns | None:
     """Patterns for folders, or ends of names, that may be the two sides; None where there are none.
 
-    First those that are called as sides often are, else any two of which most files have a partner in the other.
+    They make most pairs; of as many, those that are called as sides often are come first.
     """
     shapes = Counter(shape for words in WORDS for file in files if (shape := _shape(file, *words)))
-    return (_best(files, [*CITY_LABELS, *(shape for shape, _ in shapes.most_common(6))])
-            or _best(files, _beside(files)))
+    return _best(files, chain(CITY_LABELS, (shape for shape, _ in shapes.most_common(6)), _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:

@@ -115,6 +115,8 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "--files-a '{name}/ct/{name}.*' --files-b '{name}/mr/{name}.*'"),
     (both("p1/{}_ct.png", "p1/{}_mr.png", NUMBERS[:2]) + both("p2/{}_ct.png", "p2/{}_mr.png", NUMBERS[:2]),
      "--files-a '{name}/{name}_ct.*' --files-b '{name}/{name}_mr.*'"),
+    (both("p1/input/{}.png", "p1/target/{}.png", NUMBERS[:3]) + both("p2/input/{}.png", "p2/target/{}.png", ["9"]),
+     "--files-a '{name}/input/{name}.*' --files-b '{name}/target/{name}.*'"),
     (both("train/scene_{}/day.png", "train/scene_{}/night.png"),
      "--files-a '{split}/{name}/day.*' --files-b '{split}/{name}/night.*'"),
     (both("it's/{}.png", "so/{}.png"), """--files-a 'it'"'"'s/{name}.*' --files-b 'so/{name}.*'"""),
