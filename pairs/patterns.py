@@ -214,8 +214,8 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
         n = len(of_a.keys() & of_b.keys())
         if n > most and 2 * n > len(of_a):
             best, most = Patterns((a,), b), n
-        if n == len(of_a) == len(of_b) and 4 * n > len(files):
-            break  # with a partner for each of most files, and there may be very many
+        if n == len(of_a) == len(of_b) and 2 * n == len(files):
+            break  # with a partner for each file, of which there may be very many
     return best
 
 
