@@ -121,6 +121,7 @@ def train(cfg: Config) -> None:
         device = ranks.device
         dtype = use_precision(cfg.precision, device)
         levers = choose_levers(cfg.speed, device, dtype, ranks.world)
+        levers.use()
         autocast = nullcontext
         if dtype != torch.float32:
             autocast = partial(torch.autocast, device.type, dtype)

@@ -1,4 +1,4 @@
-"""Times train_step: plain eager fp32, auto, and each single optimisation, interleaved in one process.
+"""Times train_step: plain eager fp32, auto, and each single optimisation, in turns; on the CPU in a process each.
 
     python benchmarks/bench_train.py [--batches 1 4 16] [--crop-size 128] [--ngf 32] [--steps N] [--json FILE]
 
@@ -30,8 +30,8 @@ LEVERS = {f.name for f in fields(Levers)}
 @dataclass(frozen=True)
 class Bench:
     batches: tuple[int, ...] = (1, 4, 16)  # batch sizes
-    steps: int = 0  # counted rounds of all variants, on CUDA of 10 steps each; 0: as many as fit into the time
-    seconds: float = 0  # for one batch size, warm-up apart; 0 chooses 15 on CUDA, 25 on the CPU
+    steps: int = 0  # counted rounds of all variants, of 3 steps each, on CUDA of 10; 0: as many as fit into the time
+    seconds: float = 0  # for one batch size, warm-up apart; 0 chooses 15 on CUDA, 60 on the CPU
     crop_size: int = 256  # pixels
     ngf: int = 64  # of both networks
     every: bool = False  # every variant at every batch size, and compile, also on the CPU
@@ -49,13 +49,15 @@ def around_auto(device: torch.device) -> dict[str, dict]:
         return {"auto": {}, "auto - channels-last": dict(channels_last=False), "auto - graph": dict(cuda_graph=False),
                 "auto + small matmul": dict(small_matmul=True)}
     return {"auto": {}, "auto - small matmul": dict(small_matmul=False),
-            "auto + channels-last": dict(channels_last=True)}
+            "auto - kept memory": dict(keep_memory=False)}
 
 
 def every_variant(device: torch.device, compile: bool) -> dict[str, dict]:
     """plain first, then each single change to it, then auto and its neighbours."""
     changes = {"fused Adam": dict(fused_adam=True), "bf16": dict(precision="bf16"),
                "channels-last": dict(channels_last=True), "small matmul": dict(small_matmul=True)}
+    if device.type == "cpu":
+        changes["kept memory"] = dict(keep_memory=True)
     if device.type == "cuda":
         changes |= {"strict fp32": dict(precision="fp32"), "fp16": dict(precision="fp16"),
                     "CUDA graph": dict(cuda_graph=True, fused_adam=True)}
@@ -69,6 +71,7 @@ def real_step(cfg: Config, device: torch.device, **changes) -> tuple[State, Call
     """State and step exactly as train() makes them, but for the levers that are changed."""
     dtype = use_precision(cfg.precision, device)
     levers = replace(choose_levers(cfg.speed, device, dtype), **changes)
+    levers.use()
     state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
     autocast = contextlib.nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype)
     return state, graphed(step_for(cfg, state, autocast), levers)
@@ -96,7 +99,10 @@ def make_step(settings: dict, batch: int, opts: Bench, device: torch.device) -> 
 
 
 def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.device) -> list[dict]:
-    """One row a variant: median, fastest and slowest step in seconds, the ratio to the first, peak memory in bytes."""
+    """One row a variant: median, fastest and slowest step in seconds, the ratio to the first, peak memory in bytes.
+
+    On the CPU, a step's time is the mean of three in a row, and the memory that of its process.
+    """
     cuda, runs, rows = device.type == "cuda", {}, {}
     torch.backends.cudnn.benchmark = True
     for name, settings in named.items():
@@ -105,21 +111,26 @@ def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.devic
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         try:
-            run = make_step(settings, batch, opts, device)
-            for _ in range(6 if cuda else 1):
-                run()
             if cuda:
+                run = make_step(settings, batch, opts, device)
+                for _ in range(6):
+                    run()
                 torch.cuda.synchronize(device)
+            else:
+                run = common.Elsewhere(make_step, settings, batch, opts, device)
         except (RuntimeError, ValueError) as error:
             print(f"batch {batch}, {name}: not measured: {str(error).splitlines()[0]}")
             continue
         runs[name] = run
         rows[name] = {"batch": batch, "variant": name, "warm_up": time.perf_counter() - start,
                       "memory": torch.cuda.max_memory_allocated(device) - before if cuda else None}
-    times = common.in_turns(runs, device, 10 if cuda else 1, opts.steps, opts.seconds or (15 if cuda else 25))
+    n = 10 if cuda else 3
+    times = common.in_turns(runs, device, n, opts.steps, opts.seconds or (15 if cuda else 60))
     for name, row in rows.items():
+        if not cuda:
+            row["memory"] = runs[name].end()
         row |= common.spread(times[name])
-        row |= {"n": len(times[name]) * (10 if cuda else 1), "ratio": rows[next(iter(rows))]["median"] / row["median"]}
+        row |= {"n": len(times[name]) * n, "ratio": rows[next(iter(rows))]["median"] / row["median"]}
     return list(rows.values())
 
 

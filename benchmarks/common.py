@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import platform
 import shutil
 import statistics
@@ -77,6 +78,52 @@ def in_turns(acts: dict[str, Callable], device: torch.device, n: int = 1, rounds
         for name, act in acts.items():
             times[name].append(seconds_of(act, device, n))
     return times
+
+
+class Elsewhere:
+    """make(*args)() in a process of its own, so that what one variant does to its process does not help the others.
+
+    `first` is the seconds of making it and of the first call. Raises RuntimeError with what was raised there.
+    """
+
+    def __init__(self, make: Callable, *args):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, make, *args), daemon=True)
+        self.process.start()
+        self.first = self._answer()
+
+    def __call__(self) -> None:
+        self.pipe.send("go")
+        self._answer()
+
+    def end(self) -> int:
+        """Ends the process. Returns the most bytes that it has held at once."""
+        self.pipe.send("end")
+        return self._answer()
+
+    def _answer(self) -> float:
+        answer = self.pipe.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
+
+
+def serve(pipe: multiprocessing.connection.Connection, make: Callable, *args) -> None:
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    start = time.perf_counter()
+    try:
+        act = make(*args)
+        act()
+        pipe.send(time.perf_counter() - start)
+        while pipe.recv() == "go":
+            act()
+            pipe.send(0)
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    except (RuntimeError, ValueError) as error:
+        pipe.send(str(error))
 
 
 def spread(values: list[float]) -> dict[str, float]:

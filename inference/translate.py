@@ -86,7 +86,8 @@ class Translator:
         net = copy_in(gen, dtype)
         use_test_time(net, "image" if self.norm == "tile" else self.norm, dropout)
         draw_by(self.noise.mask, net)
-        prepare(net, choose_levers("auto", self.device, dtype))  # in fp32, shared weights keep their layout
+        if dtype != torch.float32:  # there the weights are shared, and keep their layout
+            prepare(net, choose_levers("auto", self.device, dtype))
         return net
 
     def compile(self) -> None:

@@ -1,6 +1,8 @@
 """How fast the networks run, never what they compute."""
 
 import copy
+import ctypes
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -20,10 +22,19 @@ class Levers:
 
     fused_adam: bool  # one kernel for all parameters
     channels_last: bool  # the memory layout that tensor cores want
-    small_matmul: bool  # convolutions over few positions as matrix products
+    small_matmul: bool  # for the CPU: channels-last, and convolutions over few positions as matrix products
     compile: bool  # torch.compile of both networks
     cuda_graph: bool  # a whole training step as one launch
     cuda_graph_needed: bool = False  # in benchmarks: to go on without it would be wrong
+    keep_memory: bool = False  # the process keeps what it frees, which the system would fill with zeros again
+
+    def use(self) -> None:
+        """Pulls the lever that is one of the whole process. Only glibc knows it; other systems go on as they are."""
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        if self.keep_memory and hasattr(libc, "mallopt"):
+            trim_threshold, mmap_max = -1, -4  # of malloc.h
+            libc.mallopt(mmap_max, 0)  # large blocks come from the heap as well
+            libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 PLAIN = Levers(fused_adam=False, channels_last=False, small_matmul=False, compile=False, cuda_graph=False)
@@ -35,12 +46,14 @@ def choose_levers(speed: Literal["auto", "plain", "compile", "deterministic"], d
     if speed == "plain":
         return PLAIN
     is_cuda = device.type == "cuda"
+    is_cpu = device.type == "cpu"
     return Levers(
         fused_adam=True,
         channels_last=is_cuda and dtype != torch.float32,
-        small_matmul=device.type == "cpu",
+        small_matmul=is_cpu,
         compile=speed == "compile",
         cuda_graph=is_cuda and world == 1 and dtype != torch.float16,  # a GradScaler may skip a step, a graph may not
+        keep_memory=is_cpu,
     )
 
 
@@ -67,10 +80,76 @@ def copy_in(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(net, shared)
 
 
+class Adam(torch.optim.Adam):
+    """PyTorch's Adam, to the bit, without a copy of each gradient whose memory is channels-last.
+
+    Its fused kernel makes one on the CPU, which takes three times as long as the update. So it gets such tensors with
+    their dimensions in the order of memory.
+    """
+
+    def _init_group(self, group: dict, params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor],
+                    exp_avg_sqs: list[Tensor], *others: list[Tensor]) -> bool:
+        has_complex = super()._init_group(group, params, grads, exp_avgs, exp_avg_sqs, *others)
+        for i, parameter in enumerate(params):
+            if is_channels_last(parameter) and is_channels_last(exp_avgs[i]) and is_channels_last(exp_avg_sqs[i]):
+                grads[i] = grads[i].contiguous(memory_format=torch.channels_last)
+                for tensors in (params, grads, exp_avgs, exp_avg_sqs):
+                    tensors[i] = tensors[i].permute(0, 2, 3, 1)
+        return has_complex
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 # Small convolutions as matrix products. Where an image is a few pixels wide, nearly all the time of a convolution goes
 # into reading its weights, and the CPU's convolutions first reorder them: two to five times the work.
 
 POSITIONS = 256  # of the smaller side, batch included; beyond, convolutions are faster (docs/speed.md)
+
+
+class Patches(torch.autograd.Function):
+    """The 4×4 pixels around each position, two pixels apart, as rows: (N, C, 2h, 2w) → (N·h·w, 16·C)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return to_rows(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return to_image(grad, ctx.shape)
+
+
+class Overlaid(torch.autograd.Function):
+    """An image in which what overlaps is summed: (N·h·w, 16·C) → `shape` (N, C, 2h, 2w), the transpose of Patches."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, shape: torch.Size) -> Tensor:
+        return to_image(rows, shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return to_rows(grad), None
+
+
+def to_rows(x: Tensor) -> Tensor:
+    n, c, height, width = x.shape
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (N, 2h + 2, 2w + 2, C)
+    patches = padded.unfold(1, 4, 2).unfold(2, 4, 2)  # (N, h, w, C, 4, 4)
+    return patches.permute(0, 1, 2, 4, 5, 3).reshape(n * height * width // 4, 16 * c)
+
+
+def to_image(rows: Tensor, shape: torch.Size) -> Tensor:
+    n, c, height, width = shape
+    h, w = height // 2, width // 2
+    patches = rows.reshape(n, h, w, 4, 4, c).transpose(2, 3)  # (N, h, 4, w, 4, C)
+    padded = rows.new_zeros(n, height + 2, width + 2, c)
+    for top in (0, 2):
+        for left in (0, 2):  # a quarter of each patch; quarters of one kind do not overlap
+            place = padded[:, top : top + height, left : left + width].view(n, h, 2, w, 2, c)
+            place += patches[:, :, top : top + 2, :, left : left + 2]
+    return padded[:, 1:-1, 1:-1].contiguous().permute(0, 3, 1, 2)
 
 
 class SmallConv(nn.Conv2d):
@@ -80,9 +159,9 @@ class SmallConv(nn.Conv2d):
         n, _, height, width = x.shape
         if n * height * width > 4 * POSITIONS or height % 2 or width % 2:
             return super().forward(x)
-        columns = F.unfold(x, 4, padding=1, stride=2).transpose(1, 2)  # (N, H/2 · W/2, 16·in)
-        y = F.linear(columns.flatten(0, 1), self.weight.flatten(1), self.bias)
-        return y.reshape(n, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, 16·in)
+        y = F.linear(Patches.apply(x), weight, self.bias)
+        return y.view(n, height // 2, width // 2, -1).permute(0, 3, 1, 2)
 
 
 class SmallConvTranspose(nn.ConvTranspose2d):
@@ -92,9 +171,9 @@ class SmallConvTranspose(nn.ConvTranspose2d):
         n, _, height, width = x.shape
         if n * height * width > POSITIONS:
             return super().forward(x)
-        columns = x.permute(0, 2, 3, 1).flatten(0, 2) @ self.weight.flatten(1)  # (N·H·W, 16·out)
-        columns = columns.reshape(n, height * width, -1).transpose(1, 2)
-        y = F.fold(columns, (2 * height, 2 * width), 4, padding=1, stride=2)  # sums what overlaps
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (in, 16·out)
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2) @ weight  # (N·H·W, 16·out)
+        y = Overlaid.apply(rows, (n, self.out_channels, 2 * height, 2 * width))
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
@@ -102,10 +181,22 @@ SMALL = {nn.Conv2d: SmallConv, nn.ConvTranspose2d: SmallConvTranspose}
 
 
 def small_matmul(net: nn.Module) -> None:
+    """Makes a network channels-last, and its small convolutions products, unless InstanceNorm would undo the layout."""
+    if any(isinstance(module, nn.InstanceNorm2d) for module in net.modules()):
+        return
+    net.to(memory_format=torch.channels_last)
     for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(dense_gradient)
         small = SMALL.get(type(module))
         if small and (module.kernel_size, module.stride, module.padding) == ((4, 4), (2, 2), (1, 1)):
             module.__class__ = small
+
+
+def dense_gradient(norm: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
+    """Lays out the gradient of y like y: with that of half a concatenation, BatchNorm takes ten times as long."""
+    if y.requires_grad:
+        y.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
 
 
 # CUDA graphs

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from config import Config
 from runtime.ema import EMA
-from runtime.speed import Levers, prepare
+from runtime.speed import Adam, Levers, prepare
 
 
 @dataclass
@@ -32,7 +32,7 @@ class State:
             prepare(net.to(device), levers)
         # A CUDA graph would keep a number forever, so there the rate is a tensor
         rate = partial(torch.tensor, device=device) if levers.cuda_graph else float
-        adam = partial(torch.optim.Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam or None,
+        adam = partial(Adam, betas=(cfg.beta1, 0.999), fused=levers.fused_adam or None,
                        capturable=levers.cuda_graph)
         opt_g = adam(gen.parameters(), rate(cfg.lr))
         opt_d = adam(disc.parameters(), rate(cfg.lr))

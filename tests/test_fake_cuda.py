@@ -60,7 +60,8 @@ def backward(loss):
         for i, (grad, wanted) in enumerate(zip(grads[node], node._input_metadata, strict=True)):
             assert grad is None or grad.device == wanted.device
             grads[node][i] = None if grad is None else grad.to(wanted.dtype)
-        results = node(*grads[node])
+        act = node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node  # Python's or C++'s
+        results = act(*grads[node])
         for grad, (after, i) in zip(results if isinstance(results, tuple) else [results], node.next_functions,
                                     strict=False):  # nothing comes after a parameter
             if after and grad is not None:
