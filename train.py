@@ -164,12 +164,12 @@ def train(cfg: Config) -> None:
                         state.ema.take_in(state.gen)
                     means = meter.end()
 
-                    # Validate, log, and save while the next epoch begins, at most every 20 seconds.
+                    # Validate, log, and save, the last at most every 20 seconds.
                     scores, examples = validate(state.result, val_batches, epoch, stop)
                     row = {"epoch": epoch, "lr": lr, **means, **scores}
                     log.epoch(row, examples)
                     progress = meter.next_epoch()
-                    run.save_in_background(state, progress, log.history)
+                    run.save_epoch(state, progress, log.history)
             except (Stopped, DataError):  # raised in all processes at once
                 run.save(state, meter.progress(), log.history)  # --resume goes on in the middle of the epoch
                 raise

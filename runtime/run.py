@@ -32,7 +32,7 @@ SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a
 
 
 class Run:
-    """A run's folder, locked for the block; its checkpoints are written while training goes on.
+    """A run's folder, locked for the block, and its checkpoints.
 
     Entering makes the folder, locks it, and only then reads it. From then on `cfg` is what is trained, in all processes
     the main one's settings, with its out_dir, and `history` the epochs so far. Leaving waits for the writer, then
@@ -56,6 +56,7 @@ class Run:
         self.made = False  # whether this start has made the folder
         self.settled = False  # whether config.json has the settings
         self.saved_at = -math.inf  # when the last checkpoint was due
+        self.spacing = SPACING  # seconds at least until the next one
 
     def __enter__(self) -> "Run":
         try:
@@ -249,24 +250,36 @@ class Run:
                 say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
         self.ranks.barrier()
 
-    def save_in_background(self, state: State, progress: Progress, history: list[dict]) -> None:
-        """Writes, while training goes on, the checkpoint of an epoch, and best.pth.tar.
+    @property
+    def beside(self) -> bool:
+        """Whether files are written while training goes on: on the CPU, the copies would double a run's memory."""
+        return self.ranks.device.type != "cpu"
 
-        One that comes within SPACING of the one before, or while that is being written, is left out; the last one is
-        for `save`.
+    def save_epoch(self, state: State, progress: Progress, history: list[dict]) -> None:
+        """Writes the checkpoint of an epoch, and best.pth.tar.
+
+        One that comes within `spacing` seconds of the one before, or while that is being written, is left out; the
+        last one is for `save`.
         """
         cfg, epoch = self.cfg, progress.epoch
         if self.ranks.main:
+            copied = snapshot if self.beside else dict
+            start = time.monotonic()
             self.writer.check()
-            if is_best(history[-1], self.best, cfg):
+            best = is_best(history[-1], self.best, cfg)
+            if best:
                 self.best = {name: value for name, value in history[-1].items() if name.startswith("val_")}
                 record = {**self.record, "scores": self.best}
-                weights = snapshot(state.result.state_dict())
+                weights = copied(state.result.state_dict())
                 self.writer.submit("best", save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", record)
-            due = time.monotonic() - self.saved_at >= SPACING
-            if due and epoch < cfg.total_epochs and not self.writer.busy("checkpoint"):
-                self.saved_at = time.monotonic()
-                self.writer.submit("checkpoint", self._write, snapshot(state.state_dict()), progress, list(history))
+            due = start - self.saved_at >= self.spacing and epoch < cfg.total_epochs
+            due = due and not self.writer.busy("checkpoint")
+            if due:
+                self.saved_at = start
+                self.writer.submit("checkpoint", self._write, copied(state.state_dict()), progress, list(history))
+            if not self.beside and (best or due):
+                self.writer.check(wait=True)
+                self.spacing = max(SPACING, 20 * (time.monotonic() - start))  # a slow disk costs a twentieth at most
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:

@@ -230,7 +230,7 @@ def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypat
 
     monkeypatch.setattr(run_module, "save_run", slow)
     with pytest.raises(RuntimeError, match="in the loop"), Run(small(), Ranks()) as run:
-        run.save_in_background(fresh_state(small()), Progress(1), [{}])
+        run.save_epoch(fresh_state(small()), Progress(1), [{}])
         raise RuntimeError("in the loop")
     assert seen == ["locked"]
     FileLock(small().out_dir / ".lock", timeout=0).acquire()

@@ -121,13 +121,14 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
 
     at_step(6 * n - 1, near_the_end)
     log, logged = small().out_dir / "log.csv", []
-    save = Run.save_in_background
+    monkeypatch.setattr(Run, "beside", True)  # as on a GPU
+    save = Run.save_epoch
 
     def look(run, state, progress, history):
         save(run, state, progress, history)
         logged.append((log.read_text().count("\n") - 1 if log.exists() else 0, len(run.writer.jobs)))
 
-    monkeypatch.setattr(Run, "save_in_background", look)
+    monkeypatch.setattr(Run, "save_epoch", look)
     with contextlib.nullcontext() if what == "the end" else pytest.raises(Stopped):
         train(small(n_epochs=n, best_by="val_l1"))
     assert len(syncs) <= 14  # what was being written, the newest best.pth.tar, and the last checkpoint
