@@ -20,6 +20,7 @@ from inference.trained import Trained, check_known
 from inference.weights import PUBLISHED, check_published, find_weights, read_weights
 from runtime.checkpoint import load_tensors
 from runtime.console import say
+from runtime.speed import is_channels_last
 from runtime.state import result_of
 from utils import UserError
 
@@ -75,9 +76,15 @@ def generator_of(saved: dict, path: Path) -> Generator:
 
 
 def hold(gen: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Gives these weights to a network that was made on the device "meta", without any: none are drawn, nor copied."""
-    gen.load_state_dict({key: (value.float() if value.is_floating_point() else value).contiguous()
-                         for key, value in weights.items()}, assign=True)
+    """Gives these weights to a network that was made on the device "meta", without any: none are drawn, nor copied.
+
+    Training on the CPU or in half precision leaves them channels-last, and so they stay.
+    """
+    held = {}
+    for key, value in weights.items():
+        value = value.float() if value.is_floating_point() else value
+        held[key] = value if is_channels_last(value) else value.contiguous()
+    gen.load_state_dict(held, assign=True)
 
 
 def named(saved: dict[str, Tensor]) -> dict[str, Tensor]:

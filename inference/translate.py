@@ -19,7 +19,7 @@ from pairs.picture import Picture, of_pillow, picture_of
 from pairs.values import Values, is_deep
 from runtime.console import say
 from runtime.devices import check_seed, choose_precision
-from runtime.speed import choose_levers, copy_in, prepare
+from runtime.speed import choose_levers, copy_in, is_channels_last, prepare
 from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
@@ -86,7 +86,7 @@ class Translator:
         net = copy_in(gen, dtype)
         use_test_time(net, "image" if self.norm == "tile" else self.norm, dropout)
         draw_by(self.noise.mask, net)
-        if dtype != torch.float32:  # there the weights are shared, and keep their layout
+        if dtype != torch.float32 or any(map(is_channels_last, net.parameters())):  # shared weights keep their layout
             prepare(net, choose_levers("auto", self.device, dtype))
         return net
 
