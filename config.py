@@ -283,9 +283,11 @@ PAPER = dict(
     in_channels=3, out_channels=3, space="rgb", range_a=None, range_b=None, n_labels=0,
     resize="stretch", load_size=286, crop_size=256, crop_width=0,
     flip="mirror", label_side="none", color_jitter=0.0,
-    ngf=64, ndf=64, n_layers=3, dropout=0.5, generator="unet", n_scales=0, spectral_norm=False,
+    generator="unet", ngf=64, dropout=0.5,
+    ndf=64, n_layers=3, n_scales=0, spectral_norm=False,
     gan_loss="bce", lambda_l1=100.0, lambda_fm=0.0, lambda_vgg=0.0,
-    lr=2e-4, beta1=0.5, n_epochs=200, n_epochs_decay=0, ema=0.0, batch_size=1,
+    lr=2e-4, beta1=0.5, ema=0.0,
+    n_epochs=200, n_epochs_decay=0, batch_size=1,
 )
 EDGES = dict(PAPER, n_epochs=15, batch_size=4, load_size=256, flip="none", direction="AtoB")
 RECIPES = {
@@ -299,8 +301,12 @@ RECIPES = {
     "night2day": dict(PAPER, direction="AtoB", n_epochs=17, batch_size=4),
     "release": dict(PAPER, generator="release", n_epochs=100, n_epochs_decay=100),  # as the authors' PyTorch program
     "better": dict(PAPER, ema=0.999, lambda_fm=10.0, spectral_norm=True),  # what helped in docs/recipe.md
-    "pix2pixhd": dict(PAPER, load_size=572, crop_size=512, generator="global", n_downs=4, n_blocks=9, n_scales=2,
-                      gan_loss="lsgan", lambda_l1=0.0, lambda_fm=10.0, n_epochs=100, n_epochs_decay=100),
+    "pix2pixhd": dict(
+        PAPER, load_size=572, crop_size=512,
+        generator="global", n_downs=4, n_blocks=9, n_scales=2,
+        gan_loss="lsgan", lambda_l1=0.0, lambda_fm=10.0,
+        n_epochs=100, n_epochs_decay=100,
+    ),
 }
 
 
