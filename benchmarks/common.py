@@ -91,6 +91,7 @@ class Elsewhere:
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, make, *args), daemon=True)
         self.process.start()
+        other.close()  # or its end would go unnoticed
         self.first = self._answer()
 
     def __call__(self) -> None:
@@ -103,18 +104,21 @@ class Elsewhere:
         return self._answer()
 
     def _answer(self) -> float:
-        answer = self.pipe.recv()
+        try:
+            answer = self.pipe.recv()
+        except EOFError:
+            answer = "its process has died"
         if isinstance(answer, str):
             raise RuntimeError(answer)
         return answer
 
 
 def serve(pipe: multiprocessing.connection.Connection, make: Callable, *args) -> None:
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    start = time.perf_counter()
     try:
+        import resource  # not on Windows
+
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        start = time.perf_counter()
         act = make(*args)
         act()
         pipe.send(time.perf_counter() - start)
@@ -122,8 +126,10 @@ def serve(pipe: multiprocessing.connection.Connection, make: Callable, *args) ->
             act()
             pipe.send(0)
         pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-    except (RuntimeError, ValueError) as error:
-        pipe.send(str(error))
+    except EOFError:  # nobody asks any more
+        pass
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
 
 
 def spread(values: list[float]) -> dict[str, float]:

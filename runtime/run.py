@@ -29,6 +29,7 @@ FIXED = ["direction", "space", "n_labels", "in_channels", "out_channels", "crop_
          "n_layers", *FOLLOW_UP, "n_scales", "spectral_norm"]
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}  # where no file can be locked
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
+LONGEST = 600  # seconds at most between two checkpoints, where epochs are shorter
 
 
 class Run:
@@ -279,7 +280,8 @@ class Run:
                 self.writer.submit("checkpoint", self._write, copied(state.state_dict()), progress, list(history))
             if not self.beside and (best or due):
                 self.writer.check(wait=True)
-                self.spacing = max(SPACING, 20 * (time.monotonic() - start))  # a slow disk costs a twentieth at most
+            if not self.beside and due:  # a slow disk costs a twentieth of the time
+                self.spacing = max(SPACING, min(20 * (time.monotonic() - start), LONGEST))
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:

@@ -182,7 +182,7 @@ class SmallConvTranspose(nn.ConvTranspose2d):
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (in, 16·out)
         rows = x.permute(0, 2, 3, 1).flatten(0, 2) @ weight  # (N·H·W, 16·out)
         y = Overlaid.apply(rows, (n, self.out_channels, 2 * height, 2 * width))
-        return y if self.bias is None else y + self.bias[:, None, None]
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
 
 SMALL = {nn.Conv2d: SmallConv, nn.ConvTranspose2d: SmallConvTranspose}

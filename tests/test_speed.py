@@ -62,6 +62,8 @@ def test_a_small_convolution_as_a_product_is_the_same_function(kind, bias, shape
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
     for a, b in zip(plain.parameters(), small.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain.float()(x.float()).dtype == small.float()(x.float()).dtype == torch.bfloat16
 
 
 def test_products_are_taken_for_small_inputs_only_and_from_matching_layers_only(monkeypatch):
@@ -96,6 +98,18 @@ def test_a_norm_gets_a_dense_gradient():
     assert seen[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(seen[0], weigh[:, :8])
 
 
+def test_adam_does_not_mix_up_layouts():
+    """PyTorch's fused one does, on the CPU: it reads the gradient in the order of the weights' memory."""
+    torch.manual_seed(0)
+    start, grad = torch.randn(8, 6, 4, 4), torch.randn(8, 6, 4, 4)
+    weights = [nn.Parameter(start.clone(memory_format=torch.channels_last)) for _ in range(2)]
+    for weight, optimiser in zip(weights, (torch.optim.Adam(weights[:1], 0.1), Adam(weights[1:], 0.1, fused=True)),
+                                 strict=True):
+        weight.grad = grad.clone()  # contiguous
+        optimiser.step()
+    torch.testing.assert_close(*weights)
+
+
 def test_adam_is_pytorchs_to_the_bit_and_copies_no_gradient():
     from torch.profiler import ProfilerActivity, profile
 
@@ -119,7 +133,7 @@ def test_adam_is_pytorchs_to_the_bit_and_copies_no_gradient():
     assert copies == [1, 0] and weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_memory_that_is_kept_is_not_filled_with_zeros_again():
     program = """
 import sys, resource, torch
