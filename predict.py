@@ -41,6 +41,7 @@ from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from runtime.files import is_full, remove_leftovers
 from runtime.grids import rgb
+from runtime.speed import choose_levers
 from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 
@@ -202,6 +203,8 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
 
     Raises DataError at the first that finds the disk full.
     """
+    if len(jobs) > 1:  # one picture would take a seventh more memory for it
+        choose_levers("auto", translator.device, translator.dtype).use()
     failures, start, n = [], time.perf_counter(), len(jobs)
     before = {job.output: stamp(job.output) for job in jobs}
     jobs = translate_rasters(translator, jobs, opts, failures, before)
