@@ -169,7 +169,7 @@ class SmallConv(nn.Conv2d):
             return super().forward(x)
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (out, 16·in)
         y = F.linear(Patches.apply(x), weight, self.bias)
-        return y.view(n, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+        return y.view(n, height // 2, width // 2, self.out_channels).permute(0, 3, 1, 2)
 
 
 class SmallConvTranspose(nn.ConvTranspose2d):
