@@ -25,7 +25,7 @@ from dataset import PairedImages
 from generator import Generator
 from inference.load import find_checkpoint, load_generator
 from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
-from inference.trained import Trained
+from inference.trained import Trained, mark_of
 from inference.translate import Translator, at_any_size, check_scale
 from pairs.checks import check_headers
 from pairs.divide import Found
@@ -163,8 +163,7 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
 def halves_known(trained: Trained, pairs: list[Pair]) -> bool:
     """Whether the network has learnt from halves of the size of the first one's."""
     with contextlib.suppress(DataError):  # told by whoever needs the pair
-        width, height = read_size(pairs[0].files[0])
-        return trained.sizes is not None and (width // 2, height) == trained.sizes.usual
+        return trained.may_be_a_pair(read_size(pairs[0].files[0]))
     return False
 
 
@@ -341,7 +340,7 @@ def main() -> int:
                 say(f"no {name}: it needs more than {pixels} pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}
-        report = nan_to_null({"n": len(data), "settings": settings, **found})
+        report = nan_to_null({"n": len(data), "settings": settings, "weights": mark_of(gen), **found})
         with atomic(folder / "metrics.json") as file:
             file.write(json.dumps(report, indent=2, allow_nan=False).encode())
         l1 = found["l1_of_each"]

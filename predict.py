@@ -33,7 +33,17 @@ from making.frames import Video
 from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of, sides_by_end
 from pairs.geometry import Scale, has_shape_of, resized
-from pairs.images import SUFFIXES, can_hold, normalise, read_picture, read_place, to_tensor, write_picture
+from pairs.images import (
+    SUFFIXES,
+    can_hold,
+    has_frames,
+    normalise,
+    read_picture,
+    read_place,
+    read_size,
+    to_tensor,
+    write_picture,
+)
 from pairs.patterns import files_beside, list_files, read_as
 from pairs.picture import Picture
 from pairs.values import Values
@@ -96,6 +106,7 @@ class Item:
     taken: Taken
     place: tiff.Place | None  # on Earth, of a TIFF that becomes a TIFF
     shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
+    more: str  # the name of an input that holds more pages or frames than the one that is translated; empty if none
 
 
 Stamp = tuple[int, int, int] | None  # of a file: another one has another; None where there is none
@@ -127,6 +138,7 @@ def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path
     if len(pictures) == 1:
         tell_clipped(translator.x, pictures[0])
     own_size = pictures[0].size
+    more = next((name_of(file) for file in job.inputs if has_frames(file)), "")
     pictures = translator.enlarged(pictures)
     size = pictures[0].size
     taken, place, shown = translator.take(pictures), None, []
@@ -140,11 +152,11 @@ def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path
         shown.append(rgb(normalise(to_tensor(target))))
     if job.is_raster(opts) and (place := read_place(job.inputs[0])):
         place = place.scaled(own_size, size)
-    return Item(job.output, taken, place, shown)
+    return Item(job.output, taken, place, shown, more)
 
 
-def write_item(made: tuple[Item, Tensor], translator: Translator, before: dict[Path, Stamp]) -> None:
-    """Raises DataError when the output is not finite, another program's, or cannot be written."""
+def write_item(made: tuple[Item, Tensor], translator: Translator, opts: Predict, before: dict[Path, Stamp]) -> Item:
+    """Returns the item. Raises DataError when the output is not finite, another program's, or cannot be written."""
     item, y_fake = made
     if not y_fake.isfinite().all():
         raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
@@ -154,7 +166,8 @@ def write_item(made: tuple[Item, Tensor], translator: Translator, before: dict[P
     else:
         picture = translator.finished(y_fake, item.taken)
     check_alone(item.output, before)
-    write_picture(item.output, picture, item.place)
+    write_picture(item.output, picture, item.place, opts.overviews, translator.trained.y_is_label)
+    return item
 
 
 def sheet(item: Item, y_fake: Tensor) -> Picture:
@@ -205,17 +218,21 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     """
     if len(jobs) > 1:  # one picture would take a seventh more memory for it
         choose_levers("auto", translator.device, translator.dtype).use()
-    failures, start, n = [], time.perf_counter(), len(jobs)
+    failures, moving, start, n = [], [], time.perf_counter(), len(jobs)
     before = {job.output: stamp(job.output) for job in jobs}
     jobs = translate_rasters(translator, jobs, opts, failures, before)
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
             ordered(attempt(read_item, translator, opts, before), jobs, 2, opts.batch_size + 1) as items:
         translated = translate_items(translator, sound(items, failures), opts.batch_size)
-        with ordered(attempt(write_item, translator, before), translated, 2, 2 * opts.batch_size) as written:
-            for _ in sound(written, failures):
+        with ordered(attempt(write_item, translator, opts, before), translated, 2, 2 * opts.batch_size) as written:
+            for item in sound(written, failures):
                 bar.update()
+                if item.more:
+                    moving.append(item.more)
+    if moving:
+        say(f"files of several pages or frames, of which the first was translated: {len(moving)}, such as {moving[0]}")
     seconds, n = time.perf_counter() - start, n - len(failures)
-    say(f"{n} images in {seconds:.1f} s, {n / seconds:.1f} images/s")
+    say(f"{n} image{'s' * (n != 1)} in {seconds:.1f} s, {n / seconds:.1f} images/s")
     return failures
 
 
@@ -356,6 +373,15 @@ def check_jobs(jobs: list[Job], source: Path) -> None:
             raise UserError(f"{other.name} and {job.name} would both be written to {name_of(job.output)}")
 
 
+def tell_pairs(jobs: list[Job], opts: Predict, trained: Trained) -> None:
+    """Says where the first image looks like both sides of a pair, and none of them was asked for."""
+    with contextlib.suppress(DataError):  # told by whoever translates it
+        if opts.side_by_side == "no" and trained.inputs == 1 and trained.may_be_a_pair(read_size(jobs[0].inputs[0])):
+            half = "right" if trained.input_side == "B" else "left"
+            say(f"{jobs[0].name} is twice as wide as the images of training: if it holds input and target side by "
+                f"side, add --side-by-side {half}")
+
+
 def check_writable(folder: Path) -> None:
     """Raises OSError where no file can be made in there: now, not after all images are translated."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -426,6 +452,7 @@ def main() -> int | None:
         predict_video(translator, video, opts.output, opts.batch_size)
         return None
     jobs = find_jobs(opts, trained)
+    tell_pairs(jobs, opts, trained)
     endings = {job.output.suffix.lower() for job in jobs}
     for suffix in endings:
         if not opts.compare and not can_hold(suffix, trained.y.written, trained.kind):

@@ -14,6 +14,7 @@ import torch
 
 from generator import Generator
 from inference.page import check_pictures, example_of, find_examples
+from inference.trained import mark_of
 from inference.translate import Translator
 from inference.weights import FILE, as_safetensors, told_of
 from pairs.identity import Pair
@@ -55,7 +56,8 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
               data_licence: str, examples: int = 3) -> None:
     """Writes `folder` with model.safetensors, config.json, README.md and, if pairs are at hand, a strip of pictures.
 
-    saved: what `read_weights` read of `gen`. The scores are those of the newest evaluation of `checkpoint` beside it.
+    saved: what `read_weights` read of `gen`. The scores are those of the newest evaluation of its weights beside
+    `checkpoint`.
     Raises UserError where a licence is missing or `folder` holds something, and OSError when it cannot be written.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
@@ -69,7 +71,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
     repo, data = f"USER/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}", data_of(checkpoint)
     rows = pictures(gen, pairs)
-    report = evaluation(checkpoint)
+    report = evaluation(checkpoint, gen)
     with complete_folder(folder) as new:
         if folder.is_dir():
             folder.rmdir()
@@ -83,7 +85,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
         card = CARD.format(
             licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
             title=folder.name, what=what + way + (f", of the data set {data}" if data else ""),
-            index=model_index(folder.name, data, report) if report else "", scores=table(report) if report else "",
+            index=model_index(folder.name, report) if report else "", scores=table(report) if report else "",
             strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
         (new / "README.md").write_text(card, encoding="utf-8")
     if rows:
@@ -95,8 +97,12 @@ def data_of(checkpoint: Path) -> str:
     """The name of the data that the run was trained on, or nothing."""
     with contextlib.suppress(UserError, OSError):
         if cfg := load_settings(checkpoint.parent):
-            return re.sub(r"[^\w.-]", "_", Path(cfg.data_root).name)
+            return name_of_data(cfg.data_root)
     return ""
+
+
+def name_of_data(root: Path | str) -> str:
+    return re.sub(r"[^\w.-]", "_", Path(root).name)
 
 
 def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
@@ -116,14 +122,19 @@ def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
     return rows
 
 
-def evaluation(checkpoint: Path) -> dict | None:
-    """What evaluate.py wrote last of this checkpoint, in a folder beside it."""
+def evaluation(checkpoint: Path, gen: Generator) -> dict | None:
+    """What evaluate.py wrote last of these weights, in their direction, in a folder beside the checkpoint."""
+    mark, way = mark_of(gen), gen.trained.direction
     found = sorted(checkpoint.parent.glob("evaluation_*/metrics.json"), key=lambda path: path.stat().st_mtime)
     for path in reversed(found):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             report = json.loads(path.read_text(encoding="utf-8"))
-            if Path(report["settings"]["checkpoint"]).name == checkpoint.name and report["scores"]["output"]:
+            if report["weights"] == mark and way in (None, report["settings"]["direction"]) \
+                    and report["scores"]["output"]:
                 return report
+    if found:
+        say(f"{found[-1]} holds no scores of these weights in their direction: the card has none before evaluate.py "
+            "runs again")
     return None
 
 
@@ -134,10 +145,10 @@ def means(report: dict) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
-def model_index(name: str, data: str, report: dict) -> str:
+def model_index(name: str, report: dict) -> str:
     """The scores as the Hub reads them: JSON, which is YAML too."""
     metrics = [{"type": key, "name": BETTER[key], "value": round(value, 4)} for key, value in means(report).items()]
-    data = data or Path(report["settings"]["data_root"]).name
+    data = name_of_data(report["settings"]["data_root"])
     result = {"task": {"type": "image-to-image"}, "metrics": metrics,
               "dataset": {"name": data, "type": data, "split": report["settings"]["split"]}}
     return f"model-index: {json.dumps([{'name': name, 'results': [result]}])}\n"
@@ -147,5 +158,7 @@ def table(report: dict) -> str:
     settings, found = report["settings"], means(report)
     head = " | ".join(BETTER[name] for name in found)
     line = " | ".join(f"{value:.3f}" for value in found.values())
-    return (f"## Scores\n\n`evaluate.py` on {report['n']} pairs of {settings['split']}, norm {settings['norm']}, "
-            f"dropout {settings['dropout']}, means over images:\n\n| {head} |\n|{'---|' * len(found)}\n| {line} |\n\n")
+    size = ", in full size" if settings["full_size"] == "True" else ""
+    return (f"## Scores\n\n`evaluate.py` on {report['n']} pairs of {name_of_data(settings['data_root'])}, "
+            f"{settings['split']}{size}, norm {settings['norm']}, dropout {settings['dropout']}, means over images:\n\n"
+            f"| {head} |\n|{'---|' * len(found)}\n| {line} |\n\n")

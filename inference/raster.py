@@ -8,7 +8,6 @@ What is done is kept in a folder beside the output, OUTPUT.parts, until the outp
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.trained import mark_of
 from inference.translate import Translator, frame, samples, strips, tell_clipped, tile_for
 from pairs import tiff
 from pairs.geometry import Interpolation, Size, nearest
@@ -212,6 +212,8 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             raise ValueError("it lies on its side, as its orientation says: write it upright first")
         with tiff.opened(source, GDAL_CACHEMAX=CACHE) as image:
             raster = Raster(image, header, source, translator)
+            if header.pages:
+                say(f"{name_of(source)} holds several pages, of which the first is translated")
             middle = header.height // 2
             tell_clipped(translator.x, raster.picture(middle, middle + 1))
             with contextlib.closing(Parts(output, identity(raster))) as parts:
@@ -232,11 +234,8 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
 def identity(raster: Raster) -> dict:
     """What decides every number of the output."""
     found, translator = raster.path.stat(), raster.translator
-    weights = hashlib.sha256()
-    for value in translator.exact.state_dict().values():
-        weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {"input": [str(raster.path.resolve()), found.st_size, found.st_mtime_ns], "size": raster.size,
-            "made": raster.made, "seen": raster.seen, "tile": raster.tile, "weights": weights.hexdigest(),
+            "made": raster.made, "seen": raster.seen, "tile": raster.tile, "weights": mark_of(translator.exact),
             "options": {name: getattr(translator, name) for name in ("scale", "norm", "dropout", "seed", "tile")},
             "dtype": str(translator.dtype)}
 

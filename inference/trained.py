@@ -1,10 +1,12 @@
 """What the file of a generator tells of its training, whichever program wrote it."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+import torch
 from torch import nn
 
 from config import Config
@@ -117,6 +119,10 @@ class Trained:
     def target_side(self) -> str | None:
         return self.direction and self.direction[-1]
 
+    def may_be_a_pair(self, size: Size) -> bool:
+        """Whether an image of that size would be, cut in two, what the network was trained on."""
+        return self.sizes is not None and (size[0] // 2, size[1]) == self.sizes.usual
+
     @property
     def x_is_label(self) -> bool:
         """Whether label maps or class indices went in, which must not be blended."""
@@ -131,6 +137,14 @@ class Trained:
 def trained_of(gen: nn.Module) -> Trained:
     """What `load_generator` read of `gen`; of a network that came from no file, its channels and its size."""
     return getattr(gen, "trained", None) or Trained.of_network(gen)
+
+
+def mark_of(gen: nn.Module) -> str:
+    """The SHA-256 of its weights: another network has another."""
+    mark = hashlib.sha256()
+    for value in gen.state_dict().values():
+        mark.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return mark.hexdigest()
 
 
 def crop_of(gen: nn.Module) -> Size | None:

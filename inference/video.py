@@ -116,6 +116,7 @@ class Writer:
         self.source, self.output = video.path, output
         self.size = None  # width and height, once a frame has told them
         self.early = []  # sound from before then
+        self.last = None  # the time of the last frame, in the input's units
         kind, encoder, options = ENCODERS[output.suffix.lower()]
         self.made = self.av.open(file, "w", format=kind)
         stream = container.streams.video[0]
@@ -161,6 +162,9 @@ class Writer:
         for tag in TAGS:
             setattr(frame, tag, getattr(like, tag))
         frame.pts, frame.time_base, frame.duration = like.pts, like.time_base, like.duration
+        if self.last is not None and frame.pts is not None:  # of two frames of one time, MP4 holds none
+            frame.pts = max(frame.pts, self.last + 1)
+        self.last = frame.pts
         self.made.mux(self.stream.encode(frame))
 
     def add_sound(self, packet: Any) -> None:

@@ -54,7 +54,7 @@ class Tiles:
         tiles = [((i, j), row, column, f"{row:06d}_{column:06d}") for i, rows in enumerate(self.spans(down, n))
                  for j, columns in enumerate(self.spans(across, n))
                  for row in self.starts(rows) for column in self.starts(columns)]
-        say(f"{name_of(grid.path)} has the finer pixels, which the tiles take: {len(tiles)} of {self.size}×{self.size}")
+        say(f"the tiles take the pixels of {name_of(grid.path)}: {len(tiles)} of {self.size}×{self.size}")
         split_of = {name: split for split, name in there}
         begun = {block: split_of[name] for block, _, _, name in tiles if name in split_of}
         blocks = Blocks(self.val, begun)

@@ -87,7 +87,8 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
                     photos.append(f"{name_of(file)} ({width}×{height})")
             elif pair.alone and width == 2 * height:
                 wide.append(name_of(file))
-            moving += [name_of(source) for source in pair.files if has_frames(source)]
+            if several := [source for source in pair.files if has_frames(source)]:
+                moving.append(name_of(several[0]))
         except DataError as error:
             if not skip:
                 raise

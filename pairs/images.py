@@ -224,13 +224,14 @@ def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
     return channels in ((1, 3, 4) if suffix == ".png" else (1, 3)) and np.dtype(kind).kind != "f"
 
 
-def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None) -> None:
+def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None, overviews: bool = False,
+                  labels: bool = False) -> None:
     """Writes the picture in the format that the ending names.
 
     PNG and pictures in other formats have 1 or 3 channels, and transparency, which JPEG and BMP get laid over white;
     TIFF takes up to 64 channels, .npy any number. A fourth channel that is no transparency goes into a PNG as it is.
     PNG and TIFF keep 16 bits, the others get the upper 8; TIFF and .npy keep floats. A TIFF also tells its `place`, and
-    where the picture holds no values.
+    where the picture holds no values, and with `overviews` holds reduced copies, of `labels` by nearest neighbour.
     Raises DataError on another ending or one that cannot hold the array, or when it cannot be written.
     """
     suffix = path.suffix.lower()
@@ -244,6 +245,9 @@ def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
             file.write(content)
+            if overviews and suffix in tiff.SUFFIXES:
+                file.flush()
+                tiff.add_overviews(Path(file.name), picture.size, labels)
     except (OSError, ValueError, cv2.error) as error:
         raise DataError(f"{name_of(path)} cannot be written: {error}") from error
 

@@ -137,6 +137,8 @@ def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
     """Copies at 1/2, 1/4, … inside the file, down to 256 pixels; of label maps by nearest neighbour. Raises OSError."""
     rasterio = _rasterio()
     factors = [2**i for i in range(1, 16) if max(size) / 2**i >= 256]
+    if not factors:
+        return
     how = rasterio.enums.Resampling.nearest if labels else rasterio.enums.Resampling.average
     try:
         with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, COMPRESS_OVERVIEW="DEFLATE"), \

@@ -71,11 +71,23 @@ def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         if durable and os.name == "posix":
             sync_folder(path.parent)  # the new name itself must reach the disk
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, when a write fails
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
+        told = error if getattr(error, "errno", None) else refused(temporary)  # torch and NumPy do not tell why
+        number, reason = (told.errno, told.strerror) if told else (errno.EIO, str(error).splitlines()[0])
+        raise OSError(number, reason, str(path)) from error
     finally:
         if made:
             temporary.unlink(missing_ok=True)
+
+
+def refused(path: Path) -> OSError | None:
+    """Why a megabyte more does not fit into the file; None where it does."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(2**20))
+            sync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of file systems that do not know a call

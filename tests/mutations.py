@@ -86,7 +86,8 @@ def seen(mutation: Mutation) -> bool:
         path = Path(folder, mutation.file)
         path.write_text(path.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
         tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--slow", "-m", "not browser",
+                   *tests]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     told = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     print("red  " if done.returncode == 1 else "GREEN", mutation.what, *told[:1], sep="  ", flush=True)
