@@ -50,7 +50,7 @@ def check(cfg: Config) -> int:
     found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()), group=cfg.group, photos=photos)
     problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
     problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
-    for note in found.notes:
+    for note in [*found.notes, *filter(None, [found.meant.removeprefix(". ")])]:
         say(note)
 
     def look(pair: Pair) -> Look:

@@ -19,7 +19,8 @@ GROUP_OR_NAME = ".+(?=[-_/ ])|.+"  # the same, also of names that have one part 
 class Found:
     """What a folder holds: pairs by split (train, val, test), notes to print, and what makes a split unusable.
 
-    orphans: by split, the files without a partner. problems: by split, the error that says why it has no pairs.
+    orphans: by split, the files without a partner. problems: by split, the error that says why it has no pairs. meant:
+    what may be told where no file has a partner.
     held_out: the names of the pairs that were held out from training for want of a val or test split; None where there
     is one. marks: those of the pairs of each split, (N, 2), once somebody has asked for them.
     """
@@ -28,6 +29,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
     orphans: dict[str, list[Path]] = field(default_factory=dict)
     problems: dict[str, UserError] = field(default_factory=dict)
+    meant: str = ""
     held_out: list[str] | None = None
     marks: dict[str, np.ndarray] = field(default_factory=dict)
 

@@ -84,7 +84,7 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
             raise found.problems[split]
         if orphans := found.orphans.get(split):
             raise UserError(f"images without a partner of the same name on the other side: {len(orphans)}: "
-                            f"{_some(orphans)}")
+                            f"{_some(orphans)}{found.meant}")
 
 
 @collector_paused()
@@ -119,13 +119,15 @@ def find_splits(root: Path, patterns: Patterns | None = None, photos: bool = Fal
             raise type(error)(f"{error}{_flags(root)}") from error
         found = find_matches(root, patterns)
         found.notes.insert(0, f"{name_of(root)} is read as by {patterns}")
+    if found.orphans and not found.splits:
+        found.meant = _flags(root)
     return found, index
 
 
 def _flags(root: Path) -> str:
     """The end of a sentence that tells the patterns which may be meant."""
     patterns = suggested(list_files(root))
-    return f". If these are pairs: {patterns}" if patterns else ""
+    return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
 
 
 def _known_layout(root: Path, index: "_Index") -> Found:
@@ -396,7 +398,8 @@ def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, P
         sides.append({})
         for name, path in named:
             if (other := sides[-1].setdefault(name, path)) is not path:
-                raise UserError(f"{name_of(other)} and {name_of(path)} have the same name: which one is meant?")
+                raise UserError(f"{name_of(other)} and {name_of(path)} have the same name, and it is not clear which "
+                                "one is meant")
     *of_a, of_b, of_m = sides
     needed = sides if masks else sides[:-1]
     common = set.intersection(*map(set, needed))

@@ -14,7 +14,7 @@ from typing import Any
 from pairs.divide import Found
 from pairs.identity import Pair
 from pairs.images import SUFFIXES, drawn_here
-from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SPLITS, WORDS
+from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SPLITS, TARGETS, WORDS
 from utils import UserError, name_of
 
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
@@ -207,7 +207,7 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
-    """Those that make most pairs, and find partners for more than half of A."""
+    """Those that make most pairs, and find partners for more than half of A; with an ending, where files need one."""
     best, most = None, 0
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
@@ -216,17 +216,29 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
             best, most = Patterns((a,), b), n
         if n == len(of_a) == len(of_b) and 2 * n == len(files):
             break  # with a partner for each file, of which there may be very many
-    return best
+    if not best:
+        return None
+    a, b = (_with_ending(pattern, side) for pattern, side in zip(best.all, best.sides(files), strict=True))
+    return Patterns((a,), b)
+
+
+def _with_ending(pattern: str, side: Mapping[Key, list[str]]) -> str:
+    """The pattern with the ending of most files, where it gives some pair several files."""
+    if not pattern.endswith(".*") or all(len(paths) == 1 for paths in side.values()):
+        return pattern
+    endings = Counter(path.rpartition(".")[2] for paths in side.values() for path in paths)
+    return pattern.removesuffix("*") + endings.most_common(1)[0][0]
 
 
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The patterns of every two folders beside each other, and of every two words at the ends of names."""
+    """The patterns of every two folders beside each other, and of every two words that names end or begin with."""
     places = defaultdict(lambda: defaultdict(list))  # pattern with a gap → word in the gap → stems
     for file in files:
         *above, name = file.split("/")
         stem = name.rpartition(".")[0]
         parts = ["{split}" if part.lower() in SPLIT_OF else part for part in above]
         end = re.fullmatch(r"(.+[-_ ])?([A-Za-z]+)", stem)
+        begin = re.match(r"([A-Za-z]+)([-_ ])", stem)
         gaps = {}
         for others in (parts, ["{split}" if other == "{split}" else "{name}" for other in parts]):
             for i, part in enumerate(parts):
@@ -235,18 +247,20 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             last = "{name}" + end[1][-1] if end and end[1] else ""
             if end and "{name}" in [*others, last[:-1]]:
                 gaps["/".join([*others, f"{last}\0"])] = end[2]
+            if begin:
+                gaps["/".join([*others, f"\0{begin[2]}{{name}}"])] = begin[1]
         for place, word in gaps.items():
             places[place][word].append(stem)
     for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
         stems = places[place]
         words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
         rest = "{name}" if place.endswith("/") else ""
-        for pair in combinations(sorted(words), 2):
+        for pair in combinations(sorted(words, key=lambda word: (word.lower() in TARGETS, word)), 2):
             if 2 * sum(len(stems[word]) for word in pair) < sum(map(len, stems.values())):  # two of many scenes
                 continue
             yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)
             if rest:  # where the names on each side have a beginning or an end of their own
-                own = [_own_name(stems[word]) for word in pair]
+                own = _own_names(*(stems[word] for word in pair))
                 yield tuple(f"{place.replace(chr(0), word)}{name}.*" for word, name in zip(pair, own, strict=True))
 
 
@@ -255,11 +269,18 @@ def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool]:
     return -sum(map(len, words.values())), abs(len(words) - 2), any(char.isdigit() for word in words for char in word)
 
 
-def _own_name(stems: Sequence[str]) -> str:
-    """{name} between what all of them begin and end with, but for digits."""
-    first = re.sub(r"\d+$", "", os.path.commonprefix(stems))
-    last = os.path.commonprefix([stem[len(first) :][::-1] for stem in stems])[::-1]
-    return f"{first}{{name}}" + re.sub(r"^\d+", "", last)
+def _own_names(*sides: Sequence[str]) -> list[str]:
+    """Of each of two sides, {name} between what all of its stems begin and end with, but the other side's do not.
+
+    Without digits: those count pairs.
+    """
+    firsts = [re.sub(r"\d+$", "", os.path.commonprefix(stems)) for stems in sides]
+    backwards = [[stem[len(first) :][::-1] for stem in stems] for first, stems in zip(firsts, sides, strict=True)]
+    lasts = [re.sub(r"\d+$", "", os.path.commonprefix(stems))[::-1] for stems in backwards]
+    shared = os.path.commonprefix([first[::-1] for first in firsts])[::-1].lstrip("-_. ")  # img_p and mask_p
+    ended = os.path.commonprefix(lasts).rstrip("-_. ")
+    return [f"{first.removesuffix(shared)}{{name}}{last.removeprefix(ended)}"
+            for first, last in zip(firsts, lasts, strict=True)]
 
 
 def _shape(file: str, word: str, other: str) -> tuple[str, str] | None:

@@ -71,8 +71,8 @@ def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         if durable and os.name == "posix":
             sync_folder(path.parent)  # the new name itself must reach the disk
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, when a write fails
-        told = error if getattr(error, "errno", None) else refused(temporary)  # torch and NumPy do not tell why
-        number, reason = (told.errno, told.strerror) if told else (errno.EIO, str(error).splitlines()[0])
+        told = error if getattr(error, "errno", None) or not made else refused(temporary)  # torch, NumPy tell no reason
+        number, reason = (told.errno, told.strerror) if told and told.errno else (errno.EIO, str(error).splitlines()[0])
         raise OSError(number, reason, str(path)) from error
     finally:
         if made:

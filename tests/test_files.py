@@ -12,6 +12,11 @@ from PIL import Image
 from runtime import files
 from runtime.grids import save_grid
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
     path = tmp_path / "a.bin"
@@ -51,6 +56,21 @@ def test_a_file_that_cannot_be_written_keeps_its_reason_and_is_named_once(tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC and caught.value.strerror == "No space left on device"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits of files")
+@pytest.mark.parametrize("write", [
+    lambda file: torch.save({"x": torch.zeros(2**20)}, file), lambda file: np.save(file, np.zeros(2**20))])
+def test_a_write_of_torch_or_numpy_that_does_not_fit_tells_why(tmp_path, write):
+    """Their own errors tell of positions and elements, and not that the disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, hard))
+    try:
+        with pytest.raises(OSError, match="File too large: .*a.bin") as told, files.atomic(tmp_path / "a.bin") as file:
+            write(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.errno == errno.EFBIG and not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links and permissions")

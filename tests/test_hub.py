@@ -58,6 +58,32 @@ def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tm
     assert not (tmp_path / "again" / "strip.png").exists()
 
 
+def test_scores_of_other_weights_or_the_other_direction_are_not_those_of_the_card(run, data, small, tmp_path,
+                                                                                  monkeypatch, capsys):
+    score = ["--checkpoint", run / "gen.pth.tar", "--data-root", data, "--num-workers", 0, "--device", "cpu"]
+    card = ["--checkpoint", run / "gen.pth.tar", *LICENCES, "--examples", 0, "--hub"]
+    call(monkeypatch, evaluate, *score, "--direction", "BtoA")
+    call(monkeypatch, export, *card, tmp_path / "other_way")
+    assert "holds no scores of these weights" in capsys.readouterr().out
+    call(monkeypatch, evaluate, *score)
+    call(monkeypatch, export, *card, tmp_path / "scored")
+    assert "holds no scores" not in capsys.readouterr().out
+    train(small(n_epochs=2, resume=True))
+    call(monkeypatch, export, *card, tmp_path / "older")
+    assert "holds no scores of these weights" in capsys.readouterr().out
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("other_way", "scored", "older")]
+    assert ["## Scores" in card for card in cards] == [False, True, False]
+
+
+def test_scores_are_named_after_the_data_that_was_scored(run, data, tmp_path, monkeypatch):
+    (tmp_path / "streets").symlink_to(data)
+    call(monkeypatch, evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "streets",
+         "--num-workers", 0, "--device", "cpu")
+    call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+    card = (tmp_path / "demo" / "README.md").read_text()
+    assert '"dataset": {"name": "streets"' in card and "pairs of streets, val," in card
+
+
 def test_the_authors_weights_go_there_as_they_are(tmp_path, monkeypatch):
     torch.manual_seed(0)
     torch.save(Published(7, 4).state_dict(), tmp_path / "latest_net_G.pth")

@@ -268,8 +268,8 @@ SINGLE = ["input/1", "input/2", "target/1", "target/2"]
     (SINGLE, "sub-folders input, target; known names are"),  # never cut in half
     ([f"train/{name}" for name in SINGLE], "sub-folders input, target; known names are"),
     (["train/1"], "holds one pair only"),
-    (["train/A/1.png", "train/A/1.jpg", "train/B/1"], "have the same name: which one is meant"),
-    (["1_A", "1_B", "2_A", "2_B", "1_a.jpg"], "have the same name: which one is meant")])
+    (["train/A/1.png", "train/A/1.jpg", "train/B/1"], "have the same name, and it is not clear which one is meant"),
+    (["1_A", "1_B", "2_A", "2_B", "1_a.jpg"], "have the same name, and it is not clear which one is meant")])
 def test_what_is_not_clear_is_refused(tmp_path, files, message):
     images(tmp_path, *files)
     with pytest.raises(ValueError, match=message):

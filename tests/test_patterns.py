@@ -7,7 +7,9 @@ import zlib
 import pytest
 from PIL import Image
 
+from check import check
 from config import Config
+from dataset import load_data
 from inference.trained import Trained
 from pairs.checks import check_headers
 from pairs.find import find_pairs, usable_pairs
@@ -110,7 +112,12 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "--files-a 'leftImg8bit/{split}/{name}_leftImg8bit.png' --files-b 'gtFine/{split}/{name}_gtFine_labelIds.png'"),
     (both("cad/line_{}.tif", "views/view_{}.png"), "--files-a 'cad/line_{name}.*' --files-b 'views/view_{name}.*'"),
     (both("train/sketches/{}.png", "train/photos/{}_p.png"),
-     "--files-a '{split}/photos/{name}_p.*' --files-b '{split}/sketches/{name}.*'"),
+     "--files-a '{split}/sketches/{name}.*' --files-b '{split}/photos/{name}_p.*'"),
+    (both("after/{}.png", "before/{}.png"), "--files-a 'before/{name}.*' --files-b 'after/{name}.*'"),
+    (both("train/A/{}.png", "train/B/{}.png") + both("train/A/{}.jpg", "train/A/{}.png"),
+     "--files-a '{split}/A/{name}.jpg' --files-b '{split}/B/{name}.*'"),
+    (both("ct/p{}.png", "mr/p{}_mr.png"), "--files-a 'ct/{name}.*' --files-b 'mr/{name}_mr.*'"),
+    (both("ct/ct_p{}.png", "mr/mr_p{}.png"), "--files-a 'ct/ct_{name}.*' --files-b 'mr/mr_{name}.*'"),
     (both("p1/ct/{}.png", "p1/mr/{}.png", NUMBERS[:2]) + both("p2/ct/{}.png", "p2/mr/{}.png", NUMBERS[2:]),
      "--files-a '{name}/ct/{name}.*' --files-b '{name}/mr/{name}.*'"),
     (both("p1/{}_ct.png", "p1/{}_mr.png", NUMBERS[:2]) + both("p2/{}_ct.png", "p2/{}_mr.png", NUMBERS[:2]),
@@ -130,15 +137,27 @@ def test_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
 
 
+def test_sides_whose_names_differ_at_their_ends_are_answered_with_flags(tmp_path, capsys):
+    tree(tmp_path, *both("train/A/{}.png", "train/B/{}_mask.png"))
+    flags = "with A as the input: --files-a '{split}/A/{name}.*' --files-b '{split}/B/{name}_mask.*'"
+    cfg = Config(data_root=tmp_path)
+    with pytest.raises(UserError) as error:
+        load_data(cfg)
+    assert str(error.value).endswith(flags)
+    assert check(cfg) == 2 and f"If these are pairs, {flags}\n" in capsys.readouterr().out
+
+
 def test_two_of_many_scenes_are_no_sides(tmp_path):
     tree(tmp_path, *(f"scene_{i}/{n}.png" for i in range(5) for n in NUMBERS))
     with pytest.raises(UserError, match=r"known names are train, val and test, and A and B$"):
         find_pairs(tmp_path)
 
 
-def test_ends_of_names_are_answered_with_flags_too(tmp_path):
-    flags = "--files-a '{split}/{name}_photo.*' --files-b '{split}/{name}_sketch.*'"
-    pairs = find_pairs(tree(tmp_path, *both("train/{}_sketch.png", "train/{}_photo.jpg"))).splits["train"]
+@pytest.mark.parametrize(("a", "b"), [("{name}_sketch", "{name}_photo"), ("input_{name}", "target_{name}")])
+def test_ends_and_beginnings_of_names_are_answered_with_flags_too(tmp_path, a, b):
+    flags = f"--files-a '{{split}}/{a}.*' --files-b '{{split}}/{b}.*'"
+    files = both(*(f"train/{side.replace('{name}', '{}')}.png" for side in (a, b)))
+    pairs = find_pairs(tree(tmp_path, *files)).splits["train"]
     with pytest.raises(UserError, match=f"name them 1_A, 1_B, or take {re.escape(flags)};"):
         check_headers(pairs)
 

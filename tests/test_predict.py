@@ -22,11 +22,11 @@ from inference.export import export
 from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, translate
-from pairs.geometry import Geometry
+from pairs.geometry import Geometry, Sizes
 from pairs.identity import Known
 from pairs.images import read_picture, write_picture
 from pairs.picture import TURNED, picture_of
-from predict import Predict, find_jobs, predict
+from predict import Job, Predict, find_jobs, predict, tell_pairs
 from runtime import files
 from runtime.checkpoint import GENERATOR
 from runtime.console import run_main
@@ -324,6 +324,18 @@ def test_the_ending_gives_the_format(run, tmp_path, suffix):
     with Image.open(tmp_path / f"out.{suffix}") as result:
         assert result.format == dict(png="PNG", jpg="JPEG", webp="WEBP", bmp="BMP", tiff="TIFF")[suffix]
         assert result.mode == ("RGB" if suffix in ("jpg", "bmp") else "RGBA")
+
+
+@pytest.mark.parametrize(("direction", "width", "half"), [("AtoB", 128, "left"), ("BtoA", 128, "right"),
+                                                          ("AtoB", 192, "")])
+def test_an_image_that_may_hold_both_sides_is_told(tmp_path, capsys, direction, width, half):
+    save(tmp_path / "pair.png", image(width, 64))
+    trained = Trained(3, 3, Geometry(), direction, sizes=Sizes.of_file((64, 64)))
+    opts = Predict(tmp_path, tmp_path / "pair.png", tmp_path / "out.png")
+    for side in ("no", "left"):
+        tell_pairs([Job((opts.input,), opts.output)], replace(opts, side_by_side=side), trained)
+        said = capsys.readouterr().out
+        assert said.endswith(f"add --side-by-side {half}\n") if half and side == "no" else not said
 
 
 def test_one_image_is_never_split_but_by_request(run, gen, tmp_path):

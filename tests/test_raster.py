@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from rasterio.transform import from_origin
 
 import inference.raster as raster_module
@@ -208,6 +209,28 @@ def test_numbers_of_another_range_than_that_of_training_are_told(gen, tmp_path, 
     job = Job((source,), tmp_path / "out.tif")
     assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
     assert ("in.tif: 99% of the values lie outside of -1 to 1" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize("at_once", [128**2, 2048**2])
+def test_the_command_keeps_reduced_copies_of_any_raster(gen, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(translate_module, "PIXELS", at_once)
+    source, output = write(tmp_path / "in.tif", noise(600, 520)), tmp_path / "out.tif"
+    opts = Predict(tmp_path, source, output, overviews=True)
+    assert predict(Translator(gen, scale="native"), [Job((source,), output)], opts) == []
+    with rasterio.open(output) as image:
+        assert image.overviews(1) == [2]
+
+
+@pytest.mark.parametrize("at_once", [128**2, 2048**2])
+def test_pages_that_are_not_translated_are_told(gen, tmp_path, monkeypatch, capsys, at_once):
+    monkeypatch.setattr(translate_module, "PIXELS", at_once)
+    source, output = tmp_path / "stack.tif", tmp_path / "out.tif"
+    pages = [Image.fromarray(noise(600, 520))] * 2
+    pages[0].save(source, save_all=True, append_images=pages[1:])
+    job = Job((source,), output)
+    assert predict(Translator(gen, scale="native"), [job], Predict(tmp_path, source, output)) == []
+    out = capsys.readouterr().out
+    assert "several pages" in out and "the first" in out and "stack.tif" in out
 
 
 def test_reduced_copies_are_kept_on_request(gen, tmp_path):

@@ -89,6 +89,21 @@ def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_frames_of_one_time_follow_each_other(same, tmp_path, ending):
+    clip(tmp_path / "in.mkv", times=(0, 1, 3, 4), codec="ffv1")
+    held = tmp_path / "held.mkv"
+    with av.open(str(tmp_path / "in.mkv")) as source, av.open(str(held), "w") as file:
+        stream = file.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(part for part in source.demux(video=0) if part.size):
+            packet.stream = stream
+            packet.pts = packet.dts = (0, 100, 100, 200)[number]
+            file.mux(packet)
+    assert translate_video(same, Video(held), tmp_path / f"out{ending}") == 4
+    before, after = ([round(time, 2) for time, _ in seen(path)] for path in (held, tmp_path / f"out{ending}"))
+    assert before == after and len(set(before)) == 3
+
+
 def test_a_network_that_makes_ab_of_l_colours_the_frames(tmp_path):
     network = Generator(1, 2, 4, crop_size=64).eval()
     trained = Trained(1, 2, Geometry("stretch", 64, 64), space="lab")
