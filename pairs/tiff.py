@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils import UserError
+from utils import need
 
 MAGIC = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # of both byte orders; BigTIFF
 SUFFIXES = (".tif", ".tiff")
@@ -23,7 +23,8 @@ WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # Phot
 FIELDS = {1: "u1", 2: "S1", 3: "u2", 4: "u4", 16: "u8"}  # numpy's names of the types of a tag
 TAGS = {"subfile": 254, "width": 256, "height": 257, "bits": 258, "photometric": 262, "orientation": 274, "bands": 277,
         "format": 339, "nodata": 42113}
-QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no other files are looked at
+QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO",  # no other files are looked at
+         "GDAL_TIFF_INTERNAL_MASK": "YES"}  # nor written
 
 warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what libtiff finds odd in each of a million tiles
@@ -111,39 +112,38 @@ def _kinds(pages: Iterator[dict[int, np.ndarray]]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def session(raised: type[Exception], before: str = "", **options) -> Iterator[Any]:
+    """rasterio, whose errors become such an exception in the block. Raises UserError without rasterio."""
+    rasterio = need("rasterio", "rasterio", "TIFF files")  # a second, and hundreds of MB: most data holds no TIFF
+    try:
+        with rasterio.Env(**QUIET, **options):
+            yield rasterio
+    except rasterio.errors.RasterioError as error:
+        raise raised(f"{before}{error}") from error
+
+
+@contextlib.contextmanager
 def opened(file: bytes | Path, **options) -> Iterator[Any]:
     """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
-    rasterio = _rasterio()
-    try:
-        with rasterio.Env(**QUIET, **options), contextlib.ExitStack() as stack:
-            path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
-            yield stack.enter_context(rasterio.open(path, driver="GTiff"))
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"a TIFF that is damaged, or of a kind that GDAL does not know: {error}") from error
+    damaged = session(ValueError, "a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
+    with damaged as rasterio, contextlib.ExitStack() as stack:
+        path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
+        yield stack.enter_context(rasterio.open(path, driver="GTiff"))
 
 
 @contextlib.contextmanager
 def created(path: Path, told: dict, **options) -> Iterator[Any]:
     """A new file at `path`, laid out as told, as rasterio's dataset. Raises UserError without rasterio, OSError."""
-    rasterio = _rasterio()
-    try:
-        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, **options), rasterio.open(path, "w", **told) as image:
-            yield image
-    except rasterio.errors.RasterioError as error:
-        raise OSError(str(error)) from error
+    with session(OSError, **options) as rasterio, rasterio.open(path, "w", **told) as image:
+        yield image
 
 
 def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
     """Copies at 1/2, 1/4, … inside the file, down to 256 pixels; of label maps by nearest neighbour. Raises OSError."""
-    rasterio = _rasterio()
     factors = [2**i for i in range(1, 16) if max(size) / 2**i >= 256]
-    how = rasterio.enums.Resampling.nearest if labels else rasterio.enums.Resampling.average
-    try:
-        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, COMPRESS_OVERVIEW="DEFLATE"), \
-                rasterio.open(path, "r+", driver="GTiff") as image:
-            image.build_overviews(factors, how)
-    except rasterio.errors.RasterioError as error:
-        raise OSError(str(error)) from error
+    with session(OSError, COMPRESS_OVERVIEW="DEFLATE") as rasterio, \
+            rasterio.open(path, "r+", driver="GTiff") as image:
+        image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
 def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -256,25 +256,12 @@ def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = Non
 
     Raises UserError without rasterio, OSError where it cannot be encoded.
     """
-    rasterio = _rasterio()
     if place:
         array = place.marked(array, valid)
-    try:
-        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
-            with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
-                image.write(array.transpose(2, 0, 1))
-                describe(image, place)
-                if place and valid is not None and not place.fits(array.dtype):
-                    image.write_mask(valid)
-            return memory.read()
-    except rasterio.errors.RasterioError as error:
-        raise OSError(str(error)) from error
-
-
-def _rasterio():
-    try:
-        import rasterio  # takes a second, and hundreds of megabytes of libraries: most data holds no TIFF
-    except ImportError as error:
-        raise UserError(f"TIFF files need rasterio, which is not to be had here ({error}): pip install "
-                        "-r requirements.txt") from error
-    return rasterio
+    with session(OSError) as rasterio, rasterio.MemoryFile() as memory:
+        with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
+            image.write(array.transpose(2, 0, 1))
+            describe(image, place)
+            if place and valid is not None and not place.fits(array.dtype):
+                image.write_mask(valid)
+        return memory.read()
