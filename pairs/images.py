@@ -94,7 +94,7 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
             header = replace(image, nodata=image.nodata and nodata)
-            return _of_tiff(_bytes(source), header, name)
+            return tiff_picture(*tiff.decode(_bytes(source), header), header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             return _of_deep_png(_bytes(source), image, name)
         if reduce > 1 and image.format == "JPEG":
@@ -118,10 +118,6 @@ def _of_deep_png(file: bytes, image: Image.Image, name: str) -> Picture:
     colour = np.ascontiguousarray(array[..., 2::-1])  # from BGR
     alpha = array[..., 3] if array.shape[2] == 4 else None
     return Picture(colour, alpha, name=name).turned(image.getexif().get(0x0112, 1))
-
-
-def _of_tiff(file: bytes, header: tiff.Header, name: str) -> Picture:
-    return tiff_picture(*tiff.decode(file, header), header, name).turned(header.orientation)
 
 
 def tiff_picture(array: np.ndarray, missing: np.ndarray | None, palette: np.ndarray | None, header: tiff.Header,

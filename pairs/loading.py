@@ -88,10 +88,6 @@ class Messages(Dataset):
         return pixels.numpy(), skipped
 
 
-def as_it_is(message: tuple[Tensor | np.ndarray, int]) -> tuple[Tensor | np.ndarray, int]:
-    return message
-
-
 class Batches:
     """Batches (x, y), each float (N, C, H, W) in [-1, 1], on the device; `skipped` counts the pairs left out.
 
@@ -204,7 +200,7 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     # A generator of its own for the seeds it draws: nothing else must notice the loader.
     loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=True,
                         worker_init_fn=init_worker, pin_memory=device.type == "cuda", generator=torch.Generator(),
-                        collate_fn=as_it_is) if workers else None
+                        collate_fn=tuple) if workers else None
     batches = Batches(data, messages, loader, batch_size, device, channels_last)
     others = {*multiprocessing.active_children()}
     try:
