@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,7 @@ class Found:
     def mark(self) -> None:
         """Looks at all pairs, once."""
         own = own_names(pair for pairs in self.splits.values() for pair in pairs)
-        for split, pairs in self.splits.items():
-            if split not in self.marks:
-                self.marks[split] = marks(pairs, own)
+        self.marks = {split: marks(pairs, own) for split, pairs in self.splits.items()}
 
     def seen_by(self, known: Known) -> dict[str, np.ndarray]:
         """The marks of the pairs of each split, (N, 2), of the kind that `known` knows."""
@@ -49,12 +48,10 @@ class Found:
         met = np.concatenate([known.trained, known.held])[:, 0]
         return bool(np.isin(known.look(self.splits[split], self.marks[split])[:, 0], met).any())
 
-    def keep(self, split: str, wanted: np.ndarray) -> list[Pair]:
-        """Leaves only the `wanted`, (N,) of bool, in the split; returns the others."""
-        pairs = self.splits[split]
-        self.splits[split] = [pair for pair, keep in zip(pairs, wanted, strict=True) if keep]
+    def keep(self, split: str, wanted: np.ndarray) -> None:
+        """Leaves only the `wanted`, (N,) of bool, in the split."""
+        self.splits[split] = [*compress(self.splits[split], wanted)]
         self.marks[split] = self.marks[split][wanted]
-        return [pair for pair, keep in zip(pairs, wanted, strict=True) if not keep]
 
     @property
     def validation(self) -> str:
@@ -263,11 +260,10 @@ def _tell_twins(found: Found, split: str) -> None:
 
 def twin_names(found: Found, one: str, other: str) -> list[str]:
     """The pairs in split `other` that hold the same as one in split `one`: marks tell which may, the files decide."""
-    common = {*found.marks[one][:, 0].tolist()} & {*found.marks[other][:, 0].tolist()}
-    alike = defaultdict(list)
-    for pair, mark in zip(found.splits[one], found.marks[one][:, 0].tolist(), strict=True):
-        if mark in common:
+    those, these = (found.marks[split][:, 0].tolist() for split in (one, other))
+    wanted, alike = {*these}, defaultdict(list)
+    for pair, mark in zip(found.splits[one], those, strict=True):
+        if mark in wanted:
             alike[mark].append(pair)
-    return [name_of(pair.files[0])
-            for pair, mark in zip(found.splits[other], found.marks[other][:, 0].tolist(), strict=True)
+    return [name_of(pair.files[0]) for pair, mark in zip(found.splits[other], these, strict=True)
             if any(same_content(pair, twin) for twin in alike.get(mark, ()))]

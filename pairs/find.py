@@ -216,8 +216,8 @@ def list_images(folder: Path) -> list[Path]:
 
 def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     """The images of one name in the `n` folders A1, A2, … inside `folder`. Raises UserError where one is missing."""
-    numbers = {place: re.fullmatch(r"a(\d+)", place.name.lower()) for place in folder.iterdir() if place.is_dir()}
-    homes = sorted((place for place in numbers if numbers[place]), key=lambda place: int(numbers[place][1]))
+    names = [place.name for place in folder.iterdir() if place.is_dir()]
+    homes = [folder / name for name in _numbered(names, r"a(\d+)")]
     if len(homes) != n:
         raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
                         f"holds {len(homes)}")
@@ -227,6 +227,12 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     if orphans:
         raise UserError(f"images without a partner of the same name among the inputs: {_some(orphans)}")
     return together
+
+
+def _numbered(places: Iterable[str], pattern: str) -> list[str]:
+    """Those that match, by the number in them."""
+    numbers = {place: int(match[1]) for place in places if (match := re.fullmatch(pattern, place.lower()))}
+    return sorted(numbers, key=lambda place: (numbers[place], place))
 
 
 def side_of(path: Path) -> tuple[str, str, str] | None:
@@ -315,7 +321,7 @@ def _first(names: list[str], index: _Index) -> _Part:
             parts[name] = part
             if part.whole:
                 break
-    chosen = next((name for name, part in parts.items() if part.whole), next(iter(parts), ""))
+    chosen = max(parts, key=lambda name: parts[name].whole, default="")
     for name, part in parts.items():
         if name != chosen:
             index.images[name] += part.images
@@ -330,9 +336,8 @@ def _part(split: str, index: _Index) -> _Part:
             return part
         for layout in LAYOUTS[split]:
             a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
-            numbers = {place: int(match[1]) for place in index.images
-                       if (match := re.fullmatch(layout.replace("@", r"a(\d+)"), place))} if not a else {}
-            inputs = [index.images.pop(place) for place in sorted(numbers, key=lambda place: (numbers[place], place))]
+            numbered = [] if a else _numbered(index.images, layout.replace("@", r"a(\d+)"))
+            inputs = [index.images.pop(place) for place in numbered]
             if a or b or inputs:
                 masks = index.images.pop(layout.replace("@", "m"), [])
                 part.images = [*chain(*inputs), *a, *b, *masks]

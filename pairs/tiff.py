@@ -73,32 +73,33 @@ def read_header(file: BinaryIO) -> Header:
 
 def _pages(file: BinaryIO) -> Iterator[dict[int, np.ndarray]]:
     """The tags in TAGS of each page, one after the other."""
-    order = {b"II": "<", b"MM": ">"}[file.read(2)]
-    big = int.from_bytes(file.read(2), "little" if order == "<" else "big") == 43
-    word, number = (order + "u8", order + "u8") if big else (order + "u4", order + "u2")
-    entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", word), ("value", f"V{8 if big else 4}")])
+    order = {b"II": "little", b"MM": "big"}[file.read(2)]
 
-    def read(dtype, count: int = 1) -> np.ndarray:
-        dtype = np.dtype(dtype)
-        return np.frombuffer(file.read(dtype.itemsize * count), dtype, count)
+    def number(size: int) -> int:
+        content = file.read(size)
+        if len(content) < size:
+            raise ValueError("a TIFF that ends too early")
+        return int.from_bytes(content, order)
 
-    file.seek(8 if big else 4)
-    at, seen = int(read(word)[0]), set()
+    word, short = (8, 8) if number(2) == 43 else (4, 2)
+    fields = [("tag", "u2"), ("type", "u2"), ("count", f"u{word}"), ("value", f"V{word}")]
+    entry = np.dtype(fields).newbyteorder(order)
+    file.seek(word)
+    at, seen = number(word), set()
     while at and at not in seen:
         seen.add(at)
         file.seek(at)
-        if (count := int(read(number)[0])) > 2**16:
+        if (count := number(short)) > 2**16:
             raise ValueError("a TIFF of more tags than there are")
-        entries, page = read(entry, count), {}
-        at = int(read(word)[0])
+        entries, page = np.frombuffer(file.read(entry.itemsize * count), entry, count), {}
+        at = number(word)
         for tag, kind, count, value in entries.tolist():
             if tag in TAGS.values() and kind in FIELDS and 0 < count < 2**16:
                 dtype = np.dtype(FIELDS[kind]).newbyteorder(order)
-                if dtype.itemsize * count <= len(value):
-                    page[tag] = np.frombuffer(value, dtype, count)
-                else:
-                    file.seek(int(np.frombuffer(value, word)[0]))
-                    page[tag] = read(dtype, count)
+                if dtype.itemsize * count > word:
+                    file.seek(int.from_bytes(value, order))
+                    value = file.read(dtype.itemsize * count)
+                page[tag] = np.frombuffer(value, dtype, count)
         yield page
 
 
