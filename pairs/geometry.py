@@ -62,9 +62,6 @@ class Geometry:
         """(H, W, C), at least as large as a crop: reflected at its edges where it is smaller."""
         return pad(image, self.crop)
 
-    def interpolate(self, image: np.ndarray, size: Size, label: bool = False) -> np.ndarray:
-        return resize(image, size, self.how(label))
-
     def trained(self, size: Size, sizes: "Sizes") -> Size:
         """`size` at the scale of training: an image like those in there becomes `whole`, a larger one larger."""
         like = sizes.nearest(size)

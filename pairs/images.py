@@ -265,8 +265,8 @@ def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
 
 
 def png(array: np.ndarray) -> bytes:
-    """The file of uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4) in RGB."""
-    bgr = array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array
+    """The file of uint8 or uint16, (H, W) or (H, W, 1), (H, W, 3) or (H, W, 4) in RGB."""
+    bgr = array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2:] > (1,) else array
     done, file = cv2.imencode(".png", bgr)
     if not done:
         raise ValueError("it does not become a PNG")
