@@ -50,7 +50,7 @@ class Headers:
         n = len(next(iter(self.sides)))
         names = ["A", "B"] if n == 2 else [*(f"A{i}" for i in range(1, n)), "B"]
         parts = []
-        for i, name in enumerate(names[:n]):
+        for i, name in enumerate(names):
             factors = self.factors(slice(i, i + 1))
             same = factors.pop(1.0, 0)
             if factors:

@@ -129,11 +129,7 @@ class Batches:
 
     def _messages(self) -> Iterator[tuple[Tensor, int]]:
         try:
-            messages = self._start()
-            if messages is None:
-                yield from map(self.data.pixels, self.order)
-                return
-            for pixels, skipped in messages:
+            for pixels, skipped in self._start():
                 if isinstance(pixels, np.ndarray) and not self.told:
                     say("shared memory is full: pairs reach the main process through pipes, which takes longer (Docker "
                         "gives 64 MB, or what --shm-size says)")
@@ -149,22 +145,22 @@ class Batches:
             raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
                             "smaller --num-workers") from error
 
-
-    def _start(self) -> Iterator | None:
-        """What the loader processes hand over; None where the main process loads, also for want of shared memory."""
+    def _start(self) -> Iterator:
+        """What the loader processes hand over, or what the main process loads, also for want of shared memory."""
         before = {*multiprocessing.active_children()}
         try:
             with held_back():
-                messages = iter(self.loader) if self.loader else None
-                ignore_child_deaths()  # torch would raise an error at the death of a process, in the middle of a step
-                return messages
+                if self.loader:
+                    messages = iter(self.loader)
+                    ignore_child_deaths()  # torch would raise an error at the death of a process, inside a step
+                    return messages
         except OSError as error:
             if error.errno != errno.ENOSPC:  # no room for the semaphores of their queues
                 raise
             end_processes({*multiprocessing.active_children()} - before)
             say(NO_PROCESS.format(error=error))
             self.loader = None
-            return None
+        return map(self.data.pixels, self.order)
 
 
 NO_PROCESS = "no process that loads images can be started ({error}): the main one loads them, which takes longer"
