@@ -5,7 +5,7 @@ import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -112,21 +112,41 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
             if any(file[: mark.start()] in beginnings for mark in re.finditer(r"[-_. ]", file))}
 
 
+def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
+         followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
+    """Of each folder that is not hidden: itself, the names of those in it, and its files."""
+    for place, folders, names in os.walk(top, onerror=onerror, followlinks=followlinks):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folder = Path(place)
+        there = {*names}
+        yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A file's name without its ending, and that in lower case."""
+    if name.startswith("."):
+        return name, "hidden"
+    stem, dot, ending = name.rpartition(".")
+    return (stem, "." + ending.lower()) if dot else (name, "")
+
+
+def place_in(folder: Path, top: Path) -> str:
+    """The folder as seen from `top`, with a slash at its end."""
+    return "".join(f"{part}/" for part in folder.parts[len(top.parts) :])
+
+
 def list_files(root: Path) -> list[str]:
     """The images below `root`, as seen from there, in order; folders that are links are followed."""
     found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
+    for folder, folders, files in walk(root, followlinks=True):
+        if (real := folder.resolve()) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        place = Path(folder)
-        below = "".join(f"{part}/" for part in place.parts[len(root.parts) :])
-        for name in names:
-            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
-            if ending in SUFFIXES and not name.startswith(".") and not drawn_here(place / name):
-                found.append(below + name)
+        folders.sort()
+        place = place_in(folder, root)
+        found += [place + path.name for path in files
+                  if split_ending(path.name)[1] in SUFFIXES and not drawn_here(path)]
     return sorted(found)
 
 
