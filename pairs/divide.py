@@ -37,16 +37,16 @@ class Found:
         own = own_names(pair for pairs in self.splits.values() for pair in pairs)
         self.marks = {split: marks(pairs, own) for split, pairs in self.splits.items()}
 
-    def seen_by(self, known: Known) -> dict[str, np.ndarray]:
-        """The marks of the pairs of each split, (N, 2), of the kind that `known` knows."""
-        return {split: known.look(self.splits[split], own) for split, own in self.marks.items()}
+    def seen_by(self, known: Known, split: str) -> np.ndarray:
+        """The marks of the pairs of the split, (N, 2), of the kind that `known` knows."""
+        return known.look(self.splits[split], self.marks[split])
 
     def known_to(self, known: Known | None, split: str) -> bool:
         """Whether any pair of the split was met before; a name that now holds something else tells nothing."""
         if known is None:
             return False
         met = np.concatenate([known.trained, known.held])[:, 0]
-        return bool(np.isin(known.look(self.splits[split], self.marks[split])[:, 0], met).any())
+        return bool(np.isin(self.seen_by(known, split)[:, 0], met).any())
 
     def keep(self, split: str, wanted: np.ndarray) -> None:
         """Leaves only the `wanted`, (N,) of bool, in the split."""
@@ -82,8 +82,8 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     if found.splits.get(split):
         if group:
             _refuse_shared(found, split, group)
-        _, held = known.sides(known.look(found.splits["train"], found.marks["train"]))
-        trained, _ = known.sides(known.look(found.splits[split], found.marks[split]))
+        _, held = known.sides(found.seen_by(known, "train"))
+        trained, _ = known.sides(found.seen_by(known, split))
         if resumed and held.any():
             found.keep("train", ~held)
             found.notes.append(f"{held.sum():,} pairs in train were held out for validation before, and stay out of "
@@ -106,12 +106,13 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     names = np.array(group_names(pairs, group), dtype=object) if group else None
     if len(pairs) < 2:
         raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
-    trained, held = known.sides(known.look(pairs, own))
+    seen = found.seen_by(known, "train")
+    trained, held = known.sides(seen)
     why = "no val or test split"
     if held.any():
         how = ("were held out for validation before, and are again" if resumed else
                f"were held out by {whose}, and are again")
-        gone = unmet(known.held, known.look(pairs, own))
+        gone = unmet(known.held, seen)
         how += f"; {gone:,} that were held out are gone" if gone > 0 else ""
         if group and (more := ~(trained | held) & np.isin(names, [*{*names[held]}])).any():
             held |= more
@@ -151,7 +152,7 @@ def _refuse_strangers(found: Found, root: Path, known: Known) -> None:
     that it has held out are missing, or more than a tenth of those that it was trained on: then it is not a few that
     were taken away and a few that were added. What is new in a val or test folder makes up for what is missing.
     """
-    seen = found.seen_by(known)
+    seen = {split: found.seen_by(known, split) for split in found.splits}
     new = {split: unmet(own, np.concatenate([known.trained, known.held])) for split, own in seen.items()}
     everything = np.concatenate([*seen.values()])
     n, gone = len(np.unique(known.held[:, 0])), unmet(known.held, everything)

@@ -215,8 +215,10 @@ def normalise(images: Tensor, layout: torch.memory_format = torch.preserve_forma
 def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
     """Whether files of that ending keep so many channels of such numbers; of 16 bits, the upper 8 will do."""
     suffix = suffix.lower()
-    if suffix == ".npy" or suffix in tiff.SUFFIXES:
-        return suffix == ".npy" or channels <= tiff.MOST
+    if suffix == ".npy":
+        return True
+    if suffix in tiff.SUFFIXES:
+        return channels <= tiff.MOST
     return channels in ((1, 3, 4) if suffix == ".png" else (1, 3)) and np.dtype(kind).kind != "f"
 
 
