@@ -127,7 +127,7 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
     name = split if split == "all" or own else "val"
     n = len(found.splits[name])
     known = trained.known or Known()
-    met, held = known.sides(known.look(found.splits[name], found.marks[name]))
+    met, held = known.sides(found.seen_by(known, name))
     if split == "all":
         if met.any() or held.any():
             say(f"of the {n:,} pairs in {root}, the network was trained on {met.sum():,}, and {held.sum():,} were "

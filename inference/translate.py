@@ -217,7 +217,7 @@ class Translator:
         if width * height > Image.MAX_IMAGE_PIXELS:
             raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
                             f"{width}×{height}, which is too large")
-        return self.trained.geometry.interpolate(array, (width, height), self.trained.x_is_label)
+        return resize(array, (width, height), self.trained.geometry.how(self.trained.x_is_label))
 
     def to_size(self, y_fake: Tensor, size: Size) -> Tensor:
         """(C, H, W), brought back to the width and height `size`, on the CPU."""

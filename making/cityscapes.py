@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from making.folder import Job, Made, There, check_names
+from making.folder import Job, Made, Out, There, check_names
 from making.photos import encoded
 from pairs.geometry import resize
 from pairs.images import read_picture
@@ -29,7 +29,7 @@ class Cityscapes:
     threads: ClassVar[int] = 4
     photos: Positional[Annotated[Path, arg(metavar="LEFTIMG8BIT")]]  # the folder leftImg8bit, which holds train and val
     labels_root: Positional[Annotated[Path, arg(metavar="GTFINE")]]  # the folder gtFine
-    out: Positional[Annotated[Path, arg(metavar="OUT")]]  # the folder of pairs to make, or to go on with
+    out: Out  # the folder of pairs to make, or to go on with
     size: tuple[int, int] | None = None  # width and height to resize to, such as 512 256; none keeps 2048 1024
     labels: Literal["colors", "ids"] = "colors"  # the official colours, or the 34 classes as numbers (--n-labels 34)
     preview: bool = False  # only draw a sheet of six pairs

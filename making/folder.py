@@ -10,12 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tyro.conf import Positional, arg
 
 from pairs.images import ending, read_picture
 from pairs.layouts import SPLITS
@@ -30,6 +31,7 @@ from utils import DataError, UserError, name_of
 NOTE = "prepare.json"  # in the folder: the command and the settings that its pairs were made with
 ROWS = 6  # of a preview
 There = set[tuple[str, str]]  # the split and the name of each pair that is whole already
+Out = Positional[Annotated[Path, arg(metavar="OUT")]]
 Side = Path | bytes  # a file that is there already and becomes a link, or what a new one holds
 
 

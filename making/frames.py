@@ -52,10 +52,11 @@ class Frames:
                             "VIDEO_B OUT")
         if self.every < 1:
             raise UserError(f"every must be at least 1; it is {self.every}")
-        return self.taken(*(Video(path) for path in self.inputs))
+        return self.taken([Video(path) for path in self.inputs])
 
-    def taken(self, first: "Video", second: "Video | None" = None) -> Iterator[Job]:
-        for video in filter(None, (first, second)):
+    def taken(self, videos: Sequence["Video"]) -> Iterator[Job]:
+        first = videos[0]
+        for video in videos:
             if video.bits > 8:
                 say(f"{name_of(video.path)} has {video.bits} bits a value, of which its frames keep 8")
         spacing = float(self.every / first.rate)
@@ -63,7 +64,7 @@ class Frames:
         length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
         rim = max(RIM * length, spacing)
         blocks, left_out = Blocks(self.val), 0
-        moments = together(first, second) if second else ((time, frame, None) for time, frame in first.frames())
+        moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
         for number, (time, frame, partner) in enumerate(moments):
             if number % self.every:
                 continue
@@ -78,7 +79,7 @@ class Frames:
         if left_out:
             say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them are "
                 "trained on")
-        for video in filter(None, (first, second)):
+        for video in videos:
             if video.error:
                 yield Job(f"the end of {video.path}", video.tell_error)
 
@@ -102,7 +103,7 @@ class Video:
 
     def __init__(self, path: Path):
         self.path, self.time, self.error, self.corrupt = path, 0.0, "", 0
-        av = need("av", "av", "videos")
+        self.av = need("av", "av", "videos")
         if not path.is_file():
             raise FileNotFoundError(f"{name_of(path)} is no file")
         with self.opened() as container:
@@ -111,16 +112,15 @@ class Video:
             stream = container.streams.video[0]
             self.rate = stream.average_rate or Fraction(25)
             self.bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
-            self.duration = container.duration / av.time_base if container.duration else None
+            self.duration = container.duration / self.av.time_base if container.duration else None
             self.n = stream.frames or round(self.duration * self.rate if self.duration else 0)  # or about so many
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Any]:
         """PyAV's container. Raises UserError where the file is no video."""
-        av = need("av", "av", "videos")
         try:
-            container = av.open(str(self.path))
-        except av.FFmpegError as error:
+            container = self.av.open(str(self.path))
+        except self.av.FFmpegError as error:
             raise UserError(f"{name_of(self.path)} cannot be read as a video: {error.strerror}") from error
         with container:
             yield container
@@ -132,7 +132,6 @@ class Video:
 
     def decoded(self, container: Any, sounds: Sequence = ()) -> Iterator[tuple[float, Any]]:
         """The same of an open file; between them, with the last frame's time, the packets of the streams `sounds`."""
-        av = need("av", "av", "videos")
         stream, number, begin = container.streams.video[0], 0, None
         stream.thread_type = "AUTO"
         try:
@@ -148,7 +147,7 @@ class Video:
                         self.corrupt += 1
                     else:
                         yield self.time, frame
-        except av.FFmpegError as error:
+        except self.av.FFmpegError as error:
             self.error = error.strerror
 
     def tell_error(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from making.edges import edges
-from making.folder import Job, Made, There, check_names, check_share, share, split_of
+from making.folder import Job, Made, Out, There, check_names, check_share, share, split_of
 from pairs.find import list_images
 from pairs.geometry import resize
 from pairs.images import drawn_here, png, read_picture, read_size
@@ -29,7 +29,7 @@ class Photos:
 
     threads: ClassVar[int] = 4
     photos: Positional[Annotated[Path, arg(metavar="PHOTOS")]]  # a folder, sub-folders included; train, val, test stay
-    out: Positional[Annotated[Path, arg(metavar="OUT")]]  # the folder of pairs to make, or to go on with
+    out: Out  # the folder of pairs to make, or to go on with
     input: Literal["edges", "gray", "hole", "small", "blur"]  # what A is: lines, gray, a photo with holes, ...
     size: int = 0  # pixels of the shorter side, to which larger photos are shrunk first; 0 keeps all as they are
     sigma: float = 2.0  # pixels: width of the Gaussian that smooths before edges are looked for, or that blurs
@@ -146,4 +146,4 @@ def encoded(array: np.ndarray) -> bytes:
     """The PNG of uint8, or of float32 in [0, 1], which takes 16 bits."""
     if array.dtype != np.uint8:
         array = (array * 65535).round().astype(np.uint16)
-    return png(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    return png(array)

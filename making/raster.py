@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairs.tiff import MOST, Place, layout
+from pairs.tiff import MOST, Place, layout, session
 from utils import DataError, UserError, name_of, need
 
 Span = tuple[int, int]  # the first pixel along an axis, and the first after it
@@ -161,7 +161,6 @@ class Tile:
 
     def encoded(self) -> bytes:
         """The GeoTIFF, with the palette, names and scales of the raster's bands. Raises DataError."""
-        rasterio = need("rasterio", "rasterio", WHAT)
         image = self.raster.image
         values = self.values
         nodata = image.nodata
@@ -172,20 +171,18 @@ class Tile:
         told = layout(np.roll(values.shape, -1), values.dtype, place=replace(self.place, nodata=nodata))
         colours = [each.name for each in image.colorinterp]
         told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(" ".join(colours), "MINISBLACK")
-        try:
-            with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
-                with memory.open(**told) as file:
-                    if colours == ["palette"]:
-                        file.write_colormap(1, image.colormap(1))  # before the values, or it would not fit any more
-                    file.write(values)
-                    file.scales = image.scales
-                    file.offsets = image.offsets
-                    file.descriptions = image.descriptions
-                    if nodata is None and not self.valid.all():
-                        file.write_mask(self.valid)
-                return memory.read()
-        except rasterio.errors.RasterioError as error:
-            raise DataError(f"a tile of {name_of(self.raster.path)} cannot be encoded: {error}") from error
+        failed = f"a tile of {name_of(self.raster.path)} cannot be encoded: "
+        with session(DataError, failed) as rasterio, rasterio.MemoryFile() as memory:
+            with memory.open(**told) as file:
+                if colours == ["palette"]:
+                    file.write_colormap(1, image.colormap(1))  # before the values, or it would not fit any more
+                file.write(values)
+                file.scales = image.scales
+                file.offsets = image.offsets
+                file.descriptions = image.descriptions
+                if nodata is None and not self.valid.all():
+                    file.write_mask(self.valid)
+            return memory.read()
 
 
 def moved(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

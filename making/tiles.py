@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from making.folder import Blocks, Job, Made, There, check_share
+from making.folder import Blocks, Job, Made, Out, There, check_share
 from making.raster import Raster, Span, place, shared
 from runtime.console import say
 from utils import UserError, name_of
@@ -24,7 +24,7 @@ class Tiles:
     threads: ClassVar[int] = 1  # GDAL's open files are not to be shared
     a: Positional[Annotated[Path, arg(metavar="A.tif")]]  # the raster of A
     b: Positional[Annotated[Path, arg(metavar="B.tif")]]  # the raster of B; the coarser one is resampled to the finer
-    out: Positional[Annotated[Path, arg(metavar="OUT")]]  # the folder of pairs to make, or to go on with
+    out: Out  # the folder of pairs to make, or to go on with
     size: int = 512  # pixels of a side of a tile, in the finer raster
     overlap: int = 0  # pixels that neighbours share, inside a block
     block: int = 4  # tiles of a side of a block, at most: a map of fewer than ten blocks has smaller ones

@@ -33,17 +33,11 @@ class Headers:
     @property
     def sizes(self) -> Counter[Size]:
         """Of one side, once the smaller one was enlarged."""
-        sizes = Counter()
-        for sides, n in self.sides.items():
-            sizes[larger(sides)] += n
-        return sizes
+        return Counter(map(larger, self.sides.elements()))
 
     def factors(self, side: slice) -> Counter[float]:
         """By how much the images of that part of `sides` are enlarged."""
-        factors = Counter()
-        for sides, n in self.sides.items():
-            factors[enlargement(larger(sides[side]), larger(sides))] += n
-        return factors
+        return Counter(enlargement(larger(sides[side]), larger(sides)) for sides in self.sides.elements())
 
     def enlarge(self, direction: str) -> float:
         """By how much the input of most pairs is enlarged: the largest, where there are several."""
@@ -56,7 +50,7 @@ class Headers:
         n = len(next(iter(self.sides)))
         names = ["A", "B"] if n == 2 else [*(f"A{i}" for i in range(1, n)), "B"]
         parts = []
-        for i, name in enumerate(names[:n]):
+        for i, name in enumerate(names):
             factors = self.factors(slice(i, i + 1))
             same = factors.pop(1.0, 0)
             if factors:
@@ -220,15 +214,20 @@ class Seen:
             if colour != first and not self.clash:
                 self.clash = f"{index} is {first} in {where} and {colour} in {name}"
 
+    def all_numbers(self) -> np.ndarray:
+        return np.concatenate([*self.numbers, np.zeros(0)])
+
+    def void(self, n_labels: int) -> dict[int, int]:
+        """The indices that are none of so many classes, and how often each is met."""
+        return {index: n for index, n in self.indices.items() if not 0 <= index < n_labels}
+
     def apart(self) -> dict[float, float]:
         """Numbers that many pixels share far outside of all others, such as -9999 for no data, and what share has them.
 
         They are farther from the others than these are from one another. Of 8 bits, it is 255 only.
         """
-        numbers = np.concatenate([*self.numbers, np.zeros(0)])
-        if not numbers.size:
-            return {}
-        ends = numbers.min(), numbers.max()
+        numbers = self.all_numbers()
+        ends = numbers.min(initial=math.inf), numbers.max(initial=-math.inf)
         rest = numbers[(numbers > ends[0]) & (numbers < ends[1])]
         if len(np.unique(rest)) < 2:
             return {}
@@ -242,7 +241,7 @@ class Seen:
 
     def ends(self) -> tuple[float, float] | None:
         """All numbers lie between these but for a thousandth at either end and what is `apart`; None: there is none."""
-        numbers = np.concatenate([*self.numbers, np.zeros(0)])
+        numbers = self.all_numbers()
         numbers = numbers[~np.isin(numbers, list(self.apart()))]
         if not numbers.size:
             return None
@@ -266,14 +265,13 @@ class Counted:
     brightest: float = 0.0  # of all masks
 
     def add(self, pictures: Sequence[Picture], mask: Picture | None) -> None:
-        weight = mask_array(mask, pictures)
-        white = 255 if weight is not None and weight.dtype == np.uint8 else 1
-        self.weights.append(1.0 if weight is None else float(weight.mean()) / white)
-        self.ignored.append(0.0 if weight is None else float((weight == 0).mean()))
+        weight = _shares(mask_array(mask, pictures))
+        self.weights.append(float(weight.mean()))
+        self.ignored.append(float((weight == 0).mean()))
         if mask is not None:
-            own = mask_weight(mask)
+            own = _shares(mask_weight(mask))
             self.black.append(float((own == 0).mean()))
-            self.brightest = max(self.brightest, float(own.max()) / (255 if own.dtype == np.uint8 else 1))
+            self.brightest = max(self.brightest, float(own.max()))
             if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
                 self.narrow.append(mask.name)
 
@@ -305,6 +303,13 @@ class Counted:
                 f"{self.narrow[0]}: there 255 counts as white")
 
 
+def _shares(weight: np.ndarray | None) -> np.ndarray:
+    """In [0, 1]; None: all counts."""
+    if weight is None:
+        return np.ones(1)
+    return weight / 255 if weight.dtype == np.uint8 else weight
+
+
 def _mean(shares: Sequence[float]) -> float:
     return sum(shares) / max(1, len(shares))
 
@@ -333,10 +338,10 @@ def _some(numbers: Iterable[int]) -> str:
 
 def describe_classes(side: Seen, n_labels: int) -> str:
     """Which classes occur, and how much is of none, for a message."""
-    void = {index: n for index, n in side.indices.items() if not 0 <= index < n_labels}
+    void = side.void(n_labels)
     share, lacking = sum(void.values()) / max(1, side.indices.total()), _mean(side.lacking)
     valued = "pixel that holds a value" if lacking else "pixel"
-    there = [index for index in side.indices if index not in void]
+    there = side.indices.keys() - void.keys()
     return (f"of the classes 0 to {n_labels - 1}, {len(there)} occur ({_some(there)}); "
             + (f"{share:.1%} of the pixels are of none, with {_some(void)}" if void else f"every {valued} is of one")
             + (f"; {lacking:.1%} of all hold no value" if lacking else ""))
@@ -344,10 +349,11 @@ def describe_classes(side: Seen, n_labels: int) -> str:
 
 def check_classes(name: str, side: Seen, n_labels: int) -> None:
     """Says what is unlikely to be meant so in class indices. Raises UserError where they hold one class at most."""
-    void = {index: n for index, n in side.indices.items() if not 0 <= index < n_labels}
-    there, top = side.indices.keys() - void.keys(), max(side.indices, default=0)
+    void = side.void(n_labels)
+    n_there = len(side.indices) - len(void)
+    top = max(side.indices, default=0)
     told = f"side {name}: {describe_classes(side, n_labels)}"
-    if len(there) <= 1 and void:
+    if n_there <= 1 and void:
         step = math.gcd(*side.indices)
         if void.keys() == {VOID}:
             way_out = f"{VOID} belongs to no class: write 1 in its place"
@@ -356,12 +362,11 @@ def check_classes(name: str, side: Seen, n_labels: int) -> None:
         else:
             way_out = f"--n-labels {top + 1} makes each a channel" if 0 < top < VOID else "class indices count from 0"
         raise UserError(f"{told}. {way_out}")
-    known = [index for index in void if 0 <= index < VOID]
-    if known:
-        most = max(known)
+    most = max((index for index in void if index < VOID), default=-1)
+    if most >= 0:
         say(f"side {name} looks like class indices, 0 to {most}: --n-labels {most + 1} makes each a channel, and those "
             f"from {n_labels} on belong to no class")
-    if len(there) <= 1 or sum(void.values()) > side.indices.total() / 2:
+    if n_there <= 1 or sum(void.values()) > side.indices.total() / 2:
         say(f"{told}: is that meant?")
 
 
@@ -448,7 +453,7 @@ def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> tuple[
             f"{white:.0%}: class indices, depth or reflectance train better spread over all of it{spread}{outside}")
     elif outside:
         say(f"side {name} holds {side}{outside}")
-    clipped = sum(share for share, _ in side.clipped) / max(1, len(side.clipped))
+    clipped = _mean([share for share, _ in side.clipped])
     if clipped > 0.005:
         worst, where = max(side.clipped)
         rest = " of the rest" if apart else ""

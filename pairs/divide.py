@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -36,27 +37,23 @@ class Found:
     def mark(self) -> None:
         """Looks at all pairs, once."""
         own = own_names(pair for pairs in self.splits.values() for pair in pairs)
-        for split, pairs in self.splits.items():
-            if split not in self.marks:
-                self.marks[split] = marks(pairs, own)
+        self.marks = {split: marks(pairs, own) for split, pairs in self.splits.items()}
 
-    def seen_by(self, known: Known) -> dict[str, np.ndarray]:
-        """The marks of the pairs of each split, (N, 2), of the kind that `known` knows."""
-        return {split: known.look(self.splits[split], own) for split, own in self.marks.items()}
+    def seen_by(self, known: Known, split: str) -> np.ndarray:
+        """The marks of the pairs of the split, (N, 2), of the kind that `known` knows."""
+        return known.look(self.splits[split], self.marks[split])
 
     def known_to(self, known: Known | None, split: str) -> bool:
         """Whether any pair of the split was met before; a name that now holds something else tells nothing."""
         if known is None:
             return False
         met = np.concatenate([known.trained, known.held])[:, 0]
-        return bool(np.isin(known.look(self.splits[split], self.marks[split])[:, 0], met).any())
+        return bool(np.isin(self.seen_by(known, split)[:, 0], met).any())
 
-    def keep(self, split: str, wanted: np.ndarray) -> list[Pair]:
-        """Leaves only the `wanted`, (N,) of bool, in the split; returns the others."""
-        pairs = self.splits[split]
-        self.splits[split] = [pair for pair, keep in zip(pairs, wanted, strict=True) if keep]
+    def keep(self, split: str, wanted: np.ndarray) -> None:
+        """Leaves only the `wanted`, (N,) of bool, in the split."""
+        self.splits[split] = [*compress(self.splits[split], wanted)]
         self.marks[split] = self.marks[split][wanted]
-        return [pair for pair, keep in zip(pairs, wanted, strict=True) if not keep]
 
     @property
     def validation(self) -> str:
@@ -87,8 +84,8 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     if found.splits.get(split):
         if group:
             _refuse_shared(found, split, group)
-        _, held = known.sides(known.look(found.splits["train"], found.marks["train"]))
-        trained, _ = known.sides(known.look(found.splits[split], found.marks[split]))
+        _, held = known.sides(found.seen_by(known, "train"))
+        trained, _ = known.sides(found.seen_by(known, split))
         if resumed and held.any():
             found.keep("train", ~held)
             found.notes.append(f"{held.sum():,} pairs in train were held out for validation before, and stay out of "
@@ -111,12 +108,13 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
     names = np.array(group_names(pairs, group), dtype=object) if group else None
     if len(pairs) < 2:
         raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
-    trained, held = known.sides(known.look(pairs, own))
+    seen = found.seen_by(known, "train")
+    trained, held = known.sides(seen)
     why = "no val or test split"
     if held.any():
         how = ("were held out for validation before, and are again" if resumed else
                f"were held out by {whose}, and are again")
-        gone = unmet(known.held, known.look(pairs, own))
+        gone = unmet(known.held, seen)
         how += f"; {gone:,} that were held out are gone" if gone > 0 else ""
         if group and (more := ~(trained | held) & np.isin(names, [*{*names[held]}])).any():
             held |= more
@@ -156,7 +154,7 @@ def _refuse_strangers(found: Found, root: Path, known: Known) -> None:
     that it has held out are missing, or more than a tenth of those that it was trained on: then it is not a few that
     were taken away and a few that were added. What is new in a val or test folder makes up for what is missing.
     """
-    seen = found.seen_by(known)
+    seen = {split: found.seen_by(known, split) for split in found.splits}
     new = {split: unmet(own, np.concatenate([known.trained, known.held])) for split, own in seen.items()}
     everything = np.concatenate([*seen.values()])
     n, gone = len(np.unique(known.held[:, 0])), unmet(known.held, everything)
@@ -265,11 +263,10 @@ def _tell_twins(found: Found, split: str) -> None:
 
 def twin_names(found: Found, one: str, other: str) -> list[str]:
     """The pairs in split `other` that hold the same as one in split `one`: marks tell which may, the files decide."""
-    common = {*found.marks[one][:, 0].tolist()} & {*found.marks[other][:, 0].tolist()}
-    alike = defaultdict(list)
-    for pair, mark in zip(found.splits[one], found.marks[one][:, 0].tolist(), strict=True):
-        if mark in common:
+    those, these = (found.marks[split][:, 0].tolist() for split in (one, other))
+    wanted, alike = {*these}, defaultdict(list)
+    for pair, mark in zip(found.splits[one], those, strict=True):
+        if mark in wanted:
             alike[mark].append(pair)
-    return [name_of(pair.files[0])
-            for pair, mark in zip(found.splits[other], found.marks[other][:, 0].tolist(), strict=True)
+    return [name_of(pair.files[0]) for pair, mark in zip(found.splits[other], these, strict=True)
             if any(same_content(pair, twin) for twin in alike.get(mark, ()))]

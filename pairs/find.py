@@ -6,7 +6,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
@@ -19,7 +19,7 @@ from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
 from pairs.layouts import KNOWN, LAYOUTS, PLACE, SIDE, SIDES, SPLITS
-from pairs.patterns import Patterns, find_matches, list_files, read_as, suggested
+from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
@@ -166,20 +166,20 @@ class _Index:
         self.root, self.images, self.npz = root, defaultdict(list), {}
         self.drawn, self.links, self.endings = [], [], Counter()
         tops = [root]  # and linked folders in known places
-        for folder, folders, files in chain.from_iterable(_walk(top, self._unreadable) for top in tops):
+        for folder, folders, files in chain.from_iterable(walk(top, self._unreadable) for top in tops):
             for path in (folder / name for name in folders):
                 if path.is_symlink():
                     (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
             home = next(home for home in (folder, *folder.parents) if PLACE.fullmatch(self._place(home)))
             images = self.images[self._place(home)]
-            below = "".join(f"{part}/" for part in folder.parts[len(home.parts) :])
+            place = place_in(folder, home)
             for path in files:
-                stem, ending = _split(path.name)
+                stem, ending = split_ending(path.name)
                 self.endings[ending] += 1
                 if ending == ".png" and drawn_here(path):
                     self.drawn.append(path)
                 elif ending in SUFFIXES:
-                    images.append((unicodedata.normalize("NFC", below + stem), path))
+                    images.append((unicodedata.normalize("NFC", place + stem), path))
                 elif ending == ".npz" and folder == root:
                     self.npz[path.name.lower()] = path
         for images in self.images.values():
@@ -213,13 +213,13 @@ class _Index:
 
 def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, hidden ones not, in the order of their paths."""
-    return sorted(path for _, _, files in _walk(folder) for path in files if _split(path.name)[1] in SUFFIXES)
+    return sorted(path for _, _, files in walk(folder) for path in files if split_ending(path.name)[1] in SUFFIXES)
 
 
 def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     """The images of one name in the `n` folders A1, A2, … inside `folder`. Raises UserError where one is missing."""
-    numbers = {place: re.fullmatch(r"a(\d+)", place.name.lower()) for place in folder.iterdir() if place.is_dir()}
-    homes = sorted((place for place in numbers if numbers[place]), key=lambda place: int(numbers[place][1]))
+    names = [place.name for place in folder.iterdir() if place.is_dir()]
+    homes = [folder / name for name in _numbered(names, r"a(\d+)")]
     if len(homes) != n:
         raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
                         f"holds {len(homes)}")
@@ -229,6 +229,12 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     if orphans:
         raise UserError(f"images without a partner of the same name among the inputs: {_some(orphans)}")
     return together
+
+
+def _numbered(places: Iterable[str], pattern: str) -> list[str]:
+    """Those that match, by the number in them."""
+    numbers = {place: int(match[1]) for place in places if (match := re.fullmatch(pattern, place.lower()))}
+    return sorted(numbers, key=lambda place: (numbers[place], place))
 
 
 def side_of(path: Path) -> tuple[str, str, str] | None:
@@ -248,7 +254,7 @@ def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, str, str]]:
     """What `side_of` tells, of images that are paired by the ends of their names; others are left out."""
     folders, sides = defaultdict(list), {}
     for path in paths:
-        folders[path.parent].append((_split(path.name)[0], path))
+        folders[path.parent].append((split_ending(path.name)[0], path))
     for folder, images in folders.items():
         ends, by_end = _by_end(images)
         if ends and 4 * sum(len(by_end[end]) for end in ends) >= 3 * len(images):
@@ -257,27 +263,10 @@ def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, str, str]]:
     return sides
 
 
-def _walk(top: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, list[str], list[Path]]]:
-    """Of each folder that is not hidden: itself, the names of those in it, and its files."""
-    for place, folders, names in os.walk(top, onerror=onerror):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        folder = Path(place)
-        there = {*names}
-        yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
-
-
-def _split(name: str) -> tuple[str, str]:
-    """A file's name without its ending, and that in lower case."""
-    if name.startswith("."):
-        return name, "hidden"
-    stem, dot, ending = name.rpartition(".")
-    return (stem, "." + ending.lower()) if dot else (name, "")
-
-
 def _name(path: str) -> str:
     """What a file is called on every system, without its ending."""
     folder, slash, name = path.rpartition("/")
-    return unicodedata.normalize("NFC", f"{folder}{slash}{_split(name)[0]}")
+    return unicodedata.normalize("NFC", f"{folder}{slash}{split_ending(name)[0]}")
 
 
 def _name_in(root: str, path: Path) -> str:
@@ -317,7 +306,7 @@ def _first(names: list[str], index: _Index) -> _Part:
             parts[name] = part
             if part.whole:
                 break
-    chosen = next((name for name, part in parts.items() if part.whole), next(iter(parts), ""))
+    chosen = max(parts, key=lambda name: parts[name].whole, default="")
     for name, part in parts.items():
         if name != chosen:
             index.images[name] += part.images
@@ -332,9 +321,8 @@ def _part(split: str, index: _Index) -> _Part:
             return part
         for layout in LAYOUTS[split]:
             a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
-            numbers = {place: int(match[1]) for place in index.images
-                       if (match := re.fullmatch(layout.replace("@", r"a(\d+)"), place))} if not a else {}
-            inputs = [index.images.pop(place) for place in sorted(numbers, key=lambda place: (numbers[place], place))]
+            numbered = [] if a else _numbered(index.images, layout.replace("@", r"a(\d+)"))
+            inputs = [index.images.pop(place) for place in numbered]
             if a or b or inputs:
                 masks = index.images.pop(layout.replace("@", "m"), [])
                 part.images = [*chain(*inputs), *a, *b, *masks]

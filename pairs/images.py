@@ -94,7 +94,7 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
             header = replace(image, nodata=image.nodata and nodata)
-            return _of_tiff(_bytes(source), header, name)
+            return tiff_picture(*tiff.decode(_bytes(source), header), header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             return _of_deep_png(_bytes(source), image, name)
         if reduce > 1 and image.format == "JPEG":
@@ -118,10 +118,6 @@ def _of_deep_png(file: bytes, image: Image.Image, name: str) -> Picture:
     colour = np.ascontiguousarray(array[..., 2::-1])  # from BGR
     alpha = array[..., 3] if array.shape[2] == 4 else None
     return Picture(colour, alpha, name=name).turned(image.getexif().get(0x0112, 1))
-
-
-def _of_tiff(file: bytes, header: tiff.Header, name: str) -> Picture:
-    return tiff_picture(*tiff.decode(file, header), header, name).turned(header.orientation)
 
 
 def tiff_picture(array: np.ndarray, missing: np.ndarray | None, palette: np.ndarray | None, header: tiff.Header,
@@ -219,8 +215,10 @@ def normalise(images: Tensor, layout: torch.memory_format = torch.preserve_forma
 def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
     """Whether files of that ending keep so many channels of such numbers; of 16 bits, the upper 8 will do."""
     suffix = suffix.lower()
-    if suffix == ".npy" or suffix in tiff.SUFFIXES:
-        return suffix == ".npy" or channels <= tiff.MOST
+    if suffix == ".npy":
+        return True
+    if suffix in tiff.SUFFIXES:
+        return channels <= tiff.MOST
     return channels in ((1, 3, 4) if suffix == ".png" else (1, 3)) and np.dtype(kind).kind != "f"
 
 
@@ -273,8 +271,8 @@ def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
 
 
 def png(array: np.ndarray) -> bytes:
-    """The file of uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4) in RGB."""
-    bgr = array[..., [2, 1, 0, 3][: array.shape[2]]] if array.ndim == 3 else array
+    """The file of uint8 or uint16, (H, W) or (H, W, 1), (H, W, 3) or (H, W, 4) in RGB."""
+    bgr = array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2:] > (1,) else array
     done, file = cv2.imencode(".png", bgr)
     if not done:
         raise ValueError("it does not become a PNG")

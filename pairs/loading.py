@@ -88,10 +88,6 @@ class Messages(Dataset):
         return pixels.numpy(), skipped
 
 
-def as_it_is(message: tuple[Tensor | np.ndarray, int]) -> tuple[Tensor | np.ndarray, int]:
-    return message
-
-
 class Batches:
     """Batches (x, y), each float (N, C, H, W) in [-1, 1], on the device; `skipped` counts the pairs left out.
 
@@ -133,11 +129,7 @@ class Batches:
 
     def _messages(self) -> Iterator[tuple[Tensor, int]]:
         try:
-            messages = self._start()
-            if messages is None:
-                yield from map(self.data.pixels, self.order)
-                return
-            for pixels, skipped in messages:
+            for pixels, skipped in self._start():
                 if isinstance(pixels, np.ndarray) and not self.told:
                     say("shared memory is full: pairs reach the main process through pipes, which takes longer (Docker "
                         "gives 64 MB, or what --shm-size says)")
@@ -153,22 +145,22 @@ class Batches:
             raise DataError("a process that loads images was killed or crashed, perhaps for want of memory: try a "
                             "smaller --num-workers") from error
 
-
-    def _start(self) -> Iterator | None:
-        """What the loader processes hand over; None where the main process loads, also for want of shared memory."""
+    def _start(self) -> Iterator:
+        """What the loader processes hand over, or what the main process loads, also for want of shared memory."""
         before = {*multiprocessing.active_children()}
         try:
             with held_back():
-                messages = iter(self.loader) if self.loader else None
-                ignore_child_deaths()  # torch would raise an error at the death of a process, in the middle of a step
-                return messages
+                if self.loader:
+                    messages = iter(self.loader)
+                    ignore_child_deaths()  # torch would raise an error at the death of a process, inside a step
+                    return messages
         except OSError as error:
             if error.errno != errno.ENOSPC:  # no room for the semaphores of their queues
                 raise
             end_processes({*multiprocessing.active_children()} - before)
             say(NO_PROCESS.format(error=error))
             self.loader = None
-            return None
+        return map(self.data.pixels, self.order)
 
 
 NO_PROCESS = "no process that loads images can be started ({error}): the main one loads them, which takes longer"
@@ -204,7 +196,7 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
     # A generator of its own for the seeds it draws: nothing else must notice the loader.
     loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=True,
                         worker_init_fn=init_worker, pin_memory=device.type == "cuda", generator=torch.Generator(),
-                        collate_fn=as_it_is) if workers else None
+                        collate_fn=tuple) if workers else None
     batches = Batches(data, messages, loader, batch_size, device, channels_last)
     others = {*multiprocessing.active_children()}
     try:

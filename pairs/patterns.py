@@ -5,7 +5,7 @@ import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -18,7 +18,7 @@ from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SPLITS, TARGETS, W
 from utils import UserError, name_of
 
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
-SPLIT = f"({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})"
+SPLIT = "|".join(sorted(SPLIT_OF, key=len, reverse=True))
 Key = tuple[str, str]  # split and name
 
 
@@ -55,8 +55,9 @@ class Patterns:
         compiled = list(map(compiled_pattern, self.all))
         found = [defaultdict(list) for _ in compiled]
         for path in paths:
+            normal = unicodedata.normalize("NFC", path)
             for pattern, side in zip(compiled, found, strict=True):
-                if match := pattern.fullmatch(path):
+                if match := pattern.fullmatch(normal):
                     side[key_of(match)].append(path)
         return found
 
@@ -78,17 +79,14 @@ class Patterns:
 
 def compiled_pattern(pattern: str) -> re.Pattern:
     """Upper and lower case are one, but for what {name} stands for."""
-    words = {"{split}": SPLIT, "{name}": "(.+)", "*": "[^/]*"}
-    parts = re.split(r"(\{split\}|\{name\}|\*)", unicodedata.normalize("NFC", pattern))
-    names = iter(range(1, len(parts)))
     regex = ""
-    for part in parts:
+    for i, part in enumerate(re.split(r"(\{split\}|\{name\}|\*)", unicodedata.normalize("NFC", pattern))):
         if part == "{name}":
-            regex += f"(?P<name{next(names)}>.+)"
+            regex += f"(?P<name{i}>.+)"
         elif part == "{split}":
-            regex += "(?P=split)" if "<split>" in regex else f"(?P<split>{SPLIT[1:-1]})"
+            regex += "(?P=split)" if "<split>" in regex else f"(?P<split>{SPLIT})"
         else:
-            regex += words.get(part) or re.escape(part)
+            regex += "[^/]*" if part == "*" else re.escape(part)
     return re.compile(regex, re.IGNORECASE | re.DOTALL)
 
 
@@ -114,21 +112,41 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
             if any(file[: mark.start()] in beginnings for mark in re.finditer(r"[-_. ]", file))}
 
 
+def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
+         followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
+    """Of each folder that is not hidden: itself, the names of those in it, and its files."""
+    for place, folders, names in os.walk(top, onerror=onerror, followlinks=followlinks):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folder = Path(place)
+        there = {*names}
+        yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A file's name without its ending, and that in lower case."""
+    if name.startswith("."):
+        return name, "hidden"
+    stem, dot, ending = name.rpartition(".")
+    return (stem, "." + ending.lower()) if dot else (name, "")
+
+
+def place_in(folder: Path, top: Path) -> str:
+    """The folder as seen from `top`, with a slash at its end."""
+    return "".join(f"{part}/" for part in folder.parts[len(top.parts) :])
+
+
 def list_files(root: Path) -> list[str]:
     """The images below `root`, as seen from there, in order; folders that are links are followed."""
     found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
+    for folder, folders, files in walk(root, followlinks=True):
+        if (real := folder.resolve()) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        place = Path(folder)
-        below = "".join(f"{part}/" for part in place.parts[len(root.parts) :])
-        for name in names:
-            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
-            if ending in SUFFIXES and not name.startswith(".") and not drawn_here(place / name):
-                found.append(below + name)
+        folders.sort()
+        place = place_in(folder, root)
+        found += [place + path.name for path in files
+                  if split_ending(path.name)[1] in SUFFIXES and not drawn_here(path)]
     return sorted(found)
 
 
@@ -139,14 +157,12 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
     Raises UserError where a pattern matches nothing, two files are one, or no name is met on all sides.
     """
     files = list_files(root)
-    normal = {unicodedata.normalize("NFC", file): file for file in files}
-    sides = patterns.sides(normal)
+    sides = patterns.sides(files)
     for pattern, side in zip(patterns.all, sides, strict=True):
         if not side:
             such = f", such as {name_of(files[0])}" if files else ""
             raise UserError(f"{pattern!r} matches none of the {len(files):,} images in {name_of(root)}{such}")
         if double := [paths for paths in side.values() if len(paths) > 1]:
-            double = [[normal[path] for path in paths] for paths in double]
             raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
                             f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
                             "what lies between")
@@ -154,7 +170,7 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
         if pattern == other:
             raise UserError(f"{pattern!r} is the pattern of two sides: one file would be its own partner")
 
-    found, used = Found(), set()
+    found = Found()
     common = set.intersection(*map(set, sides))
     if not common:
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
@@ -165,16 +181,16 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             n = sum(map(len, keys))
             found.notes.append(f"not used: {n:,} image{'s' * (n > 1)} of {split}, which has one side only")
             continue
-        orphans = [root / normal[side[key][0]] for side, own in zip(sides, keys, strict=True)
+        orphans = [root / side[key][0] for side, own in zip(sides, keys, strict=True)
                    for key in own if key not in common]
         if orphans:
             found.orphans[split or "train"] = orphans
-        pairs = [_pair(root, patterns, [normal[side[key][0]] for side in sides], key)
+        pairs = [_pair(root, patterns, [side[key][0] for side in sides], key)
                  for key in keys[0] if key in common]
         if pairs:
             found.splits[split or "train"] = pairs
     used = {path for side in sides for paths in side.values() for path in paths}
-    if others := [file for file in files if unicodedata.normalize("NFC", file) not in used]:
+    if others := [file for file in files if file not in used]:
         found.notes.append(f"not used: {len(others):,} image{'s' * (len(others) > 1)} that no pattern matches, such as "
                            f"{name_of(others[0])}")
     return found

@@ -1,7 +1,7 @@
 """What training finds out about its pairs before it begins, and what its checkpoints keep of that."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,19 +126,17 @@ class Survey:
         train, held_out = (self.found.marks[split] for split in ("train", self.split))
         scored = evenly(held_out[:, 0], n_val)
         validated_on = digest(np.sort(scored).tobytes())
-        if not self.known:
-            return {"pairs": Known().next(train, held_out).plain(), "validated_on": validated_on}
-        looks = self.found.seen_by(self.known)
-        now = looks["train"], looks[self.split]
-        before = self.known if self.resumed else Known()
+        before, seen = Known(), None
         if self.resumed:
+            now = [self.found.seen_by(self.known, split) for split in ("train", self.split)]
             tell_changes(now, self.known)
             self.same_train = np.array_equal(now[0][:, 0], self.known.train[:, 0])
             self.same_scored = self.validated_on in (None, validated_on)
-        return {"pairs": before.next(train, held_out, np.concatenate(now)).plain(), "validated_on": validated_on}
+            before, seen = self.known, np.concatenate(now)
+        return {"pairs": before.next(train, held_out, seen).plain(), "validated_on": validated_on}
 
 
-def tell_changes(now: tuple[np.ndarray, np.ndarray], known: Known) -> None:
+def tell_changes(now: Sequence[np.ndarray], known: Known) -> None:
     """Says how the training and the validation pairs differ from those that the run has last met."""
     said = []
     for name, new, old in zip(("training", "validation"), now, (known.train, known.val), strict=True):

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils import UserError
+from utils import need
 
 MAGIC = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # of both byte orders; BigTIFF
 SUFFIXES = (".tif", ".tiff")
@@ -23,7 +23,8 @@ WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # Phot
 FIELDS = {1: "u1", 2: "S1", 3: "u2", 4: "u4", 16: "u8"}  # numpy's names of the types of a tag
 TAGS = {"subfile": 254, "width": 256, "height": 257, "bits": 258, "photometric": 262, "orientation": 274, "bands": 277,
         "format": 339, "nodata": 42113}
-QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no other files are looked at
+QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO",  # no other files are looked at
+         "GDAL_TIFF_INTERNAL_MASK": "YES"}  # nor written
 
 warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what libtiff finds odd in each of a million tiles
@@ -72,32 +73,33 @@ def read_header(file: BinaryIO) -> Header:
 
 def _pages(file: BinaryIO) -> Iterator[dict[int, np.ndarray]]:
     """The tags in TAGS of each page, one after the other."""
-    order = {b"II": "<", b"MM": ">"}[file.read(2)]
-    big = int.from_bytes(file.read(2), "little" if order == "<" else "big") == 43
-    word, number = (order + "u8", order + "u8") if big else (order + "u4", order + "u2")
-    entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", word), ("value", f"V{8 if big else 4}")])
+    order = {b"II": "little", b"MM": "big"}[file.read(2)]
 
-    def read(dtype, count: int = 1) -> np.ndarray:
-        dtype = np.dtype(dtype)
-        return np.frombuffer(file.read(dtype.itemsize * count), dtype, count)
+    def number(size: int) -> int:
+        content = file.read(size)
+        if len(content) < size:
+            raise ValueError("a TIFF that ends too early")
+        return int.from_bytes(content, order)
 
-    file.seek(8 if big else 4)
-    at, seen = int(read(word)[0]), set()
+    word, short = (8, 8) if number(2) == 43 else (4, 2)
+    fields = [("tag", "u2"), ("type", "u2"), ("count", f"u{word}"), ("value", f"V{word}")]
+    entry = np.dtype(fields).newbyteorder(order)
+    file.seek(word)
+    at, seen = number(word), set()
     while at and at not in seen:
         seen.add(at)
         file.seek(at)
-        if (count := int(read(number)[0])) > 2**16:
+        if (count := number(short)) > 2**16:
             raise ValueError("a TIFF of more tags than there are")
-        entries, page = read(entry, count), {}
-        at = int(read(word)[0])
+        entries, page = np.frombuffer(file.read(entry.itemsize * count), entry, count), {}
+        at = number(word)
         for tag, kind, count, value in entries.tolist():
             if tag in TAGS.values() and kind in FIELDS and 0 < count < 2**16:
                 dtype = np.dtype(FIELDS[kind]).newbyteorder(order)
-                if dtype.itemsize * count <= len(value):
-                    page[tag] = np.frombuffer(value, dtype, count)
-                else:
-                    file.seek(int(np.frombuffer(value, word)[0]))
-                    page[tag] = read(dtype, count)
+                if dtype.itemsize * count > word:
+                    file.seek(int.from_bytes(value, order))
+                    value = file.read(dtype.itemsize * count)
+                page[tag] = np.frombuffer(value, dtype, count)
         yield page
 
 
@@ -111,41 +113,40 @@ def _kinds(pages: Iterator[dict[int, np.ndarray]]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def session(raised: type[Exception], before: str = "", **options) -> Iterator[Any]:
+    """rasterio, whose errors become such an exception in the block. Raises UserError without rasterio."""
+    rasterio = need("rasterio", "rasterio", "TIFF files")  # a second, and hundreds of MB: most data holds no TIFF
+    try:
+        with rasterio.Env(**QUIET, **options):
+            yield rasterio
+    except rasterio.errors.RasterioError as error:
+        raise raised(f"{before}{error}") from error
+
+
+@contextlib.contextmanager
 def opened(file: bytes | Path, **options) -> Iterator[Any]:
     """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
-    rasterio = _rasterio()
-    try:
-        with rasterio.Env(**QUIET, **options), contextlib.ExitStack() as stack:
-            path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
-            yield stack.enter_context(rasterio.open(path, driver="GTiff"))
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"a TIFF that is damaged, or of a kind that GDAL does not know: {error}") from error
+    damaged = session(ValueError, "a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
+    with damaged as rasterio, contextlib.ExitStack() as stack:
+        path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
+        yield stack.enter_context(rasterio.open(path, driver="GTiff"))
 
 
 @contextlib.contextmanager
 def created(path: Path, told: dict, **options) -> Iterator[Any]:
     """A new file at `path`, laid out as told, as rasterio's dataset. Raises UserError without rasterio, OSError."""
-    rasterio = _rasterio()
-    try:
-        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, **options), rasterio.open(path, "w", **told) as image:
-            yield image
-    except rasterio.errors.RasterioError as error:
-        raise OSError(str(error)) from error
+    with session(OSError, **options) as rasterio, rasterio.open(path, "w", **told) as image:
+        yield image
 
 
 def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
     """Copies at 1/2, 1/4, … inside the file, down to 256 pixels; of label maps by nearest neighbour. Raises OSError."""
-    rasterio = _rasterio()
     factors = [2**i for i in range(1, 16) if max(size) / 2**i >= 256]
     if not factors:
         return
-    how = rasterio.enums.Resampling.nearest if labels else rasterio.enums.Resampling.average
-    try:
-        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True, COMPRESS_OVERVIEW="DEFLATE"), \
-                rasterio.open(path, "r+", driver="GTiff") as image:
-            image.build_overviews(factors, how)
-    except rasterio.errors.RasterioError as error:
-        raise OSError(str(error)) from error
+    with session(OSError, COMPRESS_OVERVIEW="DEFLATE") as rasterio, \
+            rasterio.open(path, "r+", driver="GTiff") as image:
+        image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
 def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -258,25 +259,12 @@ def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = Non
 
     Raises UserError without rasterio, OSError where it cannot be encoded.
     """
-    rasterio = _rasterio()
     if place:
         array = place.marked(array, valid)
-    try:
-        with rasterio.Env(**QUIET, GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
-            with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
-                image.write(array.transpose(2, 0, 1))
-                describe(image, place)
-                if place and valid is not None and not place.fits(array.dtype):
-                    image.write_mask(valid)
-            return memory.read()
-    except rasterio.errors.RasterioError as error:
-        raise OSError(str(error)) from error
-
-
-def _rasterio():
-    try:
-        import rasterio  # takes a second, and hundreds of megabytes of libraries: most data holds no TIFF
-    except ImportError as error:
-        raise UserError(f"TIFF files need rasterio, which is not to be had here ({error}): pip install "
-                        "-r requirements.txt") from error
-    return rasterio
+    with session(OSError) as rasterio, rasterio.MemoryFile() as memory:
+        with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
+            image.write(array.transpose(2, 0, 1))
+            describe(image, place)
+            if place and valid is not None and not place.fits(array.dtype):
+                image.write_mask(valid)
+        return memory.read()
