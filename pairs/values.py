@@ -156,16 +156,13 @@ def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     """What x and y hold, by the settings of a run, or as a generator's file tells them. Raises ValueError."""
     if settings.get("space") == "lab":
         return Values(1, lab="L"), Values(2, lab="ab", kind=settings.get("kind", "uint8"))
-
-    def files(side: str) -> dict[str, tuple | None]:
-        limits = settings.get(f"range_{side}")
-        bands = settings.get(f"bands_{side}")
-        return {"limits": limits and tuple(map(float, limits)), "bands": tuple(bands or ())}
-
-    direction = str(settings.get("direction", "AtoB")).lower()
-    x = Values(settings["in_channels"], n_labels=settings.get("n_labels", 0), **files(direction[0]))
-    y = Values(settings["out_channels"], kind=settings.get("kind", "uint8"), **files(direction[-1]))
-    return x, y
+    limits = {"A": settings.get("range_a"), "B": settings.get("range_b")}
+    direction = str(settings.get("direction", "AtoB"))
+    x, y = (limits.get(side) and tuple(map(float, limits[side])) for side in (direction[0], direction[-1]))
+    bands = {"A": tuple(settings.get("bands_a") or ()), "B": tuple(settings.get("bands_b") or ())}
+    return (Values(settings["in_channels"], x, settings.get("n_labels", 0), bands=bands.get(direction[0], ())),
+            Values(settings["out_channels"], y, kind=settings.get("kind", "uint8"),
+                   bands=bands.get(direction[-1], ())))
 
 
 def stack(sides: Sequence[np.ndarray]) -> np.ndarray:
