@@ -29,12 +29,13 @@ from pairs.picture import Picture
 from pairs.values import is_deep
 from runtime.console import say
 from runtime.files import atomic, claim
+from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 
 ROWS = 256  # of the output that are made and kept at a time
 BLOCK = 256  # pixels, the sides of the blocks in which the output is stored
 CHUNK = 64  # rows that are handed on at a time
-CACHE = 64  # MB of decoded blocks that GDAL keeps
+GDAL = dict(GDAL_CACHEMAX=64, GDAL_NUM_THREADS="ALL_CPUS")  # MB of decoded blocks; where files are packed
 JOB = "pix2pix-raster.json"  # in the folder of parts: what they are parts of
 
 
@@ -156,7 +157,8 @@ class Raster:
         """(1, C, rows, W), as `Translator.tensor` takes it."""
         index = self.lines.index[top:bottom]
         first, last = int(index.min()), int(index.max()) + 1
-        return to_tensor(self.scaled(*self.x_taps, first, last)[(index - first)[:, None], self.columns.index])[None]
+        array = self.scaled(*self.x_taps, first, last)
+        return to_tensor(array.take(index - first, axis=0).take(self.columns.index, axis=1))[None]
 
     def translated(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from `start` on."""
@@ -210,7 +212,7 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             header = tiff.read_header(file)
         if header.orientation != 1:
             raise ValueError("it lies on its side, as its orientation says: write it upright first")
-        with tiff.opened(source, GDAL_CACHEMAX=CACHE) as image:
+        with tiff.opened(source, **GDAL) as image:
             raster = Raster(image, header, source, translator)
             if header.pages:
                 say(f"{name_of(source)} holds several pages, of which the first is translated")
@@ -221,9 +223,10 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
                     say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
                     bar(parts.rows * raster.made[0])
                 if parts.rows < raster.made[1]:
-                    for top, rows, valid in raster.output(parts.rows):
-                        parts.add(top, rows, valid)
-                        bar(rows.shape[0] * rows.shape[1])
+                    with contextlib.closing(raster.output(parts.rows)) as made, \
+                            ordered(parts.add, made, 1, 1) as added:  # while the next ones are made
+                        for n in added:
+                            bar(n)
                 parts.join(output, raster, overviews)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
@@ -271,13 +274,16 @@ class Parts:
     def part(self, top: int) -> Path:
         return self.folder / f"{top:09d}.npy"
 
-    def add(self, top: int, rows: np.ndarray, valid: np.ndarray | None) -> None:
+    def add(self, part: tuple[int, np.ndarray, np.ndarray | None]) -> int:
+        """Keeps what `Raster.output` made, and returns its pixels."""
+        top, rows, valid = part
         if valid is not None:
             with atomic(self.part(top).with_suffix(".valid"), durable=False) as file:
                 np.save(file, valid)
         with atomic(self.part(top), durable=False) as file:
             np.save(file, rows)
         self.files.append(self.part(top))
+        return rows.shape[0] * rows.shape[1]
 
     def join(self, output: Path, raster: Raster, overviews: bool) -> None:
         """Writes `output`, compares it with the parts, and removes them. Raises OSError."""
@@ -288,7 +294,7 @@ class Parts:
             told |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
         with atomic(output) as file:
             path = Path(file.name)
-            with tiff.created(path, told, GDAL_CACHEMAX=CACHE) as image:
+            with tiff.created(path, told, **GDAL) as image:
                 tiff.describe(image, place)
                 masked = not place.fits(first.dtype) and any(self.folder.glob("*.valid"))
                 if masked:
@@ -297,7 +303,7 @@ class Parts:
                     image.write(rows.transpose(2, 0, 1), window=window)
                     if masked and valid is not None:
                         image.write_mask(valid, window=window)
-            with tiff.opened(path, GDAL_CACHEMAX=CACHE) as image:
+            with tiff.opened(path, **GDAL) as image:
                 for window, rows, _ in self:  # a full disk may not have been told
                     found = image.read(window=window).transpose(1, 2, 0)
                     if not np.array_equal(found, rows, equal_nan=rows.dtype.kind == "f"):

@@ -24,7 +24,7 @@ from utils import DataError, UserError
 
 PIXELS = 2048 * 2048  # that go through the network at once
 SAMPLES = 4  # along either side: parts of a tiled image whose statistics are taken
-WIDE = 8192  # pixels of a width from which tiles are smaller
+ROW = 10 * 2**20  # pixels of a row of tiles, which is in memory at once: wider images have smaller tiles
 Rows = Callable[[int, int], Tensor]  # top, bottom → those rows of an image, (N, C, bottom - top, W)
 
 
@@ -322,7 +322,7 @@ def tile_for(gen: Generator, height: int, width: int) -> int:
     """The side of the tiles of an image that none was asked for; 0 where it goes through the network whole."""
     if height * width <= PIXELS:
         return 0
-    side = 1024 if width <= WIDE else 512  # a row of tiles is in memory at once
+    side = max(512, min(1024, ROW // width))
     return gen.multiple * max(1, side // gen.multiple)
 
 

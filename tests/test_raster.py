@@ -251,6 +251,12 @@ def test_a_damaged_input_or_a_full_disk_leaves_no_half_file(gen, tmp_path, monke
     with pytest.raises(DataError, match="in.tif is not translated to .*out.tif: .*(damaged|No space left)"):
         translate_raster(Translator(gen, tile=256, scale="native"), source, tmp_path / "out.tif")
     assert not (tmp_path / "out.tif").exists()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_wide_images_have_smaller_tiles():
+    widths = 6000, 10_000, 12_000, 20_000, 90_000
+    assert [translate_module.tile_for(Generator(ngf=1), 9000, width) for width in widths] == [1024, 1024, 768, 512, 512]
 
 
 @pytest.mark.parametrize("channels", [1, 4])
