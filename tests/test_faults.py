@@ -52,26 +52,27 @@ def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unsp
     settings = dict(n_epochs=40, ngf=16, ndf=16)
     train(small("straight", **settings))
     sync = os.fsync
-    monkeypatch.setattr(files.os, "fsync", lambda file: time.sleep(0.03) or sync(file))  # a slow disk
     run, draw, kills, cut, loads = small("killed").out_dir, random.Random(0), 0, 0, 0
 
     def saved():
         return [path.stat().st_mtime_ns for path in run.glob("checkpoint.pth.tar")]
 
-    for _ in range(15):
-        cfg, begun = small("killed", **settings, num_workers=1, resume=True), saved()
-        process = fork(train, cfg)
-        patience = time.monotonic() + (0.3 if draw.random() < 0.2 else 20)  # or else until an epoch is saved
-        while time.monotonic() < patience and process.exitcode is None and begun == saved():
-            time.sleep(0.01)
-        time.sleep(0.4 * draw.random())
-        process.kill()
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
-        cut += any(run.glob(".*.tmp"))
-        for path in run.glob("*.pth.tar"):
-            load_tensors(path)
-            loads += 1
+    with monkeypatch.context() as slow_disk:
+        slow_disk.setattr(files.os, "fsync", lambda file: time.sleep(0.25) or sync(file))
+        for _ in range(15):
+            cfg, begun = small("killed", **settings, num_workers=1, resume=True), saved()
+            process = fork(train, cfg)
+            patience = time.monotonic() + (0.3 if draw.random() < 0.2 else 20)  # or else until an epoch is saved
+            while time.monotonic() < patience and process.exitcode is None and begun == saved():
+                time.sleep(0.01)
+            time.sleep(0.4 * draw.random())
+            process.kill()
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+            cut += any(run.glob(".*.tmp"))
+            for path in run.glob("*.pth.tar"):
+                load_tensors(path)
+                loads += 1
     train(small("killed", **settings, resume=True))
     print(f"{kills} kills, {cut} of them while a file was being written, {loads} files loaded")
     assert kills >= 12 and cut >= 1 and loads >= 10
