@@ -138,7 +138,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     survey.check_batch(cfg.batch_size, world)
 
     # Look at them, before hours are spent on what was not meant.
-    x, y = values_of(cfg.plain())
+    x, y = values_of(vars(cfg))
     geometry = Geometry(cfg.resize, cfg.load_size, cfg.crop_size, cfg.crop_width, cfg.interpolation)
     shown_above = 160 if cfg.best_by == "ms_ssim" else 0
     survey.look(x, y, geometry, cfg.direction, cfg.n_val, skip=cfg.skip_unreadable, shown_above=shown_above)

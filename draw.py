@@ -130,7 +130,7 @@ class App:
         """Input and target side by side, of the examples from 0 on."""
         if number >= len(self.examples):
             raise exceptions.NotFound(f"there are {len(self.examples)} examples, from 0 on")
-        return answer(example_of(self.examples[number], self.trained))
+        return answer(np.concatenate(example_of(self.examples[number], self.trained), axis=1))
 
 
 def is_address(name: str) -> bool:

@@ -32,16 +32,16 @@ from pairs.divide import Found
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_splits, nothing_to_train, refuse_problems
 from pairs.geometry import Scale
-from pairs.identity import Known, Pair
-from pairs.images import read_size, to_tensor
+from pairs.identity import Known
+from pairs.images import to_tensor
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
 from pairs.values import composite, is_blank, to_batch
 from runtime.console import run_main, say
-from runtime.devices import memory_advice, seeded, use_device, use_precision
+from runtime.devices import check_seed, memory_advice, seed_draws, use_device, use_precision
 from runtime.files import atomic
 from runtime.grids import save_grid
-from utils import DataError, UserError, name_of
+from utils import UserError, name_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
         return
     with open_batches(data, [(0, index) for index in order], 1, workers, device) as batches:
         for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
-            with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), seeded(opts.seed, device), \
+            seed_draws(opts.seed, device)
+            with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), \
                     torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 y_fake = at_any_size(gen, x).float()
             yield x[0], y_fake[0], y[0]
@@ -160,13 +161,6 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
     return found
 
 
-def halves_known(trained: Trained, pairs: list[Pair]) -> bool:
-    """Whether the network has learnt from halves of the size of the first one's."""
-    with contextlib.suppress(DataError):  # told by whoever needs the pair
-        return trained.may_be_a_pair(read_size(pairs[0].files[0]))
-    return False
-
-
 def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImages]:
     """The pairs to score, as validation shows them or full size, and the training pairs, in the size of a crop.
 
@@ -188,7 +182,8 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     if inputs != trained.inputs > 1:
         raise UserError(f"the network takes {trained.inputs} inputs together, from folders A1, A2, …; of each pair in "
                         f"{name_of(opts.data_root)}, there are {inputs}")
-    check_headers(pairs, skip=True, halved=found.known_to(trained.known, opts.split) or halves_known(trained, pairs))
+    halved = found.known_to(trained.known, opts.split) or trained.may_be_a_pair(pairs[0].files[0])
+    check_headers(pairs, skip=True, halved=halved)
     shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
     square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
     x, y = trained.values(direction)
@@ -323,7 +318,8 @@ def main() -> int:
         raise UserError("--palette needs a generator with 3 output channels")
     if opts.perceptual and gen.trained.y.written not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")
-    check_scale(opts.scale)  # before any file is read
+    check_seed(opts.seed)  # before any file is read
+    check_scale(opts.scale)
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()

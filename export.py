@@ -18,7 +18,7 @@ from inference.hub import write_hub
 from inference.load import find_checkpoint, load_generator
 from inference.page import write_page
 from inference.weights import read_weights
-from runtime.console import run_main
+from runtime.console import run_main, say
 from utils import UserError
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     checkpoint = find_checkpoint(opts.checkpoint)
     gen = load_generator(checkpoint)
     if opts.output:
-        export(gen, opts.output, opts.norm, checkpoint, opts.half, opts.size, opts.int8)
+        say(export(gen, opts.output, opts.norm, checkpoint, opts.half, opts.size, opts.int8))
     if opts.page:
         write_page(gen, opts.page, checkpoint, norm=opts.norm, palette=opts.palette, examples=opts.examples,
                    runtime=opts.runtime, webgpu=opts.webgpu, cdn=opts.cdn, int8=opts.int8)

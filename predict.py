@@ -40,7 +40,6 @@ from pairs.images import (
     normalise,
     read_picture,
     read_place,
-    read_size,
     to_tensor,
     write_picture,
 )
@@ -375,11 +374,10 @@ def check_jobs(jobs: list[Job], source: Path) -> None:
 
 def tell_pairs(jobs: list[Job], opts: Predict, trained: Trained) -> None:
     """Says where the first image looks like both sides of a pair, and none of them was asked for."""
-    with contextlib.suppress(DataError):  # told by whoever translates it
-        if opts.side_by_side == "no" and trained.inputs == 1 and trained.may_be_a_pair(read_size(jobs[0].inputs[0])):
-            half = "right" if trained.input_side == "B" else "left"
-            say(f"{jobs[0].name} is twice as wide as the images of training: if it holds input and target side by "
-                f"side, add --side-by-side {half}")
+    if opts.side_by_side == "no" and trained.inputs == 1 and trained.may_be_a_pair(jobs[0].inputs[0]):
+        half = "right" if trained.input_side == "B" else "left"
+        say(f"{jobs[0].name} is twice as wide as the images of training: if it holds input and target side by "
+            f"side, add --side-by-side {half}")
 
 
 def check_writable(folder: Path) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 from torch import nn
 
 
-def init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module, zero_bias: bool = True) -> None:
     """Convolutions N(0, 0.02); BatchNorm weights N(1, 0.02); biases 0 (appendix 6.2 and the authors' code)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
         if module.weight.is_meta:  # a file's weights come next; there, normal_ would import all of torch.compile
             return
         nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0, 0.02)
-        if module.bias is not None:
+        if zero_bias and module.bias is not None:
             nn.init.zeros_(module.bias)
 
 

@@ -14,14 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from config import Config
 from discriminator import Discriminator
 from generator import BatchNorm, Dropout, Generator
+from utils import init_weights
 
 Norm = Literal["instance", "batch"]
 
 
-def init_hd_weights(module: nn.Module) -> None:
-    """Weights N(0, 0.02), those of BatchNorm N(1, 0.02); biases stay PyTorch's default, as in the authors' code."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
-        nn.init.normal_(module.weight, 1.0 if isinstance(module, BatchNorm) else 0.0, 0.02)
+init_hd_weights = partial(init_weights, zero_bias=False)  # biases stay PyTorch's default, as in the authors' code
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, norm: Norm = "instance", stride: int = 1,

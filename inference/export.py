@@ -18,7 +18,6 @@ from torch.nn.utils import parametrize
 
 from generator import Generator
 from inference.trained import crop_of, trained_of
-from runtime.console import say
 from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of
 
@@ -59,7 +58,7 @@ def metadata(gen: Generator, norm: str, size: tuple[int, int] | None = None) -> 
     """What another program must know to use `gen`, each value as JSON; what its file does not tell is left out."""
     trained = trained_of(gen)
     told = vars(trained) | vars(trained.geometry)
-    for name in ("geometry", "sizes", "known", "seed"):  # the last two are of the training alone
+    for name in ("geometry", "sizes", "known", "patterns", "seed"):  # the last three are of the training alone
         del told[name]
     if trained.sizes:
         told["usual_size"] = trained.sizes.usual
@@ -73,13 +72,14 @@ NEEDS = {".onnx": ("onnx", "onnxscript"), ".pt2": (), ".tflite": ("litert_torch"
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None, half: bool = False,
-           size: tuple[int, int] | None = None, int8: bool = False) -> None:
+           size: tuple[int, int] | None = None, int8: bool = False) -> str:
     """Writes `gen` without dropout: x (N, C, H, W) in [-1, 1] → y_fake, N free, H and W multiples of gen.multiple.
 
     N is at most 1024, H and W are at most 64 · gen.multiple, or 4096. With `size`, height and width, N is 1, and H and
     W are these; so they are in .tflite, which knows no free ones. With `half`, the file holds most weights in fp16 and
     is half as large, with `int8` (.onnx only) in 8 bits and a quarter; x, y_fake and all arithmetic stay fp32. Beside
     the network it holds its `metadata`: ONNX as metadata_props, .pt2 as extra files, .tflite none.
+    Returns a sentence that says what was written.
     Raises UserError on another ending or a size that the network does not take, where `path` is the `checkpoint`, or
     when the packages that the format needs are not installed, and OSError, naming `path`, when it cannot be written.
     """
@@ -94,23 +94,6 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if any(side % gen.multiple or not gen.smallest <= side <= gen.multiple * most(gen) for side in size or ()):
         raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to "
                         f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")
-    write(gen, path, norm, half, size, int8)
-    if size:
-        say(f"wrote {path}: for one image of {size[1]}×{size[0]} at a time")
-    else:
-        say(f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to "
-            f"{gen.multiple * most(gen)}")
-
-
-def most(gen: Generator) -> int:
-    """How many times its multiple a side may have."""
-    return max(64, 4096 // gen.multiple)
-
-
-def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple[int, int] | None = None,
-          int8: bool = False) -> None:
-    """The same, without a word."""
-    suffix = path.suffix.lower()
     missing = [name.replace("_", "-") for name in NEEDS[suffix] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"exporting to {suffix} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
@@ -119,8 +102,7 @@ def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple
     if int8 and (half or suffix != ".onnx"):
         raise UserError("--int8 is for .onnx and pages, and without --half")
     told = metadata(gen, norm, size)
-    if half:
-        gen = halved(gen)
+    gen = halved(gen) if half else gen
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -138,6 +120,15 @@ def write(gen: Generator, path: Path, norm: str, half: bool = False, size: tuple
             content = packed.getbuffer()
     with atomic(path) as file:
         file.write(content)
+    if size:
+        return f"wrote {path}: for one image of {size[1]}×{size[0]} at a time"
+    return (f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to "
+            f"{gen.multiple * most(gen)}")
+
+
+def most(gen: Generator) -> int:
+    """How many times its multiple a side may have."""
+    return max(64, 4096 // gen.multiple)
 
 
 def traced(gen: Generator, size: tuple[int, int] | None) -> ExportedProgram:

@@ -73,8 +73,6 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     rows = pictures(gen, pairs)
     report = evaluation(checkpoint, gen)
     with complete_folder(folder) as new:
-        if folder.is_dir():
-            folder.rmdir()
         (new / FILE).write_bytes(content)
         config = {"model_type": "pix2pix", **told, "in_channels": gen.in_channels, "out_channels": gen.out_channels}
         (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -113,7 +111,7 @@ def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
         return []
     translator, rows = Translator(gen, replace(gen.trained, enlarge=1.0)), []  # an example is as large as its target
     for pair in pairs:
-        x, y = np.split(example_of(pair, gen.trained), 2, axis=1)
+        x, y = example_of(pair, gen.trained)
         y_fake = translator.picture(x)
         if y_fake.dtype == np.uint16:
             y_fake = (y_fake >> 8).astype(np.uint8)

@@ -10,6 +10,7 @@ Their `resnet_9blocks`, and the generators of pix2pixHD, are sequences, `model.1
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from runtime.speed import is_channels_last
 from runtime.state import result_of
 from utils import UserError
 
+UNET = "model.model.0.weight"  # which every U-Net of the authors' has
 NORM = ("weight", "bias", "running_mean", "running_var")  # the count of batches, new in PyTorch 0.4.1, has no use
 
 
@@ -53,10 +55,11 @@ def find_checkpoint(checkpoint: Path | str) -> Path:
 def generator_of(saved: dict, path: Path) -> Generator:
     """The same, from what was read of the file at `path`."""
     try:
-        if is_published(saved):
-            gen = from_published(saved)
-        elif {"model.1.weight", "module.model.1.weight"} & saved.keys():
-            gen = from_sequence(saved)
+        layers = named(saved)
+        if UNET in layers:
+            gen = from_published(layers)
+        elif "model.1.weight" in layers:
+            gen = from_sequence(layers)
         else:
             whole = saved.get("format") == "pix2pix checkpoint"
             weights = result_of(saved["state"]) if whole else saved.get("state_dict")
@@ -87,10 +90,10 @@ def hold(gen: nn.Module, weights: dict[str, Tensor]) -> None:
     gen.load_state_dict(held, assign=True)
 
 
-def named(saved: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a file of the authors', without what their DataParallel and PyTorch 0.4.1 added."""
-    return {key.removeprefix("module."): value for key, value in saved.items()
-            if not key.endswith("num_batches_tracked")}
+def named(saved: dict[str, Any]) -> dict[str, Any]:
+    """What a file of the authors' holds, without what their DataParallel and PyTorch 0.4.1 added."""
+    return {str(key).removeprefix("module."): value for key, value in saved.items()
+            if not str(key).endswith("num_batches_tracked")}
 
 
 def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
@@ -126,7 +129,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
             raise UserError(f"only {taken} have their like in {path}, too few to begin with: {why}")
         else:
             told.append(f"D begins anew, as only {taken} have their like there")
-    if is_published(saved) and isinstance(gen, Generator) and gen.decoder[0][3].p:
+    if UNET in named(saved) and isinstance(gen, Generator) and gen.decoder[0][3].p:
         told.append("dropout stays where this generator has it; theirs is that of --generator release")
     say(f"weights from {path}: " + "; ".join(told))
 
@@ -137,7 +140,7 @@ def depth_of(gen: nn.Module) -> int:
 
 def published_keys(depth: int) -> dict[str, str]:
     """Our key → theirs, for a U-Net of `depth` stride-2 convolutions (8 for unet_256, 7 for unet_128)."""
-    keys = {"encoder.0.weight": "model.model.0.weight",
+    keys = {"encoder.0.weight": UNET,
             "output.1.weight": "model.model.3.weight", "output.1.bias": "model.model.3.bias"}
     block = "model.model.1"
     for level in range(1, depth):
@@ -153,13 +156,8 @@ def published_keys(depth: int) -> dict[str, str]:
     return keys
 
 
-def is_published(saved: dict) -> bool:
-    return any(key.removeprefix("module.").startswith("model.model.") for key in saved if isinstance(key, str))
-
-
-def from_published(saved: dict[str, Tensor]) -> Generator:
+def from_published(theirs: dict[str, Tensor]) -> Generator:
     """The generator whose weights these are. On another layout, raises UserError with the first keys that differ."""
-    theirs = named(saved)
     depth, block = 2, "model.model.1"
     while f"{block}.model.5.weight" in theirs:
         depth, block = depth + 1, f"{block}.model.3"
@@ -168,7 +166,7 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
     if differ or depth < 4:
         raise UserError(f"these are no weights of a published BatchNorm U-Net; the first keys that differ: "
                          f"{', '.join(differ[:3]) or 'a depth of ' + str(depth)}")
-    ngf, in_channels = theirs["model.model.0.weight"].shape[:2]
+    ngf, in_channels = theirs[UNET].shape[:2]
     out_channels = theirs["model.model.3.bias"].shape[0]
     with torch.device("meta"):
         gen = release_dropout(Generator(in_channels, out_channels, ngf, 2**depth), 0.5)
@@ -176,9 +174,8 @@ def from_published(saved: dict[str, Tensor]) -> Generator:
     return gen
 
 
-def from_sequence(saved: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
+def from_sequence(theirs: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
     """The same for a ResNet of the authors' release, with 9 blocks or another number, and for pix2pixHD's networks."""
-    theirs = named(saved)
     local, batch = "model1_1.1.weight" in theirs, "model.2.weight" in theirs
     if not batch:  # statistics that files of 2017 keep, though they were never used
         theirs = {key: value for key, value in theirs.items() if ".running_" not in key}

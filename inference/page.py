@@ -8,12 +8,13 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from generator import Generator
-from inference.export import fits_fp16, write
+from inference.export import export, fits_fp16
 from inference.trained import Trained, crop_of
 from inference.weights import fetched
 from pairs.find import evenly, find_pairs
@@ -32,6 +33,7 @@ EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as i
 # ONNX Runtime Web, as npm has it: its script, its module, its WebAssembly, each with the SHA-256 of its bytes
 RUNTIME = "1.30.0"
 URL = "https://cdn.jsdelivr.net/npm/onnxruntime-web@{version}/dist/{name}"
+INSTEAD = f"unpack what npm pack onnxruntime-web@{RUNTIME} gives elsewhere, and add --runtime package"
 WASM = {"ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
         "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
         "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"}
@@ -95,8 +97,8 @@ def settings_of(gen: Generator, palette: dict[str, tuple], examples: Sequence[Pa
                 palette=[dict(name=name, colour=c[:3], share=c[3]) for name, c in palette.items()], examples=names)
 
 
-def example_of(pair: Pair, trained: Trained) -> np.ndarray:
-    """Input and target side by side, (H, 2W, 3) uint8."""
+def example_of(pair: Pair, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target, (H, W, 3) uint8 each."""
     order = slice(None, None, -1 if trained.direction == "BtoA" else 1)
     a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[order])
     sides = read_pair(pair, a, b)[:2]  # without a mask
@@ -105,7 +107,7 @@ def example_of(pair: Pair, trained: Trained) -> np.ndarray:
     if trained.x.lab:
         light = trained.x.to_network(to_tensor(x_side))
         x_side = trained.y.picture(trained.y.shown(light, light.new_zeros(2, *light.shape[1:]))).array
-    return np.concatenate([x_side, y_side], axis=1)
+    return x_side, y_side
 
 
 def network_of(gen: Generator, norm: str) -> dict:
@@ -144,10 +146,8 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
     files = [] if cdn else runtime_files(marks, runtime)
     here = Path(__file__)
     with complete_folder(folder) as new:
-        if folder.is_dir():
-            folder.rmdir()
         model = new / "model.onnx"
-        write(gen, model, norm, half=not int8 and fits_fp16(gen), int8=int8)
+        export(gen, model, norm, half=not int8 and fits_fp16(gen), int8=int8)
         mark = hashlib.sha256(model.read_bytes()).hexdigest()[:8]  # a new one is no kept old one
         model = model.rename(new / f"model-{mark}.onnx")
         told = pinned(marks) if cdn else write_runtime(files, new, webgpu)
@@ -187,7 +187,7 @@ def write_examples(folder: Path, pairs: Sequence[Pair], trained: Trained, side: 
     """0.png, 1.png, …, as small as the page shows them."""
     for number, pair in enumerate(pairs):
         folder.mkdir(exist_ok=True)
-        halves = np.split(example_of(pair, trained), 2, axis=1)
+        halves = example_of(pair, trained)
         height, width = halves[0].shape[:2]
         scale = min(1, side / min(width, height))
         size = round(width * scale), round(height * scale)
@@ -214,14 +214,22 @@ def runtime_files(wanted: dict[str, str], given: Path | None) -> list[bytes]:
     for name, mark in wanted.items():
         path = place / name
         if not given:
-            fetch(URL.format(version=RUNTIME, name=name), path, mark)
+            fetched(URL.format(version=RUNTIME, name=name), path, partial(check_mark, mark), INSTEAD)
         if not path.is_file():
             raise UserError(f"{name_of(place)} holds no {name}")
-        files.append(path.read_bytes())
-        if hashlib.sha256(files[-1]).hexdigest() != mark:
+        try:
+            check_mark(mark, path)
+        except UserError as error:
             advice = f"--runtime must hold that of version {RUNTIME}" if given else "remove it, and it is fetched again"
-            raise UserError(f"{name_of(path)} is not the file of onnxruntime-web {RUNTIME}: {advice}")
+            raise UserError(f"{error}: {advice}") from error
+        files.append(path.read_bytes())
     return files
+
+
+def check_mark(mark: str, path: Path) -> None:
+    """Raises UserError where the SHA-256 of the file is another."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() != mark:
+        raise UserError(f"{name_of(path)} is not the file of onnxruntime-web {RUNTIME}")
 
 
 def cache() -> Path:
@@ -229,12 +237,3 @@ def cache() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "pix2pix" / f"onnxruntime-web-{RUNTIME}"
 
-
-def fetch(url: str, path: Path, mark: str) -> None:
-    """Puts what lies at `url` there, if its hash is right, unless something is there already. Raises UserError."""
-    def check(file: Path) -> None:
-        if hashlib.sha256(file.read_bytes()).hexdigest() != mark:
-            raise UserError("what came is another file")
-
-    fetched(url, path, check, f"unpack what npm pack onnxruntime-web@{RUNTIME} gives elsewhere, and add --runtime "
-                              "package")

@@ -1,5 +1,6 @@
 """What the file of a generator tells of its training, whichever program wrote it."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
@@ -11,11 +12,12 @@ from torch import nn
 
 from config import Config
 from pairs.geometry import Geometry, Size, Sizes
-from pairs.identity import Known
+from pairs.identity import Known, Source
+from pairs.images import read_size
 from pairs.patterns import Patterns
 from pairs.values import KINDS, Values, values_of
 from runtime.checkpoint import VERSION
-from utils import UserError
+from utils import DataError, UserError
 
 # Settings that are words, of which an unknown one would silently give other pictures
 NAMES = "direction", "resize", "label_side", "space", "generator"
@@ -48,9 +50,7 @@ class Trained:
     epoch: int | None = None
     colours: tuple[tuple[int, int, int, float], ...] = ()  # of label maps that went in: red, green, blue, share
     known: Known | None = None  # the pairs that were trained on and held out; None: the file does not tell
-    files_a: tuple[str, ...] = ()  # where the files of the sides lay, as `Patterns` tells
-    files_b: str = ""
-    files_m: str = ""
+    patterns: Patterns = Patterns()  # where the files of the sides lay
     seed: int = 0
 
     @classmethod
@@ -73,12 +73,12 @@ class Trained:
         enlarge = float(saved.get("enlarge", 1))
         if not 1 <= enlarge < math.inf:
             raise ValueError(f"inputs cannot have been enlarged by {enlarge}")
-        words = "direction", "space", "n_labels", "label_side", "files_b", "files_m", "seed"
+        words = "direction", "space", "n_labels", "label_side", "seed"
         found = cls(gen.in_channels, gen.out_channels, geometry,
                     **{name: told[name] for name in words if name in told},
                     **{name: told.get(name) and tuple(map(float, told[name])) for name in ("range_a", "range_b")},
                     **{name: tuple(map(int, told.get(name) or ())) for name in ("bands_a", "bands_b")},
-                    files_a=tuple(told.get("files_a") or ()),
+                    patterns=Patterns.of(told),
                     kind=saved.get("kind", "uint8"),
                     inputs=int(saved.get("inputs", 1)),
                     sizes=sizes,
@@ -107,10 +107,6 @@ class Trained:
         return self.values()[1]
 
     @property
-    def patterns(self) -> Patterns:
-        return Patterns(self.files_a, self.files_b, self.files_m)
-
-    @property
     def input_side(self) -> str | None:
         """A or B, or None where the file does not tell."""
         return self.direction and self.direction[0]
@@ -119,9 +115,13 @@ class Trained:
     def target_side(self) -> str | None:
         return self.direction and self.direction[-1]
 
-    def may_be_a_pair(self, size: Size) -> bool:
-        """Whether an image of that size would be, cut in two, what the network was trained on."""
-        return self.sizes is not None and (size[0] // 2, size[1]) == self.sizes.usual
+    def may_be_a_pair(self, source: Source) -> bool:
+        """Whether the image would be, cut in two, what the network was trained on."""
+        if self.sizes:
+            with contextlib.suppress(DataError):  # told by whoever needs it
+                width, height = read_size(source)
+                return (width // 2, height) == self.sizes.usual
+        return False
 
     @property
     def x_is_label(self) -> bool:

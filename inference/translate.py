@@ -164,7 +164,7 @@ class Translator:
         C counts one channel for class indices. Pixels are taken as they are, whatever the scale.
         """
         network_for = functools.partial(self.network, pixels.dtype)
-        return at_any_size(self.exact, pixels, network_for(), self.tile, network_for)
+        return at_any_size(self.exact, pixels, self.tile, network_for)
 
     def network(self, kind: torch.dtype, samples: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """What translates pixels of that type, (N, C, H, W) of a size that the network takes, to y_fake on the CPU.
@@ -279,23 +279,20 @@ class Noise(threading.local):
         return torch.empty_like(x).bernoulli_(1 - p, generator=self.source).div_(1 - p)
 
 
-def at_any_size(gen: Generator, x: Tensor, network: Callable[[Tensor], Tensor] | None = None, tile: int = 0,
-                network_for: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None) -> Tensor:
+def at_any_size(gen: Generator, x: Tensor, tile: int = 0, network_for: Callable | None = None) -> Tensor:
     """gen(x) for any height and width: padded by reflection to what `gen` takes, and cropped again.
 
     In tiles of `tile` pixels, or where the padded image has more than PIXELS, which overlap by a quarter and fade into
-    one another. `network`, if given, is called in the place of gen; for the tiles of each image, what `network_for`
-    returns for some parts of it, `samples`.
+    one another. network_for(), if given, returns what is called in the place of gen; for the tiles of each image,
+    network_for(samples) of some parts of it.
     """
-    network = network or gen
+    network_for = network_for or (lambda samples=None: gen)
     rows, columns = (frame(gen, length) for length in x.shape[-2:])
     size = len(rows.index), len(columns.index)
     padded = x if x.shape[-2:] == size else x[..., rows.index[:, None], columns.index]
     tile = tile or tile_for(gen, *size)
     if not tile:
-        y_fake = network(padded)
-    elif not network_for:
-        y_fake = _in_tiles(network, padded, tile, gen.multiple)
+        y_fake = network_for()(padded)
     else:
         y_fake = torch.cat([_in_tiles(network_for(samples(rows_of(image), *size, gen)), image, tile, gen.multiple)
                             for image in padded.split(1)])

@@ -31,7 +31,7 @@ class Validation:
         self.cfg = cfg
         self.ranks = ranks
         self.autocast = autocast
-        _, self.y = values_of(cfg.plain())
+        _, self.y = values_of(vars(cfg))
         self.labels = LabelScores(load_palette(cfg.palette)) if cfg.palette else None
 
     @torch.no_grad()

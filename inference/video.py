@@ -19,7 +19,7 @@ from making.frames import ROUNDED, Video, upright
 from pairs.picture import picture_of
 from runtime.console import say
 from runtime.files import atomic
-from utils import DataError, UserError, name_of, need
+from utils import DataError, UserError, name_of
 
 # Of the output: the container and the encoder, with options that leave hardly a visible loss
 H264 = "libx264", {"crf": "18"}
@@ -53,7 +53,6 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
 
     bar(n) is called whenever n more frames are done. Raises DataError or OSError, and leaves no file then.
     """
-    av = need("av", "av", "videos")
     n = 0
     with video.opened() as container, atomic(output) as file:
         try:
@@ -65,7 +64,7 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
                 if not n:
                     raise DataError(f"{name_of(video.path)} holds no frame that can be read")
                 writer.finish()
-        except av.FFmpegError as error:
+        except video.av.FFmpegError as error:
             raise DataError(f"{name_of(output)} cannot be written: {error.strerror}") from error
     if video.corrupt:
         say(f"left out: {video.corrupt} frames of {name_of(video.path)} that are damaged; those before stand longer")
@@ -112,7 +111,7 @@ class Writer:
     """A video in the making, whose streams begin as those of `container` do."""
 
     def __init__(self, file: BinaryIO, output: Path, video: Video, container: Any):
-        self.av = need("av", "av", "videos")
+        self.av = video.av
         self.source, self.output = video.path, output
         self.size = None  # width and height, once a frame has told them
         self.early = []  # sound from before then

@@ -1,7 +1,6 @@
 """The weights that a --checkpoint names: a file, a folder, a published network, hf:USER/REPO or an address."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from runtime.console import say
 from runtime.files import atomic, remove_leftovers
 from runtime.network import download
 from runtime.state import result_of
-from utils import UserError, name_of
+from utils import UserError, name_of, need
 
 # The pix2pix generators that the paper's authors publish for PyTorch: U-Nets of 256 pixels, colour to colour
 PUBLISHED = ("edges2shoes", "facades_label2photo", "map2sat", "sat2map", "day2night")
@@ -89,8 +88,7 @@ def from_hub(name: str) -> Path:
 
     It lies in weights/USER--REPO, and serves as it is where the Hub does not answer.
     """
-    need("huggingface_hub", "hf: addresses need")
-    import huggingface_hub
+    huggingface_hub = need("huggingface_hub", "huggingface_hub", "hf: addresses")
     from huggingface_hub import errors
 
     repo, _, revision = name.partition("@")
@@ -113,12 +111,6 @@ def first_line(error: Exception) -> str:
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
-def need(package: str, what: str) -> None:
-    """Raises UserError where the package is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"{what} the package {package}: pip install {package}")
-
-
 def read_weights(path: Path) -> dict:
     """What a file of torch.save or safetensors, or a folder for the Hub, holds: tensors and plain types only.
 
@@ -134,14 +126,12 @@ def read_weights(path: Path) -> dict:
         is_safetensors = file.read(9)[8:] == b"{"  # behind the length of its head, where no file of torch.save has it
     if not is_safetensors:
         return load_tensors(path)
-    need("safetensors", f"{name_of(path)} needs")
-    from safetensors import SafetensorError, safe_open
-
+    safetensors = need("safetensors", "safetensors", f"files such as {name_of(path)}")
     try:
-        with safe_open(path, "pt") as file:
+        with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             told = json.loads((file.metadata() or {}).get("pix2pix", "null"))
-    except (SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise UserError(f"{name_of(path)} is damaged, or not a file of tensors ({first_line(error)})") from error
     if told is None:  # of other programs
         return tensors
@@ -163,9 +153,7 @@ def told_of(saved: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def as_safetensors(saved: Mapping[str, Any]) -> bytes:
     """A file of the generator in `saved`, which `read_weights` reads to the bit. Raises UserError."""
-    need("safetensors", "a file for the Hub needs")
-    from safetensors.torch import save
-
+    save = need("safetensors.torch", "safetensors", "files for the Hub").save
     told, metadata = told_of(saved), {"format": "pt"}
     if told is None:
         tensors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}

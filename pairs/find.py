@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import KNOWN, LAYOUTS, PLACE, SIDE, SIDES, SPLITS
+from pairs.layouts import LAYOUTS, PLACE, SIDE, SIDES, SPLITS
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -443,7 +443,7 @@ def _places(paths: list[Path], root: Path) -> str:
 
 def _hint(images: list[Path], root: Path) -> str:
     """The end of a sentence that names the one folder below `root` that looks like a data set of its own."""
-    homes = {tuple(takewhile(lambda part: not KNOWN.fullmatch(part.lower()), folder.relative_to(root).parts))
+    homes = {tuple(takewhile(lambda part: not PLACE.fullmatch(part.lower()), folder.relative_to(root).parts))
              for folder in {path.parent for path in images}}
     home = homes.pop() if len(homes) == 1 else ()
     return f". Did you mean --data-root {name_of(root.joinpath(*home))}?" if home else ""

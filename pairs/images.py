@@ -265,8 +265,7 @@ def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
         if picture.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
             array = over_white(array[..., :3], array[..., 3])
         kind = Image.registered_extensions()[suffix]
-        quality = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
-        Image.fromarray(array).save(file, kind, **quality)
+        Image.fromarray(array).save(file, kind, quality=95)  # of JPEG and WebP
     return file.getvalue()
 
 

@@ -9,8 +9,6 @@ SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"],
 LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in chain(*SPLITS.values())} | {"": ["@"]}
 SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
 PLACE = re.compile("|".join([*LAYOUTS, *chain(*LAYOUTS.values())]).replace("@", SIDE))
-PARTS = {part for place in chain(LAYOUTS, *LAYOUTS.values()) for part in place.split("/")} - {""}
-KNOWN = re.compile("|".join(PARTS).replace("@", SIDE))
 # How A and B are called at the end of file names and inside an .npz
 SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
          ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]

@@ -153,16 +153,15 @@ class Values:
 
 
 def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
-    """What x and y hold, by the settings of a run, or as a generator's file tells them. Raises ValueError."""
-    if settings.get("space") == "lab":
-        return Values(1, lab="L"), Values(2, lab="ab", kind=settings.get("kind", "uint8"))
-    limits = {"A": settings.get("range_a"), "B": settings.get("range_b")}
-    direction = str(settings.get("direction", "AtoB"))
-    x, y = (limits.get(side) and tuple(map(float, limits[side])) for side in (direction[0], direction[-1]))
-    bands = {"A": tuple(settings.get("bands_a") or ()), "B": tuple(settings.get("bands_b") or ())}
-    return (Values(settings["in_channels"], x, settings.get("n_labels", 0), bands=bands.get(direction[0], ())),
-            Values(settings["out_channels"], y, kind=settings.get("kind", "uint8"),
-                   bands=bands.get(direction[-1], ())))
+    """What x and y hold, by the settings of a run, or by what a generator's file tells. Raises ValueError."""
+    kind = settings.get("kind", "uint8")
+    if settings["space"] == "lab":
+        return Values(1, lab="L"), Values(2, lab="ab", kind=kind)
+    sides = {"A": (settings["range_a"], settings["bands_a"]), "B": (settings["range_b"], settings["bands_b"])}
+    x_limits, x_bands = sides[settings["direction"][0]]
+    y_limits, y_bands = sides[settings["direction"][-1]]
+    return (Values(settings["in_channels"], x_limits, settings["n_labels"], bands=x_bands),
+            Values(settings["out_channels"], y_limits, kind=kind, bands=y_bands))
 
 
 def stack(sides: Sequence[np.ndarray]) -> np.ndarray:

@@ -125,18 +125,3 @@ def seed_step(seed: int, rank: int, epoch: int, step: int, device: torch.device)
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be from 0 to 4294967295; it is {seed}")
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from `seed` inside, and goes on as if nothing had been drawn after. Raises UserError on a wrong seed."""
-    check_seed(seed)
-    is_mps = device.type == "mps"  # which fork_rng cannot ask
-    before = torch.mps.get_rng_state() if is_mps else None
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        seed_draws(seed, device)
-        try:
-            yield
-        finally:
-            if is_mps:
-                torch.mps.set_rng_state(before)

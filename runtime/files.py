@@ -126,12 +126,16 @@ def sync_folder(path: Path) -> None:
 
 
 def new_folder(folder: Path, flag: str) -> Path:
-    """`folder`, whatever links lead there. Raises UserError, naming the flag, where it cannot be made anew."""
+    """`folder`, whatever links lead there; one that is empty goes. Raises UserError, naming the flag, on others."""
     path = folder.resolve()
     if path == Path.cwd():
         raise UserError(f"{name_of(path)} is the folder that you are in: let {flag} be a new one")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{name_of(folder)} is there already: let {flag} be a new folder")
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{name_of(folder)} is there already: let {flag} be a new folder") from error
     return path
 
 

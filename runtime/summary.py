@@ -70,15 +70,9 @@ def commit_of(folder: Path = ROOT) -> str:
         return "unknown"
     git = ["git", "--git-dir", folder / ".git", "--work-tree", folder, "--no-optional-locks"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as set inside hooks
-
-    def ask(*words: str) -> str:
-        answer = subprocess.run([*git, *words], env=plain, stdin=subprocess.DEVNULL, capture_output=True, timeout=10,
-                                check=True)
-        return answer.stdout.decode().strip()
-
     try:
-        commit = ask("rev-parse", "--short", "HEAD")
-        changed = ask("status", "--porcelain", "--untracked-files=no")
+        answer = subprocess.run([*git, "describe", "--always", "--exclude=*", "--dirty=+changes"], env=plain,
+                                stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=True)
+        return answer.stdout.decode().strip()
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return "unknown"
-    return f"{commit}+changes" if changed else commit

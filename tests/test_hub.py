@@ -9,7 +9,6 @@ from test_published import Published
 
 import evaluate
 import export
-from inference import weights
 from inference.load import load_generator
 from train import train
 from utils import UserError
@@ -120,7 +119,7 @@ def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="demo is there already"):
         call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError, match="pip install safetensors"):
         call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
     assert not (tmp_path / "other").exists()

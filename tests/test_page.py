@@ -29,7 +29,7 @@ from generator import Generator
 from inference import export as export_module
 from inference import page as page_module
 from inference.load import load_generator
-from inference.page import RUNTIME, URL, WASM, fetch, runtime_files, write_page
+from inference.page import RUNTIME, URL, WASM, runtime_files, write_page
 from inference.translate import Translator
 from runtime.checkpoint import GENERATOR
 from utils import UserError
@@ -40,7 +40,7 @@ FILES = Path(os.environ.get("ONNXRUNTIME_WEB") or page_module.cache())
 @pytest.fixture(autouse=True, scope="module")
 def once():
     """A network is exported once, whatever its pages tell of it: that takes most of the time."""
-    patch, write, known = pytest.MonkeyPatch(), page_module.write, {}
+    patch, write, known = pytest.MonkeyPatch(), page_module.export, {}
 
     def copied(gen, path, norm, half, int8=False):
         key = int8, *(value.double().sum().item() for value in gen.state_dict().values())
@@ -49,7 +49,7 @@ def once():
             known[key] = path.read_bytes()
         path.write_bytes(known[key])
 
-    patch.setattr(page_module, "write", copied)
+    patch.setattr(page_module, "export", copied)
     yield write
     patch.undo()
 
@@ -109,7 +109,7 @@ def test_a_mistake_is_a_sentence_and_no_folder(run, fake, once, tmp_path, monkey
     if mistake in ("palette", "examples"):
         options[mistake] = "nosuch" if mistake == "palette" else -1
     if mistake == "onnx":
-        monkeypatch.setattr(page_module, "write", once)
+        monkeypatch.setattr(page_module, "export", once)
         monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
     before = left_in(tmp_path)
     with pytest.raises((UserError, OSError), match=sentence):
@@ -125,7 +125,7 @@ def test_nothing_to_write_is_a_sentence(run, monkeypatch):
 
 def test_the_page_in_docs_is_one_that_the_present_export_writes(run, tmp_path, monkeypatch):
     """But for the network itself. After an edit, copies of two files do; `sh results/try.sh` makes all of it anew."""
-    monkeypatch.setattr(page_module, "write", lambda gen, path, norm, **how: path.write_bytes(b"weights"))
+    monkeypatch.setattr(page_module, "export", lambda gen, path, norm, **how: path.write_bytes(b"weights"))
     monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
                                       str(tmp_path / "page"), "--cdn", "--examples", "1"])
     export.main()
@@ -148,7 +148,7 @@ def test_the_page_in_docs_is_one_that_the_present_export_writes(run, tmp_path, m
 def test_two_runtimes_have_two_names_since_browsers_keep_the_first(run, fake, tmp_path, monkeypatch):
     """A site that was exported anew with --webgpu told its visitors for ever that the file was too short."""
     monkeypatch.setattr(page_module, "WEBGPU", page_module.WASM)
-    monkeypatch.setattr(page_module, "write", lambda gen, path, norm, **how: path.write_bytes(b"weights"))
+    monkeypatch.setattr(page_module, "export", lambda gen, path, norm, **how: path.write_bytes(b"weights"))
     for name in ("one", "two"):
         write_page(load_generator(run / "gen.pth.tar"), tmp_path / name, run / "gen.pth.tar", runtime=fake,
                    webgpu=name == "two")
@@ -194,9 +194,11 @@ def test_the_runtime_is_fetched_once_and_what_is_another_file_is_not_kept(fake, 
         assert [content.decode() for content in runtime_files(marks, None)] == [*WASM]
         place = tmp_path / "cache" / "pix2pix" / f"onnxruntime-web-{RUNTIME}"
         assert left_in(place) == {*WASM}
-        with pytest.raises(UserError, match="what came is another file.*--runtime package"):
-            fetch(f"http://127.0.0.1:{server.port}/{next(iter(WASM))}", tmp_path / "other.js", "0")
-        assert not (tmp_path / "other.js").exists()
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+            with pytest.raises(UserError, match="what came is not the file of onnxruntime-web.*--runtime package"):
+                runtime_files({next(iter(WASM)): "0"}, None)
+        assert not [*(tmp_path / "other").rglob("*.js")]
     assert len(runtime_files(marks, None)) == 3  # without the server
     (place / next(iter(WASM))).unlink()
     with pytest.raises(UserError, match="could not fetch http.*npm pack"):

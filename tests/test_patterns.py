@@ -188,7 +188,7 @@ def test_folders_that_are_links_are_followed_once(tmp_path):
 def test_predict_takes_the_inputs_where_the_folder_lies_as_in_training(tmp_path, source, direction):
     tree(tmp_path, *both("val/in/{}.png", "val/out/{}.jpg"), *(f"flat/{n}.png" for n in NUMBERS))
     patterns = Patterns(("{split}/in/{name}.png",), "{split}/out/{name}.*")
-    trained = Trained(3, 3, Geometry(), direction, files_a=patterns.a, files_b=patterns.b)
+    trained = Trained(3, 3, Geometry(), direction, patterns=patterns)
     jobs = jobs_in_folder(tmp_path / source, tmp_path.parent / "out", trained)
     where = {"val/in": "in", "flat": "flat"}.get(source, "in" if direction == "AtoB" else "out")
     assert {job.inputs[0].parent.name for job in jobs} == {where} and len(jobs) == 4
@@ -203,7 +203,7 @@ def test_predict_takes_the_inputs_where_the_folder_lies_as_in_training(tmp_path,
 ])
 def test_what_lies_beside_the_inputs_is_not_translated(tmp_path, capsys, pattern, own, beside):
     tree(tmp_path / "in", *own.split(), *beside.split())
-    trained = Trained(3, 3, Geometry(), "BtoA", files_a=("photos/{name}.tif",), files_b=pattern)
+    trained = Trained(3, 3, Geometry(), "BtoA", patterns=Patterns(("photos/{name}.tif",), pattern))
     jobs = jobs_in_folder(tmp_path / "in", tmp_path / "out", trained)
     assert {job.inputs[0].relative_to(tmp_path / "in").as_posix() for job in jobs} == {*own.split()}
     assert ("are not translated" in capsys.readouterr().out) == bool(beside)
@@ -211,8 +211,8 @@ def test_what_lies_beside_the_inputs_is_not_translated(tmp_path, capsys, pattern
 
 def test_predict_takes_several_inputs_by_patterns(tmp_path):
     tree(tmp_path, *both("rgb/{}.png", "depth/{}.png"))
-    trained = Trained(6, 3, Geometry(), "AtoB", inputs=2,
-                      files_a=("rgb/{name}.png", "depth/{name}.png"), files_b="out/{name}.png")
+    patterns = Patterns(("rgb/{name}.png", "depth/{name}.png"), "out/{name}.png")
+    trained = Trained(6, 3, Geometry(), "AtoB", patterns=patterns, inputs=2)
     jobs = jobs_in_folder(tmp_path, tmp_path.parent / "out", trained)
     assert [[path.parent.name for path in job.inputs] for job in jobs] == [["rgb", "depth"]] * 4
 

@@ -105,7 +105,7 @@ def test_padding_mirrors_the_image_and_is_cropped_off_again(gen):
     for width, height in ((1, 1), (5, 70), (64, 64), (65, 100)):
         x, seen = torch.rand(1, 3, height, width), []
         assert torch.equal(translate_module.at_any_size(
-            gen, x, lambda padded: seen.append(padded) or padded), x)  # noqa: B023
+            gen, x, network_for=lambda: lambda padded: seen.append(padded) or padded), x)  # noqa: B023
         assert seen[0].shape[-2] % 64 == 0 == seen[0].shape[-1] % 64
         assert set(seen[0].unique().tolist()) == set(x.unique().tolist())  # nothing but pixels of the image
     left = (128 - 65) // 2

@@ -3,7 +3,7 @@ import torch
 from conftest import LARGER, fresh_state
 from torch import nn
 
-from inference.load import from_published, load_generator, published_keys
+from inference.load import from_published, load_generator, named, published_keys
 from train import train
 
 
@@ -87,7 +87,7 @@ def test_outputs_equal_the_published_network_in_both_norm_modes(published, tmp_p
 def test_dropout_is_where_that_release_has_it(published):
     """The same number of blocks and the same masks, drawn in the same order from the same seed."""
     net, x = published(8), torch.randn(1, 3, 256, 256)
-    gen = from_published(net.state_dict())
+    gen = from_published(named(net.state_dict()))
     assert [block[3].p for block in gen.decoder] == [0, 0.5, 0.5, 0.5, 0, 0, 0]
     with torch.no_grad(), gen.test_time("image", dropout=True):
         torch.manual_seed(3)

@@ -209,7 +209,7 @@ def test_what_the_hub_has_not_is_a_sentence(hub):
 
 
 def test_without_the_package_its_name_is_told(monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="pip install huggingface_hub"):
         load_generator("hf:me/facades")
 
