@@ -36,7 +36,7 @@ from pairs.identity import Known
 from pairs.images import to_tensor
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
-from pairs.values import composite, is_blank, to_batch
+from pairs.values import composite, hidden, to_batch
 from runtime.console import run_main, say
 from runtime.devices import check_seed, memory_advice, seed_draws, use_device, use_precision
 from runtime.files import atomic
@@ -216,18 +216,18 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     baselines = {} if opts.baseline == "none" else {opts.baseline: baseline(opts.baseline, train)}
     names = ["output", *baselines]
     reader = load_reader(opts, gen, data.direction, device) if opts.reader else None
-    metrics, read = [(who, Checkerboard()) for who in names], []  # of all images together
-    if reader:
-        read = [(who, LabelScores(load_palette(opts.palette))) for who in (*names, "target")]
-    elif opts.palette:
-        metrics += [(who, LabelScores(load_palette(opts.palette))) for who in names]
+    metrics, labels = [(who, Checkerboard()) for who in names], []  # of all images together
+    if opts.palette:
+        read = [*names, "target"] if reader else names
+        labels = [(who, LabelScores(load_palette(opts.palette))) for who in read]
     if opts.perceptual:
         metrics += [(who, Perceptual(device)) for who in names]
     rows, l1, blank = {who: [] for who in names}, [], []
     for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
-        if is_blank(y, data.y.channels):
+        hide = hidden(y, data.y.channels)
+        if hide.all():
             blank.append(len(l1))
-        if is_blank(y, data.y.channels) or not y_fake.isfinite().all():
+        if hide.all() or not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
         made = {"output": y_fake} | {who: act(x) for who, act in baselines.items()}
@@ -239,9 +239,12 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             rows[who].append(image_scores(images[who], images["target"]))
         for who, metric in metrics:
             metric.update(images[who], images["target"])
-        for who, metric in read:
-            with torch.inference_mode(), reader.test_time(dropout="off"):
-                metric.update(at_any_size(reader, images[who][None])[0], x)
+        for who, metric in labels:
+            if reader:
+                with torch.inference_mode(), reader.test_time(dropout="off"):
+                    metric.update(at_any_size(reader, images[who][None])[0], x, hide)
+            else:
+                metric.update(images[who], images["target"], hide)
         l1.append(rows["output"][-1]["l1"])
     bad = [i for i, value in enumerate(l1) if math.isnan(value) and i not in blank]
     if len(blank) == len(l1):
@@ -255,7 +258,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             files = ", ".join(name_of(data.pairs[i].files[0]) for i in places[:5])
             say(f"{len(places)} of {len(l1)} {what} left out of all scores: {files}" + ", …" * (len(places) > 5))
     scores = {who: summary(rows[who]) for who in names}
-    for who, metric in metrics + read:
+    for who, metric in metrics + labels:
         scores.setdefault(who, {}).update(metric.compute())
     return {"scores": scores, "l1_of_each": l1}
 

@@ -134,8 +134,7 @@ def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path
         left, right = pictures[0].halves()
         picture, target = (left, right) if opts.side_by_side == "left" else (right, left)
         pictures = [picture]
-    if len(pictures) == 1:
-        tell_clipped(translator.x, pictures[0])
+    tell_clipped(translator.x, pictures)
     own_size = pictures[0].size
     more = next((name_of(file) for file in job.inputs if has_frames(file)), "")
     pictures = translator.enlarged(pictures)

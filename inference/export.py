@@ -102,6 +102,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if int8 and (half or suffix != ".onnx"):
         raise UserError("--int8 is for .onnx and pages, and without --half")
     told = metadata(gen, norm, size)
+    gen = copy.deepcopy(gen).to(memory_format=torch.contiguous_format)  # of others, the tracer would fix sizes
     gen = halved(gen) if half else gen
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():

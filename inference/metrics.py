@@ -65,7 +65,7 @@ class Checkerboard:
         return F.avg_pool2d(image.float()[:, None] * patterns, 16).square().mean().item()
 
     def compute(self) -> dict[str, float]:
-        return {"nyquist": self.fake / self.real if self.real else math.nan}
+        return {"nyquist": self.fake / self.real if self.real > 1e-12 else math.nan}  # of flat targets, it is rounding
 
 
 class Perceptual:
@@ -112,7 +112,7 @@ class Perceptual:
 class LabelScores:
     """Compares label maps, given as colours: each pixel counts as the class whose colour is nearest.
 
-    A pixel whose target is void is ignored; one that is only predicted as void is an error.
+    A pixel whose target is void is ignored, and so is one to `hide`, (H, W); one only predicted as void is an error.
     """
 
     def __init__(self, palette: dict[str, tuple[int, int, int]]):
@@ -129,14 +129,18 @@ class LabelScores:
         pixels = (image.float().cpu() + 1).flatten(1).T * 127.5
         return torch.cdist(pixels, self.colours).argmin(1).clamp(max=self.void)
 
-    def count(self, y_fake: Tensor, y: Tensor) -> dict[str, int]:
+    def targets(self, y: Tensor, hide: Tensor | None) -> Tensor:
+        classes = self.classes(y)
+        return classes if hide is None else classes.masked_fill_(hide.cpu().flatten(), self.void)
+
+    def count(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> dict[str, int]:
         """Of one image: how many pixels have the right class, and how many are counted at all."""
-        made, wanted = self.classes(y_fake), self.classes(y)
+        made, wanted = self.classes(y_fake), self.targets(y, hide)
         counted = wanted != self.void
         return {"right": ((made == wanted) & counted).sum().item(), "counted": counted.sum().item()}
 
-    def update(self, y_fake: Tensor, y: Tensor) -> None:
-        self.matrix.update(self.classes(y_fake), self.classes(y))
+    def update(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> None:
+        self.matrix.update(self.classes(y_fake), self.targets(y, hide))
 
     def compute(self) -> dict[str, float]:
         """Per-pixel accuracy, per-class accuracy and class IoU over all pixels so far, over classes that occur."""

@@ -217,7 +217,7 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             if header.pages:
                 say(f"{name_of(source)} holds several pages, of which the first is translated")
             middle = header.height // 2
-            tell_clipped(translator.x, raster.picture(middle, middle + 1))
+            tell_clipped(translator.x, [raster.picture(middle, middle + 1)])
             with contextlib.closing(Parts(output, identity(raster))) as parts:
                 if parts.rows:
                     say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")

@@ -240,12 +240,12 @@ def of_array(array: np.ndarray, has_alpha: bool) -> Picture:
     return replace(picture, array=picture.array[..., :-1], alpha=picture.array[..., -1])
 
 
-def tell_clipped(x: Values, picture: Picture) -> None:
+def tell_clipped(x: Values, pictures: Sequence[Picture]) -> None:
     """Says where a picture holds hardly any number of the range that the network was trained on."""
-    if (share := x.beyond(picture)) > 0.9:
-        low, high = x.limits
-        say(f"{picture.name}: {share:.0%} of the values lie outside of {low:g} to {high:g}, the range of training, and "
-            "are clipped")
+    for name, share in x.beyond(pictures).items():
+        if share > 0.9:
+            say("{}: {:.0%} of the values lie outside of {:g} to {:g}, the range of training, and are clipped"
+                .format(name, share, *x.limits))
 
 
 def check_scale(scale: Scale) -> None:

@@ -13,7 +13,7 @@ from inference.metrics import LabelScores, image_scores
 from inference.translate import at_any_size
 from pairs.loading import Batches
 from pairs.palettes import load_palette
-from pairs.values import composite, is_blank, values_of
+from pairs.values import composite, hidden, values_of
 from runtime.devices import seed_draws, without_cudnn_benchmark
 from runtime.distributed import Ranks
 from runtime.signals import Stop
@@ -59,16 +59,17 @@ class Validation:
                 seed_draws(self.cfg.seed, self.ranks.device)
                 with self.autocast():
                     y_fake = at_any_size(gen, x).float()
-                    blank = [is_blank(each, y_fake.shape[1]) for each in y]
+                    hides = [hidden(each, y_fake.shape[1]) for each in y]
                     y_fake, y = composite(y_fake, y)
                 l1 += F.l1_loss(y_fake, y) * len(x)  # read once, at the end
                 y_fake, y = (self.y.shown(x, each) for each in (y_fake, y))
-                sums["blank"] += sum(blank)
-                for *row, unscored in zip(x, y_fake, y, blank, strict=True):
+                for *row, hide in zip(x, y_fake, y, hides, strict=True):
                     if index in shown:
                         examples[index] = [image.cpu() for image in row]
-                    if scored and not unscored:
-                        sums.update(self.scores(*row[1:], n))
+                    if hide.all():
+                        sums["blank"] += 1
+                    elif scored:
+                        sums.update(self.scores(*row[1:], hide, n))
                     index += self.ranks.world
         sums["val_l1"] = l1.item() / n
         if batches.skipped:
@@ -79,7 +80,7 @@ class Validation:
         for theirs, rows in self.ranks.all_gather((sums, examples)):
             total.update(theirs)
             examples |= rows
-        blank = total.pop("blank")
+        blank = total.pop("blank", 0)
         if 0 < blank < n:
             for name in [name for name in total if name.startswith("val_") and name != "val_skipped"]:
                 total[name] *= n / (n - blank)
@@ -87,9 +88,9 @@ class Validation:
             total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
         return dict(total), [examples[index] for index in sorted(examples)]
 
-    def scores(self, y_fake: Tensor, y: Tensor, n: int) -> dict[str, float]:
+    def scores(self, y_fake: Tensor, y: Tensor, hide: Tensor, n: int) -> dict[str, float]:
         """What one image of n adds to the sums."""
         scores = {f"val_{name}": value / n for name, value in image_scores(y_fake, y).items()}
         if self.labels:
-            scores |= self.labels.count(y_fake, y)
+            scores |= self.labels.count(y_fake, y, hide)
         return scores

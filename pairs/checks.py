@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -164,11 +164,13 @@ class Seen:
     """What the files of one side hold, as far as they were read."""
 
     kind: str = "uint8"  # of KINDS: the narrowest that holds their numbers
-    channels: Counter = field(default_factory=Counter)
+    channels: Counter = field(default_factory=Counter)  # how often which are met: "3", or "3 + 1" of several inputs
+    first: dict[str, str] = field(default_factory=dict)  # a picture that has them
     numbers: list[np.ndarray] = field(default_factory=list)  # some of those of that kind, one array a picture
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
     clipped: list[tuple[float, str]] = field(default_factory=list)  # by the range: the share in a picture, its name
+    mixed: str = ""  # pictures of one pair of which the range is for some alone
     lacking: list[float] = field(default_factory=list)  # the share of each picture's pixels that hold no value
     palettes: dict[int, tuple[tuple, str]] = field(default_factory=dict)  # an index's first colour, and its file
     clash: str = ""  # where another file has another colour
@@ -177,8 +179,13 @@ class Seen:
     def add(self, pictures: Sequence[Picture], values: Values, masked: np.ndarray | None = None) -> None:
         """One pair's pictures, of which `values` says how they are taken; masked: (H, W), where none counts."""
         pictures = values.taken(pictures)
-        self.channels[" + ".join(str(picture.channels) for picture in pictures)] += 1
-        for picture in pictures:
+        counts = " + ".join(str(picture.channels) for picture in pictures)
+        self.channels[counts] += 1
+        self.first.setdefault(counts, pictures[0].name)
+        ranged = values.ranged(pictures)
+        if any(ranged) and not all(ranged):
+            self.mixed = " and ".join(picture.name for picture in pictures)
+        for picture, has_range in zip(pictures, ranged, strict=True):
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
             self.lacking.append(float(1 - holds.mean()))
             if masked is not None and masked.shape == holds.shape:
@@ -189,7 +196,7 @@ class Seen:
             if picture.kind == max(picture.kind, self.kind, key=KINDS.index):  # what is narrower needs no range
                 self.numbers = [*(self.numbers if picture.kind == self.kind else []), numbers]
                 self.kind = picture.kind
-            if values.limits and numbers.size and (picture.kind == "float32" or len(pictures) == 1):
+            if has_range and numbers.size:
                 low, high = values.limits
                 self.clipped.append((float(((numbers < low) | (numbers > high)).mean()), picture.name))
             self._count(picture.indices, holds)
@@ -419,8 +426,23 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     return seen
 
 
+def check_several(name: str, side: Seen, is_input: bool) -> None:
+    """Raises UserError where channels of several pictures would mix, or come out in a range that is not theirs."""
+    totals = defaultdict(list)
+    for counts, _ in side.channels.most_common():
+        totals[sum(map(int, counts.split(" + ")))].append(counts)
+    for usual, *others in totals.values():
+        if others:
+            raise UserError(f"the pictures of side {name} have {usual} channels in most pairs, but {others[0]} in that "
+                            f"of {side.first[others[0]]}: write all of each folder as gray, or as colour")
+    if side.mixed and not is_input:
+        raise UserError(f"side {name} is the target, and its range is for some of {side.mixed} alone, but an output "
+                        "has one range for all: train a network for each, or write all as floats in one range")
+
+
 def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> tuple[str, str] | None:
     """Returns a flag that tells the range, and what it leaves out, where nothing can be read without one."""
+    check_several(name, side, is_input)
     if values.n_labels and side.indices:
         check_classes(name, side, values.n_labels)
         if side.clash:

@@ -138,8 +138,10 @@ def _known_layout(root: Path, index: "_Index") -> Found:
     two_sided = any(part.pairs and not part.pairs[0].side_by_side for part in parts.values())
     for split, part in parts.items():
         if split != "train" and part.single and (two_sided or part.one_sided and not part.problem):
+            why = "" if part.one_sided else ", as other splits keep A and B apart"
+            where = _places([path for _, path in part.images], root.parent)
             found.notes.append(f"not used: {len(part.images)} image{'s' * (len(part.images) > 1)} in "
-                               f"{_places([path for _, path in part.images], root.parent)}: inputs without targets")
+                               f"{where}: inputs without targets{why}")
             continue
         found.notes += part.notes
         if part.problem:
@@ -317,7 +319,7 @@ def _part(split: str, index: _Index) -> _Part:
     part = _Part()
     try:
         if npz := index.npz.get(f"{split}.npz"):
-            part.pairs = _load_npz(npz)
+            part.pairs = _load_npz(npz, part.notes)
             return part
         for layout in LAYOUTS[split]:
             a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
@@ -397,7 +399,7 @@ def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, P
             for name, path in of_a[0].items() if name in common]
 
 
-def _load_npz(path: Path) -> list[Pair]:
+def _load_npz(path: Path, notes: list[str]) -> list[Pair]:
     try:
         with zipfile.ZipFile(path) as file:
             size = sum(member.file_size for member in file.infolist())
@@ -405,7 +407,8 @@ def _load_npz(path: Path) -> list[Pair]:
             raise UserError(f"it unpacks to {size:,} bytes, more than {NPZ_BYTES:,}")
         with np.load(path, allow_pickle=False) as file:
             names = {name.lower(): name for name in file.files}
-            order = next((ends for ends in SIDES if set(ends) == set(names)), names)
+            known = [ends for ends in SIDES if set(ends) == set(names) and "label" not in ends[0]]  # images may be A
+            order = known[0] if known else [*names]
             arrays = [file[names[name]] for name in order]
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
@@ -414,6 +417,8 @@ def _load_npz(path: Path) -> list[Pair]:
         raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of shape (N, H, W) or "
                         f"(N, H, W, C), with one N above 0, C at most 64; it holds "
                         f"{[(a.dtype.name, *a.shape) for a in arrays]}")
+    if not known and order != ["arr_0", "arr_1"]:
+        notes.append(f"{path.name}: A is {name_of(order[0])} and B is {name_of(order[1])}, in the order of the file")
     return [Pair((a,), b, name=str(i)) for i, (a, b) in enumerate(zip(*arrays, strict=True))]
 
 

@@ -271,7 +271,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
         stems = places[place]
         words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
         rest = "{name}" if place.endswith("/") else ""
-        for pair in combinations(sorted(words, key=lambda word: (word.lower() in TARGETS, word)), 2):
+        for pair in combinations(sorted(words, key=lambda word: (word.lower() in TARGETS, word.lower())), 2):
             if 2 * sum(len(stems[word]) for word in pair) < sum(map(len, stems.values())):  # two of many scenes
                 continue
             yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)

@@ -130,6 +130,10 @@ def to_array(picture: Picture, channels: int, limits: tuple[float, float] | None
     if n == channels:
         return values
     if {n, channels} != {1, 3} or picture.kind == "float32":
+        height, width, _ = picture.array.shape
+        if height <= 4 < min(width, n):
+            raise DataError(f"{picture.name} is {height}×{width}×{n}, which looks like (C, H, W): let it be (H, W, C), "
+                            "as array.transpose(1, 2, 0) makes it")
         raise DataError(f"{picture.name} has {n} channel{'s' * (n > 1)}, not the {channels} of the "
                         f"network: write files of the {channels} that you want, or train with --in-channels {n} or "
                         f"--out-channels {n}, which takes all of them")

@@ -54,9 +54,9 @@ class Values:
     def array(self, pictures: Sequence[Picture]) -> np.ndarray:
         """The pictures as one (H, W, stored) array, uint8 or float32 in [0, 1].
 
-        `to_array` converts a single image to `channels`. Several are stacked with their files' own channels; `limits`
-        apply to those that need a range, or to all if none does. Class indices are kept (a palette's colours are
-        ignored), and those that are no class become VOID. Raises DataError.
+        `to_array` converts a single image to `channels`. Several are stacked with their files' own channels, those that
+        are `ranged` by `limits`. Class indices are kept (a palette's colours are ignored), and those that are no class
+        become VOID. Raises DataError.
         """
         pictures = self.taken(pictures)
         names = " and ".join(picture.name for picture in pictures)
@@ -78,12 +78,16 @@ class Values:
         if sum(counts) != self.channels:
             raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
                             "of the network: in_channels or out_channels says how many it has")
-        needy = [picture.kind == "float32" for picture in pictures]
-        limits = [self.limits if needs or not any(needy) else None for needs in needy]
+        limits = [self.limits if ranged else None for ranged in self.ranged(pictures)]
         parts = list(map(to_array, pictures, counts, limits))
         if len({part.shape[:2] for part in parts}) > 1:
             raise DataError(f"{names} are not of one size")
         return stack(parts)
+
+    def ranged(self, pictures: Sequence[Picture]) -> list[bool]:
+        """Which of one pair's pictures `limits` are for: those of the most bits, such as depth beside a photo."""
+        most = max((picture.kind for picture in pictures), key=KINDS.index)
+        return [self.limits is not None and not self.n_labels and picture.kind == most for picture in pictures]
 
     def taken(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
         """The pictures with those bands only that are taken. Raises DataError where one is missing."""
@@ -98,16 +102,17 @@ class Values:
                             f"{max(self.bands)} for bands_a or bands_b")
         return [replace(picture, array=picture.array[..., [band - 1 for band in self.bands]], indices=None)]
 
-    def beyond(self, picture: Picture) -> float:
-        """The share of the picture's numbers outside of `limits`, which `array` clips."""
-        if not self.limits or self.n_labels:
-            return 0.0
-        low, high = self.limits
-        numbers = self.taken([picture])[0].array
-        if picture.valid is not None:
-            numbers = numbers[picture.valid]
-        outside = (numbers < low) | (numbers > high)
-        return float(outside.mean()) if outside.size else 0.0
+    def beyond(self, pictures: Sequence[Picture]) -> dict[str, float]:
+        """By the names of those that are `ranged`, the share of the numbers outside of `limits`, which are clipped."""
+        shares = {}
+        for picture, ranged in zip(pictures, self.ranged(pictures), strict=True):
+            if ranged:
+                numbers = self.taken([picture])[0].array
+                if picture.valid is not None:
+                    numbers = numbers[picture.valid]
+                outside = (numbers < self.limits[0]) | (numbers > self.limits[1])
+                shares[picture.name] = float(outside.mean()) if outside.size else 0.0
+        return shares
 
     def alpha(self, pictures: Sequence[Picture]) -> np.ndarray | None:
         """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
@@ -252,6 +257,6 @@ def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.lerp(y, y_fake.float(), (mask + 1) / 2), y
 
 
-def is_blank(y: Tensor, channels: int) -> bool:
-    """Whether a mask behind these channels of y, (C, H, W), is black everywhere, so that no output could be wrong."""
-    return y.shape[0] > channels and bool((y[channels:] == -1).all())
+def hidden(y: Tensor, channels: int) -> Tensor:
+    """Where a mask behind these channels of y, (C, H, W), is black, (H, W) of bool: no output could be wrong there."""
+    return (y[channels:] == -1).any(dim=0)
