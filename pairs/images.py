@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pairs import tiff
-from pairs.picture import ARRAY, Picture, is_image_array, of_pillow, over_white, picture_of
+from pairs.picture import ARRAY, Picture, is_image_array, of_pillow, over_white, picture_of, turned_axes
 from runtime.files import atomic
 from runtime.grids import DRAWN
 from utils import DataError, UserError, name_of
@@ -72,8 +72,8 @@ def _load_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not is_image_array(array) or array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(f"it must hold numbers, {ARRAY}" + (
-                f"; it holds {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else ""))
+            held = f"; it holds {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else ""
+            raise ValueError(f"it must hold numbers, {ARRAY}{held}. {turned_axes(array)}".rstrip(". "))
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{name_of(path)} cannot be read: {error}") from error
     return array

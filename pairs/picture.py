@@ -78,7 +78,7 @@ def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray |
     """
     if not is_image_array(array):
         kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise UserError(f"an image must be an array of numbers, {ARRAY}, not {kind}")
+        raise UserError(f"an image must be an array of numbers, {ARRAY}, not {turned_axes(array) or kind}")
     array = np.atleast_3d(array).astype(array.dtype.newbyteorder("="), copy=False)
     indices = array[..., 0] if array.shape[2] == 1 and array.dtype.kind in "biu" else None
     holes = np.isnan(array).any(axis=2) if array.dtype.kind == "f" else np.zeros(array.shape[:2], bool)
@@ -92,6 +92,13 @@ def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray |
     if not holes.any():
         return Picture(array, None, None, indices, name)
     return Picture(np.where(holes[..., None], array.dtype.type(0), array), None, ~holes, indices, name)
+
+
+def turned_axes(array) -> str:
+    """What to do where an array looks like (C, H, W); empty where it does not."""
+    if isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[0] <= 4 < min(array.shape[1:]):
+        return f"{array.shape} looks like (C, H, W), of which array.transpose(1, 2, 0) makes (H, W, C)"
+    return ""
 
 
 def is_image_array(array) -> bool:
@@ -130,13 +137,9 @@ def to_array(picture: Picture, channels: int, limits: tuple[float, float] | None
     if n == channels:
         return values
     if {n, channels} != {1, 3} or picture.kind == "float32":
-        height, width, _ = picture.array.shape
-        if height <= 4 < min(width, n):
-            raise DataError(f"{picture.name} is {height}×{width}×{n}, which looks like (C, H, W): let it be (H, W, C), "
-                            "as array.transpose(1, 2, 0) makes it")
-        raise DataError(f"{picture.name} has {n} channel{'s' * (n > 1)}, not the {channels} of the "
-                        f"network: write files of the {channels} that you want, or train with --in-channels {n} or "
-                        f"--out-channels {n}, which takes all of them")
+        way_out = turned_axes(picture.array) or (f"write files of the {channels} that you want, or train with "
+                                                 f"--in-channels {n} or --out-channels {n}, which takes all of them")
+        raise DataError(f"{picture.name} has {n} channel{'s' * (n > 1)}, not the {channels} of the network: {way_out}")
     if channels == 3:
         return as_colour(values)
     return np.atleast_3d(Image.fromarray(values).convert("L")) if values.dtype == np.uint8 else values @ LUMINANCE

@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_pair
+from PIL import Image
 
 import dataset
 import evaluate as evaluate_module
@@ -105,6 +107,52 @@ def test_label_scores_are_what_they_are_by_hand():
         "pixel_accuracy": 3 / 5,
         "class_accuracy": (2 / 3 + 1 + 0) / 3,
         "class_iou": (2 / 3 + 1 / 2 + 0) / 3})  # road 2 of 3, car 1 of 2, sky 0 of 1
+
+
+def test_hidden_pixels_have_no_label():
+    """Black on both sides, they would be right, and of whatever class is darkest."""
+    target = paint(["road", "car", "void ground", "car"], CITYSCAPES)
+    output = paint(["road", "road", "road", "car"], CITYSCAPES)
+    hide = torch.tensor([[False, False, False, True]])
+    scores = LabelScores(CITYSCAPES)
+    scores.update(output, target, hide)
+    assert scores.compute()["pixel_accuracy"] == 1 / 2
+    assert scores.count(output, target, hide) == {"right": 1, "counted": 2}
+
+
+@pytest.mark.long
+def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path):
+    """In training and in evaluate.py, counted by hand; the hidden three quarters would be black, as "sea" nearly is."""
+    colours = {"sea": (40, 40, 90), "roof": (255, 0, 0), "tree": (0, 200, 0)}
+    (tmp_path / "palette.json").write_text(json.dumps(colours))
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 2), ("val", 2)):
+        for i in range(n):
+            label = np.kron(rng.integers(1, 3, (4, 4)), np.ones((16, 16), int))
+            images = {"A": rng.integers(0, 255, (64, 64, 3)), "B": np.array([*colours.values()])[label],
+                      "M": np.arange(64) // 16 % 4 * np.ones((64, 1), int) // 3 * 255}
+            for side, image in images.items():
+                path = tmp_path / "masked" / split / side / f"{split}{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.astype(np.uint8)).save(path)
+    cfg = small(data_root=tmp_path / "masked", label_side="B", best_by=str(tmp_path / "palette.json"), n_epochs=1,
+                crop_size=64, load_size=64)
+    train(cfg)
+    opts = options(cfg, palette=cfg.best_by)
+    gen = load_generator(opts.checkpoint)
+    data, others = load_pairs(opts, gen)
+    wanted = torch.tensor([*colours.values()], dtype=torch.float32)
+    right = counted = 0
+    for _, y_fake, y in evaluate_module.predictions(gen, data, range(2), 0, opts, torch.float32):
+        classes = [torch.cdist(((image + 1) * 127.5).flatten(1).T, wanted).argmin(1) for image in (y_fake, y[:3])]
+        shown = (y[3] == 1).flatten()
+        right += (classes[0] == classes[1])[shown].sum().item()
+        counted += shown.sum().item()
+    assert counted == 2 * 64 * 16
+    found = evaluate_module.evaluate(gen, data, others, opts, torch.float32)["scores"]["output"]
+    assert found["pixel_accuracy"] == pytest.approx(right / counted)
+    with (cfg.out_dir / "log.csv").open() as file:
+        assert float([*csv.DictReader(file)][-1]["val_label_accuracy"]) == pytest.approx(right / counted, abs=1e-6)
 
 
 def test_label_scores_add_up_over_images():
@@ -555,6 +603,9 @@ def test_checkerboards_are_measured_and_edges_are_not(pattern):
     assert more.compute()["nyquist"] == pytest.approx(1 + 0.05**2 / noise, rel=0.1)
     more.update(torch.zeros(3, 64, 96), torch.zeros(3, 64, 96))
     assert math.isnan(Checkerboard().compute()["nyquist"])
+    flat = Checkerboard()
+    flat.update(y, torch.full((3, 64, 96), 40 / 127.5 - 1))  # whose energy is what rounding leaves
+    assert math.isnan(flat.compute()["nyquist"])
 
 
 @pytest.fixture

@@ -261,6 +261,14 @@ def test_an_npz_holds_sources_and_targets_in_order_or_by_name(tmp_path, sides):
     assert splits["train"][0].inputs[0].max() == 0 and splits["train"][0].target.min() == 1
 
 
+@pytest.mark.parametrize("names", [("images", "labels"), ("labels", "images"), ("photos", "maps")])
+def test_an_npz_of_other_names_is_read_in_order_and_says_so(tmp_path, names):
+    np.savez(tmp_path / "train.npz", **{names[0]: np.zeros((3, 8, 8)), names[1]: np.ones((3, 8, 8))})
+    found = find_pairs(tmp_path)
+    assert found.splits["train"][0].inputs[0].max() == 0
+    assert f"train.npz: A is {names[0]} and B is {names[1]}, in the order of the file" in found.notes
+
+
 SINGLE = ["input/1", "input/2", "target/1", "target/2"]
 
 

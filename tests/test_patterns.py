@@ -113,6 +113,8 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     (both("cad/line_{}.tif", "views/view_{}.png"), "--files-a 'cad/line_{name}.*' --files-b 'views/view_{name}.*'"),
     (both("train/sketches/{}.png", "train/photos/{}_p.png"),
      "--files-a '{split}/sketches/{name}.*' --files-b '{split}/photos/{name}_p.*'"),
+    (both("rain/rain-{}.png", "norain/norain-{}.png"),
+     "--files-a 'rain/{name}.*' --files-b 'norain/no{name}.*'"),
     (both("after/{}.png", "before/{}.png"), "--files-a 'before/{name}.*' --files-b 'after/{name}.*'"),
     (both("train/A/{}.png", "train/B/{}.png") + both("train/A/{}.jpg", "train/A/{}.png"),
      "--files-a '{split}/A/{name}.jpg' --files-b '{split}/B/{name}.*'"),
@@ -145,6 +147,11 @@ def test_sides_whose_names_differ_at_their_ends_are_answered_with_flags(tmp_path
         load_data(cfg)
     assert str(error.value).endswith(flags)
     assert check(cfg) == 2 and f"If these are pairs, {flags}\n" in capsys.readouterr().out
+
+
+def test_a_small_a_comes_before_a_large_b(tmp_path):
+    tree(tmp_path, *both("train/a/IMG_{}.png", "train/B/img_{}.png"))
+    assert find_pairs(tmp_path).meant.endswith("--files-a '{split}/a/IMG_{name}.*' --files-b '{split}/B/img_{name}.*'")
 
 
 def test_two_of_many_scenes_are_no_sides(tmp_path):

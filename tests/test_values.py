@@ -25,7 +25,7 @@ from check import check
 from config import Config
 from dataset import PairedImages, load_data
 from inference.load import load_generator
-from inference.translate import translate
+from inference.translate import tell_clipped, translate
 from pairs.checks import Seen, range_words
 from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
@@ -135,6 +135,11 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
 
 def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path, call):
     cfg = made("two inputs", direction="BtoA", in_channels=1, out_channels=5)
+    with pytest.raises(UserError, match="side A is the target, and its range is for some of .*A1.* and .*A2.* alone"):
+        train(cfg)  # an output would have the range of A2 in the channels of A1
+    for path in cfg.data_root.rglob("A2/*.npy"):
+        write(path, smooth(int(path.stem), 2))
+    cfg = replace(cfg, range_a=None)
     train(cfg)
     words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", cfg.data_root / "val" / "B"]
     assert not call(predict, *words, "--output", tmp_path / "out", "--ending", ".npy")
@@ -276,6 +281,16 @@ def test_other_channels_than_the_settings_say_are_told_by_both_counts_never_take
             to_array(read_picture(source), channels)
 
 
+@pytest.mark.parametrize("side", [16, 100])
+def test_channels_that_come_first_are_told(tmp_path, side):
+    """With a side of at most 64, each column would pass for a channel."""
+    array = np.zeros((3, side, side), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    for source in (tmp_path / "a.npy", array):
+        with pytest.raises(UserError, match=r"looks like \(C, H, W\), of which array.transpose\(1, 2, 0\)"):
+            to_array(read_picture(source), 3)
+
+
 def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 4, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -364,6 +379,36 @@ def test_class_indices_are_recognised_and_what_to_do_is_said(made, capsys, label
         look(cfg)
         shown = capsys.readouterr().out
         assert re.search(said, shown) if said else "--n-labels" not in shown
+
+
+def test_a_range_is_for_the_inputs_of_the_most_bits(capsys):
+    """Depth beside a photo: as PNG of 16 bits or as floats, the range is not for the photo; alike, it is for both."""
+    photo, black = picture_of(smooth(0)), np.zeros((SIZE, SIZE), np.uint8)
+    depth = smooth(1, 1, 500, 4000, np.float32)
+    x = Values(4, (500, 4000))
+    for numbers in (depth, depth.astype(np.uint16)):
+        array = x.array([photo, picture_of(numbers, "depth")])
+        np.testing.assert_allclose(array[..., :3] * 255, photo.array, atol=1e-3)
+        np.testing.assert_allclose(array[..., 3], (numbers - 500) / 3500, atol=1e-5)
+        tell_clipped(x, [photo, picture_of(numbers * 0, "nothing")])
+        assert capsys.readouterr().out == ("nothing: 100% of the values lie outside of 500 to 4000, the range of "
+                                           "training, and are clipped\n")
+    assert Values(4, (0, 510)).array([photo, picture_of(black + 51)])[0, 0].tolist() == pytest.approx(
+        [*photo.array[0, 0] / 510, 0.1])
+
+
+@pytest.mark.parametrize("place", [3, 50])
+def test_gray_and_colour_of_several_inputs_never_change_places(tmp_path, place):
+    """Three channels and one stay four, whichever has them: a network would see masks for photos."""
+    for i in range(60):
+        for side, n in (("A1", 3), ("A2", 1), ("B", 3)):
+            n = 4 - n if i == place and side != "B" else n
+            write(tmp_path / "data" / side / f"{i:02d}.png", smooth(i, n).squeeze())
+    cfg = settings(tmp_path / "data", tmp_path / "run", in_channels=4, n_epochs=1)
+    problem = "A1.*have 1 . 3 channels, where the pair that was read first has 3 . 1|" \
+              "side A have 3 . 1 channels in most pairs, but 1 . 3 in that of .*A1"
+    with pytest.raises(UserError, match=problem):
+        train(cfg)
 
 
 def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
