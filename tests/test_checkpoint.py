@@ -267,7 +267,7 @@ def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monke
     train(cfg)
     saved = [load_tensors(Path("runs", name, "checkpoint.pth.tar"))["epoch"] for name in ("data", "data-2")]
     assert saved == [1, 2]
-    with pytest.raises(ValueError, match="already holds a run"):
+    with pytest.raises(ValueError, match="already holds a run.*--resume.*--out-dir"):
         train(small(out_dir=Path("runs/data")))
 
 

@@ -254,11 +254,12 @@ def test_a_broken_file_is_named_through_a_worker(data):
     assert str(error.value) == f"{data / 'train' / '3.png'} is no PNG, JPEG, WebP, BMP or TIFF image"
 
 
-def test_bad_data_is_refused_at_the_start(data):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_bad_data_is_refused_at_the_start(data, split):
     cfg = replace(Config(), data_root=data)
     with pytest.raises(ValueError, match="batch_size 7 .* 6 training pairs"):
         load_data(replace(cfg, batch_size=7))
-    (data / "train" / "zero.png").write_bytes(b"")
+    (data / split / "zero.png").write_bytes(b"")
     with pytest.raises(DataError, match="zero.png"):
         load_data(cfg)
 
