@@ -1,6 +1,8 @@
 """Small data sets and small runs, on the CPU, without a network."""
 
+import contextlib
 import importlib.util
+import io
 import itertools
 import os
 import shutil
@@ -31,6 +33,7 @@ from pairs.values import Values, values_of
 from runtime import logger as logger_module
 from runtime import run as run_module
 from runtime.checkpoint import load_tensors
+from runtime.console import run_main
 from runtime.grids import DRAWN
 from runtime.speed import choose_levers
 from runtime.state import State
@@ -56,6 +59,16 @@ def launch(*args, **options):
     """A process of Python with these words, a group of its own, whose output is read."""
     return subprocess.Popen([sys.executable, *map(str, args)], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def call(module, *flags):
+    """Runs a command: its exit status, and what it printed to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
+        with pytest.raises(SystemExit) as leaving:
+            run_main(module.main)
+    return leaving.value.code or 0, out.getvalue(), err.getvalue()
 
 
 def children_of(pid):

@@ -210,6 +210,7 @@ def test_checkpoints_with_other_keys_shapes_types_and_weights_are_refused(tmp_pa
     first = next(iter(weights))
     bad = [
         [], 5, "text", {}, {"format": "pix2pix generator"}, {**saved, "state_dict": 5}, {**saved, "config": []},
+        {"format": "pix2pix checkpoint"}, {"format": "pix2pix checkpoint", "state": [1]},
         {**saved, "state_dict": {**weights, first: torch.zeros(1)}}, {**saved, "state_dict": {}},
         {**saved, "state_dict": {**weights, "more": torch.zeros(1)}},
         {**saved, "state_dict": {**weights, first: weights[first] * math.nan}},

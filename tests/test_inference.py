@@ -1,12 +1,10 @@
 """What a generator's file tells, and the Translator, which decides how a network runs and disturbs nobody."""
 
 import contextlib
-import io
 import json
 import math
+import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, ROOT, settings, write_pair
+from conftest import LARGER, call, settings, write_pair
 from PIL import Image
 from test_published import Published
 from torch import nn
@@ -30,7 +28,6 @@ from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes, size_range, usual_size
 from pairs.identity import name_mark
 from runtime.checkpoint import GENERATOR, VERSION
-from runtime.console import run_main
 from runtime.files import atomic
 
 
@@ -209,6 +206,17 @@ def test_a_file_of_a_newer_version_is_refused_and_never_translated_otherwise(gen
         load_generator(path)
 
 
+@pytest.mark.parametrize(("told", "saved"), [
+    (dict(range_a=[5]), {}), (dict(range_b=[5, 1]), {}), (dict(range_a=[0, math.inf]), {}), (dict(range_a="x"), {}),
+    (dict(n_labels=2), {}), ({}, dict(kind="text")), ({}, dict(kind=[1])), ({}, dict(inputs="many")),
+    *(({}, dict(usual_size=size)) for size in ((0, 90), (-3, 4), (1,), ("a", 3), None, (math.nan, 1))),
+    *(({}, dict(usual_size=(4, 4), size_range=ranges))
+      for ranges in ([0, 1, 1, 1], [2, 1, 1, 1], [1, 1, 1], ["a"] * 4, [1, 1, math.nan, 1]))])
+def test_a_file_that_tells_what_cannot_be_is_refused(gen, tmp_path, told, saved):
+    with pytest.raises(ValueError, match="odd.pth.tar holds no generator"):
+        load_generator(write_file(tmp_path / "odd.pth.tar", gen, told, **saved))
+
+
 # The sizes of training
 
 
@@ -237,22 +245,6 @@ def test_the_other_modes_show_each_size_of_training_as_validation_does(resize):
 
 def test_one_image_in_a_hundred_of_another_size_changes_nothing():
     assert size_range(Counter({(150, 90): 300, (9000, 10): 2})) == (90, 90, 150 / 90, 150 / 90)
-
-
-@pytest.mark.parametrize("ranges", [[0, 1, 1, 1], [2, 1, 1, 1], [1, 1, 1], ["a"] * 4, [1, 1, math.nan, 1]])
-def test_a_file_with_impossible_sizes_is_refused(gen, tmp_path, ranges):
-    with pytest.raises(ValueError, match="holds no generator"):
-        load_generator(write_file(tmp_path / "gen.pth.tar", gen, usual_size=(4, 4), size_range=ranges))
-
-
-def call(module, *flags):
-    """The exit status of a command, and what it printed to stdout and to stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
-        with pytest.raises(SystemExit) as leaving:
-            run_main(module.main)
-    return leaving.value.code or 0, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -425,55 +417,24 @@ def test_an_output_that_does_not_fit_is_a_failure_and_the_one_before_stays(deep,
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path):
-    """A real one, of a few pages; needs the right to mount."""
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import sys, pathlib
-sys.path.insert(0, {str(ROOT)!r})
-import predict
-from runtime.console import run_main
-from runtime.files import atomic
-disk = pathlib.Path({str(tmp_path / "disk")!r})
-for ending in {ENDINGS}:
-    for bits in ("8", "16"):
-        for pages in range(1, 4):
-            (disk / "filler").write_bytes(b"")
-            good = disk / f"out.{{ending}}"
-            good.write_bytes(b"good")
-            filler = (disk / "filler").open("wb", buffering=0)
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
-            filler.truncate(filler.tell() - 4096 * pages)
-            filler.close()
-            sys.argv = ["predict.py", "--checkpoint", {str(deep / "gen.pth.tar")!r}, "--device", "cpu", "--input",
-                        {str(deep)!r} + f"/{{bits}}.png", "--output", str(good)]
-            try:
-                run_main(predict.main)
-            except SystemExit as leaving:
-                status = leaving.code
-            whole = good.read_bytes() != b"good"
-            print("result", ending, bits, pages, status, whole, sorted(path.name for path in disk.iterdir()))
-            good.unlink()
-""")
-    (tmp_path / "disk").mkdir()
-    mounted = f"mount -t tmpfs -o size=128k none '{tmp_path / 'disk'}'"
-    try:
-        subprocess.run(["unshare", "-m", "sh", "-c", mounted], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a file system")
-    process = subprocess.run(["unshare", "-m", "sh", "-c", f"{mounted} && '{sys.executable}' '{script}'"],
-                             capture_output=True, text=True, timeout=300)
-    results = [line.split(maxsplit=6)[1:] for line in process.stdout.splitlines() if line.startswith("result ")]
-    assert len(results) == 6 * 2 * 3, process.stderr
-    for ending, bits, pages, status, whole, names in results:
-        assert (status, whole) in (("2", "False"), ("0", "True")), (ending, bits, pages, process.stderr)
-        assert names == f"['filler', 'out.{ending}']"
-        if ending in ("bmp", "tif", "npy") and pages != "3":  # they take 12 KB or more
-            assert status == "2", (ending, bits, pages)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path, disk, ending, bits):
+    """A real one, of a few pages."""
+    folder = disk(tmp_path / "disk", "128k")
+    output, filler = folder / f"out.{ending}", folder / "filler"
+    for pages in (1, 2, 3):
+        output.write_bytes(b"good")
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(filler, filler.stat().st_size - 4096 * pages)
+        status, _, err = call(predict_module, "--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input",
+                              deep / f"{bits}.png", "--output", output)
+        assert (status, output.read_bytes() == b"good") in ((2, True), (0, False)), (pages, err)
+        assert sorted(path.name for path in folder.iterdir()) == ["filler", output.name]
+        if ending in ("bmp", "tif", "npy") and pages < 3:  # they take 12 KB or more
+            assert status == 2, pages
 
 
 def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_writes_stays(deep, tmp_path):

@@ -1,7 +1,5 @@
 """prepare.py makes pairs that are aligned to the pixel, goes on where it was stopped, and touches nobody's files."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -18,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from conftest import ROOT, launch, wait_until
+from conftest import ROOT, call, launch, wait_until
 from PIL import Image
 from rasterio import warp
 from rasterio.transform import from_origin
@@ -28,17 +26,12 @@ from making.edges import LEAST, edges, gradient, is_ridge
 from making.folder import Blocks
 from pairs.find import find_pairs
 from pairs.images import read_picture
-from runtime.console import run_main
 
 
 def run(*words):
     """The status that the program ends with, and what it said."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        patch.setattr(sys, "argv", ["prepare.py", *map(str, words)])
-        with pytest.raises(SystemExit) as leaving:
-            run_main(prepare.main)
-    return leaving.value.code or 0, said.getvalue()
+    status, *said = call(prepare, *words)
+    return status, "".join(said)
 
 
 def photo(path, seed=0, size=(40, 30), mode="RGB", **options):

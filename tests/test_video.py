@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch, wait_until
+from conftest import ROOT, call, launch, wait_until
 from skimage import color
-from test_predict import call, checkpoint, gen  # noqa: F401
+from test_predict import checkpoint, gen  # noqa: F401
 from test_prepare import video
 
 import predict as predict_module
@@ -165,7 +165,7 @@ def test_odd_sizes_stay(same, tmp_path, ending, capsys):
     assert ("61×47 is odd" in capsys.readouterr().out) == (ending == ".mp4")
 
 
-def test_the_command_and_its_defaults(call, checkpoint, tmp_path):  # noqa: F811
+def test_the_command_and_its_defaults(checkpoint, tmp_path):  # noqa: F811
     source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "there" / "out.mp4"
     words = ["--checkpoint", checkpoint, "--input", source, "--output", made, "--device", "cpu"]
     status, said, _ = call(predict_module, *words)
@@ -177,7 +177,7 @@ def test_the_command_and_its_defaults(call, checkpoint, tmp_path):  # noqa: F811
     assert status == 0 and "with --dropout off," in said and made.read_bytes() != first
 
 
-def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(call, checkpoint, tmp_path):  # noqa: F811
+def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_path):  # noqa: F811
     source = clip(tmp_path / "in.mp4")
     clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
     (tmp_path / "text.mp4").write_text("no video")
