@@ -175,18 +175,6 @@ def test_replaced_added_and_missing_pairs_are_counted(tmp_path, size):
     assert changes(then[2:], then) == "2 gone" and changes(then, then[3:]) == "3 added"
 
 
-def test_only_what_differs_in_the_middle_differs_still(tmp_path):
-    """Numbers without compression, with blank borders: beginning, end and size are equal."""
-    for i in range(2):
-        array = np.zeros((300, 300), np.float32)
-        array[140:160] = i
-        for side in "AB":
-            (tmp_path / side).mkdir(exist_ok=True)
-            np.save(tmp_path / side / f"{i}.npy", array)
-    (a, _), (b, _) = marks(sum(find_pairs(tmp_path).splits.values(), []))
-    assert a != b
-
-
 @pytest.mark.parametrize("ending", ["npy", "bmp", "tif"])
 def test_equal_is_what_is_equal_to_the_byte(tmp_path, ending, capsys):
     """One object each on black: the beginning, the middle, the end and the size are equal."""
@@ -366,21 +354,15 @@ def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_ou
     shutil.copy(data / "train" / "0.png", data / "val" / "again.png")
     assert len(evaluated(cfg, data)) == 2
     assert "1 of the 3 pairs in val were trained on, and are not scored" in capsys.readouterr().out
+    two_sided(data.parent / "other", range(500, 506))
+    assert len(evaluated(cfg, data.parent / "other")) == len(evaluated(cfg, data.parent / "other", "all")) == 6
+    assert "knows none of the 6 pairs: all are scored" in capsys.readouterr().out
     shutil.rmtree(data / "train")
     (data / "val").rename(data / "test")
     (data / "test" / "again.png").unlink()
     assert len(evaluated(cfg, data, "test")) == 2  # no training pairs are needed
     with pytest.raises(UserError, match="no split val in .*, only test: --split test"):
         evaluated(cfg, data)
-
-
-@pytest.mark.parametrize("layout", ["sides", "one folder"])
-def test_a_generator_scores_all_of_a_folder_that_it_does_not_know(small, tmp_path, layout, capsys):
-    cfg = small(n_epochs=1)
-    train(cfg)
-    flat(tmp_path / "other", 6) if layout == "one folder" else two_sided(tmp_path / "other", range(500, 506))
-    assert len(evaluated(cfg, tmp_path / "other")) == len(evaluated(cfg, tmp_path / "other", "all")) == 6
-    assert "knows none of the 6 pairs: all are scored" in capsys.readouterr().out
 
 
 @pytest.mark.long
@@ -502,15 +484,6 @@ def test_photos_are_not_cut_in_halves_unless_their_names_say_so(tmp_path, size, 
     for i in range(4):
         (tmp_path / f"{i}.png").rename(tmp_path / f"{i}_AB.png")
     load_data(cfg)
-
-
-def test_check_names_equal_pairs_in_two_splits(tmp_path, capsys):
-    for i in range(4):
-        write_pair(tmp_path / "train" / f"{i}.png", seed=i)
-        write_pair(tmp_path / "val" / f"v{i}.png", seed=i + 2)
-    assert check(settings(tmp_path, None)) == 0
-    assert re.search(r"2 of the 4 pairs in val hold the same as one in train, such as .*v0.png",
-                     capsys.readouterr().out)
 
 
 def run_in(folder, data_root, age, **changes):

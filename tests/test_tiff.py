@@ -105,21 +105,6 @@ def test_orientation_is_applied_once_to_pixels_and_to_the_size(tmp_path, bands, 
         assert picture.size == read_size(tmp_path / "a.tif") == upright.shape[1::-1]
 
 
-def test_the_ways_to_turn_are_those_of_the_standard():
-    """(0th row, 0th column) of each orientation, as TIFF 6.0 names the sides where they belong."""
-    corners = np.array([["top left", "top right"], ["bottom left", "bottom right"]])  # where a viewer shows them
-    first = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left", 5: "top left", 6: "top right",
-             7: "bottom right", 8: "bottom left"}
-    second = {1: "top right", 2: "top left", 3: "bottom left", 4: "bottom right", 5: "bottom left", 6: "bottom right",
-              7: "top right", 8: "top left"}  # what follows it in the file's first row
-    for orientation in range(1, 9):
-        row = [first[orientation], second[orientation]]
-        rest = {frozenset(("top left", "bottom right")), frozenset(("top right", "bottom left"))}
-        opposite = {a: b for pair in rest for a, b in (tuple(pair), tuple(pair)[::-1])}
-        stored = np.array([row, [opposite[row[1]], opposite[row[0]]]])
-        assert (TURNED.get(orientation, np.asarray)(stored) == corners).all(), orientation
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_0_is_white_the_numbers_are_turned_round_or_refused(kind):
     """As Pillow and OpenCV do with 8 bits, and not with 16."""
