@@ -21,7 +21,6 @@ from runtime.checkpoint import Progress, load_tensors
 from runtime.cli import parse
 from runtime.distributed import Ranks
 from runtime.run import Run
-from runtime.state import snapshot
 from runtime.writer import Writer
 from train import train
 from utils import DataError, UserError
@@ -378,22 +377,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(small, tmp_path):
         train(small(out_dir=tmp_path / "file" / "run"))
 
 
-def test_work_is_done_in_order_one_after_the_other():
-    seen, running, writer = [], threading.Lock(), Writer(torch.device("cpu"))
-
-    def work(i):
-        assert running.acquire(blocking=False)
-        time.sleep(0.02)
-        seen.append(i)
-        running.release()
-
-    for i in range(5):
-        writer.submit(str(i), work, i)
-    assert len(seen) < 5  # nobody waited
-    writer.check(wait=True)
-    assert seen == list(range(5))
-
-
 def test_of_each_kind_only_the_newest_waits():
     """Behind a slow disk, 104 stale copies of log.csv were written one after the other."""
     seen, held, writer = [], threading.Event(), Writer(torch.device("cpu"))
@@ -417,31 +400,12 @@ def fail():
     raise OSError("no space left")
 
 
-def test_an_error_is_raised_by_the_next_check():
-    writer = Writer(torch.device("cpu"))
-    writer.submit("", fail)
-    while writer.busy(""):
-        time.sleep(0.001)
-    time.sleep(0.05)
-    with pytest.raises(OSError, match="no space left"):
-        writer.check()
-    writer.check()  # once is enough
-
-
 def test_an_error_is_raised_at_the_end_unless_another_is_on_its_way(small):
     with pytest.raises(OSError, match="no space left"), Run(small("a"), Ranks()) as run:
         run.writer.submit("", fail)
     with pytest.raises(ValueError, match="the loss"), Run(small("b"), Ranks()) as run:
         run.writer.submit("", fail)
         raise ValueError("the loss")
-
-
-def test_a_snapshot_does_not_follow_what_it_was_taken_from():
-    state = {"a": torch.zeros(2), "b": [{"c": torch.ones(1)}, 3]}
-    kept = snapshot(state)
-    state["a"] += 1
-    state["b"][0]["c"] += 1
-    assert kept["a"].tolist() == [0, 0] and kept["b"][0]["c"].tolist() == [1] and kept["b"][1] == 3
 
 
 def picture(path):

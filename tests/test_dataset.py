@@ -146,16 +146,6 @@ def test_no_two_draws_of_the_jitter_are_one():
         assert (draws == other).all(axis=0).mean() < 0.01
 
 
-@pytest.mark.parametrize("size", [(512, 256), (1200, 600), (864, 288), (100, 130), (2, 1)])
-def test_the_split_is_at_half_the_width_whatever_the_size(tmp_path, size):
-    image = Image.new("RGB", size, "red")
-    image.paste("blue", (size[0] // 2, 0, *size))
-    image.save(tmp_path / "a.png")
-    a, b = read_pair(pair_of(tmp_path / "a.png"), RGB, RGB)
-    assert a.shape == b.shape == (size[1], size[0] // 2, 3)
-    assert (a == (255, 0, 0)).all() and (b == (0, 0, 255)).all()
-
-
 @pytest.mark.parametrize(("direction", "wanted"), [("AtoB", (-1, 1)), ("BtoA", (1, -1))])
 def test_direction_says_which_half_is_the_input(tmp_path, direction, wanted):
     black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)

@@ -27,7 +27,7 @@ from runtime.checkpoint import load_tensors
 from runtime.distributed import Ranks, wait_for
 from runtime.signals import Stop
 from train import bce, train
-from utils import DataError, Stopped, UserError
+from utils import DataError, UserError
 
 linux = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
 
@@ -83,23 +83,6 @@ def test_every_process_takes_its_own_pairs_and_only_the_padding_comes_twice(leng
     assert {len(each) for each in taken} == {len(shards[0])}
     interleaved = [key for step in zip(*taken, strict=True) for key in step]
     assert interleaved[: len(wanted)] == wanted and len(interleaved) - len(wanted) < world
-
-
-def test_one_process_needs_no_other():
-    ranks, state = Ranks(), object()
-    assert ranks.all_reduce([1.5]) == [1.5] and ranks.all_reduce([3], "max") == [3] and ranks.all_gather("a") == ["a"]
-    assert ranks.replicate(state) is state and ranks.broadcast(lambda: 5) == 5
-    ranks.barrier()
-
-
-def test_a_signal_between_two_batches_ends_the_epoch_before_the_next():
-    stop, seen = Stop(Ranks()), []
-    assert list(stop.between([1, 2])) == [1, 2]
-    with pytest.raises(Stopped) as stopped:
-        for batch in stop.between([1, 2, 3]):
-            seen.append(batch)
-            stop.signal = 2 if batch == 2 else 0
-    assert seen == [1, 2] and stopped.value.number == 2
 
 
 def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch):

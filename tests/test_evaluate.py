@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import write_pair
 
-import dataset
 import evaluate as evaluate_module
 from config import Config
 from dataset import PairedImages, load_data
@@ -459,24 +458,6 @@ def test_a_best_generator_that_is_gone_or_of_an_earlier_version_is_replaced_righ
     path.write_bytes(path.read_bytes()[:1000])
     train(small(n_epochs=5, best_by="val_l1", resume=True))
     assert best_of(small()) == 5 and "best.pth.tar is damaged" in capsys.readouterr().out
-
-
-@pytest.mark.long
-def test_scores_of_other_validation_pairs_are_not_compared(small, scripted, monkeypatch, capsys):
-    scripted((0.1, 10.0), (0.3, 9.0), (0.4, 9.0), (0.2, 9.0))
-    told = []
-
-    def load_data(*args):
-        train_data, val_data, survey = dataset.load_data(*args)
-        survey.record["validated_on"] = told[-1]
-        return train_data, val_data, survey
-
-    monkeypatch.setattr("train.load_data", load_data)
-    for n_epochs, pairs, best in ((1, "old", 1), (2, "new", 2), (3, "new", 2), (4, "new", 4)):
-        told.append(pairs)
-        train(small(n_epochs=n_epochs, best_by="val_l1", resume=True))
-        assert best_of(small()) == best
-    assert capsys.readouterr().out.count("best.pth.tar was scored on other validation pairs") == 1
 
 
 def test_the_label_accuracy_of_training_is_the_one_that_is_evaluated(data, small, end_of, monkeypatch):

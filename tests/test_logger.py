@@ -110,26 +110,6 @@ def test_a_full_disk_under_tensorboard_ends_its_curves_alone(small, logger_of, d
     assert len((small().out_dir / "log.csv").read_text().splitlines()) == 1 + 40
 
 
-def test_means_weigh_batches_by_their_images_and_go_on_after_a_cut():
-    whole, cut = meter_of(), meter_of()
-    for n, value in ((4, 1.0), (2, 4.0)):
-        whole.add(step(value), n)
-    cut.add(step(1.0), 4)
-    rest = Meter(STATE, cut.progress(), 6, 2, Ranks())
-    rest.add(step(4.0), 2)
-    assert whole.progress().sums == rest.progress().sums
-    assert rest.means() == dict.fromkeys(LOSSES, 2.0) and rest.progress().step == 2
-
-
-def test_a_loss_that_is_not_finite_is_reported_with_its_step():
-    meter = meter_of(3, 5, 10, step=4, images=4)
-    meter.add(step(1.0), 1)
-    meter.add({**step(1.0), "g_gan": torch.tensor(math.inf)}, 1)
-    meter.add(step(math.nan), 1)
-    with pytest.raises(ValueError, match="epoch 3, step 6: .*g_gan inf"):
-        meter.progress()
-
-
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 20))
     monkeypatch.setattr("runtime.meter.time.perf_counter", lambda: next(clock))

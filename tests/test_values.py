@@ -396,18 +396,6 @@ def test_a_pair_without_its_mask_or_of_another_size_is_told(tmp_path):
     assert len(find_pairs(tmp_path).orphans["train"]) == 2
 
 
-def test_a_mask_of_zeros_and_ones_counts_like_one_of_black_and_white(tmp_path):
-    ones = (smooth(0, 1) > 100).astype(np.uint8)
-    for name, mask in (("ones", ones), ("white", ones * 255), ("half", ones * 128)):
-        for side in "AB":
-            write(tmp_path / side / "0.png", smooth(0))
-        write(tmp_path / "M" / f"{name}.png", mask)
-    a, b = tmp_path / "A" / "0.png", tmp_path / "B" / "0.png"
-    masks = {name: read_pair(pair_of(a, b, tmp_path / "M" / f"{name}.png"), RGB, RGB)[2]
-             for name in ("ones", "white", "half")}
-    assert (masks["ones"] == masks["white"]).all() and masks["half"].max() == 128
-
-
 @pytest.mark.parametrize("changes", [{}, dict(gan_loss="lsgan", lambda_fm=10.0)])
 def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
     cfg = small(ngf=4, ndf=4, dropout=0.0, **changes)
