@@ -269,6 +269,18 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chrom
 NO_BROWSER = "needs Chromium on the path and the package playwright"
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--disable-background-networking", "--use-fake-device-for-media-stream",
+             "--use-fake-ui-for-media-stream"] + ["--no-sandbox"] * (getattr(os, "geteuid", bool)() == 0)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
+
+
 def pytest_terminal_summary(terminalreporter):
     if any(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line(f"the tests of draw.html in a browser were skipped: {NO_BROWSER}")

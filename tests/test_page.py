@@ -221,19 +221,6 @@ def folder(run, runtime, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    from conftest import BROWSER
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--disable-background-networking", "--use-fake-device-for-media-stream",
-             "--use-fake-ui-for-media-stream"] + ["--no-sandbox"] * (getattr(os, "geteuid", bool)() == 0)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def visit(chromium, folder):
     """Opens the page from a server of its own; afterwards, nobody has complained and no other host was asked."""
@@ -507,5 +494,3 @@ def test_nothing_sticks_out_at_any_width(visit, width, scheme):
     page.page.set_viewport_size({"width": width, "height": 800})
     page.settle()
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
-    if place := os.environ.get("SCREENSHOTS"):
-        page.page.screenshot(path=f"{place}/{width}-{scheme}.png", full_page=True)
