@@ -181,9 +181,7 @@ def test_a_published_file_is_scored_at_its_own_size_or_the_images(data, tmp_path
 @pytest.mark.parametrize("name", ["gen.pth.tar", "checkpoint.pth.tar"])
 @pytest.mark.long
 def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_grown(small, tmp_path, capsys, name):
-    for i in range(20):
-        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
-    cfg = small(data_root=tmp_path / "flat", n_epochs=1)
+    cfg = small(data_root=conftest.flat(tmp_path / "flat"), n_epochs=1)
     train(cfg)
     train(replace(cfg, resume=True, n_epochs=2, seed=9))
     held_out = {pair.files[0].name for pair in load_data(cfg)[1].pairs}

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import pickle
 import tarfile
 import zipfile
@@ -16,7 +15,7 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 import torch
-from conftest import GRAY, RGB, pair_of, paired
+from conftest import GRAY, RGB, Runs, pair_of, paired
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -134,16 +133,6 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
         read_picture(tmp_path / "false.png")
     Image.new("CMYK", (8, 4)).save(tmp_path / "cmyk.jpg")
     assert read_pair(pair_of(tmp_path / "cmyk.jpg"), RGB, GRAY)[1].shape == (4, 4, 1)
-
-
-class Runs:
-    """Pickled, it would leave a file behind when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import equal
 from test_published import Published
 
 import evaluate
@@ -26,11 +27,6 @@ def run(small):
 def call(monkeypatch, module, *flags):
     monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
     assert not module.main()
-
-
-def equal(a, b):
-    ours, theirs = a.state_dict(), b.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tmp_path, monkeypatch, capsys):

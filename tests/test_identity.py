@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import settings, write_pair
+from conftest import flat, settings, write_pair
 from PIL import Image
 
 from check import check
@@ -35,12 +35,6 @@ def two_sided(folder, seeds):
     for seed in seeds:
         for n, side in enumerate("AB"):
             picture(folder / side / f"{seed:02d}.png", seed + 1000 * n)
-
-
-def flat(folder, n=20, first=200):
-    for i in range(n):
-        write_pair(folder / f"{i:02d}.png", seed=first + i)
-    return folder
 
 
 def known_of(found):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, call, settings, write_pair
+from conftest import LARGER, call, files_up_to, lively_generator, settings, write_generator, write_pair
 from PIL import Image
 from test_published import Published
 from torch import nn
@@ -21,28 +21,18 @@ from torch import nn
 import evaluate as evaluate_module
 import predict as predict_module
 import train as train_module
-from generator import Generator
 from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes, size_range, usual_size
 from pairs.identity import name_mark
-from runtime.checkpoint import GENERATOR, VERSION
+from runtime.checkpoint import VERSION
 from runtime.files import atomic
 
 
 @pytest.fixture(scope="module")
 def gen():
-    """A small generator with running statistics of its own, in training mode, as its owner left it."""
-    torch.manual_seed(0)
-    gen = Generator(ngf=4, crop_size=64)
-    for parameter in gen.parameters():
-        if parameter.dim() == 4:
-            parameter.data *= 4
-    with torch.no_grad():
-        for _ in range(20):
-            gen(torch.randn(2, 3, 64, 64))
-    return gen
+    return lively_generator()
 
 
 def noise(width, height, seed=0, dtype=np.uint8):
@@ -153,29 +143,22 @@ def test_only_8_bits_to_8_bits_are_translated_in_few_digits(gen, kind, dtype, fa
 # What a file tells
 
 
-def write_file(path, gen, told=(), **saved):
-    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True)) | dict(told)
-    torch.save({"format": "pix2pix generator", "config": config, "epoch": 4, "state_dict": gen.state_dict(), **saved},
-               path)
-    return path
-
-
 def test_a_file_from_before_versions_tells_all_that_it_knows(gen, tmp_path):
     """The words and keys of commit 16235ef."""
     told = dict(direction="BtoA", resize="aspect", load_size=72, interpolation="bicubic", label_side="A",
                 range_a=[0.0, 5.0], range_b=None, n_labels=0, seed=9, generator="unet", dropout_blocks="paper")
-    trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, told, usual_size=(120, 80), kind="float32",
+    trained = load_generator(write_generator(tmp_path / "gen.pth.tar", gen, told, usual_size=(120, 80), kind="float32",
                                         inputs=1, held_out=["1"], colours=[[1, 2, 3, 0.5]])).trained
     assert trained.known.held[:, 1].tolist() == [name_mark("1")] and not len(trained.known.trained)
     assert replace(trained, known=None) == Trained(
         3, 3, Geometry("aspect", 72, 64, 0, "bicubic"), direction="BtoA", range_a=(0.0, 5.0), label_side="A",
-        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=4, colours=((1, 2, 3, 0.5),), seed=9)
+        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=1, colours=((1, 2, 3, 0.5),), seed=9)
     assert trained.y_is_label and not trained.x_is_label and trained.y.limits == (0.0, 5.0)
 
 
 def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
     """Label maps on a side that nobody knows are none of the network's: "None"[0] was right by accident."""
-    trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, dict(label_side="none"))).trained
+    trained = load_generator(write_generator(tmp_path / "gen.pth.tar", gen, dict(label_side="none"))).trained
     assert (trained.direction, trained.input_side, trained.known, trained.sizes) == (None, None, None, None)
     for side in ("A", "B", "none"):
         other = replace(trained, label_side=side)
@@ -189,7 +172,7 @@ def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
     (dict(dropout_blocks="all"), {}), ({}, dict(kind="int64")), ({}, dict(version=VERSION + 1)),
     (dict(resize=["stretch"]), {})])
 def test_a_file_of_a_newer_version_is_refused_and_never_translated_otherwise(gen, tmp_path, told, saved):
-    path = write_file(tmp_path / "new.pth.tar", gen, told, **saved)
+    path = write_generator(tmp_path / "new.pth.tar", gen, told, **saved)
     with pytest.raises(ValueError, match="new.pth.tar holds no generator .*a newer version of this program wrote it"):
         load_generator(path)
 
@@ -202,7 +185,7 @@ def test_a_file_of_a_newer_version_is_refused_and_never_translated_otherwise(gen
       for ranges in ([0, 1, 1, 1], [2, 1, 1, 1], [1, 1, 1], ["a"] * 4, [1, 1, math.nan, 1]))])
 def test_a_file_that_tells_what_cannot_be_is_refused(gen, tmp_path, told, saved):
     with pytest.raises(ValueError, match="odd.pth.tar holds no generator"):
-        load_generator(write_file(tmp_path / "odd.pth.tar", gen, told, **saved))
+        load_generator(write_generator(tmp_path / "odd.pth.tar", gen, told, **saved))
 
 
 # The sizes of training
@@ -271,7 +254,7 @@ def test_portraits_among_landscapes_are_translated_as_they_were_validated(uprigh
                                     "val/{name}_{side}"])
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(gen, tmp_path, layout, direction):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction=direction))
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction=direction))
     ours, theirs = direction[0], direction[-1]
     sides = {}
     for side in "AB":
@@ -294,7 +277,7 @@ def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(ge
 
 
 def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen)
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen)
     for side in "AB":
         (tmp_path / "in" / side).mkdir(parents=True)
         Image.fromarray(noise(64, 64)).save(tmp_path / "in" / side / "1.png")
@@ -306,7 +289,7 @@ def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
 
 
 def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="AtoB"))
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction="AtoB"))
     for side, height in (("A", 64), ("B", 65)):
         (tmp_path / "in" / side).mkdir(parents=True)
         Image.fromarray(noise(64, height)).save(tmp_path / "in" / side / "1.png")
@@ -317,7 +300,7 @@ def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
 
 
 def test_a_folder_called_a_alone_is_a_folder_like_any_other(gen, tmp_path):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
     (tmp_path / "in" / "A").mkdir(parents=True)
     Image.fromarray(noise(64, 64)).save(tmp_path / "in" / "A" / "1.png")
     assert call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output",
@@ -370,22 +353,10 @@ ENDINGS = ["png", "jpg", "webp", "bmp", "tif", "npy"]
 def deep(gen, tmp_path_factory):
     """A generator and an input for each kind of number that is written: 8 and 16 bits."""
     folder = tmp_path_factory.mktemp("deep")
-    write_file(folder / "gen.pth.tar", gen)
+    write_generator(folder / "gen.pth.tar", gen)
     cv2.imwrite(str(folder / "8.png"), noise(64, 64))
     cv2.imwrite(str(folder / "16.png"), noise(64, 64, dtype=np.uint16))
     return folder
-
-
-@contextlib.contextmanager
-def files_up_to(size):
-    """No file can become larger: a write puts down what fits, as on a full disk, and the next one fails."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import row
 
 from runtime import logger as logger_module
 from runtime.checkpoint import Progress
@@ -35,12 +36,6 @@ def logger_of(small):
                                       writer=SimpleNamespace(submit=submit)))
 
     return make
-
-
-def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
-    values = dict(epoch=epoch, d_real=d_real, d_fake=d_fake, g_gan=g_gan, g_l1=0.3, val_l1=0.3, lr=2e-4, seconds=1.0,
-                  images_per_s=2.0)
-    return {**values, **changes}
 
 
 EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, wait_until
+from conftest import ROOT, wait_until, write_generator
 from PIL import Image
 from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, upload
 from test_draw import run as run
@@ -436,11 +436,9 @@ def saved(path, **told):
     for parameter in gen.parameters():
         if parameter.dim() == 4:
             parameter.data *= 2
-    config = dict(zip(GENERATOR, (*channels, 8, 64, 0.5, 0), strict=True)) | told.pop("config", {})
+    config = dict(zip(GENERATOR, (*channels, 8), strict=False)) | told.pop("config", {})
     path.mkdir(exist_ok=True)
-    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict(), **told},
-               path / "gen.pth.tar")
-    return path / "gen.pth.tar"
+    return write_generator(path / "gen.pth.tar", gen, config, **told)
 
 
 SIZES = dict(usual_size=(96, 80), size_range=(60.0, 100.0, 1.0, 1.6))

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import call
+from conftest import call, lively_generator, write_generator
 from PIL import Image
 
 import export as export_module
@@ -28,7 +28,6 @@ from pairs.images import read_picture, write_picture
 from pairs.picture import TURNED, picture_of
 from predict import Job, Predict, find_jobs, predict, tell_pairs
 from runtime import files
-from runtime.checkpoint import GENERATOR
 from runtime.files import temporary_name
 from utils import DataError, UserError
 
@@ -37,24 +36,12 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def gen():
-    """A small generator whose output follows its input, with running statistics of its own."""
-    torch.manual_seed(0)
-    gen = Generator(ngf=4, crop_size=64)
-    for p in gen.parameters():
-        if p.dim() == 4:
-            p.data *= 4
-    with torch.no_grad():
-        for _ in range(20):
-            gen(torch.randn(2, 3, 64, 64))
-    return gen.eval()
+    return lively_generator().eval()
 
 
 @pytest.fixture
 def checkpoint(gen, tmp_path):
-    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True))
-    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict()},
-               tmp_path / "gen.pth.tar")
-    return tmp_path / "gen.pth.tar"
+    return write_generator(tmp_path / "gen.pth.tar", gen)
 
 
 def image(width, height, channels=3, dtype=np.uint8, seed=0):

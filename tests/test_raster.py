@@ -1,6 +1,7 @@
 """Rasters of any size: equal to the whole image, in little memory, on the map, and going on where they stopped."""
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -88,6 +89,18 @@ def test_the_weights_of_an_axis_are_those_of_resize(how, old, new):
     np.testing.assert_allclose(rows.clip(0, 1), whole, atol=1e-3)  # of 1: a quarter of a level of 8 bits
 
 
+def interrupt(translator, n):
+    """From now on, every n-th call of the network is."""
+    run, calls = translator._run, itertools.count(1)
+
+    def interrupted(*args):
+        if next(calls) % n == 0:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    translator._run = interrupted
+
+
 @pytest.mark.parametrize("stop", range(0, 10, 3))
 def test_a_raster_goes_on_where_it_stopped_to_the_bit(gen, tmp_path, monkeypatch, stop):
     """Stopped after so many calls of the network, again and again."""
@@ -95,15 +108,7 @@ def test_a_raster_goes_on_where_it_stopped_to_the_bit(gen, tmp_path, monkeypatch
     source = write(tmp_path / "in.tif", noise(330, 200))
     translator = Translator(gen, tile=128, scale="native", precision="fp32")
     translate_raster(translator, source, tmp_path / "whole.tif")
-    run, calls = translator._run, []
-
-    def interrupted(*args):
-        calls.append(0)
-        if len(calls) % (stop + 12) == 0:
-            raise KeyboardInterrupt
-        return run(*args)
-
-    translator._run = interrupted
+    interrupt(translator, stop + 12)
     while not (tmp_path / "out.tif").exists():
         with contextlib.suppress(KeyboardInterrupt):
             translate_raster(translator, source, tmp_path / "out.tif")
@@ -115,15 +120,7 @@ def test_parts_of_another_job_do_not_count(gen, tmp_path, monkeypatch):
     monkeypatch.setattr(raster_module, "ROWS", 16)
     source, output = write(tmp_path / "in.tif", noise(330, 200)), tmp_path / "out.tif"
     stopped = Translator(gen, tile=128, scale="native", precision="fp32", seed=1)
-    run, calls = stopped._run, []
-
-    def interrupted(*args):
-        calls.append(0)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return run(*args)
-
-    stopped._run = interrupted
+    interrupt(stopped, 5)
     with pytest.raises(KeyboardInterrupt):
         translate_raster(stopped, source, output)
     assert len(list((tmp_path / "out.tif.parts").glob("*.npy"))) > 1 and not output.exists()

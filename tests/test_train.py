@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import torch
 import torch.nn.functional as F
@@ -245,9 +246,7 @@ def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same,
 @pytest.fixture
 def flat(small, tmp_path):
     """A run's settings on pairs without a split, 18 to train on and 2 held out."""
-    for i in range(20):
-        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
-    return small(data_root=tmp_path / "flat", n_epochs=1)
+    return small(data_root=conftest.flat(tmp_path / "flat"), n_epochs=1)
 
 
 def used(loaded):

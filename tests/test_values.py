@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 import re
 import shlex
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, fresh_state, pair_of, paired, settings
+from conftest import RGB, Runs, fresh_state, pair_of, paired, settings
 from PIL import Image
 
 import evaluate
@@ -461,14 +460,6 @@ def test_grids_show_any_channels():
     shown = rgb(one_hot)
     assert (shown[:, 0, 0] == -1).all() and len(torch.unique(shown, dim=2)[0, 0]) == 6
     assert torch.equal(rgb(torch.full((3, 1, 1), 0.2)), torch.full((3, 1, 1), 0.2))
-
-
-class Runs:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
 
 
 def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
