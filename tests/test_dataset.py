@@ -382,18 +382,6 @@ def test_files_of_several_pages_or_frames_are_named(tmp_path, capsys):
         assert "3 of 7 pairs hold files of several pages or frames" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("folder", ["", "train"])
-def test_a_preview_beside_the_pairs_does_not_become_one(tmp_path, monkeypatch, folder):
-    photos(tmp_path / "mine" / folder, 4, (96, 48))
-    cfg = replace(Config(), data_root=tmp_path / "mine")
-    monkeypatch.chdir(tmp_path / "mine" / folder)
-    for _ in range(2):
-        assert check(cfg) == 0
-    assert len(list(Path().iterdir())) == 5
-    train, val, _ = load_data(cfg)
-    assert len(train) + len(val) == 4
-
-
 def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
     """Maps, 1200×600: a quarter of the pixels; the halves keep apart, and labels are never averaged."""
     path = write_pair(tmp_path / "a.jpg", 1200, 600)

@@ -176,24 +176,6 @@ def test_of_a_pair_the_inputs_light_and_the_targets_colours_are_learnt(tmp_path)
     assert np.abs(of_a - of_b).mean() > 5
 
 
-def test_crop_and_mirror_are_shared_by_light_and_colour(tmp_path):
-    save_photos(tmp_path, "train/1.png", "val/2.png", size=(90, 80))
-    cfg = Config(space="lab", crop_size=64, load_size=72)
-    data = paired(find_pairs(tmp_path, photos=True).splits["train"], cfg)
-    whole = {array.tobytes() for array in windows(data.read(0)[..., :3], 64)}
-    for epoch in range(1, 6):
-        x, y = data[epoch, 0]
-        seen = AB.picture(AB.shown(x, y)).array
-        assert seen.tobytes() in whole
-
-
-def windows(image, size):
-    for turned in (image, image[:, ::-1]):
-        for top in range(image.shape[0] - size + 1):
-            for left in range(image.shape[1] - size + 1):
-                yield turned[top : top + size, left : left + size]
-
-
 def test_files_twice_as_wide_as_high_are_told_and_floats_are_refused(tmp_path, capsys):
     save_photos(tmp_path, "train/1.png", "train/2.png", "val/3.png", size=(64, 32))
     cfg = settings(tmp_path, tmp_path / "run", space="lab")
