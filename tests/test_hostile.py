@@ -9,7 +9,6 @@ import tarfile
 import zipfile
 import zlib
 from dataclasses import fields
-from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import numpy as np
@@ -32,7 +31,6 @@ from pairs.reading import read_pair
 from runtime.cli import load_settings
 from utils import DataError
 
-ROOT = Path(__file__).parents[1]
 FUZZ = settings(max_examples=1000, derandomize=True, deadline=None, database=None,
                 suppress_health_check=list(HealthCheck))
 tried = {"images": 0, "checkpoints": 0, "npz": 0, "tar": 0, "configurations": 0}

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from pairs.images import read_picture
 from predict import Job, Predict, predict
 from utils import DataError, UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 PLACE = dict(crs="EPSG:32632", transform=from_origin(500000, 5300000, 0.2, 0.2))
 
 
