@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import predict
 import train as train_module
 from config import Config
 from dataset import PairedImages
@@ -70,6 +71,11 @@ def call(module, *flags):
         with pytest.raises(SystemExit) as leaving:
             run_main(module.main)
     return leaving.value.code or 0, out.getvalue(), err.getvalue()
+
+
+def translated(checkpoint, source, output, *flags):
+    """What call() gives of predict.py on the CPU."""
+    return call(predict, "--checkpoint", checkpoint, "--device", "cpu", "--input", source, "--output", output, *flags)
 
 
 def children_of(pid):

@@ -26,6 +26,14 @@ from train import train
 from utils import DataError, UserError
 
 
+class Killed(BaseException):
+    pass
+
+
+def no_memory(losses):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.fixture
 def run(small):
     train(small(n_epochs=1))
@@ -85,10 +93,7 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
     with pytest.raises(UserError, match="no weights"):
         train(small(lambda_vgg=1.0, lr=0.1))
 
-    def fail(losses):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    at_step(1, fail)
+    at_step(1, no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         train(small(lr=0.1))
     assert not (small().out_dir / "config.json").exists()
@@ -120,11 +125,8 @@ def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, data, caps
 def test_a_run_that_died_before_its_first_checkpoint_begins_over_in_its_folder(small, data, at_step, tmp_path,
                                                                              monkeypatch, end_of, capsys):
     """Its log.csv took the folder for ever: --resume went to runs/data-2, and with --out-dir the start was refused."""
-    def fail(losses):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.chdir(tmp_path)
-    at_step(15, fail)
+    at_step(15, no_memory)
     monkeypatch.setattr(Writer, "busy", lambda self, kind: True)
     with pytest.raises(torch.OutOfMemoryError):
         train(small(out_dir=None, n_epochs=9))
@@ -147,9 +149,6 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_over_in_its_folder(s
 @pytest.mark.parametrize("old", [True, False])
 def test_a_kill_just_after_the_first_checkpoint_leaves_its_own_settings(small, monkeypatch, old):
     """config.json came first, and its settings won over those of the command line that began the run again."""
-    class Killed(BaseException):
-        pass
-
     def killed(*args):
         assert not (small().out_dir / "config.json").exists()
         save_run(*args)
@@ -168,9 +167,6 @@ def test_a_kill_just_after_the_first_checkpoint_leaves_its_own_settings(small, m
 
 def test_a_kill_between_the_last_two_files_leaves_no_old_generator(small, monkeypatch):
     """The checkpoint came first, and --resume said that the run was finished."""
-    class Killed(BaseException):
-        pass
-
     def killed(*args):
         written.append(args)
         if len(written) == 4:  # of two epochs

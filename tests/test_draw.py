@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import call, pair_of, settings, wait_until
+from conftest import pair_of, settings, translated, wait_until
 from PIL import Image, ImageDraw
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
 
 import draw
-import predict
 import train
 from hd.networks import make_generator
 from inference import page
@@ -166,8 +165,7 @@ def test_the_answer_is_what_predict_writes_to_the_pixel(run, tmp_path, image, ki
     torch.save(saved, tmp_path / "gen.pth.tar")
     source, output = tmp_path / f"x.{kind.lower()}", tmp_path / "y.png"
     source.write_bytes(encoded(image, kind))
-    assert call(predict, "--checkpoint", tmp_path / "gen.pth.tar", "--input", source, "--output", output, "--device",
-                "cpu", "--precision", precision)[0] == 0
+    assert translated(tmp_path / "gen.pth.tar", source, output, "--precision", precision)[0] == 0
     answer = Client(app_of(tmp_path, precision=precision)).post("/translate", data=source.read_bytes())
     assert answer.status_code == 200 and answer.mimetype == "image/png"
     made, written = decoded(answer.data), cv2.imread(str(output), cv2.IMREAD_UNCHANGED)

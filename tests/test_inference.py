@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, call, files_up_to, lively_generator, settings, write_generator, write_pair
+from conftest import LARGER, call, files_up_to, lively_generator, settings, translated, write_generator, write_pair
 from PIL import Image
 from test_published import Published
 from torch import nn
 
 import evaluate as evaluate_module
-import predict as predict_module
 import train as train_module
 from inference.load import load_generator
 from inference.trained import Trained
@@ -263,8 +262,7 @@ def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(ge
             path.parent.mkdir(parents=True, exist_ok=True)
             sides[side, name] = noise(64, 64, ord(side) + int(name))
             Image.fromarray(sides[side, name]).save(path)
-    status, out, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input",
-                            tmp_path / "pairs", "--output", tmp_path / "out", "--compare")
+    status, out, err = translated(checkpoint, tmp_path / "pairs", tmp_path / "out", "--compare")
     assert status == 0 and "2 images in" in out, err
     assert f"the 2 images of {ours}" in out and "the 2 others are not" in out
     written = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png"))
@@ -281,10 +279,9 @@ def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
     for side in "AB":
         (tmp_path / "in" / side).mkdir(parents=True)
         Image.fromarray(noise(64, 64)).save(tmp_path / "in" / side / "1.png")
-    flags = ["--checkpoint", checkpoint, "--device", "cpu", "--output", tmp_path / "out"]
-    status, _, err = call(predict_module, *flags, "--input", tmp_path / "in")
+    status, _, err = translated(checkpoint, tmp_path / "in", tmp_path / "out")
     assert status == 2 and "does not tell which one" in err and err.count("\n") == 1, err
-    assert call(predict_module, *flags, "--input", tmp_path / "in" / "B")[0] == 0
+    assert translated(checkpoint, tmp_path / "in" / "B", tmp_path / "out")[0] == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.png"]
 
 
@@ -293,18 +290,17 @@ def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
     for side, height in (("A", 64), ("B", 65)):
         (tmp_path / "in" / side).mkdir(parents=True)
         Image.fromarray(noise(64, height)).save(tmp_path / "in" / side / "1.png")
-    flags = ["--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output", tmp_path / "out"]
-    status, _, err = call(predict_module, *flags, "--compare")
+    places = checkpoint, tmp_path / "in", tmp_path / "out"
+    status, _, err = translated(*places, "--compare")
     assert status == 1 and "B/1.png is no target of" in err and err.count("\n") == 1, err
-    assert call(predict_module, *flags)[0] == 0
+    assert translated(*places)[0] == 0
 
 
 def test_a_folder_called_a_alone_is_a_folder_like_any_other(gen, tmp_path):
     checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
     (tmp_path / "in" / "A").mkdir(parents=True)
     Image.fromarray(noise(64, 64)).save(tmp_path / "in" / "A" / "1.png")
-    assert call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output",
-                tmp_path / "out")[0] == 0
+    assert translated(checkpoint, tmp_path / "in", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "A" / "1.png").exists()
 
 
@@ -363,14 +359,13 @@ def deep(gen, tmp_path_factory):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_output_that_does_not_fit_is_a_failure_and_the_one_before_stays(deep, tmp_path, ending, bits):
     output = tmp_path / f"out.{ending}"
-    flags = ["--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input", deep / f"{bits}.png"]
-    flags += ["--output", output]
-    assert call(predict_module, *flags)[0] == 0
+    places = deep / "gen.pth.tar", deep / f"{bits}.png", output
+    assert translated(*places)[0] == 0
     whole = output.read_bytes()
     output.write_bytes(b"good")
     for part in (1, len(whole) // 2, len(whole) - 1):
         with files_up_to(part):
-            status, _, err = call(predict_module, *flags)
+            status, _, err = translated(*places)
         assert status == 1 and f"out.{ending} cannot be written" in err and err.count("\n") == 1, (part, err)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"good"]
 
@@ -388,8 +383,7 @@ def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path, disk, ending
             while True:
                 file.write(bytes(4096))
         os.truncate(filler, filler.stat().st_size - 4096 * pages)
-        status, _, err = call(predict_module, "--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input",
-                              deep / f"{bits}.png", "--output", output)
+        status, _, err = translated(deep / "gen.pth.tar", deep / f"{bits}.png", output)
         assert (status, output.read_bytes() == b"good") in ((2, True), (0, False)), (pages, err)
         assert sorted(path.name for path in folder.iterdir()) == ["filler", output.name]
         if ending in ("bmp", "tif", "npy") and pages < 3:  # they take 12 KB or more
@@ -406,8 +400,7 @@ def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_w
         Image.fromarray(noise(64, 64)).save(tmp_path / "in" / name)
     with atomic(tmp_path / "out" / "other.png") as file:  # of another predict.py at work
         file.write(b"whole")
-        status, _, err = call(predict_module, "--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input",
-                              tmp_path / "in", "--output", tmp_path / "out")
+        status, _, err = translated(deep / "gen.pth.tar", tmp_path / "in", tmp_path / "out")
     assert status == 0, err
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
     assert found == [".pix2pix-mine.tmp", "1.png", "other.png", "sub", "sub/2.png"]

@@ -4,12 +4,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import call, paired, settings
+from conftest import call, paired, settings, translated
 from PIL import Image
 from skimage import color
 
 import evaluate
-import predict
 from config import Config
 from dataset import load_data
 from generator import Generator
@@ -233,11 +232,11 @@ def test_a_run_on_colour_photos_stays_one_and_its_pictures_are_compared_and_scor
     train(cfg)
     with pytest.raises(UserError, match="space lab, which cannot become rgb"):
         train(settings(tmp_path / "data", tmp_path / "run", resume=True, space="rgb"))
-    words = ["--checkpoint", tmp_path / "run" / "gen.pth.tar", "--device", "cpu"]
-    picture = ["--input", tmp_path / "data/val/0.png", "--output", tmp_path / "0.png"]
-    assert call(predict, *words, *picture, "--compare")[0] == 0
+    checkpoint, picture = tmp_path / "run" / "gen.pth.tar", tmp_path / "data/val/0.png"
+    assert translated(checkpoint, picture, tmp_path / "0.png", "--compare")[0] == 0
     assert Image.open(tmp_path / "0.png").size == (120, 40)
     for more in ([], ["--full-size"]):
-        status, told, _ = call(evaluate, *words, "--data-root", tmp_path / "data", "--baseline", "identity",
-                               "--num-workers", 0, "--out-dir", tmp_path / f"scores{len(more)}", *more)
+        status, told, _ = call(evaluate, "--checkpoint", checkpoint, "--device", "cpu", "--data-root",
+                               tmp_path / "data", "--baseline", "identity", "--num-workers", 0, "--out-dir",
+                               tmp_path / f"scores{len(more)}", *more)
         assert status == 0 and "psnr" in told and "identity" in told

@@ -90,7 +90,8 @@ def test_the_folder_holds_all_that_the_page_asks_for(run, fake, tmp_path, monkey
 @pytest.mark.parametrize("mistake, sentence", [
     ("there", "page is there already"), ("file", "page is there already"), ("runtime", "--runtime must be the folder"),
     ("other", "not the file of onnxruntime-web"), ("inputs", "takes 2 inputs together"),
-    ("palette", "no palette|nosuch"), ("examples", "examples must be at least 0"), ("onnx", "pip install onnx"),
+    ("palette", "no palette|nosuch"), ("cdn", "give --runtime or --cdn"), ("examples", "examples must be at least 0"),
+    ("onnx", "pip install onnx"),
 ])
 def test_a_mistake_is_a_sentence_and_no_folder(run, fake, once, tmp_path, monkeypatch, mistake, sentence):
     gen, folder, options = load_generator(run / "gen.pth.tar"), tmp_path / "page", dict(runtime=fake)
@@ -106,8 +107,8 @@ def test_a_mistake_is_a_sentence_and_no_folder(run, fake, once, tmp_path, monkey
         (fake / "dist" / "ort-wasm-simd-threaded.wasm").write_bytes(b"of another version")
     if mistake == "inputs":
         gen.trained = replace(gen.trained, inputs=2)
-    if mistake in ("palette", "examples"):
-        options[mistake] = "nosuch" if mistake == "palette" else -1
+    if mistake in ("palette", "examples", "cdn"):
+        options[mistake] = dict(palette="nosuch", examples=-1, cdn=True)[mistake]
     if mistake == "onnx":
         monkeypatch.setattr(page_module, "write", once)
         monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
@@ -155,12 +156,6 @@ def test_two_runtimes_have_two_names_since_browsers_keep_the_first(run, fake, tm
     one, two = (json.loads((tmp_path / name / "settings.json").read_text())["runtime"] for name in ("one", "two"))
     assert not {one[part] for part in ("script", "module", "file")} & {two[part] for part in two if part != "webgpu"}
     assert {two[part] for part in ("script", "module", "file")} <= left_in(tmp_path / "two")
-
-
-def test_a_runtime_given_and_one_of_the_cdn_exclude_each_other(run, fake, tmp_path):
-    with pytest.raises(UserError, match="give --runtime or --cdn"):
-        write_page(load_generator(run / "gen.pth.tar"), tmp_path / "page", run, runtime=fake, cdn=True)
-    assert not (tmp_path / "page").exists()
 
 
 @contextlib.contextmanager

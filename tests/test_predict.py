@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import call, lively_generator, write_generator
+from conftest import call, lively_generator, translated, write_generator
 from PIL import Image
 
 import export as export_module
@@ -326,8 +326,7 @@ def test_where_outputs_and_inputs_meet_nothing_is_written(checkpoint, tmp_path, 
     source, output = meet(kind, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     flags = ["--ending", ".png"] if kind == "two outputs of one name" else []
-    status, _, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", source, "--output",
-                          output, *flags)
+    status, _, err = translated(checkpoint, source, output, *flags)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()
@@ -350,8 +349,7 @@ def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkp
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png", image(70, 60, seed=i))
     (tmp_path / "in" / "broken.png").write_bytes(b"x")
-    status, out, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in",
-                            "--output", tmp_path / "out", "--batch-size", 2)
+    status, out, err = translated(checkpoint, tmp_path / "in", tmp_path / "out", "--batch-size", 2)
     assert status == 1 and "3 images" in out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
     assert err.startswith("not translated: ") and "broken.png" in err and err.count("\n") == 1
@@ -405,8 +403,7 @@ def test_label_maps_that_are_written_as_jpeg_are_warned_of(checkpoint, tmp_path,
     saved["config"] |= dict(direction="AtoB", label_side=label_side)
     torch.save(saved, checkpoint)
     source = save(tmp_path / "in.png", image(64, 64))
-    status, out, _ = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", source,
-                          "--output", tmp_path / f"out.{ending}")
+    status, out, _ = translated(checkpoint, source, tmp_path / f"out.{ending}")
     assert status == 0 and ("--ending .png keeps them" in out) == said
 
 
@@ -525,8 +522,7 @@ def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_the_old_file(gen, t
 def test_want_of_memory_is_a_sentence(checkpoint, tmp_path, monkeypatch, error):
     source = save(tmp_path / "a.png", image(64, 64))
     monkeypatch.setattr(Generator, "forward", lambda self, x: error())
-    status, _, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", source, "--output",
-                          tmp_path / "b.png")
+    status, _, err = translated(checkpoint, source, tmp_path / "b.png")
     assert status == 2 and "too little memory" in err and err.count("\n") == 1, err
 
 

@@ -66,6 +66,7 @@ fp32 = partial(torch.autocast, "cpu", enabled=False)
 
 @pytest.mark.parametrize("target", [1.0, 0.0])
 def test_bce_is_torch_s_own_in_value_and_gradient(monkeypatch, target):
+    assert bce(torch.zeros(4).bfloat16(), target).dtype == torch.float32
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     logits = [torch.linspace(-15, 15, 961, dtype=torch.double).requires_grad_() for _ in range(2)]
     losses = bce(logits[0], target), F.binary_cross_entropy_with_logits(logits[1], torch.full((961,), target).double())

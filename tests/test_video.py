@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, files_up_to, launch, wait_until
+from conftest import ROOT, files_up_to, launch, translated, wait_until
 from skimage import color
 from test_predict import checkpoint, gen  # noqa: F401
 from test_prepare import video
 
-import predict as predict_module
 from generator import Generator
 from inference.trained import Trained
 from inference.translate import Translator
@@ -167,13 +166,13 @@ def test_odd_sizes_stay(same, tmp_path, ending, capsys):
 
 def test_the_command_and_its_defaults(checkpoint, tmp_path):  # noqa: F811
     source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "there" / "out.mp4"
-    words = ["--checkpoint", checkpoint, "--input", source, "--output", made, "--device", "cpu"]
-    status, said, _ = call(predict_module, *words)
+    places = checkpoint, source, made
+    status, said, _ = translated(*places)
     assert status == 0 and "--norm running --dropout off" in said and "12 frames in" in said
     first = made.read_bytes()
-    status, said, _ = call(predict_module, *words, "--norm", "running", "--dropout", "off")
+    status, said, _ = translated(*places, "--norm", "running", "--dropout", "off")
     assert status == 0 and "translated with" not in said and made.read_bytes() == first
-    status, said, _ = call(predict_module, *words, "--norm", "image")
+    status, said, _ = translated(*places, "--norm", "image")
     assert status == 0 and "with --dropout off," in said and made.read_bytes() != first
 
 
@@ -194,8 +193,7 @@ def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_pa
             ("in.mp4", "out.png", [], "must be a file that ends in one of .mp4"),
             ("in.mp4", "in.mp4", [], "is an input, and would be overwritten"),
             ("in.mp4", "out.mp4", ["--compare"], "--compare is for images")):
-        words = ["--checkpoint", checkpoint, "--input", tmp_path / name, "--output", tmp_path / output, *flags]
-        status, _, said = call(predict_module, *words, "--device", "cpu")
+        status, _, said = translated(checkpoint, tmp_path / name, tmp_path / output, *flags)
         assert status == 2 and message in said and said.count("\n") == 1, said
         assert {path.name for path in tmp_path.iterdir()} == there
     assert seen(source)
