@@ -357,7 +357,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(small, tmp_path):
 def test_of_each_kind_only_the_newest_waits():
     """Behind a slow disk, 104 stale copies of log.csv were written one after the other."""
     seen, held, writer = [], threading.Event(), Writer(torch.device("cpu"))
-    writer.submit("first", held.wait)
+    writer.submit("first", held.wait, 10)
     while writer.running != "first":
         time.sleep(0.001)
     for i in range(1000):
