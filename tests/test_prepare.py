@@ -23,6 +23,7 @@ from rasterio.transform import from_origin
 
 import prepare
 from making.edges import LEAST, edges, gradient, is_ridge
+from making.folder import Blocks
 from pairs.find import find_pairs
 from pairs.images import read_picture
 
@@ -686,6 +687,14 @@ def test_videos_that_cannot_be_used_are_told(tmp_path):
     status, said = run("frames", tmp_path / "cut.mp4", tmp_path / "cut", "--val", 0)
     assert status == 1 and "not used: 1" in said and "cut.mp4 is damaged after" in said
     assert all(abs(moment(path) - int(path.stem[-6:])) < 1 for path in made(tmp_path / "cut").values())
+
+
+def test_blocks_are_held_out_evenly():
+    blocks = Blocks(0.1)
+    splits = [blocks.split(i) for i in range(100)]
+    assert splits.count("val") == 10 and "val" in splits[:10]
+    again = Blocks(0.1, {i: splits[i] for i in range(37)})
+    assert [again.split(i) for i in range(100)] == splits
 
 
 @pytest.mark.long

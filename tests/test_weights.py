@@ -217,7 +217,7 @@ def test_a_file_of_safetensors_tells_what_the_run_told(small, tmp_path):
     for source in (path, small().out_dir / "checkpoint.pth.tar"):
         (tmp_path / "gen.safetensors").write_bytes(weights.as_safetensors(weights.read_weights(source)))
         made, wanted = load_generator(tmp_path / "gen.safetensors"), load_generator(path)
-        assert equal(made, wanted)
+        assert equal(made, wanted) and equal(load_generator(source), wanted)
         told, expected = vars(made.trained), vars(wanted.trained)
         assert {**told, "known": 0} == {**expected, "known": 0}
         if source == path:
