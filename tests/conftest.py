@@ -53,6 +53,7 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+torch.ones(1, requires_grad=True).backward()  # begun among fake devices, autograd would fail in forks ever after
 RGB, GRAY = Values(3), Values(1)
 ROOT = Path(train_module.__file__).parent
 

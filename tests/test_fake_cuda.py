@@ -78,7 +78,6 @@ def fused_adam(*lists, lr, grad_scale=None, found_inf=None, **numbers):
 def fake(monkeypatch):
     """A mode in which tensors are fake. Replaced is what asks the driver, and what fake tensors cannot do."""
     make = torch.tensor
-    torch.ones(1, requires_grad=True).backward()  # begun among fake devices, autograd would fail in forks ever after
 
     def tensor(value, **options):
         made = make(value, **options)
