@@ -1,6 +1,8 @@
 """Small data sets and small runs, on the CPU, without a network."""
 
+import contextlib
 import importlib.util
+import io
 import itertools
 import os
 import shutil
@@ -20,9 +22,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import predict
 import train as train_module
 from config import Config
 from dataset import PairedImages
+from generator import Generator
 from hd.networks import make_networks
 from pairs.geometry import Geometry
 from pairs.identity import Pair
@@ -30,7 +34,8 @@ from pairs.jitter import Jitter
 from pairs.values import Values, values_of
 from runtime import logger as logger_module
 from runtime import run as run_module
-from runtime.checkpoint import load_tensors
+from runtime.checkpoint import GENERATOR, load_tensors
+from runtime.console import run_main
 from runtime.grids import DRAWN
 from runtime.speed import choose_levers
 from runtime.state import State
@@ -48,6 +53,7 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+torch.ones(1, requires_grad=True).backward()  # begun among fake devices, autograd would fail in forks ever after
 RGB, GRAY = Values(3), Values(1)
 ROOT = Path(train_module.__file__).parent
 
@@ -56,6 +62,21 @@ def launch(*args, **options):
     """A process of Python with these words, a group of its own, whose output is read."""
     return subprocess.Popen([sys.executable, *map(str, args)], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def call(module, *flags):
+    """Runs a command: its exit status, and what it printed to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
+        with pytest.raises(SystemExit) as leaving:
+            run_main(module.main)
+    return leaving.value.code or 0, out.getvalue(), err.getvalue()
+
+
+def translated(checkpoint, source, output, *flags):
+    """What call() gives of predict.py on the CPU."""
+    return call(predict, "--checkpoint", checkpoint, "--device", "cpu", "--input", source, "--output", output, *flags)
 
 
 def children_of(pid):
@@ -149,6 +170,57 @@ def flags(data, out_dir, **changes):
             if type(value) is not bool and value not in (None, "", [])]
 
 
+def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
+    """Of log.csv."""
+    values = dict(epoch=epoch, d_real=d_real, d_fake=d_fake, g_gan=g_gan, g_l1=0.3, val_l1=0.3, lr=2e-4, seconds=1.0,
+                  images_per_s=2.0)
+    return {**values, **changes}
+
+
+def flat(folder, n=20, first=200):
+    """A folder of side-by-side files without a split."""
+    for i in range(n):
+        write_pair(folder / f"{i:02d}.png", seed=first + i)
+    return folder
+
+
+def write_generator(path, gen, told=(), **saved):
+    """A generator's file, of a U-Net for 64×64; told: more of its configuration."""
+    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True)) | dict(told)
+    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict(), **saved},
+               path)
+    return path
+
+
+def lively_generator():
+    """A small generator whose output follows its input, with running statistics of its own, in training mode."""
+    torch.manual_seed(0)
+    gen = Generator(ngf=4, crop_size=64)
+    for parameter in gen.parameters():
+        if parameter.dim() == 4:
+            parameter.data *= 4
+    with torch.no_grad():
+        for _ in range(20):
+            gen(torch.randn(2, 3, 64, 64))
+    return gen
+
+
+class Runs:
+    """Pickled, it would leave a file behind when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def equal(a, b):
+    """Whether two networks have the same layers and weights."""
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.fixture(scope="session")
 def end_of():
     """The weights, optimisers, scaler, position and losses that a run left, without its times."""
@@ -230,6 +302,18 @@ def at_step(on_steps):
     return install
 
 
+@contextlib.contextmanager
+def files_up_to(size):
+    """No file can become larger: a write puts down what fits, as on a full disk, and the next one fails."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.fixture
 def disk(tmp_path):
     """Makes folders that are a disk of so many bytes each: a tmpfs, which only root may mount."""
@@ -254,6 +338,18 @@ def disk(tmp_path):
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser",
                                                "google-chrome", "chrome"))), None)
 NO_BROWSER = "needs Chromium on the path and the package playwright"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--disable-background-networking", "--use-fake-device-for-media-stream",
+             "--use-fake-ui-for-media-stream"] + ["--no-sandbox"] * (getattr(os, "geteuid", bool)() == 0)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,14 +7,9 @@ import statistics
 import time
 
 import numpy as np
+from conftest import row
 
 from runtime.advice import PATIENCE, SMOOTH, Overfitting, verdict
-
-
-def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
-    values = dict(epoch=epoch, d_real=d_real, d_fake=d_fake, g_gan=g_gan, g_l1=0.3, val_l1=0.3, lr=2e-4, seconds=1.0,
-                  images_per_s=2.0)
-    return {**values, **changes}
 
 
 def test_a_winner_is_named_once_and_only_after_several_epochs():
@@ -49,20 +44,6 @@ def warned(val, train, start=0):
 def wandering(seed, n):
     """As single epochs of facades wander."""
     return np.random.default_rng(seed).uniform(-0.01, 0.01, n)
-
-
-def test_a_run_that_learns_by_heart_is_told_so_once():
-    """Also when it is resumed, and when validation recovers and rises again."""
-    epochs = np.arange(120)
-    train = 0.4 * 0.98**epochs
-    for seed in range(10):
-        val = 0.36 + 0.001 * np.maximum(25 - epochs, epochs - 25) + wandering(seed, 120)
-        [epoch] = warned(val, train)
-        assert 36 <= epoch <= 75
-        assert not warned(val, train, start=epoch)
-        assert 15 <= int(re.search(r"since about epoch (\d+)", sentences(val, train)[epoch])[1]) <= 35
-    for wave in (np.sin(epochs / 8), -np.sin(epochs / 8)):
-        assert len(warned(0.36 + 0.05 * wave, train)) == 1
 
 
 def test_epochs_that_merely_wander_are_no_overfitting():

@@ -1,6 +1,7 @@
 """What check.py and a start say of class indices and ranges, of files that other libraries wrote."""
 
 import re
+from functools import partial
 
 import cv2
 import numpy as np
@@ -82,17 +83,6 @@ def told(tmp_path, capsys):
     return tell
 
 
-def test_masks_of_0_and_255_are_no_two_classes(told):
-    for said in told("A", lambda path, i: png(path, blocks(i, [0, 255])), n_labels=2):
-        assert re.search(r"refused: side A: of the classes 0 to 1, 1 occur \(0\); \d\d\.\d% of the pixels are of none, "
-                         r"with 255. 255 belongs to no class: write 1 in its place", said)
-
-
-def test_indices_spread_over_8_bits_are_told_by_what_they_are_multiples_of(told):
-    for said in told("A", lambda path, i: png(path, blocks(i, np.arange(13) * 17)), n_labels=13):
-        assert "all are multiples of 17: divide them by it, and take --n-labels 13" in said and "refused" in said
-
-
 def test_a_png_of_4_bits_holds_its_indices(told):
     for said in told("A", lambda path, i: png_of_4_bits(path, blocks(i, np.arange(13))), n_labels=13):
         assert "refused" not in said and "class indices" not in said
@@ -110,19 +100,6 @@ def test_check_tells_the_classes_that_occur_and_the_share_of_none(told):
     assert "of the classes" not in started
 
 
-def test_more_than_half_of_no_class_is_asked_about(told):
-    def write(path, i):
-        png(path, np.where(np.arange(SIZE) < 30, 255, blocks(i, [0, 1])))
-
-    for said in told("A", write, n_labels=2):
-        assert "62.5% of the pixels are of none, with 255: is that meant?" in said
-
-
-def test_a_side_of_one_number_is_asked_about(told):
-    for said in told("A", lambda path, i: png(path, np.zeros((SIZE, SIZE), np.uint8))):
-        assert "nearly every number of side A is 0: is that meant?" in said and "--range-a" not in said
-
-
 @pytest.mark.parametrize("n", [1, 3])
 def test_sides_that_hold_the_same_are_asked_about(tmp_path, capsys, n):
     for i in range(3):
@@ -131,26 +108,6 @@ def test_sides_that_hold_the_same_are_asked_about(tmp_path, capsys, n):
             png(tmp_path / side / f"{i}", smooth(i + 9 * (side == "B" and i >= n), 0, 255))
     check(settings(tmp_path, tmp_path))
     assert ("A and B hold the same in each of 3 pairs: is that meant?" in capsys.readouterr().out) == (n == 3)
-
-
-def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told):
-    colours = np.random.default_rng(0).integers(0, 255, (8, 3), np.uint8)
-
-    def write(differ):
-        return lambda path, i: png(path, blocks(i, np.arange(5)), np.roll(colours, differ * i, axis=0).tobytes())
-
-    for said in told("A", write(True), n_labels=5):
-        assert re.search(r"the palettes of side A differ from file to file: \d is \(.*\) in .*A/\d.png and \(.*\) in "
-                         r".*A/\d.png", said)
-    for said in told("A", write(False), n_labels=5):
-        assert "the palettes of" not in said
-
-
-def test_150_classes_are_recognised_and_gray_photos_are_not(told):
-    for said in told("A", lambda path, i: png(path, blocks(i, np.arange(151)))):
-        assert re.search(r"side A looks like class indices, 0 to 1[45]\d: --n-labels 1[45]\d makes each a", said)
-    for said in told("A", lambda path, i: png(path, smooth(i, 0, 150))):
-        assert "class indices" not in said
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint32"])
@@ -185,43 +142,6 @@ def test_a_range_is_proposed_from_what_is_data(told, outliers):
             assert bool(named) == (share > 0)
 
 
-def test_what_files_say_is_no_data_does_not_count_for_a_range(told):
-    def nan(path, i):
-        array = elevation(i)
-        array[:5] = np.nan
-        tiff(path, array)
-
-    for write in (nan, lambda path, i: tiff(path, elevation(i, [(-9999, 0.1)]), nodata=-9999)):
-        for said in told("B", write):
-            low, high = proposed(said)
-            assert 80 <= low <= 100 and 140 <= high <= 150 and "lies far outside" not in said
-
-
-def test_masked_pixels_do_not_count_for_a_range(told):
-    for said in told("B", lambda path, i: tiff(path, elevation(i, [(500, 0.25), (600, 0.05)])),
-                     masks=lambda path, i: png(path, np.arange(SIZE)[:, None] // 12 * np.ones((SIZE, SIZE)) > 0)):
-        low, high = proposed(said)
-        assert 80 <= low <= 100 and 140 <= high <= 150
-
-
-def test_one_saturated_pixel_of_16_bits_does_not_hide_that_the_range_is_hardly_used(told):
-    def write(path, i):
-        array = elevation(i).astype(np.uint16) * 10
-        array[0, 0] = 65535
-        tiff(path, array)
-
-    for said in told("B", write):
-        assert re.search(r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d0 14\d0", said)
-
-
-@pytest.mark.parametrize(("write", "top", "wanted"), [(tiff, 10_000, True), (tiff, 60_000, False), (png, 100, False)])
-def test_16_bits_of_which_half_lie_idle_get_a_range_and_other_numbers_do_not(told, write, top, wanted):
-    """As Sentinel-2's reflectances, which take 15 % of 16 bits; dark photos of 8 bits are photos."""
-    for said in told("B", lambda path, i: write(path, smooth(i, top / 20, top).astype(np.uint16))):
-        proposal = re.search(r"side B uses less than half of its range, .*, --range-b \d+ \d+$", said, re.MULTILINE)
-        assert bool(proposal) == wanted, said
-
-
 def test_two_sides_of_floats_get_both_flags_at_once(tmp_path):
     for side, factor in (("A", 10), ("B", 1)):
         (tmp_path / side).mkdir()
@@ -231,55 +151,9 @@ def test_two_sides_of_floats_get_both_flags_at_once(tmp_path):
         check(settings(tmp_path, tmp_path / "run", in_channels=1, out_channels=1))
 
 
-def test_the_share_that_a_range_clips_is_told_with_the_worst_file(told):
-    def write(path, i):
-        tiff(path, elevation(i, [(170, 0.3)] if i == 1 else ()))
-
-    for said in told("B", write, range_b=(90.0, 150.0), out_channels=1):
-        assert re.search(r"side B: (7\.5|10\.0)% of the values lie outside of 90 to 150 and are clipped, most in "
-                         r".*B/1\.tif, 30\.0%: --range-b \d\d 170 takes in nearly all", said)  # of 4 or of 6 files
-    for said in told("B", lambda path, i: tiff(path, elevation(i)), range_b=(90.0, 150.0), out_channels=1):
-        assert "clipped" not in said
-
-
 def stripe(share, top=255, dtype=np.uint8):
     """A mask, white in its upper part."""
     return (np.arange(SIZE * SIZE) < share * SIZE * SIZE).reshape(SIZE, SIZE).astype(dtype) * dtype(top)
-
-
-def test_the_share_that_does_not_count_is_told_of_masks_and_no_data_together(told):
-    def write(path, i):
-        array = elevation(i)
-        array[-12:] = np.nan
-        tiff(path, array)
-
-    for said in told("B", write, masks=lambda path, i: png(path, stripe(0.5)), range_b=(90.0, 150.0)):
-        assert re.search(r"50\.0% of the pixels in \d pairs do not count: 25\.0% of side B hold no value .*; "
-                         r"50\.0% are black in the masks", said)
-
-
-def test_little_that_does_not_count_is_not_worth_a_word(told):
-    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)), masks=lambda path, i: png(path, stripe(0.995))):
-        assert "do not count" not in said and "refused" not in said
-
-
-@pytest.mark.parametrize("write", [lambda path: png(path, stripe(0.005)),
-                                   lambda path: tiff(path, stripe(1, 300, np.uint16))])
-def test_where_hardly_any_pixel_counts_nothing_starts(told, write):
-    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)), masks=lambda path, i: write(path)):
-        assert re.search(r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so that nothing is learnt: "
-                         r"\d+\.\d% are black in the masks", said)
-
-
-def test_masks_that_leave_most_of_their_type_unused_are_told(told):
-    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)),
-                     masks=lambda path, i: tiff(path, smooth(i, 50, 255).astype(np.uint16))):
-        assert re.search(r"\d of \d masks hold nothing beyond 255 .* such as .*M/\d\.tif: there 255 counts as", said)
-
-
-def test_masks_without_white_are_told(told):
-    for said in told("A", lambda path, i: png(path, smooth(i, 0, 255)), masks=lambda path, i: png(path, stripe(1, 51))):
-        assert "no mask is brighter than 20.00% of white: its pixels count by that share" in said
 
 
 def test_a_class_that_a_tag_makes_void_is_told_with_the_way_out(told):
@@ -295,18 +169,107 @@ def test_a_class_that_a_tag_makes_void_is_told_with_the_way_out(told):
     assert "4 occur (1, 2, 3, 4); every pixel that holds a value is of one; 25.0% of all hold no value" in checked
 
 
-def test_the_palettes_of_tiffs_are_compared_too(told):
-    def write(differ):
-        def one(path, i):
-            palette = {index: (20 * index, 9, 30 * differ * i, 255) for index in range(5)}
-            with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", width=SIZE, height=SIZE, count=1,
-                               dtype="uint8", photometric="PALETTE") as file:
-                file.write(blocks(i, np.arange(5)).astype(np.uint8), 1)
-                file.write_colormap(1, palette)
-        return one
+def photo(path, i):
+    png(path, smooth(i, 0, 255))
 
-    for said in told("A", write(1), n_labels=5):
-        assert re.search(r"the palettes of side A differ from file to file: 0 is \(0, 9, 0\) in .*A/\d.tif and \(0, 9, "
-                         r"\d+\) in .*A/\d.tif", said)
-    for said in told("A", write(0), n_labels=5):
-        assert "the palettes of" not in said
+
+def reflectances(top, write=tiff):
+    return lambda path, i: write(path, smooth(i, top / 20, top).astype(np.uint16))
+
+
+def saturated(path, i):
+    array = elevation(i).astype(np.uint16) * 10
+    array[0, 0] = 65535
+    tiff(path, array)
+
+
+def without(rows):
+    """Heights without a value in these rows."""
+    def write(path, i):
+        array = elevation(i)
+        array[rows] = np.nan
+        tiff(path, array)
+
+    return write
+
+
+HARDLY = (r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so that nothing is learnt: "
+          r"\d+\.\d% are black in the masks")
+
+
+@pytest.mark.parametrize(("side", "write", "changes", "wanted", "absent"), [
+    pytest.param("A", lambda path, i: png(path, blocks(i, [0, 255])), dict(n_labels=2),
+                 r"refused: side A: of the classes 0 to 1, 1 occur \(0\); \d\d\.\d% of the pixels are of none, with "
+                 r"255. 255 belongs to no class: write 1 in its place", "", id="masks of 0 and 255 are no two classes"),
+    pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(13) * 17)), dict(n_labels=13),
+                 "refused.*all are multiples of 17: divide them by it, and take --n-labels 13", "",
+                 id="indices spread over 8 bits"),
+    pytest.param("A", lambda path, i: png(path, np.where(np.arange(SIZE) < 30, 255, blocks(i, [0, 1]))),
+                 dict(n_labels=2), "62.5% of the pixels are of none, with 255: is that meant?", "",
+                 id="more than half of no class"),
+    pytest.param("A", lambda path, i: png(path, np.zeros((SIZE, SIZE), np.uint8)), {},
+                 "nearly every number of side A is 0: is that meant?", "--range-a", id="one number"),
+    pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(151))), {},
+                 r"side A looks like class indices, 0 to 1[45]\d: --n-labels 1[45]\d makes each", "", id="150 classes"),
+    pytest.param("A", lambda path, i: png(path, smooth(i, 0, 150)), {}, "", "class indices", id="gray photos"),
+    pytest.param("B", saturated, {}, r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d0 14\d0",
+                 "", id="one saturated pixel of 16 bits does not hide that the range is hardly used"),
+    pytest.param("B", reflectances(10_000), {}, r"side B uses less than half of its range, .*, --range-b \d+ \d+\n", "",
+                 id="Sentinel-2's reflectances take 15 % of 16 bits"),
+    pytest.param("B", reflectances(60_000), {}, "", "less than half", id="nearly all of 16 bits"),
+    pytest.param("B", reflectances(100, png), {}, "", "less than half", id="dark photos of 8 bits are photos"),
+    pytest.param("B", lambda path, i: tiff(path, elevation(i, [(170, 0.3)] if i == 1 else ())),
+                 dict(range_b=(90.0, 150.0), out_channels=1),
+                 r"side B: (7\.5|10\.0)% of the values lie outside of 90 to 150 and are clipped, most in "
+                 r".*B/1\.tif, 30\.0%: --range-b \d\d 170 takes in nearly all", "", id="clipped"),  # of 4 or of 6 files
+    pytest.param("B", lambda path, i: tiff(path, elevation(i)), dict(range_b=(90.0, 150.0), out_channels=1), "",
+                 "clipped", id="not clipped"),
+    pytest.param("B", without(np.s_[-12:]), dict(masks=lambda path, i: png(path, stripe(0.5)), range_b=(90.0, 150.0)),
+                 r"50\.0% of the pixels in \d pairs do not count: 25\.0% of side B hold no value .*; 50\.0% are black "
+                 "in the masks", "", id="masks and no data together"),
+    pytest.param("A", photo, dict(masks=lambda path, i: png(path, stripe(0.995))), "", "do not count|refused",
+                 id="little that does not count is not worth a word"),
+    pytest.param("A", photo, dict(masks=lambda path, i: png(path, stripe(0.005))), HARDLY, "", id="hardly any counts"),
+    pytest.param("A", photo, dict(masks=lambda path, i: tiff(path, stripe(1, 300, np.uint16))), HARDLY, "",
+                 id="hardly any counts of 16 bits"),
+    pytest.param("A", photo, dict(masks=lambda path, i: tiff(path, smooth(i, 50, 255).astype(np.uint16))),
+                 r"\d of \d masks hold nothing beyond 255 .* such as .*M/\d\.tif: there 255 counts as", "",
+                 id="masks that leave most of their type unused"),
+    pytest.param("A", photo, dict(masks=lambda path, i: png(path, stripe(1, 51))),
+                 "no mask is brighter than 20.00% of white: its pixels count by that share", "", id="without white"),
+])
+def test_what_is_odd_is_told_by_check_and_by_a_start(told, side, write, changes, wanted, absent):
+    for said in told(side, write, **changes):
+        assert re.search(wanted, said) and not (absent and re.search(absent, said)), said
+
+
+@pytest.mark.parametrize(("write", "masks"), [
+    (without(np.s_[:5]), None), (lambda path, i: tiff(path, elevation(i, [(-9999, 0.1)]), nodata=-9999), None),
+    (lambda path, i: tiff(path, elevation(i, [(500, 0.25), (600, 0.05)])),
+     lambda path, i: png(path, np.arange(SIZE)[:, None] // 12 * np.ones((SIZE, SIZE)) > 0))])
+def test_what_is_no_data_or_masked_does_not_count_for_a_range(told, write, masks):
+    for said in told("B", write, masks):
+        low, high = proposed(said)
+        assert 80 <= low <= 100 and 140 <= high <= 150 and "lies far outside" not in said
+
+
+def with_palette(path, i, differ):
+    colours = np.random.default_rng(0).integers(0, 255, (8, 3), np.uint8)
+    png(path, blocks(i, np.arange(5)), np.roll(colours, differ * i, axis=0).tobytes())
+
+
+def tiff_with_palette(path, i, differ):
+    palette = {index: (20 * index, 9, 30 * differ * i, 255) for index in range(5)}
+    with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", width=SIZE, height=SIZE, count=1,
+                       dtype="uint8", photometric="PALETTE") as file:
+        file.write(blocks(i, np.arange(5)).astype(np.uint8), 1)
+        file.write_colormap(1, palette)
+
+
+@pytest.mark.parametrize("write", [with_palette, tiff_with_palette])
+@pytest.mark.parametrize("differ", [False, True])
+def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told, write, differ):
+    for said in told("A", partial(write, differ=differ), n_labels=5):
+        found = re.search(r"the palettes of side A differ from file to file: \d is \(.*\) in .*A/\d.(png|tif) and "
+                          r"\(.*\) in .*A/\d.(png|tif)", said)
+        assert bool(found) == ("the palettes of" in said) == differ

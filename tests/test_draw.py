@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import json
-import os
 import socket
 import sys
 import threading
@@ -17,13 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import BROWSER, pair_of, settings, wait_until
+from conftest import pair_of, settings, translated, wait_until
 from PIL import Image, ImageDraw
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
 
 import draw
-import predict
 import train
 from hd.networks import make_generator
 from inference import page
@@ -147,38 +145,30 @@ def test_colours_are_named_after_a_palette_only_when_they_are_of_it():
 # Requests
 
 
-@pytest.mark.parametrize("image, kind", [
-    (noise(64, 64, 3), "PNG"), (noise(50, 83, 3), "JPEG"), (noise(64, 70, 3), "WEBP"), (noise(70, 64), "PNG"),
-    (noise(64, 64, 4), "PNG"), (noise(64, 64, 3, dtype=np.uint16), "PNG"), (noise(64, 64, dtype=np.uint16), "PNG"),
-], ids=lambda value: value if isinstance(value, str) else f"{value.dtype}{value.shape}")
+SHALLOW, DEEP = noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("image, kind, told, deep", [
+    (SHALLOW, "PNG", {}, False), (noise(50, 83, 3), "JPEG", {}, False), (SHALLOW, "WEBP", {}, False),
+    (noise(70, 64), "PNG", {}, False), (noise(64, 64, 4), "PNG", {}, False), (DEEP, "PNG", {}, True),
+    (noise(64, 64, dtype=np.uint16), "PNG", {}, True),
+    *((image, "PNG", dict(kind=kind, **ranges), kind == "uint16" or image is DEEP and "range_b" not in ranges)
+      for image in (SHALLOW, DEEP) for kind in ("uint8", "uint16")
+      for ranges in ({}, dict(range_a=[10.0, 200.0]), dict(range_b=[0.0, 90.0]))),
+], ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else str(value))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_answer_is_what_predict_writes_to_the_pixel(run, tmp_path, monkeypatch, image, kind, precision):
+def test_the_answer_is_what_predict_writes_to_the_pixel(run, tmp_path, image, kind, told, deep, precision):
+    """For other targets and ranges too: one place decides whether bf16 is precise enough."""
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    ranges = {name: value for name, value in told.items() if name != "kind"}
+    saved |= dict(kind=told.get("kind", saved["kind"]), config={**saved["config"], **ranges})
+    torch.save(saved, tmp_path / "gen.pth.tar")
     source, output = tmp_path / f"x.{kind.lower()}", tmp_path / "y.png"
     source.write_bytes(encoded(image, kind))
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(run / "gen.pth.tar"), "--input", str(source),
-                                      "--output", str(output), "--device", "cpu", "--precision", precision])
-    assert not predict.main()
-    answer = Client(app_of(run, precision=precision)).post("/translate", data=source.read_bytes())
+    assert translated(tmp_path / "gen.pth.tar", source, output, "--precision", precision)[0] == 0
+    answer = Client(app_of(tmp_path, precision=precision)).post("/translate", data=source.read_bytes())
     assert answer.status_code == 200 and answer.mimetype == "image/png"
-    expected = cv2.imread(str(output), cv2.IMREAD_UNCHANGED)
-    assert decoded(answer.data).dtype == expected.dtype and np.array_equal(decoded(answer.data), expected)
-
-
-@pytest.mark.parametrize("kind", ["uint8", "uint16"])
-@pytest.mark.parametrize("ranges", [{}, dict(range_a=[10.0, 200.0]), dict(range_b=[0.0, 90.0])], ids=str)
-@pytest.mark.parametrize("image", [noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)], ids=["8 bits", "16 bits"])
-def test_the_answer_is_that_of_predict_for_other_targets_and_ranges(run, tmp_path, monkeypatch, kind, ranges, image):
-    """In bf16, as auto takes it on other machines: one place decides whether that is precise enough."""
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
-    torch.save({**saved, "kind": kind, "config": {**saved["config"], **ranges}}, tmp_path / "gen.pth.tar")
-    (tmp_path / "x.png").write_bytes(encoded(image))
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(tmp_path / "gen.pth.tar"), "--input",
-                                      str(tmp_path / "x.png"), "--output", str(tmp_path / "y.png"), "--device", "cpu",
-                                      "--precision", "bf16"])
-    assert not predict.main()
-    answer = Client(app_of(tmp_path, precision="bf16")).post("/translate", data=(tmp_path / "x.png").read_bytes())
-    made, written = decoded(answer.data), cv2.imread(str(tmp_path / "y.png"), cv2.IMREAD_UNCHANGED)
-    deep = kind == "uint16" or image.dtype == np.uint16 and "range_b" not in ranges
+    made, written = decoded(answer.data), cv2.imread(str(output), cv2.IMREAD_UNCHANGED)
     assert made.dtype == written.dtype == (np.uint16 if deep else np.uint8) and np.array_equal(made, written)
 
 
@@ -418,17 +408,6 @@ class Visit:
 
     def said(self):
         return self.page.locator("#message").inner_text()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--disable-background-networking"] + ["--no-sandbox"] * (getattr(os, "geteuid", bool)() == 0)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -671,19 +650,6 @@ def test_one_can_draw_by_keyboard_alone(visit):
         page.press("Tab")
         reached |= {*page.page.evaluate("[document.activeElement].flatMap(e => [e.id, ...e.innerText.split('\\n')])")}
     assert {"Rectangle", "Fill", "Clear", "upload", "live", "save-output", *demo.PALETTE} <= reached
-
-
-@browser
-def test_a_reload_keeps_the_drawing(visit, app):
-    page = visit()
-    page.press("door")
-    page.drag((10, 10), (33, 44))
-    page.settle()
-    drawing = page.pixels("drawing")
-    page.page.reload()
-    page.settle()
-    assert np.array_equal(page.pixels("drawing"), drawing) and len(colours(drawing)) == 2
-    assert np.array_equal(page.pixels("result"), app.translated(picture_of(drawing)))
 
 
 @browser

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, children_of, flags, launch, wait_until, write_pair
-from PIL import Image
 
 from dataset import load_data
 from inference.validation import Validation
@@ -324,12 +323,6 @@ def test_a_run_is_the_same_under_every_start_method(small, end_of, same, undistu
     finally:
         torch.multiprocessing.set_start_method(before, force=True)
     assert same(undisturbed, end_of(small()))
-
-
-def test_an_image_that_vanishes_and_comes_back_under_another_size_is_refused(small, data, at_step):
-    at_step(6, lambda losses: Image.new("RGB", (95, 48)).save(data / "train" / "1.png") or losses)
-    with pytest.raises(DataError, match="95×48: an odd width"):
-        train(small())
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")

@@ -205,16 +205,6 @@ def test_a_layout_that_is_nearly_one_of_them_is_refused(tmp_path, change):
         load_generator(tmp_path / "other.pth")
 
 
-def test_a_resnet_with_batchnorm_treats_every_image_alone(tmp_path):
-    """Statistics and dropout: what becomes of an image depends on no other, and the mask is the same for all."""
-    torch.save(FILES["resnet_batch_dropout"][0](), tmp_path / "net.pth")
-    gen = load_generator(tmp_path / "net.pth")
-    translator, x = Translator(gen), torch.rand(3, 3, 32, 32)
-    together = translator.tensor(x)
-    for alone, row in zip(x, together, strict=True):
-        torch.testing.assert_close(translator.tensor(alone[None])[0], row, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("kind", ["global", "local"])
 def test_every_size_is_translated(kind):
     """Also below the two pixels that a reflection needs at the smallest scale."""

@@ -14,7 +14,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, ROOT, flags, fresh_state, launch, stacked
+from conftest import LARGER, flags, fresh_state, stacked
+from test_distributed import finish, take_steps, torchrun
+from test_train import Constant
 from torch import nn
 
 import evaluate as evaluate_module
@@ -73,17 +75,6 @@ def test_feature_matching_weighs_as_the_authors_and_leaves_the_logits_and_the_re
     assert loss.item() == pytest.approx((1 + 1 + 0 + 3) / 2 + 0.5 / 2) and not loss.requires_grad
     shallow = [scale[-2:] for scale in fake[:1]], [scale[-2:] for scale in real[:1]]
     assert feature_matching(*shallow).item() == pytest.approx(4 * 3)  # n_layers 0 would have one
-
-
-class Constant(nn.Module):
-    """A generator that paints every pixel with its one weight."""
-
-    def __init__(self, value):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(value))
-
-    def forward(self, x):
-        return self.value + 0 * x
 
 
 class Scaled(nn.Module):
@@ -352,45 +343,12 @@ def test_least_squares_are_not_told_that_somebody_wins(small, capsys, monkeypatc
     assert "has won" not in capsys.readouterr().out
 
 
-STEPS = """
-import sys, torch
-from contextlib import nullcontext
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-from config import Config
-from conftest import fresh_state
-from runtime.distributed import processes
-from train import step_for
-
-cfg = Config(**{settings!r})
-with processes("cpu") as ranks:
-    torch.manual_seed(0)
-    state = fresh_state(cfg)
-    step = step_for(cfg, ranks.replicate(state), nullcontext)
-    x, y = torch.load({samples!r}, weights_only=True)
-    gradients = []
-    for _ in range(3):
-        step(x[ranks.rank :: ranks.world], y[ranks.rank :: ranks.world])
-        gradients.append([p.grad.clone() for net in (state.gen, state.disc) for p in net.parameters()])
-    mine = [*state.gen.state_dict().values(), *state.disc.state_dict().values()]
-    for other in ranks.all_gather(mine):
-        assert all(map(torch.equal, mine, other)), "replicas differ"
-    if ranks.main:
-        torch.save(gradients[0], {out!r} + str(ranks.world))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, dict(generator="local")])
 def test_two_processes_take_the_step_of_one_with_both_images(small, tmp_path, change):
     """Nothing in these networks looks at two images at once."""
-    torch.save(torch.rand(2, 2, 3, 64, 64) * 2 - 1, tmp_path / "samples.pt")
-    script = tmp_path / "steps.py"
-    script.write_text(STEPS.format(root=str(ROOT), settings=small(**{**ALL, **change}).plain(),
-                                   samples=str(tmp_path / "samples.pt"), out=str(tmp_path / "out")))
-    for n in (1, 2):
-        process = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", n, script, cwd=ROOT)
-        assert process.wait(timeout=120) == 0, process.stderr.read()
-    one, two = (torch.load(tmp_path / f"out{n}", weights_only=True) for n in (1, 2))
+    samples = (torch.rand(1, 2, 2, 3, 64, 64) * 2 - 1).repeat(3, 1, 1, 1, 1, 1)
+    one, two = (take_steps(tmp_path, small(**{**ALL, **change}), samples, n)["gradients"] for n in (1, 2))
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
 
@@ -398,10 +356,9 @@ def test_two_processes_take_the_step_of_one_with_both_images(small, tmp_path, ch
 @pytest.mark.slow
 def test_runs_of_two_processes_go_on_with_one(small, end_of):
     cfg = small(**ALL)
-    process = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "train.py",
-                     "--spectral-norm", *flags(cfg.data_root, cfg.out_dir, n_epochs=1, **ALL),
-                     cwd=ROOT)
-    assert process.wait(timeout=120) == 0, process.stderr.read()
+    status, _, err = finish(torchrun("train.py", "--spectral-norm",
+                                     *flags(cfg.data_root, cfg.out_dir, n_epochs=1, **ALL)))
+    assert status == 0, err
     train(replace(cfg, n_epochs=2, resume=True))
     assert end_of(cfg)["epoch"] == 2 and end_of(cfg)["state"]["ema"]["steps"] == 3 + 6
     assert not any(name.startswith("module.") for name in end_of(cfg)["state"]["gen"])

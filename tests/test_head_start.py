@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import LARGER, flags, fresh_state
+from conftest import LARGER, flags, fresh_state, write_generator
 from test_distributed import finish, torchrun
 from test_published import published as published  # a fixture
 
@@ -94,10 +94,8 @@ def test_with_other_channels_only_the_layers_that_see_them_begin_anew(small, fir
 def test_of_another_depth_the_blocks_of_one_resolution_are_taken(tmp_path):
     """The decoder is numbered from the bottleneck: by their numbers alone, blocks would move to another resolution."""
     theirs, disc = Generator(3, 3, 4, 64), Discriminator(3, 3, 4)
-    config = dict(in_channels=3, out_channels=3, ngf=4, crop_size=64, dropout=0.5)
-    torch.save({"format": "pix2pix generator", "config": config, "state_dict": theirs.state_dict()}, tmp_path / "g")
     gen = Generator(3, 3, 4, 128)
-    head_start(gen, disc, tmp_path / "g")
+    head_start(gen, disc, write_generator(tmp_path / "g", theirs))
     for level in range(1, 6):
         assert torch.equal(gen.encoder[level][1].weight, theirs.encoder[level][1].weight)
     for outside in range(1, 5):

@@ -3,16 +3,15 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from mutations import MUTATIONS
 
 from config import Config
 from generator import Generator
 from runtime.checkpoint import save_generator
 
-ROOT = Path(__file__).parents[1]
 FLOORS = [{"prepare", "check", "predict", "evaluate", "export", "draw"}, {"train"}, {"inference"}, {"hd"},
           {"dataset", "discriminator", "generator"}, {"making"}, {"pairs"}, {"runtime"}, {"utils", "config"}]
 OURS = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import equal
 from test_published import Published
 
 import evaluate
@@ -27,15 +28,11 @@ def call(monkeypatch, module, *flags):
     assert not module.main()
 
 
-def equal(a, b):
-    ours, theirs = a.state_dict(), b.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tmp_path, monkeypatch, capsys):
     hub = pytest.importorskip("huggingface_hub")
-    call(monkeypatch, evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", data, "--num-workers", 0,
-         "--device", "cpu")
+    (tmp_path / "streets").symlink_to(data)
+    call(monkeypatch, evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "streets",
+         "--num-workers", 0, "--device", "cpu")
     call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
     folder = tmp_path / "demo"
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md", "strip.png"}
@@ -49,7 +46,9 @@ def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tm
     score = json.loads((run / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]["l1"]["mean"]
     found = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert found["l1"] == pytest.approx(score, abs=1e-4) and "drawn by a program" in card.text
-    assert f"{score:.3f}" in card.text and str(tmp_path) not in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert f"{score:.3f}" in card.text and str(tmp_path) not in text
+    assert '"dataset": {"name": "streets"' in text and "pairs of streets, val," in text
 
     call(monkeypatch, export, "--checkpoint", folder, "--hub", tmp_path / "again", *LICENCES, "--examples", 0)
     assert equal(load_generator(tmp_path / "again"), load_generator(folder))
@@ -72,15 +71,6 @@ def test_scores_of_other_weights_or_the_other_direction_are_not_those_of_the_car
     assert "holds no scores of these weights" in capsys.readouterr().out
     cards = [(tmp_path / name / "README.md").read_text() for name in ("other_way", "scored", "older")]
     assert ["## Scores" in card for card in cards] == [False, True, False]
-
-
-def test_scores_are_named_after_the_data_that_was_scored(run, data, tmp_path, monkeypatch):
-    (tmp_path / "streets").symlink_to(data)
-    call(monkeypatch, evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "streets",
-         "--num-workers", 0, "--device", "cpu")
-    call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
-    card = (tmp_path / "demo" / "README.md").read_text()
-    assert '"dataset": {"name": "streets"' in card and "pairs of streets, val," in card
 
 
 def test_the_authors_weights_go_there_as_they_are(tmp_path, monkeypatch):

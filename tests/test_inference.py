@@ -1,12 +1,10 @@
 """What a generator's file tells, and the Translator, which decides how a network runs and disturbs nobody."""
 
 import contextlib
-import io
 import json
 import math
+import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,37 +13,25 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, ROOT, settings, write_pair
+from conftest import LARGER, call, files_up_to, lively_generator, settings, translated, write_generator, write_pair
 from PIL import Image
 from test_published import Published
 from torch import nn
 
 import evaluate as evaluate_module
-import predict as predict_module
 import train as train_module
-from generator import Dropout, Generator
 from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes, size_range, usual_size
 from pairs.identity import name_mark
-from runtime.checkpoint import GENERATOR, VERSION
-from runtime.console import run_main
+from runtime.checkpoint import VERSION
 from runtime.files import atomic
 
 
 @pytest.fixture(scope="module")
 def gen():
-    """A small generator with running statistics of its own, in training mode, as its owner left it."""
-    torch.manual_seed(0)
-    gen = Generator(ngf=4, crop_size=64)
-    for parameter in gen.parameters():
-        if parameter.dim() == 4:
-            parameter.data *= 4
-    with torch.no_grad():
-        for _ in range(20):
-            gen(torch.randn(2, 3, 64, 64))
-    return gen
+    return lively_generator()
 
 
 def noise(width, height, seed=0, dtype=np.uint8):
@@ -139,18 +125,6 @@ def test_a_seed_gives_the_pictures_that_it_gave_in_validation(gen, norm):
     assert (made - Translator(gen, norm=norm, seed=8, precision="fp32").tensor(pixels)).abs().max() > 0.1
 
 
-def test_every_dropout_has_a_mask_of_its_own(gen):
-    translator, seen = Translator(gen, precision="fp32"), []
-    for layer in translator.exact.modules():
-        if isinstance(layer, Dropout) and layer.p:
-            layer.register_forward_hook(lambda layer, args, out: seen.append((out == 0)[:, :4, :2, :2]))
-    translator.tensor(torch.rand(3, 3, 64, 64))
-    assert len(seen) == 3
-    for masks in seen:
-        assert torch.equal(masks[0], masks[1]) and torch.equal(masks[0], masks[2])  # one for all images
-    assert len({tuple(masks[0].flatten().tolist()) for masks in seen}) == 3
-
-
 # Exact or fast
 
 
@@ -168,29 +142,22 @@ def test_only_8_bits_to_8_bits_are_translated_in_few_digits(gen, kind, dtype, fa
 # What a file tells
 
 
-def write_file(path, gen, told=(), **saved):
-    config = dict(zip(GENERATOR, (3, 3, 4, 64, 0.5, 0), strict=True)) | dict(told)
-    torch.save({"format": "pix2pix generator", "config": config, "epoch": 4, "state_dict": gen.state_dict(), **saved},
-               path)
-    return path
-
-
 def test_a_file_from_before_versions_tells_all_that_it_knows(gen, tmp_path):
     """The words and keys of commit 16235ef."""
     told = dict(direction="BtoA", resize="aspect", load_size=72, interpolation="bicubic", label_side="A",
                 range_a=[0.0, 5.0], range_b=None, n_labels=0, seed=9, generator="unet", dropout_blocks="paper")
-    trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, told, usual_size=(120, 80), kind="float32",
+    trained = load_generator(write_generator(tmp_path / "gen.pth.tar", gen, told, usual_size=(120, 80), kind="float32",
                                         inputs=1, held_out=["1"], colours=[[1, 2, 3, 0.5]])).trained
     assert trained.known.held[:, 1].tolist() == [name_mark("1")] and not len(trained.known.trained)
     assert replace(trained, known=None) == Trained(
         3, 3, Geometry("aspect", 72, 64, 0, "bicubic"), direction="BtoA", range_a=(0.0, 5.0), label_side="A",
-        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=4, colours=((1, 2, 3, 0.5),), seed=9)
+        kind="float32", sizes=Sizes((120, 80), (80, 80), (1.5, 1.5)), epoch=1, colours=((1, 2, 3, 0.5),), seed=9)
     assert trained.y_is_label and not trained.x_is_label and trained.y.limits == (0.0, 5.0)
 
 
 def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
     """Label maps on a side that nobody knows are none of the network's: "None"[0] was right by accident."""
-    trained = load_generator(write_file(tmp_path / "gen.pth.tar", gen, dict(label_side="none"))).trained
+    trained = load_generator(write_generator(tmp_path / "gen.pth.tar", gen, dict(label_side="none"))).trained
     assert (trained.direction, trained.input_side, trained.known, trained.sizes) == (None, None, None, None)
     for side in ("A", "B", "none"):
         other = replace(trained, label_side=side)
@@ -204,9 +171,20 @@ def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
     (dict(dropout_blocks="all"), {}), ({}, dict(kind="int64")), ({}, dict(version=VERSION + 1)),
     (dict(resize=["stretch"]), {})])
 def test_a_file_of_a_newer_version_is_refused_and_never_translated_otherwise(gen, tmp_path, told, saved):
-    path = write_file(tmp_path / "new.pth.tar", gen, told, **saved)
+    path = write_generator(tmp_path / "new.pth.tar", gen, told, **saved)
     with pytest.raises(ValueError, match="new.pth.tar holds no generator .*a newer version of this program wrote it"):
         load_generator(path)
+
+
+@pytest.mark.parametrize(("told", "saved"), [
+    (dict(range_a=[5]), {}), (dict(range_b=[5, 1]), {}), (dict(range_a=[0, math.inf]), {}), (dict(range_a="x"), {}),
+    (dict(n_labels=2), {}), ({}, dict(kind="text")), ({}, dict(kind=[1])), ({}, dict(inputs="many")),
+    *(({}, dict(usual_size=size)) for size in ((0, 90), (-3, 4), (1,), ("a", 3), None, (math.nan, 1))),
+    *(({}, dict(usual_size=(4, 4), size_range=ranges))
+      for ranges in ([0, 1, 1, 1], [2, 1, 1, 1], [1, 1, 1], ["a"] * 4, [1, 1, math.nan, 1]))])
+def test_a_file_that_tells_what_cannot_be_is_refused(gen, tmp_path, told, saved):
+    with pytest.raises(ValueError, match="odd.pth.tar holds no generator"):
+        load_generator(write_generator(tmp_path / "odd.pth.tar", gen, told, **saved))
 
 
 # The sizes of training
@@ -237,22 +215,6 @@ def test_the_other_modes_show_each_size_of_training_as_validation_does(resize):
 
 def test_one_image_in_a_hundred_of_another_size_changes_nothing():
     assert size_range(Counter({(150, 90): 300, (9000, 10): 2})) == (90, 90, 150 / 90, 150 / 90)
-
-
-@pytest.mark.parametrize("ranges", [[0, 1, 1, 1], [2, 1, 1, 1], [1, 1, 1], ["a"] * 4, [1, 1, math.nan, 1]])
-def test_a_file_with_impossible_sizes_is_refused(gen, tmp_path, ranges):
-    with pytest.raises(ValueError, match="holds no generator"):
-        load_generator(write_file(tmp_path / "gen.pth.tar", gen, usual_size=(4, 4), size_range=ranges))
-
-
-def call(module, *flags):
-    """The exit status of a command, and what it printed to stdout and to stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
-        with pytest.raises(SystemExit) as leaving:
-            run_main(module.main)
-    return leaving.value.code or 0, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +253,7 @@ def test_portraits_among_landscapes_are_translated_as_they_were_validated(uprigh
                                     "val/{name}_{side}"])
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
 def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(gen, tmp_path, layout, direction):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction=direction))
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction=direction))
     ours, theirs = direction[0], direction[-1]
     sides = {}
     for side in "AB":
@@ -300,8 +262,7 @@ def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(ge
             path.parent.mkdir(parents=True, exist_ok=True)
             sides[side, name] = noise(64, 64, ord(side) + int(name))
             Image.fromarray(sides[side, name]).save(path)
-    status, out, err = call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input",
-                            tmp_path / "pairs", "--output", tmp_path / "out", "--compare")
+    status, out, err = translated(checkpoint, tmp_path / "pairs", tmp_path / "out", "--compare")
     assert status == 0 and "2 images in" in out, err
     assert f"the 2 images of {ours}" in out and "the 2 others are not" in out
     written = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png"))
@@ -314,34 +275,32 @@ def test_of_a_folder_of_pairs_the_inputs_are_translated_and_the_targets_shown(ge
 
 
 def test_without_a_direction_a_folder_of_pairs_is_a_question(gen, tmp_path):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen)
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen)
     for side in "AB":
         (tmp_path / "in" / side).mkdir(parents=True)
         Image.fromarray(noise(64, 64)).save(tmp_path / "in" / side / "1.png")
-    flags = ["--checkpoint", checkpoint, "--device", "cpu", "--output", tmp_path / "out"]
-    status, _, err = call(predict_module, *flags, "--input", tmp_path / "in")
+    status, _, err = translated(checkpoint, tmp_path / "in", tmp_path / "out")
     assert status == 2 and "does not tell which one" in err and err.count("\n") == 1, err
-    assert call(predict_module, *flags, "--input", tmp_path / "in" / "B")[0] == 0
+    assert translated(checkpoint, tmp_path / "in" / "B", tmp_path / "out")[0] == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.png"]
 
 
 def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="AtoB"))
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction="AtoB"))
     for side, height in (("A", 64), ("B", 65)):
         (tmp_path / "in" / side).mkdir(parents=True)
         Image.fromarray(noise(64, height)).save(tmp_path / "in" / side / "1.png")
-    flags = ["--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output", tmp_path / "out"]
-    status, _, err = call(predict_module, *flags, "--compare")
+    places = checkpoint, tmp_path / "in", tmp_path / "out"
+    status, _, err = translated(*places, "--compare")
     assert status == 1 and "B/1.png is no target of" in err and err.count("\n") == 1, err
-    assert call(predict_module, *flags)[0] == 0
+    assert translated(*places)[0] == 0
 
 
 def test_a_folder_called_a_alone_is_a_folder_like_any_other(gen, tmp_path):
-    checkpoint = write_file(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
+    checkpoint = write_generator(tmp_path / "gen.pth.tar", gen, dict(direction="BtoA"))
     (tmp_path / "in" / "A").mkdir(parents=True)
     Image.fromarray(noise(64, 64)).save(tmp_path / "in" / "A" / "1.png")
-    assert call(predict_module, "--checkpoint", checkpoint, "--device", "cpu", "--input", tmp_path / "in", "--output",
-                tmp_path / "out")[0] == 0
+    assert translated(checkpoint, tmp_path / "in", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "A" / "1.png").exists()
 
 
@@ -390,90 +349,45 @@ ENDINGS = ["png", "jpg", "webp", "bmp", "tif", "npy"]
 def deep(gen, tmp_path_factory):
     """A generator and an input for each kind of number that is written: 8 and 16 bits."""
     folder = tmp_path_factory.mktemp("deep")
-    write_file(folder / "gen.pth.tar", gen)
+    write_generator(folder / "gen.pth.tar", gen)
     cv2.imwrite(str(folder / "8.png"), noise(64, 64))
     cv2.imwrite(str(folder / "16.png"), noise(64, 64, dtype=np.uint16))
     return folder
-
-
-@contextlib.contextmanager
-def files_up_to(size):
-    """No file can become larger: a write puts down what fits, as on a full disk, and the next one fails."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_output_that_does_not_fit_is_a_failure_and_the_one_before_stays(deep, tmp_path, ending, bits):
     output = tmp_path / f"out.{ending}"
-    flags = ["--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input", deep / f"{bits}.png"]
-    flags += ["--output", output]
-    assert call(predict_module, *flags)[0] == 0
+    places = deep / "gen.pth.tar", deep / f"{bits}.png", output
+    assert translated(*places)[0] == 0
     whole = output.read_bytes()
     output.write_bytes(b"good")
     for part in (1, len(whole) // 2, len(whole) - 1):
         with files_up_to(part):
-            status, _, err = call(predict_module, *flags)
+            status, _, err = translated(*places)
         assert status == 1 and f"out.{ending} cannot be written" in err and err.count("\n") == 1, (part, err)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"good"]
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path):
-    """A real one, of a few pages; needs the right to mount."""
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import sys, pathlib
-sys.path.insert(0, {str(ROOT)!r})
-import predict
-from runtime.console import run_main
-from runtime.files import atomic
-disk = pathlib.Path({str(tmp_path / "disk")!r})
-for ending in {ENDINGS}:
-    for bits in ("8", "16"):
-        for pages in range(1, 4):
-            (disk / "filler").write_bytes(b"")
-            good = disk / f"out.{{ending}}"
-            good.write_bytes(b"good")
-            filler = (disk / "filler").open("wb", buffering=0)
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
-            filler.truncate(filler.tell() - 4096 * pages)
-            filler.close()
-            sys.argv = ["predict.py", "--checkpoint", {str(deep / "gen.pth.tar")!r}, "--device", "cpu", "--input",
-                        {str(deep)!r} + f"/{{bits}}.png", "--output", str(good)]
-            try:
-                run_main(predict.main)
-            except SystemExit as leaving:
-                status = leaving.code
-            whole = good.read_bytes() != b"good"
-            print("result", ending, bits, pages, status, whole, sorted(path.name for path in disk.iterdir()))
-            good.unlink()
-""")
-    (tmp_path / "disk").mkdir()
-    mounted = f"mount -t tmpfs -o size=128k none '{tmp_path / 'disk'}'"
-    try:
-        subprocess.run(["unshare", "-m", "sh", "-c", mounted], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a file system")
-    process = subprocess.run(["unshare", "-m", "sh", "-c", f"{mounted} && '{sys.executable}' '{script}'"],
-                             capture_output=True, text=True, timeout=300)
-    results = [line.split(maxsplit=6)[1:] for line in process.stdout.splitlines() if line.startswith("result ")]
-    assert len(results) == 6 * 2 * 3, process.stderr
-    for ending, bits, pages, status, whole, names in results:
-        assert (status, whole) in (("2", "False"), ("0", "True")), (ending, bits, pages, process.stderr)
-        assert names == f"['filler', 'out.{ending}']"
-        if ending in ("bmp", "tif", "npy") and pages != "3":  # they take 12 KB or more
-            assert status == "2", (ending, bits, pages)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path, disk, ending, bits):
+    """A real one, of a few pages."""
+    folder = disk(tmp_path / "disk", "128k")
+    output, filler = folder / f"out.{ending}", folder / "filler"
+    for pages in (1, 2, 3):
+        output.write_bytes(b"good")
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(filler, filler.stat().st_size - 4096 * pages)
+        status, _, err = translated(deep / "gen.pth.tar", deep / f"{bits}.png", output)
+        assert (status, output.read_bytes() == b"good") in ((2, True), (0, False)), (pages, err)
+        assert sorted(path.name for path in folder.iterdir()) == ["filler", output.name]
+        if ending in ("bmp", "tif", "npy") and pages < 3:  # they take 12 KB or more
+            assert status == 2, pages
 
 
 def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_writes_stays(deep, tmp_path):
@@ -486,8 +400,7 @@ def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_w
         Image.fromarray(noise(64, 64)).save(tmp_path / "in" / name)
     with atomic(tmp_path / "out" / "other.png") as file:  # of another predict.py at work
         file.write(b"whole")
-        status, _, err = call(predict_module, "--checkpoint", deep / "gen.pth.tar", "--device", "cpu", "--input",
-                              tmp_path / "in", "--output", tmp_path / "out")
+        status, _, err = translated(deep / "gen.pth.tar", tmp_path / "in", tmp_path / "out")
     assert status == 0, err
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
     assert found == [".pix2pix-mine.tmp", "1.png", "other.png", "sub", "sub/2.png"]

@@ -26,19 +26,25 @@ forked = pytest.mark.skipif(torch.multiprocessing.get_start_method() != "fork",
                             reason="what is replaced here reaches processes that are forked only")
 
 
+@pytest.fixture
+def opened(data):
+    """The pairs, and what opens their loaders."""
+    cfg = replace(SMALL, data_root=data)
+    pairs = load_data(cfg)[0]
+    return pairs, lambda: loaders(pairs, pairs, cfg, Ranks())
+
+
 def full(*_):
     raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
 
 @forked
-def test_where_shared_memory_is_full_the_same_pairs_come_through_pipes(data, monkeypatch, capsys):
-    cfg = replace(SMALL, data_root=data)
-    pairs = load_data(cfg)[0]
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+def test_where_shared_memory_is_full_the_same_pairs_come_through_pipes(opened, monkeypatch, capsys):
+    with opened[1]() as (batches, _):
         shared = list(batches)
     assert "shared memory" not in capsys.readouterr().out
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+    with opened[1]() as (batches, _):
         for _ in range(2):
             piped = list(batches)
     assert len(piped) == len(shared) == 6
@@ -48,12 +54,11 @@ def test_where_shared_memory_is_full_the_same_pairs_come_through_pipes(data, mon
 
 
 @forked
-def test_a_message_that_is_lost_on_the_way_ends_the_pass(data, monkeypatch, capfd):
+def test_a_message_that_is_lost_on_the_way_ends_the_pass(opened, monkeypatch, capfd):
     """The thread that sends meets the error, in another process: torch prints its traceback and waits for ever."""
-    cfg = replace(SMALL, data_root=data)
-    pairs, start = load_data(cfg)[0], time.monotonic()
-    monkeypatch.setattr(type(pairs), "pixels", lambda *_: (torch.zeros(1), threading.Lock()))  # no pickle takes it
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _), pytest.raises(DataError, match="a process that loads"):
+    start = time.monotonic()
+    monkeypatch.setattr(type(opened[0]), "pixels", lambda *_: (torch.zeros(1), threading.Lock()))  # no pickle takes it
+    with opened[1]() as (batches, _), pytest.raises(DataError, match="a process that loads"):
         list(batches)
     assert time.monotonic() - start < 30
     err = capfd.readouterr().err
@@ -61,22 +66,20 @@ def test_a_message_that_is_lost_on_the_way_ends_the_pass(data, monkeypatch, capf
 
 
 @forked
-def test_processes_that_wait_on_a_disk_that_hangs_are_ended_when_the_run_leaves(data, monkeypatch):
+def test_processes_that_wait_on_a_disk_that_hangs_are_ended_when_the_run_leaves(opened, monkeypatch):
     """They ignore SIGTERM, and the interpreter would wait for them at its end."""
-    cfg = replace(SMALL, data_root=data)
-    pairs, start = load_data(cfg)[0], time.monotonic()
-    monkeypatch.setattr(type(pairs), "pixels", lambda *_: time.sleep(600))
-    with pytest.raises(Stopped), loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+    start = time.monotonic()
+    monkeypatch.setattr(type(opened[0]), "pixels", lambda *_: time.sleep(600))
+    with pytest.raises(Stopped), opened[1]() as (batches, _):
         iter(batches.loader)
         raise Stopped(signal.SIGINT)
     assert not multiprocessing.active_children() and time.monotonic() - start < 20
 
 
 @forked
-def test_a_signal_waits_until_the_processes_have_started_and_they_do_not_see_it(data, monkeypatch, capfd):
+def test_a_signal_waits_until_the_processes_have_started_and_they_do_not_see_it(opened, monkeypatch, capfd):
     """An exception in the middle of a start would leave unknown processes; the children would raise it."""
-    cfg = replace(SMALL, data_root=data)
-    pairs, started, fork = load_data(cfg)[0], [], os.fork
+    started, fork = [], os.fork
 
     def interrupted():
         os.kill(os.getpid(), signal.SIGINT)
@@ -84,7 +87,7 @@ def test_a_signal_waits_until_the_processes_have_started_and_they_do_not_see_it(
         return child
 
     monkeypatch.setattr(os, "fork", interrupted)
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _), Stop(Ranks()) as stop:
+    with opened[1]() as (batches, _), Stop(Ranks()) as stop:
         with pytest.raises(Stopped):
             list(stop.between(batches))
         assert len(started) == 2 == len(batches.loader._iterator._workers)
@@ -92,41 +95,31 @@ def test_a_signal_waits_until_the_processes_have_started_and_they_do_not_see_it(
     assert err.count("SIGINT: finishing") == 1 and "Exception ignored" not in err
 
 
-def test_a_start_that_finds_no_room_goes_on_in_the_main_process(data, monkeypatch, capsys):
-    """There was room for one queue, and the processes need several."""
-    def refuse(_):
-        raise OSError(28, "No space left on device")
-
-    cfg = replace(SMALL, data_root=data)
-    pairs = load_data(cfg)[0]
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
-        monkeypatch.setattr(type(batches.loader), "__iter__", refuse)
-        assert len(list(batches)) == 6 and batches.loader is None
-    assert "the main one loads them" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ImportError("no sem_open here")])
-def test_without_semaphores_the_main_process_loads(data, monkeypatch, capsys, error):
-    def refuse():
+@pytest.mark.parametrize(("where", "error"), [
+    ("semaphores", OSError(28, "No space left on device")), ("semaphores", ImportError("no sem_open here")),
+    ("start", OSError(28, "No space left on device"))])
+def test_where_no_process_can_be_started_the_main_one_loads(opened, monkeypatch, capsys, where, error):
+    """There may be room for one queue, where the processes need several."""
+    def refuse(*_):
         raise error
 
-    monkeypatch.setattr(torch.multiprocessing, "Queue", refuse)
-    cfg = replace(SMALL, data_root=data)
-    pairs = load_data(cfg)[0]
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
-        assert batches.loader is None and len(list(batches)) == 6
-    assert f"can be started ({error})" in capsys.readouterr().out
+    if where == "semaphores":
+        monkeypatch.setattr(torch.multiprocessing, "Queue", refuse)
+    with opened[1]() as (batches, _):
+        if where == "start":
+            monkeypatch.setattr(type(batches.loader), "__iter__", refuse)
+        assert len(list(batches)) == 6 and batches.loader is None
+    said = capsys.readouterr().out
+    assert f"can be started ({error})" in said and "the main one loads them" in said
 
 
 @pytest.mark.parametrize("error", [BlockingIOError(11, "Resource temporarily unavailable"),
                                    OSError(24, "Too many open files")])
-def test_limits_of_the_system_are_told_with_the_way_out(data, monkeypatch, error):
+def test_limits_of_the_system_are_told_with_the_way_out(opened, monkeypatch, error):
     def refuse(_):
         raise error
 
-    cfg = replace(SMALL, data_root=data)
-    pairs = load_data(cfg)[0]
-    with loaders(pairs, pairs, cfg, Ranks()) as (batches, _):
+    with opened[1]() as (batches, _):
         monkeypatch.setattr(type(batches.loader), "__iter__", refuse)
         with pytest.raises(DataError, match="--num-workers 0 needs none"):
             list(batches)

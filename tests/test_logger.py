@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import row
 
 from runtime import logger as logger_module
 from runtime.checkpoint import Progress
@@ -37,12 +38,6 @@ def logger_of(small):
     return make
 
 
-def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):
-    values = dict(epoch=epoch, d_real=d_real, d_fake=d_fake, g_gan=g_gan, g_l1=0.3, val_l1=0.3, lr=2e-4, seconds=1.0,
-                  images_per_s=2.0)
-    return {**values, **changes}
-
-
 EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]
 
 
@@ -66,17 +61,6 @@ def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys
     assert "no space left" in capsys.readouterr().out
 
 
-def test_tensorboard_gets_every_column(small, logger_of):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logger = logger_of()
-    logger.epoch(row(1), EXAMPLES)
-    logger.__exit__()
-    events = event_accumulator.EventAccumulator(str(small().out_dir / "tensorboard"))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == set(COLUMNS[1:])
-    assert events.Scalars("val_l1")[0].value == pytest.approx(0.3)
-
-
 @pytest.mark.parametrize("first_number", [0, 9, 99])
 def test_tensorboard_forgets_what_a_resumed_run_repeats(small, logger_of, monkeypatch, first_number):
     """Killed in epoch 3 with a checkpoint of epoch 1: the curves would go back in time, though in the same second."""
@@ -89,6 +73,7 @@ def test_tensorboard_forgets_what_a_resumed_run_repeats(small, logger_of, monkey
     events = event_accumulator.EventAccumulator(str(small().out_dir / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("val_l1")] == [(1, 0.5), (2, 0.25)]
+    assert set(events.Tags()["scalars"]) == set(COLUMNS[1:])
 
 
 def test_a_full_disk_under_tensorboard_ends_its_curves_alone(small, logger_of, disk, capsys):
@@ -108,26 +93,6 @@ def test_a_full_disk_under_tensorboard_ends_its_curves_alone(small, logger_of, d
     events.Reload()
     assert len(events.Scalars("val_l1")) == last > 5
     assert len((small().out_dir / "log.csv").read_text().splitlines()) == 1 + 40
-
-
-def test_means_weigh_batches_by_their_images_and_go_on_after_a_cut():
-    whole, cut = meter_of(), meter_of()
-    for n, value in ((4, 1.0), (2, 4.0)):
-        whole.add(step(value), n)
-    cut.add(step(1.0), 4)
-    rest = Meter(STATE, cut.progress(), 6, 2, Ranks())
-    rest.add(step(4.0), 2)
-    assert whole.progress().sums == rest.progress().sums
-    assert rest.means() == dict.fromkeys(LOSSES, 2.0) and rest.progress().step == 2
-
-
-def test_a_loss_that_is_not_finite_is_reported_with_its_step():
-    meter = meter_of(3, 5, 10, step=4, images=4)
-    meter.add(step(1.0), 1)
-    meter.add({**step(1.0), "g_gan": torch.tensor(math.inf)}, 1)
-    meter.add(step(math.nan), 1)
-    with pytest.raises(ValueError, match="epoch 3, step 6: .*g_gan inf"):
-        meter.progress()
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):

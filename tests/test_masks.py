@@ -206,6 +206,8 @@ def test_gray_masks_weigh_by_the_range_that_they_use(tmp_path, dtype, top):
     photo = write(tmp_path / "photo.png", target(8))
     weight = read_pair(pair_of(photo, photo, mask), Values(), Values())[2][..., 0]
     np.testing.assert_allclose(weight / (255 if weight.dtype == np.uint8 else 1), wanted, atol=1e-6)
+    half = write(tmp_path / "half.png", np.uint8(128) * (holes() > 0))
+    assert read_pair(pair_of(photo, photo, half), Values(), Values())[2].max() == 128
 
 
 @pytest.mark.parametrize("black", [1, 2])

@@ -55,8 +55,9 @@ def test_only_images_are_taken_for_images(tmp_path):
     {"train": "train", "val": "val", "test": "test"}])  # a test split is never added to training
 def test_side_by_side_splits(tmp_path, folders):
     images(tmp_path, *(f"{folder}/{split}" for split, folder in folders.items()))
-    assert {split: names(pairs) for split, pairs in find_pairs(tmp_path).splits.items()} == {
-        split: [[split]] for split in folders}
+    found = find_pairs(tmp_path)
+    assert {split: names(pairs) for split, pairs in found.splits.items()} == {split: [[split]] for split in folders}
+    assert found.validation == ("val" if "val" in folders else "test")
 
 
 @pytest.mark.parametrize(("a", "b"), [("{}/A", "{}/B"), ("{}_A", "{}_B"), ("{}A", "{}B"), ("A/{}", "B/{}"),

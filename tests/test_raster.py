@@ -1,10 +1,8 @@
 """Rasters of any size: equal to the whole image, in little memory, on the map, and going on where they stopped."""
 
 import contextlib
+import itertools
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from rasterio.transform import from_origin
 
 import inference.raster as raster_module
 import inference.translate as translate_module
-from config import Config
 from generator import Generator
 from inference.raster import Parts, taps, translate_raster
 from inference.trained import Trained
@@ -24,10 +21,8 @@ from inference.translate import Translator
 from pairs.geometry import Geometry, resize
 from pairs.images import read_picture
 from predict import Job, Predict, predict
-from runtime.checkpoint import VERSION
 from utils import DataError, UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 PLACE = dict(crs="EPSG:32632", transform=from_origin(500000, 5300000, 0.2, 0.2))
 
 
@@ -93,6 +88,19 @@ def test_the_weights_of_an_axis_are_those_of_resize(how, old, new):
     np.testing.assert_allclose(rows.clip(0, 1), whole, atol=1e-3)  # of 1: a quarter of a level of 8 bits
 
 
+def interrupt(translator, n, once=lambda: True):
+    """From now on, every n-th call of the network is, once that holds."""
+    run, calls = translator._run, itertools.count(1)
+
+    def interrupted(*args):
+        if next(calls) % n == 0:
+            wait_until(once, running=lambda: True)
+            raise KeyboardInterrupt
+        return run(*args)
+
+    translator._run = interrupted
+
+
 @pytest.mark.parametrize("stop", range(0, 10, 3))
 def test_a_raster_goes_on_where_it_stopped_to_the_bit(gen, tmp_path, monkeypatch, stop):
     """Stopped after so many calls of the network, again and again."""
@@ -100,15 +108,7 @@ def test_a_raster_goes_on_where_it_stopped_to_the_bit(gen, tmp_path, monkeypatch
     source = write(tmp_path / "in.tif", noise(330, 200))
     translator = Translator(gen, tile=128, scale="native", precision="fp32")
     translate_raster(translator, source, tmp_path / "whole.tif")
-    run, calls = translator._run, []
-
-    def interrupted(*args):
-        calls.append(0)
-        if len(calls) % (stop + 12) == 0:
-            raise KeyboardInterrupt
-        return run(*args)
-
-    translator._run = interrupted
+    interrupt(translator, stop + 12)
     while not (tmp_path / "out.tif").exists():
         with contextlib.suppress(KeyboardInterrupt):
             translate_raster(translator, source, tmp_path / "out.tif")
@@ -120,16 +120,8 @@ def test_parts_of_another_job_do_not_count(gen, tmp_path, monkeypatch):
     monkeypatch.setattr(raster_module, "ROWS", 16)
     source, output = write(tmp_path / "in.tif", noise(330, 200)), tmp_path / "out.tif"
     stopped = Translator(gen, tile=128, scale="native", precision="fp32", seed=1)
-    run, calls = stopped._run, []
-
-    def interrupted(*args):
-        calls.append(0)
-        if len(calls) == 5:
-            wait_until(lambda: len(list((tmp_path / "out.tif.parts").glob("*.npy"))) > 1, running=lambda: True)
-            raise KeyboardInterrupt
-        return run(*args)
-
-    stopped._run = interrupted
+    parts = tmp_path / "out.tif.parts"
+    interrupt(stopped, 5, once=lambda: len([*parts.glob("*.npy")]) > 1)
     with pytest.raises(KeyboardInterrupt):
         translate_raster(stopped, source, output)
     assert not output.exists()
@@ -172,9 +164,9 @@ def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
     source = write(tmp_path / "in.tif", array, nodata=7)
     with rasterio.open(source, "r+") as image:
         image.descriptions = ("red", "green", "near infrared")
-    save(gen, tmp_path / "gen.pth.tar")
-    run_predict("--checkpoint", tmp_path / "gen.pth.tar", "--input", source, "--output", tmp_path / "out.tif",
-                "--scale", "native", *(("--tile", "64") if large else ()))
+    translator = Translator(gen, scale="native", tile=64 if large else 0)
+    job = Job((source,), tmp_path / "out.tif")
+    assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
     with rasterio.open(tmp_path / "out.tif") as image:
         assert image.crs == PLACE["crs"] and image.transform == PLACE["transform"] and image.nodata == 7
         assert image.descriptions == ("red", "green", "near infrared")
@@ -220,7 +212,8 @@ def test_the_command_keeps_reduced_copies_of_any_raster(gen, tmp_path, monkeypat
     opts = Predict(tmp_path, source, output, overviews=True)
     assert predict(Translator(gen, scale="native"), [Job((source,), output)], opts) == []
     with rasterio.open(output) as image:
-        assert image.overviews(1) == [2]
+        assert image.overviews(1) == [2] and (at_once > 128**2 or image.block_shapes[0] == (256, 256))
+        assert np.abs(image.read(out_shape=(3, 300, 260)).astype(int).mean() - image.read().mean()) < 2
 
 
 @pytest.mark.parametrize("at_once", [128**2, 2048**2])
@@ -233,14 +226,6 @@ def test_pages_that_are_not_translated_are_told(gen, tmp_path, monkeypatch, caps
     assert predict(Translator(gen, scale="native"), [job], Predict(tmp_path, source, output)) == []
     out = capsys.readouterr().out
     assert "several pages" in out and "the first" in out and "stack.tif" in out
-
-
-def test_reduced_copies_are_kept_on_request(gen, tmp_path):
-    source = write(tmp_path / "in.tif", noise(600, 520))
-    translate_raster(Translator(gen, tile=256, scale="native"), source, tmp_path / "out.tif", overviews=True)
-    with rasterio.open(tmp_path / "out.tif") as image:
-        assert image.overviews(1) == [2] and image.block_shapes[0] == (256, 256)
-        assert np.abs(image.read(out_shape=(3, 300, 260)).astype(int).mean() - image.read().mean()) < 2
 
 
 @pytest.mark.parametrize("fault", ["cut", "full"])
@@ -271,20 +256,6 @@ def test_bands_that_the_network_does_not_take_are_told(gen, tmp_path, channels):
     else:
         with pytest.raises(DataError, match="in.tif has 4 channels, not the 3"):
             translate_raster(translator, source, tmp_path / "out.tif")
-
-
-def save(gen, path):
-    """A file that `load_generator` reads."""
-    cfg = Config(ngf=4, crop_size=64, load_size=64, resize="none")
-    torch.save({"format": "pix2pix generator", "version": VERSION, "config": cfg.plain(), "epoch": 1,
-                "state_dict": gen.state_dict()}, path)
-
-
-def run_predict(*flags):
-    code = ("import sys, inference.translate; inference.translate.PIXELS = 128 * 128; import predict; "
-            "sys.exit(predict.main())")
-    subprocess.run([sys.executable, "-c", code, *map(str, flags), "--device", "cpu"], check=True, cwd=ROOT,
-                   env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_tiles_of_one_image_share_its_statistics(gen):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
-from conftest import write_pair
+from conftest import ROOT, write_pair
 from PIL import Image
 from test_prepare import cityscapes, raster
 from test_video import clip
@@ -29,7 +29,6 @@ from inference.export import export
 from inference.load import load_generator
 from train import train
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
                     for name in ("training", "inference", "draw", "pix2pixhd", "data"))]

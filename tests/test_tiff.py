@@ -23,7 +23,6 @@ from conftest import settings
 from PIL import Image
 
 from dataset import PairedImages, load_data
-from inference.load import load_generator
 from pairs import tiff
 from pairs.find import Pair
 from pairs.images import has_frames, has_nodata, read_picture, read_size, write_picture
@@ -103,21 +102,6 @@ def test_orientation_is_applied_once_to_pixels_and_to_the_size(tmp_path, bands, 
         picture = read_picture(tmp_path / "a.tif")
         np.testing.assert_array_equal(picture.array, upright)
         assert picture.size == read_size(tmp_path / "a.tif") == upright.shape[1::-1]
-
-
-def test_the_ways_to_turn_are_those_of_the_standard():
-    """(0th row, 0th column) of each orientation, as TIFF 6.0 names the sides where they belong."""
-    corners = np.array([["top left", "top right"], ["bottom left", "bottom right"]])  # where a viewer shows them
-    first = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left", 5: "top left", 6: "top right",
-             7: "bottom right", 8: "bottom left"}
-    second = {1: "top right", 2: "top left", 3: "bottom left", 4: "bottom right", 5: "bottom left", 6: "bottom right",
-              7: "top right", 8: "top left"}  # what follows it in the file's first row
-    for orientation in range(1, 9):
-        row = [first[orientation], second[orientation]]
-        rest = {frozenset(("top left", "bottom right")), frozenset(("top right", "bottom left"))}
-        opposite = {a: b for pair in rest for a, b in (tuple(pair), tuple(pair)[::-1])}
-        stored = np.array([row, [opposite[row[1]], opposite[row[0]]]])
-        assert (TURNED.get(orientation, np.asarray)(stored) == corners).all(), orientation
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -458,25 +442,3 @@ def test_a_pair_that_needs_a_mask_where_no_other_does_is_told_by_name(tmp_path):
     plain = Pair((tmp_path / "A.tif",), tmp_path / "A.tif")
     pixels, _ = PairedImages([pair, plain]).pixels([(0, 0), (0, 1)])  # of validation: as each needs it
     assert pixels.shape[-1] == 7 and (pixels[1, ..., 6] == 255).all() and (pixels[0, ..., 6] == 0).any()
-
-
-def test_near_infrared_is_no_transparency(tmp_path):
-    """As GIS programs write it: GDAL marks the fourth of four 8-bit bands as alpha by default."""
-    import rasterio
-
-    array = numbers(np.uint8, 4, (64, 64))
-    for split, side, i in itertools.product(("train", "val"), "AB", range(2)):
-        path = tmp_path / "data" / split / side / f"{i}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bands = array if side == "A" else array[..., :3]
-        with rasterio.open(path, "w", driver="GTiff", width=64, height=64, count=bands.shape[2], dtype="uint8") as file:
-            file.write(bands.transpose(2, 0, 1))
-    cfg = settings(tmp_path / "data", tmp_path / "run", n_epochs=1)
-    with pytest.raises(DataError, match="tif has 4 channels, not the 3 .* --in-channels 4 or --out-channels 4"):
-        train(cfg)
-    cfg = replace(cfg, in_channels=4, out_dir=tmp_path / "run of 4")
-    train(cfg)
-    assert load_generator(cfg.out_dir / "gen.pth.tar").in_channels == 4
-    x, y = load_data(replace(cfg, resize="none"))[1][0]
-    np.testing.assert_array_equal(((x + 1) * 127.5).round().byte().permute(1, 2, 0), array)
-    np.testing.assert_array_equal(((y + 1) * 127.5).round().byte().permute(1, 2, 0), array[..., :3])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
+import conftest
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class Constant(nn.Module):
         self.value = nn.Parameter(torch.tensor(value))
 
     def forward(self, x):
-        return self.value.expand_as(x)
+        return self.value + 0 * x  # no view, which would follow an update
 
 
 class Linear(nn.Module):
@@ -64,16 +64,9 @@ def softplus(value):
 fp32 = partial(torch.autocast, "cpu", enabled=False)
 
 
-def test_bce_is_the_paper_s_for_real_and_generated():
-    logits = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
-    assert bce(torch.zeros(1, 1, 30, 30), 1.0).item() == pytest.approx(math.log(2))
-    assert bce(logits, 1.0).item() == pytest.approx(sum(softplus(-v) for v in (0, 2, -1, 3)) / 4)
-    assert bce(logits, 0.0).item() == pytest.approx(sum(softplus(v) for v in (0, 2, -1, 3)) / 4)
-    assert bce(logits.bfloat16(), 1.0).dtype == torch.float32
-
-
 @pytest.mark.parametrize("target", [1.0, 0.0])
 def test_bce_is_torch_s_own_in_value_and_gradient(monkeypatch, target):
+    assert bce(torch.zeros(4).bfloat16(), target).dtype == torch.float32
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     logits = [torch.linspace(-15, 15, 961, dtype=torch.double).requires_grad_() for _ in range(2)]
     losses = bce(logits[0], target), F.binary_cross_entropy_with_logits(logits[1], torch.full((961,), target).double())
@@ -84,37 +77,18 @@ def test_bce_is_torch_s_own_in_value_and_gradient(monkeypatch, target):
 
 
 def test_one_step_is_the_paper_s_to_the_formula():
-    """Real towards 1, generated towards 0, D first, then G against the updated D, with 100 times the L1."""
+    """Real towards 1, generated towards 0, D first and by half, then G against the updated D, with 50 times the L1."""
     state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    losses = train_step(state, x, y, 100.0, fp32)
+    losses = train_step(state, x, y, 50.0, fp32)
     updated = 0.3 + 0.1  # Adam's first step is lr long; real pairs (mean 1) and generated ones (-0.5) both raise it
     wanted = {"d_real": softplus(-0.3), "d_fake": softplus(-0.15), "g_gan": softplus(0.5 * updated), "g_l1": 1.5}
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted)
     assert state.disc.weight.item() == pytest.approx(updated)  # G's loss moves D no further
+    slopes = -1 / (1 + math.exp(0.3)), -0.5 / (1 + math.exp(0.15))
+    assert state.disc.weight.grad.item() == pytest.approx(sum(slopes) / 2) and state.disc.weight.requires_grad
     g_gan_slope = -updated / (1 + math.exp(-0.5 * updated))
-    assert state.gen.value.grad.item() == pytest.approx(g_gan_slope - 100)
+    assert state.gen.value.grad.item() == pytest.approx(g_gan_slope - 50)
     assert state.gen.value.item() == pytest.approx(-0.4)  # away from -0.5, towards the target
-
-
-def test_d_s_loss_is_halved_and_leaves_g_alone():
-    state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    train_step(state, x, y, 100.0, fp32)
-    wanted = (-1 / (1 + math.exp(0.3)) + -0.5 / (1 + math.exp(0.15))) / 2
-    assert state.disc.weight.grad.item() == pytest.approx(wanted)
-    assert all(p.requires_grad for p in state.disc.parameters())
-
-
-def test_d_sees_the_input_beside_the_target():
-    """A conditional GAN: pairs that match and pairs that do not, of the same targets."""
-    class Product(Linear):
-        def forward(self, x, y):
-            return (self.weight * (x * y).mean()).reshape(1, 1, 1, 1)
-
-    state, x, y = toy(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 3, 8, 8)
-    state.disc.__class__ = Product
-    losses = train_step(state, x, y, 100.0, fp32)
-    assert losses["d_real"].item() == pytest.approx(softplus(-0.15))
-    assert losses["d_fake"].item() == pytest.approx(softplus(-0.075))
 
 
 def test_a_scaler_changes_no_update_and_is_updated():
@@ -131,15 +105,6 @@ def test_a_scaler_changes_no_update_and_is_updated():
     before = scaled.disc.weight.item()
     train_step(scaled, x, y * math.inf, 100.0, fp32)
     assert scaled.scaler.get_scale() == 512 and scaled.disc.weight.item() == before
-
-
-def test_the_forward_passes_run_in_the_precision_and_the_losses_in_fp32(small):
-    state, seen = fresh_state(small(), torch.bfloat16), []
-    for net in (state.gen, state.disc):
-        net.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    x = torch.zeros(1, 3, 64, 64)
-    losses = train_step(state, x, x, 100.0, partial(torch.autocast, "cpu", torch.bfloat16))
-    assert seen == [torch.bfloat16] * 4 and {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -178,35 +143,6 @@ def test_validation_is_the_paper_s_test_and_its_rows_are_input_output_target(sma
     state.gen.forward = lambda x: torch.full_like(x, 0.5)
     val_l1, rows = Validation(small(), Ranks(), fp32)(state.gen, batches, 1, Stop(Ranks()))
     assert val_l1["val_l1"] == pytest.approx(0.5 + 0.2) and all((row[1] == 0.5).all() for row in rows)
-
-
-def test_lambda_weighs_l1():
-    state, x, y = toy(), torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    train_step(state, x, y, 0.0, fp32)
-    assert state.gen.value.grad.item() == pytest.approx(-0.4 / (1 + math.exp(-0.2)))
-
-
-def test_d_learns_to_tell_real_from_generated(small):
-    torch.manual_seed(0)
-    state = fresh_state(small(**LARGER))
-    x, y = torch.rand(2, 3, 64, 64) * 2 - 1, torch.ones(2, 3, 64, 64)
-    first, *_, last = [train_step(state, x, y, 0.0, fp32) for _ in range(30)]
-    assert first["d_real"] == pytest.approx(math.log(2), abs=0.15) and last["d_real"] < 0.5 and last["d_fake"] < 0.5
-
-
-def test_batchnorm_of_d_sees_real_and_generated_each_by_itself(small):
-    state, sizes = fresh_state(small()), []
-    state.disc.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
-    train_step(state, torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64), 100.0, fp32)
-    assert sizes == [2, 2, 2]
-
-
-def test_adam_is_the_paper_s(small):
-    state = fresh_state(small())
-    for optimiser, net in ((state.opt_g, state.gen), (state.opt_d, state.disc)):
-        assert optimiser.defaults["lr"] == 2e-4 and optimiser.defaults["betas"] == (0.5, 0.999)
-        assert optimiser.defaults["weight_decay"] == 0
-        assert sum(p.numel() for p in optimiser.param_groups[0]["params"]) == sum(p.numel() for p in net.parameters())
 
 
 def test_the_rate_is_constant_then_falls_linearly_and_never_is_zero():
@@ -271,15 +207,6 @@ def test_one_epoch_and_two_more_equal_three(small, same, end_of, changes):
     assert (parts.out_dir / "log.csv").read_text().count("\n") == 4
 
 
-@pytest.mark.long
-def test_a_seed_fixes_the_weights_whatever_the_number_of_workers(small, same, end_of, undisturbed):
-    runs = [small("a", num_workers=2), small("b", seed=1)]
-    for cfg in runs:
-        train(cfg)
-    a, b = map(end_of, runs)
-    assert same(undisturbed, a) and not same(undisturbed["state"], b["state"])
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)])
 @pytest.mark.parametrize("when", ["in an epoch", "in validation"])
 @pytest.mark.long
@@ -311,9 +238,7 @@ def test_a_signal_saves_within_a_step_and_resume_goes_on_from_there(small, same,
 @pytest.fixture
 def flat(small, tmp_path):
     """A run's settings on pairs without a split, 18 to train on and 2 held out."""
-    for i in range(20):
-        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
-    return small(data_root=tmp_path / "flat", n_epochs=1)
+    return small(data_root=conftest.flat(tmp_path / "flat"), n_epochs=1)
 
 
 def used(loaded):
@@ -419,52 +344,10 @@ def test_deterministic_asks_torch_for_it(small):
         torch.use_deterministic_algorithms(False)
 
 
-def test_test_images_are_never_trained_on(data, small, monkeypatch):
-    for i in range(3):
-        write_pair(data / "test" / f"{i}.png", seed=200 + i)
-    train_data, val_data, _ = load_data(small())
-    assert len(train_data) == 6 and len(val_data) == 2
-    assert {pair.files[0].parent.name for pair in train_data.pairs} == {"train"}
-    assert {pair.files[0].parent.name for pair in val_data.pairs} == {"val"}
-    (data / "val" / "0.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match="0.png"):
-        load_data(small())
-
-
-def test_a_folder_that_holds_a_run_is_not_overwritten(small):
-    def held():
-        return {path: path.read_bytes() for path in small().out_dir.rglob("*") if path.is_file()}
-
-    train(small(n_epochs=1))
-    before = held()
-    with pytest.raises(ValueError, match="--resume.*--out-dir"):
-        train(small())
-    assert before == held()
-
-
-def test_bad_data_leaves_no_folder_of_a_run(small, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        train(small(data_root=tmp_path / "nowhere"))
-    assert not small().out_dir.exists()
-
-
 def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, undisturbed, monkeypatch):
     monkeypatch.setattr(Validation, "__call__", lambda *args: ({"val_l1": 0.0}, [[torch.zeros(3, 64, 64)] * 3]))
     train(small())
     assert same(undisturbed["state"], end_of(small())["state"])
-
-
-@pytest.mark.long
-def test_the_generator_learns_a_simple_translation(tmp_path, small):
-    """Inverting colours: a wrong pairing, range or loss does not get there."""
-    for i in range(12):
-        coarse = np.random.default_rng(i).integers(0, 255, (4, 4, 3), np.uint8)
-        left = np.asarray(Image.fromarray(coarse).resize((64, 64)))
-        write_pair(tmp_path / "invert" / "train" / f"{i}.png", left=left, right=255 - left)
-    cfg = small(data_root=tmp_path / "invert", **{**LARGER, "n_epochs": 12, "ngf": 16, "load_size": 64})
-    train(cfg)
-    losses = [float(line.split(",")[5]) for line in (cfg.out_dir / "log.csv").read_text().splitlines()[1:]]
-    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.slow
@@ -481,13 +364,6 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_still_saves(data, tmp_
     assert "Traceback" not in err and "--resume" in out
     assert err.count("finishing the step") == 1  # the workers leave the signal to the main process
     assert load_tensors(tmp_path / "run" / "checkpoint.pth.tar")["epoch"] >= 1
-
-
-@pytest.mark.long
-def test_a_user_s_mistake_is_one_sentence_and_status_2(tmp_path):
-    process = launch(ROOT / "train.py", "--data-root", tmp_path / "nowhere")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 2 and err.startswith("error: data_root") and err.count("\n") == 1
 
 
 @pytest.mark.long

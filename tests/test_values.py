@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 import re
 import shlex
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, fresh_state, pair_of, paired, settings
+from conftest import RGB, Runs, fresh_state, pair_of, paired, settings
 from PIL import Image
 
 import evaluate
@@ -29,7 +28,6 @@ from inference.translate import tell_clipped, translate
 from pairs.checks import Seen, range_words
 from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
-from pairs.identity import Pair
 from pairs.images import read_picture, read_size, write_picture
 from pairs.jitter import Jitter
 from pairs.picture import Picture, of_pillow, picture_of, to_array
@@ -305,21 +303,6 @@ def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
         to_array(of_pillow(Image.new("RGB", (4, 4))), 4)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_numeric_tiffs_come_back_as_they_were_written(tmp_path, kind, channels):
-    array = np.random.default_rng(0).uniform(-500, 4000, (5, 7, channels)).astype(kind)
-    array = array[..., 0] if channels == 1 else array
-    bgr = array if channels == 1 else array[..., [2, 1, 0, 3][:channels]]
-    (tmp_path / "a.tif").write_bytes(cv2.imencode(".tif", np.ascontiguousarray(bgr))[1].tobytes())
-    read = read_picture(tmp_path / "a.tif").numbers
-    np.testing.assert_array_equal(read, array.astype(read.dtype))
-    assert read_size(tmp_path / "a.tif") == (7, 5)
-    if kind == np.float32:
-        write_picture(tmp_path / "b.tif", picture_of(array))
-        np.testing.assert_array_equal(read_picture(tmp_path / "b.tif").numbers, array)
-
-
 def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path, call):
     for suffix, array in ((".png", np.zeros((4, 4, 5), np.uint8)), (".jpg", np.zeros((4, 4), np.float32)),
                           (".tif", np.zeros((4, 4, 65), np.float32)), (".jpg", np.zeros((4, 4, 4), np.uint8))):
@@ -457,35 +440,6 @@ def test_a_pair_without_its_mask_or_of_another_size_is_told(tmp_path):
     assert len(find_pairs(tmp_path).orphans["train"]) == 2
 
 
-def test_crop_and_mirror_are_shared_by_all_inputs_the_target_and_the_mask(tmp_path):
-    ramp = np.arange(72 * 72, dtype=np.float32).reshape(72, 72) / 72**2
-    for side in ("A1", "A2", "B", "M"):
-        write(tmp_path / side / "0.npy", ramp)
-    cfg = replace(Config(), in_channels=2, out_channels=1, range_a=(0, 1), range_b=(0, 1), load_size=72, crop_size=64)
-    pair = Pair((tmp_path / "A1" / "0.npy", tmp_path / "A2" / "0.npy"), tmp_path / "B" / "0.npy",
-                tmp_path / "M" / "0.npy")
-    data, corners = paired([pair], cfg), set()
-    assert data.masked
-    for epoch in range(8):
-        x, y = data[epoch, 0]
-        assert x.shape == y.shape == (2, 64, 64)
-        assert torch.equal(x[0], x[1]) and torch.equal(x[0], y[0]) and torch.equal(y[0], y[1])
-        corners.add(x[0, 0, 0].item())
-    assert len(corners) > 3
-
-
-def test_a_mask_of_zeros_and_ones_counts_like_one_of_black_and_white(tmp_path):
-    ones = (smooth(0, 1) > 100).astype(np.uint8)
-    for name, mask in (("ones", ones), ("white", ones * 255), ("half", ones * 128)):
-        for side in "AB":
-            write(tmp_path / side / "0.png", smooth(0))
-        write(tmp_path / "M" / f"{name}.png", mask)
-    a, b = tmp_path / "A" / "0.png", tmp_path / "B" / "0.png"
-    masks = {name: read_pair(pair_of(a, b, tmp_path / "M" / f"{name}.png"), RGB, RGB)[2]
-             for name in ("ones", "white", "half")}
-    assert (masks["ones"] == masks["white"]).all() and masks["half"].max() == 128
-
-
 @pytest.mark.parametrize("changes", [{}, dict(gan_loss="lsgan", lambda_fm=10.0)])
 def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
     cfg = small(ngf=4, ndf=4, dropout=0.0, **changes)
@@ -553,14 +507,6 @@ def test_grids_show_any_channels():
     assert torch.equal(rgb(torch.full((3, 1, 1), 0.2)), torch.full((3, 1, 1), 0.2))
 
 
-class Runs:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
-
-
 def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
     path, whole = tmp_path / "a.npy", io.BytesIO()
     np.save(whole, smooth(0))
@@ -580,19 +526,3 @@ def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
             with pytest.raises(DataError, match="a.npy cannot be read"):
                 read(path)
     assert not (tmp_path / "canary").exists()
-
-
-def test_damaged_numeric_tiffs_are_read_or_refused(tmp_path):
-    whole = cv2.imencode(".tif", smooth(0, 3, 0, 1, np.float32))[1].tobytes()
-    rng, path = np.random.default_rng(0), tmp_path / "a.tif"
-    for n in range(300):
-        content = bytearray(whole[: rng.integers(8, len(whole))] if n % 3 == 0 else whole)
-        for _ in range(1 + n % 4):  # where the header is, at either end
-            place = rng.integers(len(content)) if n % 2 else -1 - rng.integers(min(300, len(content)))
-            content[place] = rng.integers(256)
-        path.write_bytes(bytes(content))
-        for act in (read_size, read_picture):
-            try:
-                act(path)
-            except DataError as error:
-                assert "a.tif" in str(error)

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch, wait_until
+from conftest import ROOT, files_up_to, launch, translated, wait_until
 from skimage import color
-from test_predict import call, checkpoint, gen  # noqa: F401
+from test_predict import checkpoint, gen  # noqa: F401
 from test_prepare import video
 
-import predict as predict_module
 from generator import Generator
 from inference.trained import Trained
 from inference.translate import Translator
@@ -165,19 +164,19 @@ def test_odd_sizes_stay(same, tmp_path, ending, capsys):
     assert ("61×47 is odd" in capsys.readouterr().out) == (ending == ".mp4")
 
 
-def test_the_command_and_its_defaults(call, checkpoint, tmp_path):  # noqa: F811
+def test_the_command_and_its_defaults(checkpoint, tmp_path):  # noqa: F811
     source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "there" / "out.mp4"
-    words = ["--checkpoint", checkpoint, "--input", source, "--output", made, "--device", "cpu"]
-    status, said, _ = call(predict_module, *words)
+    places = checkpoint, source, made
+    status, said, _ = translated(*places)
     assert status == 0 and "--norm running --dropout off" in said and "12 frames in" in said
     first = made.read_bytes()
-    status, said, _ = call(predict_module, *words, "--norm", "running", "--dropout", "off")
+    status, said, _ = translated(*places, "--norm", "running", "--dropout", "off")
     assert status == 0 and "translated with" not in said and made.read_bytes() == first
-    status, said, _ = call(predict_module, *words, "--norm", "image")
+    status, said, _ = translated(*places, "--norm", "image")
     assert status == 0 and "with --dropout off," in said and made.read_bytes() != first
 
 
-def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(call, checkpoint, tmp_path):  # noqa: F811
+def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_path):  # noqa: F811
     source = clip(tmp_path / "in.mp4")
     clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
     (tmp_path / "text.mp4").write_text("no video")
@@ -194,8 +193,7 @@ def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(call, checkpoint, 
             ("in.mp4", "out.png", [], "must be a file that ends in one of .mp4"),
             ("in.mp4", "in.mp4", [], "is an input, and would be overwritten"),
             ("in.mp4", "out.mp4", ["--compare"], "--compare is for images")):
-        words = ["--checkpoint", checkpoint, "--input", tmp_path / name, "--output", tmp_path / output, *flags]
-        status, _, said = call(predict_module, *words, "--device", "cpu")
+        status, _, said = translated(checkpoint, tmp_path / name, tmp_path / output, *flags)
         assert status == 2 and message in said and said.count("\n") == 1, said
         assert {path.name for path in tmp_path.iterdir()} == there
     assert seen(source)
@@ -225,29 +223,10 @@ def test_a_file_that_ends_early_is_told(same, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_full_disk_is_told(same, tmp_path, monkeypatch):
+def test_a_full_disk_is_told(same, tmp_path):
     source = clip(tmp_path / "in.mp4")
     there = {path.name for path in tmp_path.iterdir()}
-    with pytest.raises(OSError, match="No space left"), monkeypatch.context() as patch:
-        real = Path.open
-
-        class Full:
-            def __init__(self, file):
-                self.file = file
-
-            def __getattr__(self, name):
-                return getattr(self.file, name)
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *error):
-                self.file.close()
-
-            def write(self, data):
-                raise OSError(28, "No space left on device")
-
-        patch.setattr(Path, "open", lambda path, *mode: Full(real(path, *mode)))
+    with pytest.raises(OSError, match="File too large"), files_up_to(1000):
         translate_video(same, Video(source), tmp_path / "out.mp4")
     assert {path.name for path in tmp_path.iterdir()} == there
 
