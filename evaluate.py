@@ -225,9 +225,9 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     rows, l1, blank = {who: [] for who in names}, [], []
     for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
         hide = hidden(y, data.y.channels)
-        if hide.all():
+        if is_blank := hide is not None and bool(hide.all()):
             blank.append(len(l1))
-        if hide.all() or not y_fake.isfinite().all():
+        if is_blank or not y_fake.isfinite().all():
             l1.append(math.nan)
             continue
         made = {"output": y_fake} | {who: act(x) for who, act in baselines.items()}

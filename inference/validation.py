@@ -66,7 +66,7 @@ class Validation:
                 for *row, hide in zip(x, y_fake, y, hides, strict=True):
                     if index in shown:
                         examples[index] = [image.cpu() for image in row]
-                    if hide.all():
+                    if hide is not None and hide.all():
                         sums["blank"] += 1
                     elif scored:
                         sums.update(self.scores(*row[1:], hide, n))
@@ -88,7 +88,7 @@ class Validation:
             total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
         return dict(total), [examples[index] for index in sorted(examples)]
 
-    def scores(self, y_fake: Tensor, y: Tensor, hide: Tensor, n: int) -> dict[str, float]:
+    def scores(self, y_fake: Tensor, y: Tensor, hide: Tensor | None, n: int) -> dict[str, float]:
         """What one image of n adds to the sums."""
         scores = {f"val_{name}": value / n for name, value in image_scores(y_fake, y).items()}
         if self.labels:

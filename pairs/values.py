@@ -257,6 +257,6 @@ def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.lerp(y, y_fake.float(), (mask + 1) / 2), y
 
 
-def hidden(y: Tensor, channels: int) -> Tensor:
+def hidden(y: Tensor, channels: int) -> Tensor | None:
     """Where a mask behind these channels of y, (C, H, W), is black, (H, W) of bool: no output could be wrong there."""
-    return (y[channels:] == -1).any(dim=0)
+    return y[-1] == -1 if y.shape[0] > channels else None
