@@ -114,7 +114,7 @@ def check(cfg: Config) -> int:
     if good.get("train"):
         name = cfg.data_root.resolve().name
         preview = Path(f"preview_{name}.png")
-        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter.of(cfg),
+        data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg),
                             masked=may_lack_values(good["train"], seen.values()))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         rows = []

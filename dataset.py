@@ -159,7 +159,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
         label_side=cfg.label_side,
         skip=cfg.skip_unreadable,
     )
-    train_data = make(survey.train, jitter=Jitter.of(cfg), masked=survey.masked)
+    train_data = make(survey.train, jitter=Jitter(cfg), masked=survey.masked)
     val_data = make(survey.scored)
     keep_in_memory(cfg.cache, world, train_data, val_data)
     return train_data, val_data, survey

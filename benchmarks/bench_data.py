@@ -83,7 +83,7 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
             pairs = usable_pairs(root, 0).splits["train"]
             named = (pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs]
             geometry = Geometry.of(cfg.plain())
-            files, memory = (PairedImages(named, geometry=geometry, jitter=Jitter.of(cfg)) for _ in range(2))
+            files, memory = (PairedImages(named, geometry=geometry, jitter=Jitter(cfg)) for _ in range(2))
             memory.cache = {}
             row = {"name": f"{root.name}, {describe(check_headers(pairs), pairs)}", "ms": ms_a_pair(files),
                    "ram": ms_a_pair(memory)}

@@ -9,36 +9,32 @@ from importlib import metadata
 import numpy as np
 
 from config import Config
-from pairs.geometry import Size
 from pairs.values import Values
 from utils import UserError
 
 
 class Jitter:
-    """Crops and turns a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only."""
+    """Crops and turns a pair and, if asked, changes its colours; the draws depend on (seed, epoch, index) only.
 
-    def __init__(self, crop: Size, seed: int = 0, flip: str = "mirror", strength: float = 0.0,
-                 recolours_x: bool = True):
+    Of labels, new colours would be wrong: there the target gets them.
+    """
+
+    def __init__(self, cfg: Config):
         check_albumentations()
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the internet for its newest version
         import albumentations as A  # takes a third as long as torch, and training alone needs it
 
-        width, height = crop
+        width, height = cfg.crop_width or cfg.crop_size, cfg.crop_size
+        strength = cfg.color_jitter
         around = (1 - strength, 1 + strength)
         color = A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)
-        self.seed = seed
-        self.recolours_x = recolours_x
-        turns = [A.HorizontalFlip(p=0.5 if flip == "mirror" else 0)]
-        if flip == "all":  # a rectangle has four symmetries, a square all eight
+        self.seed = cfg.seed
+        self.recolours_x = not cfg.input_is_label
+        turns = [A.HorizontalFlip(p=0.5 if cfg.flip == "mirror" else 0)]
+        if cfg.flip == "all":  # a rectangle has four symmetries, a square all eight
             turns = [A.D4(p=1)] if width == height else [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
         self.place = A.Compose([A.RandomCrop(height, width), *turns])
         self.color = [color] if strength else []
-
-    @classmethod
-    def of(cls, cfg: Config) -> "Jitter":
-        """As the settings say. Of labels, new colours would be wrong: there the target gets them."""
-        crop = cfg.crop_width or cfg.crop_size, cfg.crop_size
-        return cls(crop, cfg.seed, cfg.flip, cfg.color_jitter, not cfg.input_is_label)
 
     def __call__(self, pair: np.ndarray, x: Values, y: Values, epoch: int, index: int) -> np.ndarray:
         """(H, W, C) → (crop_size, crop_width, C), where C counts the channels of x, y and the mask."""

@@ -130,7 +130,7 @@ def geometry_of(cfg):
 def paired(pairs, cfg, train=True):
     """The pairs as the settings would train on them, or validate."""
     return PairedImages(pairs, cfg.direction, *values_of(cfg.plain()), geometry_of(cfg), cfg.label_side,
-                        Jitter.of(cfg) if train else None)
+                        Jitter(cfg) if train else None)
 
 
 def fresh_state(cfg, dtype=torch.float32):

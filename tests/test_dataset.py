@@ -67,7 +67,7 @@ def test_all_symmetries_are_shared_by_the_pair_and_its_mask(size, channels, symm
     located = np.tile(here, 33)[..., :channels]
     mask = here.sum(axis=2, keepdims=True).astype(np.uint8)
     pair = np.concatenate([located, located, mask], axis=2)
-    jitter = Jitter.of(replace(JITTER, crop_size=size[0], crop_width=size[1], flip="all"))
+    jitter = Jitter(replace(JITTER, crop_size=size[0], crop_width=size[1], flip="all"))
     met = set()
     for epoch in range(120):
         made = jitter(pair, Values(channels), Values(channels), epoch, 0).astype(int)
@@ -112,10 +112,10 @@ def test_training_starts_with_the_package_that_its_jitter_was_proven_with(monkey
 
     monkeypatch.setattr(jitter.metadata, "version", version)
     if not told:
-        Jitter.of(Config())
+        Jitter(Config())
         return
     with pytest.raises(UserError, match=told):
-        Jitter.of(Config())
+        Jitter(Config())
 
 
 @pytest.mark.long
@@ -126,7 +126,7 @@ def test_no_two_draws_of_the_jitter_are_one():
     def drawn(seed, first=0, epoch=1):
         data = paired([pair_of(pixels[..., :3], pixels[..., 3])] * (n + 1), JITTER)
         data.cache = dict.fromkeys(range(n + 1), pixels)
-        data.jitter = Jitter((16, 16), seed, strength=0.5, recolours_x=False)
+        data.jitter = Jitter(replace(JITTER, crop_size=16, seed=seed, color_jitter=0.5, label_side="A", n_layers=0))
         draws = []
         for index in range(first, first + n):
             left, right = data.pixels([(epoch, index)])[0][0, 0, [0, -1]].tolist()

@@ -129,7 +129,7 @@ def test_no_number_that_a_tiff_gives_to_no_data_matters(tmp_path, side, train):
         pair = pair_of(tmp_path / "A.tif", photo) if side == "A" else pair_of(photo, tmp_path / "B.tif")
         ranged = dict(in_channels=1, range_a=(0, 1)) if side == "A" else dict(out_channels=1, range_b=(0, 1))
         values = values_of(replace(Config(), **ranged).plain())
-        geometry, jitter = Geometry("stretch", 72, 64), Jitter.of(replace(Config(), crop_size=64)) if train else None
+        geometry, jitter = Geometry("stretch", 72, 64), Jitter(replace(Config(), crop_size=64)) if train else None
         x, y = PairedImages([pair], "AtoB", *values, geometry, jitter=jitter, masked=True)[0]
         assert len(y) == values[1].channels + 1 and -1 < y[-1].mean() < 1
         items.append(torch.cat([x, y]))

@@ -82,7 +82,7 @@ def test_several_inputs_of_two_sizes_become_those_of_the_largest(tmp_path):
              for side, array in (("A1", large), ("A2", small), ("B", large))]
     pair = Pair(tuple(files[:2]), files[2])
     cfg = replace(Config(), in_channels=6, resize="none", crop_size=64)
-    x, y = PairedImages([pair], "AtoB", *values_of(cfg.plain()), geometry_of(cfg), jitter=Jitter.of(cfg))[1, 0]
+    x, y = PairedImages([pair], "AtoB", *values_of(cfg.plain()), geometry_of(cfg), jitter=Jitter(cfg))[1, 0]
     assert x.shape == (6, 64, 64) and torch.equal(x[:3], y)
     assert ((x[3:] - y) * 127.5).abs()[:, 4:-4, 4:-4].max() < 1.1
     headers = check_headers([pair])

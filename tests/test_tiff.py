@@ -437,8 +437,8 @@ def test_a_pair_that_needs_a_mask_where_no_other_does_is_told_by_name(tmp_path):
     pair = Pair((tmp_path / "A.tif",), tmp_path / "B.tif")
     cfg = settings(tmp_path, tmp_path / "run")
     with pytest.raises(DataError, match="A.tif and .*B.tif hold pixels without a value .*: masks in a folder M"):
-        PairedImages([pair], jitter=Jitter.of(cfg))[0]
-    assert PairedImages([pair], jitter=Jitter.of(cfg), masked=True)[0][1].shape[0] == 4
+        PairedImages([pair], jitter=Jitter(cfg))[0]
+    assert PairedImages([pair], jitter=Jitter(cfg), masked=True)[0][1].shape[0] == 4
     plain = Pair((tmp_path / "A.tif",), tmp_path / "A.tif")
     pixels, _ = PairedImages([pair, plain]).pixels([(0, 0), (0, 1)])  # of validation: as each needs it
     assert pixels.shape[-1] == 7 and (pixels[1, ..., 6] == 255).all() and (pixels[0, ..., 6] == 0).any()

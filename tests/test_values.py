@@ -492,7 +492,7 @@ def test_as_many_channels_as_there_may_be_go_through_resizing_and_jitter_one_by_
         x, y = paired([pair], cfg)[epoch, 0]
         assert x.shape == (64, 64, 64) and y.shape == (65, 64, 64)
         last = pair_of(*(np.load(path)[..., 63] for path in pair.files[:2]))
-        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter.of(cfg))
+        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter(cfg))
         torch.testing.assert_close(torch.stack([x[63], y[63]]), torch.cat(one[epoch, 0]))
 
 
