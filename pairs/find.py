@@ -64,7 +64,8 @@ def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: b
     if not found.splits.get("train") and "train" not in broken:
         raise nothing_to_train(root, found, index)
     for split in {*found.orphans, *found.problems} - {*needed(found)}:
-        why = found.problems.get(split) or f"{len(found.orphans[split])} images without a partner"
+        n = len(found.orphans.get(split, []))
+        why = found.problems.get(split) or f"{n} image{'s' * (n > 1)} without a partner"
         found.notes.append(f"not used: {split}, which training does not need: {why}")
     if not broken:
         divide(found, root, seed, known, resumed, group)

@@ -1,4 +1,5 @@
 import os
+import shutil
 import unicodedata
 import zlib
 from pathlib import Path
@@ -105,6 +106,18 @@ def test_two_pairs_leave_one_for_each_side(tmp_path):
     images(tmp_path, "1", "2")
     for seed in range(12):
         assert list(map(len, find_pairs(tmp_path, seed).splits.values())) == [1, 1]
+
+
+def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys):
+    """Alone it is validation, and then an image without a partner ends the start."""
+    images(tmp_path, *(f"{split}/{side}/{i}" for split in ("train", "val", "test") for side in "AB" for i in range(2)))
+    images(tmp_path, "test/A/alone")
+    found = usable_pairs(tmp_path, 0)
+    assert found.validation == "val" and len(found.splits["val"]) == 2
+    assert "not used: test, which training does not need: 1 image without a partner" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(UserError, match="images without a partner .*test/A/alone"):
+        usable_pairs(tmp_path, 0)
 
 
 def test_an_npz_holds_out_by_index(tmp_path):
