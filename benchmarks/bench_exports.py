@@ -24,7 +24,7 @@ import tyro
 from PIL import Image
 
 from generator import Generator
-from inference.export import write
+from inference.export import export
 from inference.load import load_generator
 from runtime.console import run_main
 from utils import UserError
@@ -114,7 +114,7 @@ def runtimes(gen: Generator, folder: Path, calibration: list[np.ndarray]) -> dic
     """What each is called, how it runs a picture, and from which file."""
     made = {name: folder / f"{name}.onnx" for name in ("fp32", "half", "int8", "static")}
     for name in ("fp32", "half", "int8"):
-        write(gen, made[name], "image", half=name == "half", int8=name == "int8")
+        export(gen, made[name], "image", half=name == "half", int8=name == "int8")
     found = {"PyTorch": (in_pytorch(gen, torch.float32), None),
              "PyTorch, bf16": (in_pytorch(gen, torch.bfloat16), None)}
     if importlib.util.find_spec("onnxruntime"):
