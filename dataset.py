@@ -32,7 +32,6 @@ class PairedImages(Dataset):
     """
 
     cache: dict[int, np.ndarray] | None = None  # pairs read so far, resized but not jittered; None: no cache
-    counts = ""  # the channels of several inputs, once they are known
 
     def __init__(
         self,
@@ -106,11 +105,6 @@ class PairedImages(Dataset):
         of_a, of_b, *of_mask = read_pictures(self.pairs[index], None if exact else size, how)
         of_x, of_y = (of_a, of_b) if self.direction == "AtoB" else (of_b, of_a)
         pictures = [*of_a, *of_b]
-        counts = " + ".join(str(picture.channels) for picture in of_a)
-        self.counts = self.counts or counts
-        if len(of_a) > 1 and counts != self.counts:  # channels would change places
-            raise DataError(f"{' and '.join(picture.name for picture in of_a)} have {counts} channels, where the pair "
-                            f"that was read first has {self.counts}")
         mask = mask_array(of_mask[0][0] if of_mask else None, pictures)
         x = self.x.array(of_x)
         y = self.y.array(of_y)
@@ -150,6 +144,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     survey.look(x, y, geometry, cfg.direction, cfg.n_val, skip=cfg.skip_unreadable, shown_above=shown_above)
 
     # Make the two data sets, which read the files as they are asked.
+    x, y = values_of({**vars(cfg), "counts": survey.record["counts"]})
     make = partial(
         PairedImages,
         direction=cfg.direction,

@@ -92,11 +92,19 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
 def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     """What a translator without any learning makes of x: x itself, or the mean of (at most 200) training targets.
 
+    Of these counts what their masks show.
+
     Where the network makes ab of L, x itself is the gray photo.
     """
     if name == "identity":
         return (lambda x: x.new_zeros(2, *x.shape[1:])) if train.y.lab else lambda x: x
-    mean = torch.stack([train[i][1][: train.y.channels] for i in evenly(range(len(train)), 200)]).mean(0)
+    total = counted = 0
+    for _, y in map(train.__getitem__, evenly(range(len(train)), 200)):
+        y, mask = y[: train.y.channels], y[train.y.channels :]
+        weight = (mask + 1) / 2 if len(mask) else torch.ones_like(y[:1])
+        total = total + y * weight
+        counted = counted + weight
+    mean = total / counted.clamp(min=1e-6)
     return lambda x: F.interpolate(mean[None].to(x.device), x.shape[1:], mode="bilinear", antialias=True)[0]
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pairs.palettes import is_void
 from runtime.console import say
 
 NEEDS = {"ssim": 10, "ms_ssim": 160}  # an image must have more pixels a side
@@ -118,7 +119,7 @@ class LabelScores:
     def __init__(self, palette: dict[str, tuple[int, int, int]]):
         from torchmetrics.classification import MulticlassConfusionMatrix
 
-        void = [name for name in palette if name.startswith("void")]
+        void = [name for name in palette if is_void(name)]
         scored = [name for name in palette if name not in void]
         self.colours = torch.tensor([palette[name] for name in scored + void], dtype=torch.float32)
         self.void = len(scored)  # the class of all void colours

@@ -45,6 +45,7 @@ class Trained:
     label_side: str = "none"  # the side that held label maps: A, B, both or none
     kind: str = "uint8"  # of KINDS: the numbers of the targets
     inputs: int = 1  # images that go in together
+    counts: str = ""  # the channels of several in A, such as "3 + 1"; empty: the file does not tell
     sizes: Sizes | None = None  # of the training images
     enlarge: float = 1.0  # by how much those that went in were, where the targets were larger
     epoch: int | None = None
@@ -81,6 +82,7 @@ class Trained:
                     patterns=Patterns.of(told),
                     kind=saved.get("kind", "uint8"),
                     inputs=int(saved.get("inputs", 1)),
+                    counts=str(saved.get("counts", "")),
                     sizes=sizes,
                     enlarge=enlarge,
                     epoch=saved.get("epoch"),

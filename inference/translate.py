@@ -141,9 +141,9 @@ class Translator:
 
     def take(self, pictures: Sequence[Picture]) -> Taken:
         """What `enlarged` returns, on its way. Raises DataError."""
-        array = self.x.array(pictures)
-        return Taken(to_tensor(self.to_scale(array)), pictures[0].size, array if self.y.lab else None,
-                     is_deep(pictures), self.x.alpha(pictures), pictures[0].valid)
+        x = to_tensor(self.to_scale(self.x.array(pictures)))
+        photo = self.x.array([replace(pictures[0], alpha=None)]) if self.y.lab else None  # alpha comes back later
+        return Taken(x, pictures[0].size, photo, is_deep(pictures), self.x.alpha(pictures), pictures[0].valid)
 
     def finished(self, y_fake: Tensor, taken: Taken) -> Picture:
         """The translation: y_fake (C', H, W), at the scale of the network, as a file holds it."""

@@ -5,7 +5,6 @@ Frames are written upright, so that the number by which a phone's video is turne
 
 import contextlib
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,18 +77,9 @@ def frames_of(video: Video, container: Any, writer: "Writer") -> Iterator[Any]:
             writer.add_sound(part)
         else:
             yield part
-    lasts = lasting(container.streams.video[0])
-    if video.error or lasts and video.time < lasts - SLACK - float(1 / video.rate):
-        reason = video.error or f"it ends there, and should last {lasts:.1f} s"
+    if video.error or video.lasts and video.time < video.lasts - SLACK - float(1 / video.rate):
+        reason = video.error or f"it ends there, and should last {video.lasts:.1f} s"
         raise DataError(f"{name_of(video.path)} is damaged after {video.time:.1f} s ({reason}); nothing is written")
-
-
-def lasting(stream: Any) -> float | None:
-    """The seconds that the file says its pictures last, Matroska in a tag; None where it does not."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    told = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
-    return told and 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3])
 
 
 def translate_frames(translator: Translator, frames: list, writer: "Writer", bar: Callable[[int], object]) -> None:
@@ -119,6 +109,7 @@ class Writer:
         kind, encoder, options = ENCODERS[output.suffix.lower()]
         self.made = self.av.open(file, "w", format=kind)
         stream = container.streams.video[0]
+        self.ratio = stream.sample_aspect_ratio  # of a pixel's sides, or None
         try:
             self.stream = self.made.add_stream(encoder, rate=video.rate, options=options, time_base=stream.time_base)
         except ValueError as error:  # PyAV's UnknownCodecError is one
@@ -148,6 +139,17 @@ class Writer:
                 "(4:4:4), which some players and browsers do not show; an --output in .webm is shown by all")
         for tag in TAGS:
             setattr(self.stream.codec_context, tag, getattr(frame, tag))
+        if self.ratio not in (None, 1) and self.output.suffix.lower() == ".webm":
+            say(f"the pixels of {name_of(self.source)} are no squares ({self.ratio}), which .webm does not tell: with "
+                ".mp4 or .mkv the picture keeps its shape")
+        if self.ratio:
+            self.stream.codec_context.sample_aspect_ratio = 1 / self.ratio if frame.rotation % 180 else self.ratio
+        try:
+            self.made.start_encoding()
+        except self.av.FFmpegError as error:
+            sounds = " or ".join(sound.codec_context.name for sound in self.sounds.values())
+            way_out = f", perhaps not with {sounds} sound: let --output end in .mkv" if sounds else ""
+            raise UserError(f"{name_of(self.output)} cannot be written ({error.strerror}){way_out}") from error
         self.made.mux(self.early)
         self.early = []
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from runtime.console import say
 from utils import DataError, UserError, name_of, need
 
 SECONDS = 10  # of a stretch, at most: a tenth of the video if that is less
+HELD = 0.1  # seconds: a frame that stands longer is what a player shows until the next, however near that is
 RIM = 0.1  # of a held-out stretch, at least a frame, left out at either end: what is beside it is trained on
 
 # swscale's bilinear, accurate_rnd, full_chroma_int and full_chroma_inp: without them, colours become darker each time
@@ -98,7 +100,8 @@ class Frames:
 class Video:
     """A video to read once, from its beginning.
 
-    bits: of a value; time: seconds that were read; error: why it ended early; corrupt: frames that were passed over.
+    bits: of a value; lasts: the seconds that the file says its pictures last, or None; duration: these, or those of all
+    that it holds; time: seconds that were read; error: why it ended early; corrupt: frames that were passed over.
     """
 
     def __init__(self, path: Path):
@@ -112,7 +115,9 @@ class Video:
             stream = container.streams.video[0]
             self.rate = stream.average_rate or Fraction(25)
             self.bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
-            self.duration = container.duration / self.av.time_base if container.duration else None
+            self.lasts = lasting(stream)
+            whole = container.duration and (container.duration - max(0, container.start_time or 0)) / self.av.time_base
+            self.duration = self.lasts or whole or None
             self.n = stream.frames or round(self.duration * self.rate if self.duration else 0)  # or about so many
 
     @contextlib.contextmanager
@@ -155,13 +160,26 @@ class Video:
                         "has been made")
 
 
+def lasting(stream: Any) -> float | None:
+    """The seconds that the file says its pictures last, or None. Matroska tells in a tag when they end."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if told := re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", "")):
+        begin = float((stream.start_time or 0) * stream.time_base)
+        return 3600 * int(told[1]) + 60 * int(told[2]) + float(told[3]) - begin
+    return None
+
+
 def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
-    """Each frame of the first with that of the second which is nearest in time, until either ends."""
+    """Each frame of the first with that of the second which is nearest in time, or is HELD then, until either ends."""
     others = second.frames()
     partner = next(others, None)
     following = next(others, None)
     for time, frame in first.frames():
-        while following and abs(following[0] - time) <= abs(partner[0] - time):
+        while following:
+            held = following[0] - partner[0] > HELD
+            if following[0] - time > (float(0.5 / first.rate) if held else abs(partner[0] - time)):
+                break
             partner, following = following, next(others, None)
         if partner is None or not following and time - partner[0] > float(0.5 / second.rate) + 1e-6:
             break

@@ -36,7 +36,7 @@ class Parquet:
         check_share(self.val)
         if not self.inputs:
             raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
-        check_names(("", path.stem, path) for path in self.inputs)
+        check_names((split_named(path), path.stem, path) for path in self.inputs)
         return Rows(self, {path: opened(path, self.columns) for path in self.inputs})
 
     def make(self, file: str, split: str, row: int, cells: tuple[Any, Any]) -> Made:
@@ -56,8 +56,13 @@ class Rows:
 
     def __iter__(self) -> Iterator[Job]:
         for path, file in self.files.items():
-            word = path.name.lower().split("-")[0].split(".")[0]  # as in train-00000-of-00001.parquet
-            split = SPLIT_OF.get(word, "")
+            split = split_named(path)
             for row, cells in enumerate(rows(file, path, self.source.columns)):
                 make = partial(self.source.make, name_of(path), split, row, cells)
                 yield Job(f"{path.stem}-{row:06d}", make, split)
+
+
+def split_named(path: Path) -> str:
+    """The split that train-00000-of-00001.parquet or train/0000.parquet tells, else ""."""
+    word = path.name.lower().split("-")[0].split(".")[0]
+    return SPLIT_OF.get(word) or SPLIT_OF.get(path.absolute().parent.name.lower(), "")

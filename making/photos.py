@@ -138,7 +138,7 @@ def mask_for(photo: Path, name: str, size: tuple[int, int], masks: list[Path]) -
     own = [mask for mask in masks if mask.stem == photo.stem]
     alike = {mask: len(os.path.commonprefix([mask.parts[-2::-1], photo.parts[-2::-1]])) for mask in own}
     mask = max(own, key=lambda mask: (alike[mask], -len(mask.parts)), default=drawn)
-    array = to_array(read_picture(mask), 1)
+    array = to_array(read_picture(mask).painted(), 1)
     return resize(array, size, "nearest")[..., 0] > array.max() / 2
 
 

@@ -31,8 +31,13 @@ FACADES = {
 PALETTES = {"cityscapes": CITYSCAPES, "demo": demo.PALETTE, "facades": FACADES}
 
 
+def is_void(name: str) -> bool:
+    """Whether a class of that name is not scored: void, or void and what it is."""
+    return name == "void" or name.startswith("void ")
+
+
 def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
-    """One of PALETTES, or of a JSON file {"class": [red, green, blue], …}; classes called "void …" are not scored.
+    """One of PALETTES, or of a JSON file {"class": [red, green, blue], …}; those that `is_void` are not scored.
 
     Raises UserError.
     """
@@ -44,7 +49,7 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"palette {name} is not {', '.join(PALETTES)} or a JSON file of colours: {error}") from error
-    if not good or sum(not key.startswith("void") for key in palette) < 2:
+    if not good or sum(not is_void(key) for key in palette) < 2:
         raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
     if len(set(palette.values())) < len(palette):
         raise UserError(f"palette {name} gives one colour to two classes")

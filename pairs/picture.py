@@ -62,6 +62,16 @@ class Picture:
         """Upright, by the number in EXIF or TIFF."""
         return self.map(TURNED[orientation]) if orientation in TURNED else self
 
+    def painted(self) -> "Picture":
+        """Of a mask, the same without transparency: unpainted is black beside light paint, white beside dark."""
+        if self.alpha is None:
+            return self
+        share = (self.alpha / np.iinfo(self.alpha.dtype).max)[..., None]
+        light = self.array / np.iinfo(self.array.dtype).max * share
+        paper = 0 if light.mean() > share.mean() / 2 else np.iinfo(self.array.dtype).max
+        array = self.array * share + paper * (1 - share)
+        return replace(self, array=array.round().astype(self.array.dtype), alpha=None)
+
     def halves(self) -> tuple["Picture", "Picture"]:
         """The left and the right half. Raises DataError on an odd width."""
         width = self.size[0]
@@ -157,7 +167,7 @@ def to_unit(picture: Picture, limits: tuple[float, float] | None) -> np.ndarray:
         return array
     if picture.kind == "uint16":
         return array / np.float32(65535)
-    raise DataError(f"{picture.name} holds values of unknown range: range_a or range_b tells it")
+    raise DataError(f"{picture.name} holds values of unknown range, which range_a or range_b tells a training")
 
 
 def as_colour(array: np.ndarray) -> np.ndarray:

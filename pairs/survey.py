@@ -112,12 +112,14 @@ class Survey:
     def _facts(self, headers: Headers, seen: dict[str, Seen], direction: str) -> dict:
         """What whoever translates with the network wants to know of its pairs."""
         a_is_input = direction == "AtoB"
+        several = len(self.train[0].inputs) > 1
         return {
             "usual_size": usual_size(headers.sizes),
             "size_range": size_range(headers.sizes),
             "enlarge": headers.enlarge(direction),
             "kind": seen[direction[-1]].kind,
             "inputs": len(self.train[0].inputs) if a_is_input else 1,
+            "counts": max(seen["A"].channels, key=seen["A"].channels.get, default="") if several else "",
             "colours": flat_colours(seen[direction[0]].samples),
         }
 

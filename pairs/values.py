@@ -28,6 +28,7 @@ class Values:
     kind: str = "uint8"  # of KINDS: the numbers in which outputs are written
     lab: Literal["", "L", "ab"] = ""  # the part of a photo's Lab colours, scaled as in the authors' PyTorch release
     bands: tuple[int, ...] = ()  # those of the files that are taken, from 1, in this order; empty: all
+    counts: str = ""  # the channels of several images, such as "3 + 1", in their order; empty: any that sum up
 
     def __post_init__(self):
         low, high = self.limits or (0, 1)
@@ -75,9 +76,13 @@ class Values:
         if len(pictures) == 1:
             return to_array(pictures[0], self.channels, self.limits)
         counts = [picture.channels for picture in pictures]
+        told = " + ".join(map(str, counts))
         if sum(counts) != self.channels:
-            raise DataError(f"{names} have {' + '.join(map(str, counts))} channels together, not the {self.channels} "
-                            "of the network: in_channels or out_channels says how many it has")
+            raise DataError(f"{names} have {told} channels together, not the {self.channels} of the network: "
+                            "in_channels or out_channels says how many it has")
+        if self.counts and told != self.counts:  # which would change places
+            raise DataError(f"{names} have {told} channels, where those of training have {self.counts}: write all of "
+                            "each folder as gray, or as colour")
         limits = [self.limits if ranged else None for ranged in self.ranged(pictures)]
         parts = list(map(to_array, pictures, counts, limits))
         if len({part.shape[:2] for part in parts}) > 1:
@@ -162,11 +167,13 @@ def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     kind = settings.get("kind", "uint8")
     if settings["space"] == "lab":
         return Values(1, lab="L"), Values(2, lab="ab", kind=kind)
-    sides = {"A": (settings["range_a"], settings["bands_a"]), "B": (settings["range_b"], settings["bands_b"])}
-    x_limits, x_bands = sides[settings["direction"][0]]
-    y_limits, y_bands = sides[settings["direction"][-1]]
-    return (Values(settings["in_channels"], x_limits, settings["n_labels"], bands=x_bands),
-            Values(settings["out_channels"], y_limits, kind=kind, bands=y_bands))
+    sides = {
+        "A": dict(limits=settings["range_a"], bands=settings["bands_a"], counts=settings.get("counts", "")),
+        "B": dict(limits=settings["range_b"], bands=settings["bands_b"]),
+    }
+    a_or_b, *_, other = settings["direction"]
+    return (Values(settings["in_channels"], n_labels=settings["n_labels"], **sides[a_or_b]),
+            Values(settings["out_channels"], kind=kind, **sides[other]))
 
 
 def stack(sides: Sequence[np.ndarray]) -> np.ndarray:
@@ -217,6 +224,7 @@ def mask_weight(mask: Picture) -> np.ndarray:
     The 1 of a gray image of few bits that holds nothing more is white too, and so is the only colour of a palette
     besides black: colours are no weights.
     """
+    mask = mask.painted()
     if mask.kind != "uint8":
         return to_array(mask, 1, (0.0, float(mask_white(mask))))
     gray = to_array(mask, 1)

@@ -11,7 +11,7 @@ import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import write_pair
+from conftest import pair_of, write_pair
 from PIL import Image
 
 import evaluate as evaluate_module
@@ -28,6 +28,7 @@ from inference.metrics import (
     image_scores,
     summary,
 )
+from pairs.geometry import Geometry
 from pairs.palettes import CITYSCAPES, FACADES, load_palette
 from runtime.run import is_best
 from train import train
@@ -93,6 +94,25 @@ def test_label_scores_are_what_they_are_by_hand():
         "pixel_accuracy": 3 / 5,
         "class_accuracy": (2 / 3 + 1 + 0) / 3,
         "class_iou": (2 / 3 + 1 / 2 + 0) / 3})  # road 2 of 3, car 1 of 2, sky 0 of 1
+
+
+def test_void_is_a_class_of_that_name_only():
+    assert LabelScores({"void": (0, 0, 0), "void x": (1, 1, 1), "voids": (9, 9, 9), "a": (90, 0, 0)}).void == 2
+
+
+def test_the_mean_of_targets_is_of_what_their_masks_show(tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = []
+    for i in range(4):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, 32 * (i % 2) : 32 * (i % 2) + 32] = 255
+        target = np.where(mask[..., None] > 0, 200, rng.integers(0, 255, (64, 64, 3))).astype(np.uint8)
+        for side, image in (("A", target), ("B", target), ("M", mask)):
+            (tmp_path / side).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / side / f"{i}.png")
+        pairs.append(pair_of(*(tmp_path / side / f"{i}.png" for side in "ABM")))
+    data = PairedImages(pairs, geometry=Geometry("stretch", 64, 64))
+    assert baseline("mean", data)(data[0][0]).unique().tolist() == pytest.approx([200 / 127.5 - 1])
 
 
 def test_hidden_pixels_have_no_label():

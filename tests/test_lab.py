@@ -207,6 +207,9 @@ def test_gray_alpha_and_colour_come_in_and_pillow_too(translator):
     alpha[:9] = 7
     assert (translator.picture(np.dstack([rgb, alpha]))[..., 3] == alpha).all()
     assert translator.picture(Image.fromarray(np.dstack([gray, alpha]), "LA")).mode == "RGBA"
+    opaque, half = (translator.picture(np.dstack([rgb, np.full(gray.shape, n, np.uint8)])) for n in (255, 128))
+    light = [color.rgb2lab(picture[..., :3])[..., 0] for picture in (opaque, half)]
+    assert np.abs(light[0] - light[1]).max() < 1  # white behind it is for whoever shows it
     assert translator.picture(Image.fromarray(gray)).mode == "RGB"
 
 

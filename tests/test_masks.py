@@ -17,9 +17,10 @@ from dataset import PairedImages
 from evaluate import Evaluate, evaluate, load_pairs
 from inference.load import load_generator
 from pairs.geometry import Geometry
+from pairs.images import read_picture
 from pairs.jitter import Jitter
 from pairs.reading import read_pair
-from pairs.values import Values, values_of
+from pairs.values import Values, mask_weight, values_of
 from train import train as train_on
 from utils import UserError
 
@@ -146,6 +147,18 @@ def numpy_file(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path.with_suffix(".npy"), array)
     return path.with_suffix(".npy")
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("paint", [255, 0])
+def test_paint_on_a_transparent_layer_is_a_mask(tmp_path, mode, paint):
+    """White paint counts on a layer where nothing else does, black paint hides on one where all else counts."""
+    marked = holes() == 0
+    layer = np.zeros((HEIGHT, WIDTH, len(mode)), np.uint8)
+    layer[marked] = [paint] * (len(mode) - 1) + [255]
+    Image.fromarray(layer).save(tmp_path / "mask.png")
+    weight = mask_weight(read_picture(tmp_path / "mask.png"))[..., 0]
+    assert np.array_equal(weight, np.where(marked == (paint == 255), 255, 0))
 
 
 def by_rasterio(path, array, driver="GTiff", palette=None, **options):

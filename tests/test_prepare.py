@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -201,6 +202,18 @@ def test_holes_from_masks(tmp_path):
         assert 0.3 < (a != b).any(axis=2).mean() < 0.7
 
 
+def test_what_a_mask_leaves_transparent_is_no_hole(tmp_path):
+    """White paint on a layer of its own, whose hidden colour may be white too."""
+    folder, masks = photos(tmp_path / "photos", 2), tmp_path / "masks"
+    masks.mkdir()
+    layer = np.full((30, 20, 4), 255, np.uint8)
+    layer[10:, :, 3] = 0
+    Image.fromarray(layer).save(masks / "any.png")
+    assert run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")[0] == 0
+    for path in (tmp_path / "out" / "train" / "A").iterdir():
+        assert 0.3 < (read_picture(path).array == 255).all(axis=2).mean() < 0.4
+
+
 def test_of_masks_of_one_name_that_of_the_photo_s_folder_is_taken(tmp_path):
     places = ["train/a", "train/b", "val/b"]
     for i, place in enumerate(places):
@@ -371,6 +384,16 @@ def test_parquet_keeps_the_bytes(tmp_path):
     assert state(tmp_path / "out") == before
     assert run("parquet", tmp_path / "test.parquet", tmp_path / "sheet", "--preview")[0] == 0
     assert Image.open("preview_sheet.png").width > 80 and not (tmp_path / "sheet").exists()
+
+
+def test_a_parquet_s_folder_tells_its_split_where_its_name_does_not(tmp_path):
+    """As in those that the Hub makes of other formats."""
+    files = [tmp_path / "default" / split / "0000.parquet" for split in ("train", "validation")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        hub(file, 3)
+    status, said = run("parquet", *files, tmp_path / "out")
+    assert status == 0 and "3 in train, 3 in val" in said
 
 
 def test_a_parquet_without_pictures_is_told(tmp_path):
@@ -582,13 +605,14 @@ def test_bits_that_frames_do_not_keep_are_told(tmp_path, pix_fmt, bits):
     assert status == 0 and (told if bits else "5 in train") in said and ("keep 8" in said) == (bits > 0)
 
 
-def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0):
+def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0, ratio=1):
     """Frames of one colour, whose red is four times their number from the beginning of the scene at 10 a second."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
         stream.options = {"crf": "0", "g": "12"}
+        stream.codec_context.sample_aspect_ratio = Fraction(ratio)
         for i in range(seconds * rate):
             image = np.zeros((*size[::-1], 3), np.uint8)
             image[..., 0] = 4 * (first + i * 10 / rate)
@@ -642,6 +666,23 @@ def test_two_videos_are_paired_by_time(tmp_path, rate):
         assert abs(moment(pair.inputs[0]) - moment(pair.target)) <= (1 if rate == 5 else 0)
         assert Image.open(pair.inputs[0]).size == Image.open(pair.target).size == (128, 96)
         assert np.asarray(Image.open(pair.target))[0, 0, 2] == 255
+
+
+def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
+    """As a player shows it: of a recording that writes what changes, the nearest frame may show what is yet to come."""
+    a = video(tmp_path / "a.mkv", seconds=4)
+    with av.open(str(tmp_path / "b.mkv"), "w") as file:
+        stream = file.add_stream("libx264rgb", rate=10, time_base=Fraction(1, 1000))
+        stream.width, stream.height, stream.pix_fmt, stream.options = 64, 48, "rgb24", {"crf": "0"}
+        for time in (0, 1000, 3000, 3900):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time // 25, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    assert run("frames", a, tmp_path / "b.mkv", tmp_path / "out", "--val", 0)[0] == 0
+    files = made(tmp_path / "out")
+    shown = [round(moment(files[f"train/B/a_{number:06d}"])) for number in range(39)]
+    assert shown == [0] * 10 + [10] * 20 + [30] * 9
 
 
 @pytest.mark.long

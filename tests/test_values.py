@@ -388,10 +388,23 @@ def test_gray_and_colour_of_several_inputs_never_change_places(tmp_path, place):
             n = 4 - n if i == place and side != "B" else n
             write(tmp_path / "data" / side / f"{i:02d}.png", smooth(i, n).squeeze())
     cfg = settings(tmp_path / "data", tmp_path / "run", in_channels=4, n_epochs=1)
-    problem = "A1.*have 1 . 3 channels, where the pair that was read first has 3 . 1|" \
+    problem = "A1.*have 1 . 3 channels, where those of training have 3 . 1|" \
               "side A have 3 . 1 channels in most pairs, but 1 . 3 in that of .*A1"
     with pytest.raises(UserError, match=problem):
         train(cfg)
+
+
+def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, call, capsys):
+    cfg = made("two inputs")
+    train(cfg)
+    gen = load_generator(cfg.out_dir / "gen.pth.tar")
+    assert gen.trained.counts == "3 + 2"
+    folder = cfg.data_root / "val"
+    for old, new in (("A1", "t"), ("A2", "A1"), ("t", "A2")):
+        (folder / old).rename(folder / new)
+    words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", folder, "--output", tmp_path / "out"]
+    assert call(predict, *words, "--ending", ".png") == 1
+    assert "have 2 + 3 channels, where those of training have 3 + 2" in capsys.readouterr().err
 
 
 def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):

@@ -156,6 +156,23 @@ def test_colour_tags_stay_and_colours_are_written_by_them(same, tmp_path, span):
         assert np.abs(picture.mean(axis=(0, 1)) - (20 * number, 100, 200)).max() < 6
 
 
+@pytest.mark.parametrize(("turn", "ratio"), [(0, Fraction(64, 45)), (90, Fraction(45, 64))])
+def test_pixels_that_are_no_squares_stay_so(same, tmp_path, capsys, turn, ratio):
+    source = video(tmp_path / "in.mp4", seconds=1, turn=turn, codec="libx264", ratio=Fraction(64, 45))
+    for ending in (".mp4", ".mkv", ".webm"):
+        translate_video(same, Video(source), tmp_path / f"out{ending}")
+        with av.open(str(tmp_path / f"out{ending}")) as file:
+            assert file.streams.video[0].sample_aspect_ratio == (ratio if ending != ".webm" else 1)
+    assert capsys.readouterr().out.count("are no squares (64/45), which .webm does not tell") == 1
+
+
+def test_pictures_that_begin_late_are_not_taken_for_a_file_that_ends_early(same, tmp_path):
+    """Matroska tells when they end, and not how long they last."""
+    source = clip(tmp_path / "late.mkv", range(1000, 1060))
+    assert Video(source).duration == pytest.approx(6, abs=0.2)
+    assert translate_video(same, Video(source), tmp_path / "out.mp4") == 60
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_odd_sizes_stay(same, tmp_path, ending, capsys):
     source, made = clip(tmp_path / "in.mkv", size=(61, 47), pix_fmt="yuv444p"), tmp_path / f"out{ending}"
@@ -179,6 +196,7 @@ def test_the_command_and_its_defaults(checkpoint, tmp_path):  # noqa: F811
 def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_path):  # noqa: F811
     source = clip(tmp_path / "in.mp4")
     clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
+    clip(tmp_path / "opus.mkv", sound="libopus")
     (tmp_path / "text.mp4").write_text("no video")
     whole = bytearray(clip(tmp_path / "whole.mp4", range(40)).read_bytes())
     middle = whole.index(b"mdat") + len(whole) // 3
@@ -190,6 +208,7 @@ def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_pa
             ("gone.mp4", "out.mp4", [], "gone.mp4 is no file"),
             ("cut.mp4", "out.mp4", [], "cut.mp4 is damaged after"),
             ("pcm.mkv", "out.webm", [], ".webm files hold no pcm_s16le sound"),
+            ("opus.mkv", "out.mov", [], "out.mov cannot be written (Invalid argument), perhaps not with opus sound"),
             ("in.mp4", "out.png", [], "must be a file that ends in one of .mp4"),
             ("in.mp4", "in.mp4", [], "is an input, and would be overwritten"),
             ("in.mp4", "out.mp4", ["--compare"], "--compare is for images")):
