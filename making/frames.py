@@ -178,7 +178,8 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
     for time, frame in first.frames():
         while following:
             held = following[0] - partner[0] > HELD
-            if following[0] - time > (float(0.5 / first.rate) if held else abs(partner[0] - time)):
+            latest = time + min(abs(partner[0] - time), float(0.5 / first.rate) if held else math.inf)
+            if following[0] > latest:
                 break
             partner, following = following, next(others, None)
         if partner is None or not following and time - partner[0] > float(0.5 / second.rate) + 1e-6:

@@ -1,6 +1,6 @@
 """Pairs from parquet files, as the Hub has them: a picture in each of two columns, whose bytes are kept as they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,9 @@ class Parquet:
         check_share(self.val)
         if not self.inputs:
             raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
-        check_names((split_named(path), path.stem, path) for path in self.inputs)
-        return Rows(self, {path: opened(path, self.columns) for path in self.inputs})
+        splits = splits_named(self.inputs)
+        check_names((splits[path], path.stem, path) for path in self.inputs)
+        return Rows(self, {path: opened(path, self.columns) for path in self.inputs}, splits)
 
     def make(self, file: str, split: str, row: int, cells: tuple[Any, Any]) -> Made:
         a, b = (picture_in(cell, f"{file}, row {row}, {column}")
@@ -48,21 +49,25 @@ class Parquet:
 class Rows:
     """The jobs of all rows, read a few at a time; `len` is their number."""
 
-    def __init__(self, source: Parquet, files: Mapping[Path, Any]):
-        self.source, self.files = source, files
+    def __init__(self, source: Parquet, files: Mapping[Path, Any], splits: Mapping[Path, str]):
+        self.source, self.files, self.splits = source, files, splits
 
     def __len__(self) -> int:
         return sum(file.metadata.num_rows for file in self.files.values())
 
     def __iter__(self) -> Iterator[Job]:
         for path, file in self.files.items():
-            split = split_named(path)
+            split = self.splits[path]
             for row, cells in enumerate(rows(file, path, self.source.columns)):
                 make = partial(self.source.make, name_of(path), split, row, cells)
                 yield Job(f"{path.stem}-{row:06d}", make, split)
 
 
-def split_named(path: Path) -> str:
-    """The split that train-00000-of-00001.parquet or train/0000.parquet tells, else ""."""
-    word = path.name.lower().split("-")[0].split(".")[0]
-    return SPLIT_OF.get(word) or SPLIT_OF.get(path.absolute().parent.name.lower(), "")
+def splits_named(paths: Sequence[Path]) -> dict[Path, str]:
+    """The split that each file's name tells, as train-00000-of-00001.parquet does, else "".
+
+    Where none does, the folders do, as those of train/0000.parquet, if one of them is train.
+    """
+    names = {path: SPLIT_OF.get(path.name.lower().split("-")[0].split(".")[0], "") for path in paths}
+    folders = {path: SPLIT_OF.get(path.parent.name.lower(), "") for path in paths}
+    return names if any(names.values()) or "train" not in folders.values() else folders

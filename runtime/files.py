@@ -132,10 +132,9 @@ def new_folder(folder: Path, flag: str) -> Path:
         raise UserError(f"{name_of(path)} is the folder that you are in: let {flag} be a new one")
     try:
         path.rmdir()
-    except FileNotFoundError:
-        pass
     except OSError as error:
-        raise UserError(f"{name_of(folder)} is there already: let {flag} be a new folder") from error
+        if path.exists():
+            raise UserError(f"{name_of(folder)} is there already: let {flag} be a new folder") from error
     return path
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from runtime import files
 from runtime.grids import save_grid
+from utils import UserError
 
 try:
     import resource
@@ -205,3 +206,14 @@ def test_what_can_be_made_again_does_not_wait_for_the_disk(tmp_path, monkeypatch
     with files.atomic(tmp_path / "log.csv", durable=False) as file:
         file.write(b"new")
     assert (tmp_path / "log.csv").read_bytes() == b"new"
+
+
+def test_only_an_empty_folder_gives_way_to_a_new_one(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full" / "inner").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name in ("empty", "none", "file/x"):  # what cannot be made is told by whoever makes it
+        assert files.new_folder(tmp_path / name, "--page") == tmp_path / name and not (tmp_path / name).exists()
+    for name in ("full", "file"):
+        with pytest.raises(UserError, match=f"{name} is there already: let --page be a new folder"):
+            files.new_folder(tmp_path / name, "--page")

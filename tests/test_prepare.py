@@ -394,6 +394,9 @@ def test_a_parquet_s_folder_tells_its_split_where_its_name_does_not(tmp_path):
         hub(file, 3)
     status, said = run("parquet", *files, tmp_path / "out")
     assert status == 0 and "3 in train, 3 in val" in said
+    hub(tmp_path / "test" / "data.parquet", 4)  # in a folder that somebody works in
+    status, said = run("parquet", tmp_path / "test" / "data.parquet", tmp_path / "other", "--val", 0)
+    assert status == 0 and "4 in train" in said
 
 
 def test_a_parquet_without_pictures_is_told(tmp_path):
@@ -683,6 +686,16 @@ def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
     files = made(tmp_path / "out")
     shown = [round(moment(files[f"train/B/a_{number:06d}"])) for number in range(39)]
     assert shown == [0] * 10 + [10] * 20 + [30] * 9
+
+
+@pytest.mark.parametrize("rates", [(1, 5), (2, 8), (5, 1)])
+def test_frames_of_one_time_are_paired_however_few_there_are(tmp_path, rates):
+    a, b = (video(tmp_path / f"{name}.mkv", rate=rate) for name, rate in zip("ab", rates, strict=True))
+    assert run("frames", a, b, tmp_path / "out", "--val", 0)[0] == 0
+    files = made(tmp_path / "out")
+    for number in range(3 * rates[0]):
+        a, b = (moment(files[f"train/{side}/a_{number:06d}"]) for side in "AB")
+        assert 0 <= a - b < 10 / rates[1]
 
 
 @pytest.mark.long
