@@ -93,7 +93,7 @@ def check(cfg: Config) -> int:
         try:
             if good[split]:
                 counted[split] = check_headers(good[split], at_most=0)
-                if enlarged := counted[split].enlarged():
+                if enlarged := counted[split].enlargements():
                     say(f"{split}: {enlarged}, to the size of the other side")
         except UserError as error:
             problems.append(str(error))

@@ -123,7 +123,7 @@ class Config:
 
     @property
     def paper_step(self) -> bool:
-        """Whether training uses the paper's losses only: `train_step` then, else `hd_step`, with pix2pixHD's D."""
+        """Whether losses and D are those of `train_step`, the paper's; whatever goes beyond needs `hd_step`."""
         used = {name for name, weight in self.loss_weights.items() if weight}
         return self.gan_loss == "bce" and not self.n_scales and used <= {"lambda_l1"}
 
@@ -215,8 +215,8 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("best_by", not c.palette or c.out_channels == 3, "must be another where out_channels is not 3"),
         ("best_by", not c.palette or c.target_is_label,
          f"needs label_side {c.direction[-1]}, so that no resizing mixes colours"),
-        ("best_by", c.best_by != "ms_ssim" or min(sides) > 160 or c.resize != "stretch",
-         "must be another where a crop has no more than 160 pixels a side"),
+        ("best_by", c.best_by != "ms_ssim" or min(sides) > 175 or c.resize != "stretch",
+         "must be another where a crop has no more than 175 pixels a side"),
         ("device", c.device.split(":")[0] in ("auto", "cuda", "mps", "cpu"), "must be auto, cuda, cuda:N, mps or cpu"),
     ]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config import Config
-from pairs.geometry import Geometry, resize_pair
+from pairs.geometry import Geometry, pad, resize_pair
 from pairs.identity import Pair
 from pairs.jitter import Jitter
 from pairs.loading import keep_in_memory
@@ -74,22 +75,21 @@ class PairedImages(Dataset):
 
     def item(self, epoch: int, index: int) -> tuple[np.ndarray, bool]:
         """The pair as `read` returns it, jittered; and whether it replaces one that cannot be read (with `skip`)."""
-        for other in range(index, index + len(self)):
-            place = other % len(self)
+        for place in chain(range(index, len(self)), range(index)):
             try:
                 pixels = self.read(place)
                 break
             except DataError as error:
                 if not self.skip:
                     raise
-                if other == index:
+                if place == index:
                     say(f"skipped: {error}")
                 problem = error
         else:
             raise DataError(f"none of the {len(self)} pairs could be read: {problem}")
         if self.jitter:
             pixels = self.jitter(pixels, self.x, self.y, epoch, place)
-        return pixels, other != index
+        return pixels, place != index
 
     def read(self, index: int) -> np.ndarray:
         """x, y and the mask as channels, resized: (H, W, C), uint8, or float32 in [0, 1] if one of them needs it."""
@@ -102,10 +102,10 @@ class PairedImages(Dataset):
         x_how = self.geometry.how(self.x_is_label)
         y_how = self.geometry.how(self.y_is_label)
         how = (x_how, y_how) if self.direction == "AtoB" else (y_how, x_how)
-        of_a, of_b, *of_mask = read_pictures(self.pairs[index], None if exact else size, how)
+        of_a, of_b, mask = read_pictures(self.pairs[index], None if exact else size, how)
         of_x, of_y = (of_a, of_b) if self.direction == "AtoB" else (of_b, of_a)
         pictures = [*of_a, *of_b]
-        mask = mask_array(of_mask[0][0] if of_mask else None, pictures)
+        mask = mask_array(mask, pictures)
         x = self.x.array(of_x)
         y = self.y.array(of_y)
 
@@ -120,7 +120,7 @@ class PairedImages(Dataset):
 
         pixels = resize_pair(x, y, mask, (width, height), x_how, y_how, self.masked)
         if self.jitter:
-            pixels = self.geometry.pad(pixels)  # to a crop
+            pixels = pad(pixels, self.geometry.crop)
         if self.cache is not None:
             self.cache[index] = pixels
         return pixels
@@ -140,7 +140,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     # Look at them, before hours are spent on what was not meant.
     x, y = values_of(vars(cfg))
     geometry = Geometry(cfg.resize, cfg.load_size, cfg.crop_size, cfg.crop_width, cfg.interpolation)
-    shown_above = 160 if cfg.best_by == "ms_ssim" else 0
+    shown_above = 175 if cfg.best_by == "ms_ssim" else 0
     survey.look(x, y, geometry, cfg.direction, cfg.n_val, skip=cfg.skip_unreadable, shown_above=shown_above)
 
     # Make the two data sets, which read the files as they are asked.

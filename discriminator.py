@@ -11,7 +11,7 @@ class Discriminator(nn.Module):
 
     The number of stride-2 convolutions, n_layers, sets the field of one logit: 0 is 1×1 pixels (PixelGAN), 1 is 16×16,
     3 is the paper's 70×70 (30×30 logits for a 256×256 image), 5 is 286×286 (ImageGAN).
-    Raises ValueError if a side of the image is shorter than 3 * 2**n_layers pixels.
+    Raises ValueError if a side of the image is shorter than 3 * 2**n_layers pixels (PixelGAN takes any).
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ndf: int = 64, n_layers: int = 3):
@@ -53,7 +53,7 @@ class Discriminator(nn.Module):
         h = torch.cat([x, y], dim=1)  # (N, in_channels + out_channels, H, W)
         features = []
         for layer in self.layers:
-            h = layer(h)  # (N, widths[i], H/2^(i+1), W/2^(i+1)); the last two convolutions: 1 pixel less
+            h = layer(h)  # convolution i: (N, widths[i], H/2^(i+1), W/2^(i+1)), but the last two take off 1 pixel each
             if isinstance(layer, nn.LeakyReLU):
                 features.append(h)
         return [*features, h]

@@ -112,7 +112,7 @@ class Generator(nn.Module):
             skips.append(h)
         skips.pop()  # the bottleneck, (N, 8·ngf, H/2^depth, W/2^depth), is h
         for block in self.decoder:
-            h = block(h)  # (N, widths[i], H/2^(i+1), W/2^(i+1))
+            h = block(h)  # as the last skip, of the encoder's block i: (N, widths[i], H/2^(i+1), W/2^(i+1))
             # The skip is taken before the encoder's LeakyReLU; the ReLU that follows makes the two the same.
             h = torch.cat([skips.pop(), h], dim=1)  # (N, 2·widths[i], H/2^(i+1), W/2^(i+1))
         return self.output(h)  # (N, out_channels, H, W)

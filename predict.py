@@ -327,10 +327,11 @@ def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
     """Where the folder holds pairs, those of the inputs' side, and of the images that lie on neither."""
     if (jobs := jobs_by_patterns(source, output, trained)) is not None:
         return jobs
-    if trained.inputs > 1:
-        together = list_inputs(source, trained.inputs)
-        return [Job(files, output.joinpath(*files[0].relative_to(source).parts[1:])) for files in together]
     places = {path: side_of(path.relative_to(source)) or ("",) for path in list_images(source)}
+    if trained.inputs > 1:
+        targets = {place[1:]: path for path, place in places.items() if place[0] == "B"}
+        return [Job(files, output.joinpath(*files[0].relative_to(source).parts[1:]), targets.get(places[files[0]][1:]))
+                for files in list_inputs(source, trained.inputs)]
     if trained.direction and not any(side for side, *_ in places.values()):
         places |= sides_by_end(places)
     if not {"A", "B"} <= {side[:1] for side, *_ in places.values()}:
@@ -453,8 +454,10 @@ def main() -> int | None:
     endings = {job.output.suffix.lower() for job in jobs}
     for suffix in endings:
         if not opts.compare and not can_hold(suffix, trained.y.written, trained.kind):
-            raise UserError(f"the outputs are {trained.kind} of {trained.y.written} channels, which {suffix} files do "
-                            "not hold: --ending .npy, or an --output of that ending")
+            n, kind = trained.y.written, trained.kind
+            way_out = next(other for other in (".png", ".tif", ".npy") if can_hold(other, n, kind))
+            raise UserError(f"the outputs are {kind} of {n} channels, which {suffix} files do not hold: --ending "
+                            f"{way_out}, or an --output of that ending")
     if trained.y_is_label and endings & {".jpg", ".jpeg", ".webp"}:
         say("the outputs are label maps, whose colours JPEG and WebP blur: --ending .png keeps them")
     for folder in {job.output.parent for job in jobs}:

@@ -97,9 +97,9 @@ def step_for(cfg: Config, state: State, autocast: Callable, vgg_loss: nn.Module 
 
 
 def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """A step for a y whose last channel is a mask, which weights each pixel's L1.
+    """A step for a y whose last channel is a mask in [-1, 1], which weights each pixel's L1.
 
-    Where it is 0, y_fake equals y, so that D sees no difference there.
+    Where it is -1, y_fake equals y, so that D sees no difference there.
     """
 
     def gen(x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def train(cfg: Config) -> None:
         # Find everything that the run needs, so that what is missing ends it now.
         validate = Validation(cfg, ranks, autocast)
         vgg_loss = load_vgg(device) if cfg.lambda_vgg else None
-        train_data, val_data, survey = load_data(cfg, ranks.world, run.met, run.saved is not None)
+        train_data, val_data, survey = load_data(cfg, ranks.world, before=run.met, resumed=run.saved is not None)
 
         # Draw the networks from the seed, then put the checkpoint into them if there is one.
         use_seed(cfg.seed, deterministic=cfg.speed == "deterministic")

@@ -1,7 +1,6 @@
 """pix2pixHD's losses: of the GAN and of D's features (section 3.2), and of VGG's features. All in fp32."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +8,11 @@ from torch import Tensor, nn
 
 from utils import UserError
 
-GanLoss = Literal["bce", "lsgan"]
 VGG_LAYERS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # relu1_1 … relu5_1, and how much each counts
 
 
-def gan_loss(kind: GanLoss, judgements: list[list[Tensor]], real: bool) -> Tensor:
-    """How far the logits are from "real" or from "generated", summed over scales."""
+def gan_loss(kind: str, judgements: list[list[Tensor]], real: bool) -> Tensor:
+    """How far the logits are from "real" or from "generated", summed over scales. kind: bce or lsgan."""
     compare = F.mse_loss if kind == "lsgan" else F.binary_cross_entropy_with_logits
     loss = 0.0
     for *_, logits in judgements:

@@ -4,6 +4,7 @@ The names of their weights are those of the authors' release, so that its files 
 """
 
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -63,8 +64,7 @@ def run(layers: nn.Sequential, x: Tensor, checkpointing: bool) -> Tensor:
     if not (checkpointing and torch.is_grad_enabled()):
         return layers(x)
     ends = [i for i, layer in enumerate(layers, 1) if isinstance(layer, nn.ReLU | nn.Tanh | ResidualBlock)]
-    cuts = [0, *ends[1:-1:2], len(layers)]
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise([0, *ends[1:-1:2], len(layers)]):
         x = checkpoint(layers[begin:end], x, use_reentrant=False, preserve_rng_state=False)
     return x
 
@@ -173,7 +173,7 @@ class MultiscaleDiscriminator(nn.Module):
             h = pair
             features = []
             for number in range(self.n_layers + 2):
-                h = self.get_submodule(f"scale{scale}_layer{number}")(h)  # halved n_layers times
+                h = self.get_submodule(f"scale{scale}_layer{number}")(h)  # half the size, but for the last two layers
                 features.append(h)
             judgements.append(features)
             pair = self.pool(pair)  # (N, C + C', H/2, W/2)
@@ -187,7 +187,7 @@ class PatchDiscriminator(Discriminator):
         return [self.features(x, y)]
 
 
-# Which networks a run has. To add a generator, write its maker, name it in GENERATORS and in `generator` of config.py
+# Which networks a run has. What a further generator needs, the README tells
 
 def unet(settings: dict) -> Generator:
     dropout = settings["dropout"]
@@ -237,8 +237,9 @@ def make_discriminator(cfg: Config) -> Discriminator | MultiscaleDiscriminator:
     else:
         disc = PatchDiscriminator(*sizes)
     if cfg.spectral_norm:
-        for layer in [layer for layer in disc.modules() if isinstance(layer, nn.Conv2d)]:
-            spectral_norm(layer)
+        for layer in list(disc.modules()):  # a copy, as spectral_norm adds modules
+            if isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
     return disc
 
 

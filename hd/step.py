@@ -10,7 +10,7 @@ from hd.losses import VGGLoss, feature_matching, gan_loss
 from runtime.state import State
 
 
-def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, vgg_loss: VGGLoss | None = None
+def hd_step(state: State, x: Tensor, y: Tensor, cfg: Config, autocast: Callable, vgg_loss: VGGLoss | None
             ) -> dict[str, Tensor]:
     """One update of G against D as it is, then one of D, as the authors do; both judge the same y_fake.
 

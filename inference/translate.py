@@ -13,7 +13,7 @@ from torch import Tensor
 
 from generator import BatchNorm, Dropout, Generator, use_test_time
 from inference.trained import Trained, crop_of, trained_of
-from pairs.geometry import Scale, Size, has_shape_of, larger, resize, resized
+from pairs.geometry import Scale, Size, has_shape_of, largest_of, resize, resized
 from pairs.images import to_tensor
 from pairs.picture import Picture, of_pillow, picture_of
 from pairs.values import Values, is_deep
@@ -127,7 +127,7 @@ class Translator:
 
     def enlarged(self, pictures: Sequence[Picture]) -> list[Picture]:
         """The inputs in the size of the translation, as training enlarged them. Raises DataError."""
-        largest = larger([picture.size for picture in pictures])
+        largest = largest_of([picture.size for picture in pictures])
         for picture in pictures:
             if picture.size != largest and not has_shape_of(picture.size, largest):
                 raise DataError(f"{picture.name} is {picture.size[0]}×{picture.size[1]}, which is not the shape of "

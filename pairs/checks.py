@@ -1,7 +1,6 @@
 """Tells from headers and pixels what is unlikely to be a pair, or to be meant as the settings take it."""
 
 import contextlib
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pairs.find import evenly
-from pairs.geometry import Geometry, Size, enlargement, larger
+from pairs.geometry import Geometry, Size, enlargement, largest_of
 from pairs.identity import Pair
 from pairs.images import has_frames, has_nodata, read_palette
 from pairs.palettes import sample
 from pairs.patterns import SPLIT_OF, suggested
-from pairs.picture import Picture, to_array
+from pairs.picture import Picture, over_white, to_array
 from pairs.reading import read_pictures, side_sizes
 from pairs.values import KINDS, VOID, Values, mask_array, mask_weight, mask_white
 from runtime.console import say
@@ -33,20 +32,20 @@ class Headers:
     @property
     def sizes(self) -> Counter[Size]:
         """Of one side, once the smaller one was enlarged."""
-        return Counter(map(larger, self.sides.elements()))
+        return Counter(map(largest_of, self.sides.elements()))
 
     def factors(self, side: slice) -> Counter[float]:
         """By how much the images of that part of `sides` are enlarged."""
-        return Counter(enlargement(larger(sides[side]), larger(sides)) for sides in self.sides.elements())
+        return Counter(enlargement(largest_of(sides[side]), largest_of(sides)) for sides in self.sides.elements())
 
-    def enlarge(self, direction: str) -> float:
+    def input_factor(self, direction: str) -> float:
         """By how much the input of most pairs is enlarged: the largest, where there are several."""
         both = len(next(iter(self.sides))) == 1
         side = slice(None) if both else slice(-1) if direction == "AtoB" else slice(-1, None)
         return self.factors(side).most_common(1)[0][0]
 
-    def enlarged(self) -> str:
-        """Who is, for a message, or nothing."""
+    def enlargements(self) -> str:
+        """Which sides are enlarged, and by how much, for a message; or nothing."""
         n = len(next(iter(self.sides)))
         names = ["A", "B"] if n == 2 else [*(f"A{i}" for i in range(1, n)), "B"]
         parts = []
@@ -96,7 +95,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
                         "by side")
             if 2 * len(narrow + photos) > n and not halved:
                 raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B"
-                                f"{_flags(pairs)}; if each file does hold both, let the names end in _AB")
+                                f"{_or_patterns(pairs)}; if each file does hold both, let the names end in _AB")
             say(sentence)
     if len(wide) == n:
         say(f"all photos are twice as wide as high, such as {wide[0]}: if each is two images side by side, let the "
@@ -107,7 +106,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     return headers
 
 
-def _flags(pairs: Sequence[Pair]) -> str:
+def _or_patterns(pairs: Sequence[Pair]) -> str:
     """What may be said instead of other names, where the ends of these have a pattern."""
     files = [pair.files[0] for pair in pairs if pair.side_by_side]
     folder = files[0].parent
@@ -132,7 +131,8 @@ def describe(headers: Headers, pairs: list[Pair]) -> str:
     ((width, height), _), *others = headers.sizes.most_common()
     size = f"{2 * width}×{height} side by side" if pairs[0].side_by_side else f"{width}×{height} each side"
     size += f" and {len(others)} other sizes" if others else ""
-    return f"{size} ({enlarged})" if (enlarged := headers.enlarged()) else size
+    enlarged = headers.enlargements()
+    return f"{size} ({enlarged})" if enlarged else size
 
 
 def check_small(sizes: Counter, geometry: Geometry) -> None:
@@ -148,7 +148,7 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
     """Raises UserError for the first pair that validation shows with at most so many pixels a side."""
     for pair in pairs:
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            shown = geometry.whole(larger(side_sizes(pair)))
+            shown = geometry.whole(largest_of(side_sizes(pair)))
             if min(shown) <= most:
                 raise UserError(f"best_by must be another than ms_ssim, which needs more than {most} pixels a side: "
                                 f"validation shows {name_of(pair.files[0])} as {shown[0]}×{shown[1]}")
@@ -156,7 +156,7 @@ def check_shown(pairs: Sequence[Pair], geometry: Geometry, most: int) -> None:
 
 USUAL = (0, 1), (-1, 1), (0, 255)  # ranges of floats that hold pictures
 WHITES = 255, 1023, 4095, 16383, 65535  # of 8, 10, 12, 14 and 16 bits
-PLACES = 2**14  # pixels of an image that are enough to tell what it holds
+ENOUGH = 2**14  # pixels of an image that are enough to tell what it holds
 
 
 @dataclass
@@ -182,7 +182,7 @@ class Seen:
         counts = " + ".join(str(picture.channels) for picture in pictures)
         self.channels[counts] += 1
         self.first.setdefault(counts, pictures[0].name)
-        ranged = values.ranged(pictures)
+        ranged, laid = values.ranged(pictures), values.alpha(pictures) is not None
         if any(ranged) and not all(ranged):
             self.mixed = " and ".join(picture.name for picture in pictures)
         for picture, has_range in zip(pictures, ranged, strict=True):
@@ -190,10 +190,11 @@ class Seen:
             self.lacking.append(float(1 - holds.mean()))
             if masked is not None and masked.shape == holds.shape:
                 holds = holds & ~masked
-            step = max(1, round((holds.size / PLACES) ** 0.5))
-            numbers = picture.array[::step, ::step][holds[::step, ::step]].astype(np.float64)
+            step = max(1, round((holds.size / ENOUGH) ** 0.5))
+            array = over_white(picture.array, picture.alpha) if laid and picture.kind == "uint8" else picture.array
+            numbers = array[::step, ::step][holds[::step, ::step]].astype(np.float64)
             numbers = numbers[np.isfinite(numbers)]
-            if picture.kind == max(picture.kind, self.kind, key=KINDS.index):  # what is narrower needs no range
+            if KINDS.index(picture.kind) >= KINDS.index(self.kind):  # what is narrower needs no range
                 self.numbers = [*(self.numbers if picture.kind == self.kind else []), numbers]
                 self.kind = picture.kind
             if has_range and numbers.size:
@@ -256,9 +257,10 @@ class Seen:
         return float(low), float(high)
 
     def __str__(self) -> str:
-        ends = "{:.6g} to {:.6g}".format(*ends) if (ends := self.ends()) else "without a value"
+        ends = self.ends()
+        numbers = "{:.6g} to {:.6g}".format(*ends) if ends else "without a value"
         apart = "".join(f", and {number:g} in {share:.1%}" for number, share in self.apart().items())
-        return f"channels {' or '.join(self.channels)}, {self.kind}, {ends}{apart}"
+        return f"channels {' or '.join(self.channels)}, {self.kind}, {numbers}{apart}"
 
 
 @dataclass
@@ -288,9 +290,11 @@ class Counted:
         if not n:
             return
         for name, side in sides.items():
-            if share := _mean(side.lacking):
-                parts.append(f"{share:.1%} of side {name} hold no value (NaN, or a TIFF's nodata tag or mask)")
-            if share and (side.indices or side.kind != "float32"):
+            share = _mean(side.lacking)
+            if not share:
+                continue
+            parts.append(f"{share:.1%} of side {name} hold no value (NaN, or a TIFF's nodata tag or mask)")
+            if side.indices or side.kind != "float32":
                 way_out = (". If a tag's number is a value or a class, take the tag away: rio edit-info --unset-nodata "
                            "FILE")
         if self.black:
@@ -399,9 +403,9 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            *sides, mask = [*read_pictures(pair), None][:3]
-            masked = None if mask is None else mask_weight(mask[0])[..., 0] == 0
-            counted.add(list(itertools.chain(*sides)), None if mask is None else mask[0])
+            *sides, mask = read_pictures(pair)
+            masked = None if mask is None else mask_weight(mask)[..., 0] == 0
+            counted.add(sum(sides, []), mask)
             n += 1
             alike += not pair.alone and not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
             for name, pictures in zip("AB", sides, strict=True):
@@ -415,8 +419,8 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     counted.tell(seen)
     if n == alike > 0:
         say(f"A and B hold the same in each of {n} pairs: is that meant?")
-    unknown = {name: way_out for name, side in seen.items()
-               if side.channels and (way_out := _check_side(name, side, wanted[name], is_input=name == direction[0]))}
+    unknown = {name: flag_and_rest for name, side in seen.items()
+               if side.channels and (flag_and_rest := _check_side(name, side, wanted[name], name == direction[0]))}
     if unknown:
         one, n = len(unknown) == 1, max(side.channels.total() for side in seen.values())
         flags, outside = zip(*unknown.values(), strict=True)
@@ -465,10 +469,10 @@ def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> tuple[
     low, high = values.limits or (0, 255 if side.kind == "uint8" else 65535)
     spare = side.kind == "uint16" and not values.limits and not values.lab  # sensors rarely use all 16 bits
     black, white = (min(1.0, max(0.0, (end - low) / (high - low))) for end in ends)
-    if top and not values.limits:
-        say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
-    elif ends[0] == ends[1]:
+    if ends[0] == ends[1]:
         say(f"nearly every number of side {name} is {ends[0]:g}: is that meant?{outside}")
+    elif top and not values.limits:
+        say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
     elif white - black < (0.5 if spare else 0.1):
         spread = f", {flag}" if (side.kind != "uint8" or not apart) and not values.lab else ""
         say(f"side {name} uses less than {'a tenth' if white - black < 0.1 else 'half'} of its range, {black:.0%} to "

@@ -66,8 +66,8 @@ def ensure_dataset(root: Path) -> None:
     if root.absolute() != Path("data", name).absolute():
         raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; {name} is made as data/{name} only: take "
                                 f"--data-root data/{name}, or the folder that holds your own data")
-    _, world, local_rank = torchrun_ranks()
-    if world > 1 and local_rank > 0:
+    _, _, local_rank = torchrun_ranks()
+    if local_rank > 0:
         wait_for(root)
     elif name == "demo":
         say(f"drawing the demo pairs into {root}")

@@ -89,7 +89,7 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
 
 
 @collector_paused()
-def find_splits(root: Path, patterns: Patterns | None = None, photos: bool = False) -> tuple[Found, "_Index"]:
+def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> tuple[Found, "_Index"]:
     """The pairs in `root`, in the order of their names: what the patterns match, if there are any.
 
     Else, for each split, the first of these that is there:
@@ -206,8 +206,8 @@ class _Index:
                          "known names are train, val and test, and A and B")
         if self.links:
             notes.append(f"folders that are links inside the data, which are not followed: {_some(self.links)}")
-        if others := Counter({ending: n for ending, n in self.endings.items() if ending in OTHER_SUFFIXES}):
-            notes.append(f"{_counts(others)}; formats that are read: {', '.join(sorted(SUFFIXES))}")
+        if others := other_formats(self.endings):
+            notes.append(others)
         if self.drawn:
             notes.append(f"{len(self.drawn)} picture{'s' * (len(self.drawn) > 1)} that this program drew, such as "
                          f"{name_of(self.drawn[0])}")
@@ -215,8 +215,17 @@ class _Index:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in `folder` and below it, hidden ones not, in the order of their paths."""
-    return sorted(path for _, _, files in walk(folder) for path in files if split_ending(path.name)[1] in SUFFIXES)
+    """The image files in `folder` and below it, also by links, in the order of their paths; says what is not read."""
+    endings = {path: split_ending(path.name)[1] for _, _, files in walk(folder, followlinks=True) for path in files}
+    if others := other_formats(Counter(endings.values())):
+        say(f"not used: {others}")
+    return sorted(path for path, ending in endings.items() if ending in SUFFIXES)
+
+
+def other_formats(endings: Counter) -> str:
+    """How many files of each format that is not read there are, for a message; or nothing."""
+    others = Counter({ending: n for ending, n in endings.items() if ending in OTHER_SUFFIXES})
+    return f"{_counts(others)}; formats that are read: {', '.join(sorted(SUFFIXES))}" if others else ""
 
 
 def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
@@ -333,9 +342,7 @@ def _part(split: str, index: _Index) -> _Part:
                 part.pairs = _pair(index.root, inputs or [a], b, masks, part.orphans)
                 return part
         part.images = index.images.pop(split, [])
-        part.one_sided = bool(part.images)  # until it is known better
         part.pairs = _one_folder(part.images, split, index, part)
-        part.one_sided = False
     except UserError as error:
         part.problem = error
     return part
@@ -360,6 +367,7 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
     """
     here = [(name, path) for name, path in images if index.photos or "/" not in name]
     if images and not here:
+        part.one_sided = True  # for all that is known
         folder = images[0][1].parents[images[0][0].count("/")]
         below = [path for _, path in images]
         raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
@@ -372,7 +380,6 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
         if 4 * n >= 3 * len(here):
             part.notes.append(f"{place}: files paired by the ends of their names, {named}")
             index.images[split] += chain(*by_end.values())
-            part.one_sided = False
             return _pair(index.root, [a], b, [], part.orphans)
         part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")

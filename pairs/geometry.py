@@ -58,10 +58,6 @@ class Geometry:
         """By which an image is resized: of labels, no new values are made."""
         return "nearest" if label else self.interpolation
 
-    def pad(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, C), at least as large as a crop: reflected at its edges where it is smaller."""
-        return pad(image, self.crop)
-
     def trained(self, size: Size, sizes: "Sizes") -> Size:
         """`size` at the scale of training: an image like those in there becomes `whole`, a larger one larger."""
         like = sizes.nearest(size)
@@ -97,7 +93,7 @@ class Sizes:
         return (short * near, short) if near >= 1 else (short, short / near)
 
 
-def larger(sizes: Sequence[Size]) -> Size:
+def largest_of(sizes: Sequence[Size]) -> Size:
     """The size that the others are enlarged to."""
     return max(sizes, key=math.prod)
 
@@ -183,7 +179,7 @@ def resize_masked(image: np.ndarray, mask: np.ndarray, size: Size, how: Interpol
 
 
 def resize_pair(x: np.ndarray, y: np.ndarray, mask: np.ndarray | None, size: Size, x_how: Interpolation,
-                y_how: Interpolation, masked: bool = False) -> np.ndarray:
+                y_how: Interpolation, masked: bool) -> np.ndarray:
     """x, y and the mask, each (H, W, C), as the channels of one (height, width, C); the mask weights y.
 
     Without a mask, where all pairs are `masked`, comes a white one.
@@ -225,8 +221,9 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
     array = array.astype(picture.kind)
     if alpha is not None:
         return replace(found, array=array, alpha=resize(alpha[..., None], size)[..., 0])
-    holes = picture.valid is not None and ~found.valid[..., None]
-    return replace(found, array=np.where(holes, array.dtype.type(0), array))
+    if picture.valid is not None:
+        array = np.where(found.valid[..., None], array, array.dtype.type(0))
+    return replace(found, array=array)
 
 
 def pad(image: np.ndarray, size: Size) -> np.ndarray:

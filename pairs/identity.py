@@ -147,7 +147,7 @@ def _sample(source: Source) -> bytes:
         os.close(file)
 
 
-def _none() -> np.ndarray:
+def _no_marks() -> np.ndarray:
     return np.zeros((0, 2), np.int64)
 
 
@@ -155,10 +155,10 @@ def _none() -> np.ndarray:
 class Known:
     """The marks of the pairs that a run has met, (N, 2) each: what its file tells."""
 
-    train: np.ndarray = field(default_factory=_none)  # as they were trained on last, in their order
-    val: np.ndarray = field(default_factory=_none)
-    trained_before: np.ndarray = field(default_factory=_none)  # in sessions before, and gone since
-    held_before: np.ndarray = field(default_factory=_none)
+    train: np.ndarray = field(default_factory=_no_marks)  # as they were trained on last, in their order
+    val: np.ndarray = field(default_factory=_no_marks)
+    trained_before: np.ndarray = field(default_factory=_no_marks)  # in sessions before, and gone since
+    held_before: np.ndarray = field(default_factory=_no_marks)
     by_name: bool = False  # told by a file of an earlier version, which knows names alone
 
     @classmethod
@@ -171,7 +171,7 @@ class Known:
             return None
         held = [[name_mark(name), name_mark(short_name(name))] for name in map(str, held)]
         held = np.array(held, np.int64).reshape(-1, 2)
-        return cls(_none() if trained is None else _rows(trained)[:, [0, 0]], held, by_name=True)
+        return cls(_no_marks() if trained is None else _rows(trained)[:, [0, 0]], held, by_name=True)
 
     @property
     def trained(self) -> np.ndarray:

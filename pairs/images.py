@@ -27,7 +27,8 @@ FORMATS = ["PNG", "JPEG", "WEBP", "BMP"]  # that Pillow reads
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"}
 OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".eps",
                   ".ico", ".tga", ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".raw", ".cr2",
-                  ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng"}  # images that are not read
+                  ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng", ".mp4", ".mov", ".avi", ".mkv", ".webm"}
+# images, and videos, that are not read
 DRAWN_NAMES = re.compile(r"(preview_.*|losses|sheet|epoch_\d+)\.png", re.DOTALL)
 MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
 

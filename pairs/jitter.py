@@ -27,14 +27,13 @@ class Jitter:
         width, height = cfg.crop_width or cfg.crop_size, cfg.crop_size
         strength = cfg.color_jitter
         around = (1 - strength, 1 + strength)
-        color = A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)
+        self.color = [A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)] if strength else []
         self.seed = cfg.seed
         self.recolours_x = not cfg.input_is_label
         turns = [A.HorizontalFlip(p=0.5 if cfg.flip == "mirror" else 0)]
         if cfg.flip == "all":  # a rectangle has four symmetries, a square all eight
             turns = [A.D4(p=1)] if width == height else [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
         self.place = A.Compose([A.RandomCrop(height, width), *turns])
-        self.color = [color] if strength else []
 
     def __call__(self, pair: np.ndarray, x: Values, y: Values, epoch: int, index: int) -> np.ndarray:
         """(H, W, C) → (crop_size, crop_width, C), where C counts the channels of x, y and the mask."""

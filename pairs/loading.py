@@ -190,8 +190,9 @@ def open_batches(data: Dataset, sampler: Iterable, batch_size: int, workers: int
         except (OSError, ImportError) as error:
             say(NO_PROCESS.format(error=error))
             workers = 0
-    pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.x.stored + data.y.stored))) \
-        if workers and data.size else 1  # of several sizes, each pair travels alone
+    pairs = 1  # of several sizes, each pair travels alone
+    if workers and data.size:
+        pairs = min(MESSAGE, 2**24 // (math.prod(data.size) * (data.x.stored + data.y.stored)))
     messages = BatchSampler(sampler, batch_size * max(1, pairs // batch_size), drop_last=False)
     # A generator of its own for the seeds it draws: nothing else must notice the loader.
     loader = DataLoader(Messages(data), batch_sampler=messages, num_workers=workers, persistent_workers=True,

@@ -67,14 +67,12 @@ class Patterns:
 
     def shorter(self) -> Iterator["Patterns"]:
         """The same as seen from folders further down, as long as the sides stay apart."""
-        while len({*self.all}) == len(self.all):
-            yield self
-            if not all("/" in pattern for pattern in self.all):
-                return
-            *a, b, m = [pattern.partition("/")[2] for pattern in (*self.a, self.b, self.m)]
-            self = Patterns(tuple(a), b, m)
-            if not all("{name}" in pattern for pattern in self.all):
-                return
+        if len({*self.all}) < len(self.all) or not all("{name}" in pattern for pattern in self.all):
+            return
+        yield self
+        if all("/" in pattern for pattern in self.all):
+            *a, b, m = (pattern.partition("/")[2] for pattern in (*self.a, self.b, self.m))
+            yield from Patterns(tuple(a), b, m).shorter()
 
 
 def compiled_pattern(pattern: str) -> re.Pattern:
@@ -114,10 +112,16 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
 
 def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
          followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
-    """Of each folder that is not hidden: itself, the names of those in it, and its files."""
+    """Of each folder that is not hidden: itself, the names of those in it, and its files; by links, each once."""
+    seen = set()
     for place, folders, names in os.walk(top, onerror=onerror, followlinks=followlinks):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         folder = Path(place)
+        real = folder.resolve() if followlinks else folder
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir"))]
         there = {*names}
         yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
 
@@ -137,12 +141,8 @@ def place_in(folder: Path, top: Path) -> str:
 
 def list_files(root: Path) -> list[str]:
     """The images below `root`, as seen from there, in order; folders that are links are followed."""
-    found, seen = [], set()
+    found = []
     for folder, folders, files in walk(root, followlinks=True):
-        if (real := folder.resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
         folders.sort()
         place = place_in(folder, root)
         found += [place + path.name for path in files
@@ -166,8 +166,8 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
                             f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
                             "what lies between")
-    for pattern, other in zip(patterns.all, patterns.all[1:], strict=False):
-        if pattern == other:
+    for pattern, n in Counter(patterns.all).items():
+        if n > 1:
             raise UserError(f"{pattern!r} is the pattern of two sides: one file would be its own partner")
 
     found = Found()

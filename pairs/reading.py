@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pairs.geometry import Interpolation, Size, has_shape_of, larger, resized
+from pairs.geometry import Interpolation, Size, has_shape_of, largest_of, resized
 from pairs.identity import Pair
 from pairs.images import read_picture, read_size
 from pairs.picture import Picture
@@ -26,7 +26,7 @@ def side_sizes(pair: Pair) -> tuple[Size, ...]:
         return ((width // 2, height),)
     n = len(pair.sides)
     sides = tuple(sizes[:n])
-    most = larger(sides)
+    most = largest_of(sides)
     for i, size in enumerate(sizes):
         if size != most and not (size in sides if i >= n else has_shape_of(size, most)):
             first = name_of(pair.files[sizes.index(most)])
@@ -39,8 +39,9 @@ def side_sizes(pair: Pair) -> tuple[Size, ...]:
 
 
 def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
-                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest")) -> list[list[Picture]]:
-    """The pictures of the pair's sides A, B and, if there is one, of the mask.
+                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest")
+                  ) -> tuple[list[Picture], list[Picture], Picture | None]:
+    """The pictures of the pair's sides A and B, and that of the mask, if there is one.
 
     A may have several images, its inputs. In a side-by-side file, A is the left half. All images have the same height
     and width, as the smaller ones are enlarged (`how`: of A and of B), except that JPEGs are decoded at 1/2, 1/4 or 1/8
@@ -48,22 +49,23 @@ def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
     afterwards. Raises DataError.
     """
     sizes = side_sizes(pair)
-    size = larger(sizes)
+    size = largest_of(sizes)
     wanted = enough(size) if enough else size
     reduce = [fraction(own, wanted) for own in sizes]
     inputs = list(map(read_picture, pair.inputs, reduce))
     if pair.side_by_side:
-        return [[half] for half in inputs[0].halves()]
+        left, right = inputs[0].halves()
+        return [left], [right], None
     if len({*sizes}) == 1 < len({picture.size for picture in inputs}):  # JPEGs at a fraction beside others, whole
         inputs = list(map(read_picture, pair.inputs))
     target = inputs if pair.alone else [read_picture(pair.target, reduce[-1])]
-    mask = [] if pair.mask is None else [[read_picture(pair.mask, nodata=False)]]  # of which a tag may name white
-    sides = [inputs, target, *mask]
-    if len({*sizes}) == 1:
-        return sides
-    size = larger([picture.size for picture in (*inputs, *target)])
-    return [[resized(picture, size, each) for picture in side]
-            for side, each in zip(sides, (*how, "nearest"), strict=False)]
+    mask = None if pair.mask is None else read_picture(pair.mask, nodata=False)  # of which a tag may name white
+    if len({*sizes}) > 1:
+        size = largest_of([picture.size for picture in (*inputs, *target)])
+        inputs, target = ([resized(picture, size, each) for picture in side]
+                          for side, each in zip((inputs, target), how, strict=True))
+        mask = mask and resized(mask, size, "nearest")
+    return inputs, target, mask
 
 
 def fraction(size: Size, wanted: Size) -> int:
@@ -77,6 +79,6 @@ def fraction(size: Size, wanted: Size) -> int:
 
 def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
     """The arrays of A and B, by `Values.array`; and, unless all pixels count, of the mask, by `mask_array`."""
-    of_a, of_b, *masks = read_pictures(pair, enough)
-    mask = mask_array(masks[0][0] if masks else None, [*of_a, *of_b])
+    of_a, of_b, mask = read_pictures(pair, enough)
+    mask = mask_array(mask, [*of_a, *of_b])
     return [a.array(of_a), b.array(of_b), *([] if mask is None else [mask])]

@@ -21,7 +21,7 @@ from pairs.checks import (
 from pairs.divide import Found
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
-from pairs.identity import Known, Pair, changes, digest
+from pairs.identity import Known, Pair, changes, digest, marks
 from pairs.palettes import flat_colours
 from pairs.patterns import Patterns
 from pairs.values import Values
@@ -45,7 +45,7 @@ class Survey:
     same_scored: bool = True  # whether it scores those that it has scored before
 
     @classmethod
-    def find(cls, settings: Mapping[str, Any], before: dict | None = None, resumed: bool = True) -> "Survey":
+    def find(cls, settings: Mapping[str, Any], before: dict | None, resumed: bool) -> "Survey":
         """The pairs that the settings of a run point at, none of which changes its side.
 
         before: what the file says that the run goes on from (`resumed`) or has begun with.
@@ -116,7 +116,7 @@ class Survey:
         return {
             "usual_size": usual_size(headers.sizes),
             "size_range": size_range(headers.sizes),
-            "enlarge": headers.enlarge(direction),
+            "enlarge": headers.input_factor(direction),
             "kind": seen[direction[-1]].kind,
             "inputs": len(self.train[0].inputs) if a_is_input else 1,
             "counts": max(seen["A"].channels, key=seen["A"].channels.get, default="") if several else "",
@@ -126,8 +126,9 @@ class Survey:
     def _marks(self, n_val: int) -> dict:
         """Which pairs were met; says where these are others than a resumed run knows."""
         train, held_out = (self.found.marks[split] for split in ("train", self.split))
-        scored = evenly(held_out[:, 0], n_val)
-        validated_on = digest(np.sort(scored).tobytes())
+        masks = marks([Pair((pair.mask,), pair.mask, name=pair.name) for pair in self.scored if pair.mask is not None])
+        scored = [evenly(held_out[:, 0], n_val), masks[:, 0]]
+        validated_on = digest(b"".join(np.sort(each).tobytes() for each in scored))
         before, seen = Known(), None
         if self.resumed:
             now = [self.found.seen_by(self.known, split) for split in ("train", self.split)]

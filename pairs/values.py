@@ -84,10 +84,7 @@ class Values:
             raise DataError(f"{names} have {told} channels, where those of training have {self.counts}: write all of "
                             "each folder as gray, or as colour")
         limits = [self.limits if ranged else None for ranged in self.ranged(pictures)]
-        parts = list(map(to_array, pictures, counts, limits))
-        if len({part.shape[:2] for part in parts}) > 1:
-            raise DataError(f"{names} are not of one size")
-        return stack(parts)
+        return stack(list(map(to_array, pictures, counts, limits)))
 
     def ranged(self, pictures: Sequence[Picture]) -> list[bool]:
         """Which of one pair's pictures `limits` are for: those of the most bits, such as depth beside a photo."""
@@ -254,9 +251,9 @@ def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Te
 
 
 def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """y_fake and y, (…, C, H, W) both; where y carries a mask behind its channels, y_fake shows y where the mask is 0.
+    """y_fake and y, (…, C, H, W) both; where y carries a mask behind its channels, y_fake shows y where the mask is -1.
 
-    Of the two, |y_fake - y| is weighted by the mask, and so is the gradient that reaches the generator.
+    Of the two, |y_fake - y| is weighted by (mask + 1) / 2, and so is the gradient that reaches the generator.
     """
     channels = y_fake.shape[-3]
     if y.shape[-3] == channels:

@@ -1,13 +1,13 @@
 #!/bin/sh
 # What a CPU does in a second: steps of training, pairs read, pictures translated; results/logs/cpu holds the tables.
 #
-#     sh results/cpu.sh                                                       full size, some minutes
-#     SECONDS_EACH=1 SIZE=64 IMAGES=4 EPOCHS=1 ROUNDS=1 sh results/cpu.sh     to see that it works
+#     sh results/cpu.sh                                                                      full size, some minutes
+#     OUT=runs/trial SECONDS_EACH=1 SIZE=64 IMAGES=4 EPOCHS=1 ROUNDS=1 sh results/cpu.sh     to see that it works
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-logs=results/logs/cpu
-mkdir -p $logs
+logs=${OUT:+$OUT/}results/logs/cpu
+mkdir -p "$logs"
 
 step() { # a benchmark and its flags
     name=$1

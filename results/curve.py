@@ -1,10 +1,12 @@
 """results/curve.py RUN DATA [READER PALETTE]: scores on val what results/keep.py has kept of a run, and draws it.
 
-Writes curve.csv and curve.png to results/logs/RUN; what curve.csv holds already is not scored again. READER, a
-generator for photo → labels, adds the share of pixels whose class it reads in the outputs.
+Writes curve.csv and curve.png to results/logs/RUN, below $OUT if it is set; what RUN/curve.csv holds is scored already.
+READER, a generator for photo → labels, adds the share of pixels whose class it reads in the outputs.
 """
 
 import csv
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,9 +24,9 @@ LABELS = {"l1": "L1 ↓", "psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "nyquist":
 
 run, data = map(Path, sys.argv[1:3])
 reader, palette = (Path(sys.argv[3]), sys.argv[4]) if len(sys.argv) > 3 else (None, None)
-logs = Path(__file__).parent / "logs" / run.name
+logs = Path(os.environ.get("OUT", ""), "results", "logs", run.name)
 logs.mkdir(parents=True, exist_ok=True)
-table = logs / "curve.csv"
+table = run / "curve.csv"
 rows = list(csv.DictReader(table.open())) if table.exists() else []
 done = {(int(row["epoch"]), row["weights"]) for row in rows}
 
@@ -53,4 +55,5 @@ for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
     axes.grid(alpha=0.3)
 axes.legend()
 figure.savefig(logs / "curve.png", dpi=100)
-print(f"wrote {table} and {logs / 'curve.png'}")
+shutil.copy(table, logs)
+print(f"wrote curve.csv and curve.png to {logs}")

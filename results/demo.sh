@@ -1,15 +1,15 @@
 #!/bin/sh
 # The demo's façades, labels → photo: 2,000 pairs that the project draws, 256×256, until nothing more is learnt.
 #
-#     sh results/demo.sh                                        100 epochs; cut it as often as you like, it goes on
-#     EPOCHS=1 PAIRS=8 NGF=4 SIZE=64 sh results/demo.sh         in a minute, to see that it works
+#     sh results/demo.sh                                                  100 epochs; cut it as often as you like, it goes on
+#     OUT=runs/trial EPOCHS=1 PAIRS=8 NGF=4 SIZE=64 sh results/demo.sh    in a minute, to see that it works
 #
 # Afterwards runs/results_demo holds the network, the curves, the grids and the scores, and results/logs its row.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 epochs=${EPOCHS:-100} pairs=${PAIRS:-2000} ngf=${NGF:-32} size=${SIZE:-256}
-data=data/demo_$pairs run=${RUN:-runs/results_demo}
+data=data/demo_$pairs run=${OUT:+$OUT/}runs/results_demo
 
 [ -d "$data" ] || "$python" -c "
 from pathlib import Path

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Facades, labels → photo, at 128×128 with ngf 32: the paper's recipe, the same with a linear decay, and `better`.
 #
-#     sh results/facades.sh                                     three runs of 200 epochs; it goes on where it was cut
-#     EPOCHS=2 NGF=4 SIZE=64 sh results/facades.sh              to see that it works
-#     RUNS=better sh results/facades.sh                         one of the three
-#     SIZE=64 NGF=16 LAYERS=2 sh results/facades.sh             small, with a field of 34×34: hours instead of days
+#     sh results/facades.sh                                          three runs of 200 epochs; it goes on where it was cut
+#     OUT=runs/trial EPOCHS=2 NGF=4 SIZE=64 sh results/facades.sh    to see that it works
+#     RUNS=better sh results/facades.sh                              one of the three
+#     SIZE=64 NGF=16 LAYERS=2 sh results/facades.sh                  small, with a field of 34×34: hours instead of days
 #
 # All three keep a moving average beside G, which changes no training. Every ten epochs both are scored on validation
 # (curve.csv, curve.png), also by a network that reads labels in photos; the last average is scored on test.
@@ -15,7 +15,7 @@ epochs=${EPOCHS:-200} every=${EVERY:-10} ngf=${NGF:-32} size=${SIZE:-128}
 data=${DATA:-data/facades} palette=${PALETTE:-facades}
 flags="--data-root $data --ngf $ngf --ndf $ngf --n-layers ${LAYERS:-3} --crop-size $size --load-size $(((size * 143 + 127) / 128))"
 
-runs=runs/results_facades$size
+runs=${OUT:+$OUT/}runs/results_facades$size
 reader=${runs}_reader
 sh results/train.sh $reader facades --direction AtoB --label-side B --n-epochs $((epochs / 10 + 1)) $flags
 

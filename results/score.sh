@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python} run=$1 data=$2 split=$3
 shift 3
 scores=$run/scores_$split
-logs=results/logs/$(basename "$run")
+logs=${OUT:+$OUT/}results/logs/$(basename "$run")
 rm -rf "$scores"
 "$python" evaluate.py --checkpoint "$run/gen.pth.tar" --data-root "$data" --split "$split" --out-dir "$scores" "$@"
 mkdir -p "$logs"

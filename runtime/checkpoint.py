@@ -12,10 +12,10 @@ from runtime.state import on_cpu, result_of
 from utils import UserError
 
 GENERATOR = ["in_channels", "out_channels", "ngf", "crop_size", "dropout", "crop_width"]  # Generator's arguments
-FOLLOW_UP = ["generator", "n_downs", "n_blocks"]  # which generator, and those of pix2pixHD's
+OTHER_GENERATORS = ["generator", "n_downs", "n_blocks"]  # which generator, and the arguments of pix2pixHD's
 # That a generator's file tells
-SETTINGS = [*GENERATOR, *FOLLOW_UP, "direction", "resize", "load_size", "label_side", "space", "range_a", "range_b",
-            "bands_a", "bands_b", "files_a", "files_b", "files_m", "n_labels", "seed"]
+SETTINGS = [*GENERATOR, *OTHER_GENERATORS, "direction", "resize", "load_size", "label_side", "space", "range_a",
+            "range_b", "bands_a", "bands_b", "files_a", "files_b", "files_m", "n_labels", "seed"]
 VERSION = 1  # of generators' files: a larger one where readers of today would make other pictures of them
 
 

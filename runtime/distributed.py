@@ -28,7 +28,7 @@ TIMEOUT = timedelta(seconds=60)  # to wait for another process; one that dies is
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. With one process, every method is the identity."""
+    """This process among all. With one process, nothing is waited for, and what comes in goes out."""
 
     device: torch.device = torch.device("cpu")
     rank: int = 0
@@ -114,17 +114,17 @@ def torchrun_ranks() -> tuple[int, int, int]:
 
     Raises UserError where the environment tells of other processes, but not how to meet them.
     """
-    world = told("WORLD_SIZE", 1)
+    world = env_number("WORLD_SIZE", 1)
     if world == 1:  # a RANK that was left in the environment means nothing
         return 0, 1, 0
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set: start several processes with "
                         "torchrun, or one without WORLD_SIZE")
-    return told("RANK"), world, told("LOCAL_RANK")
+    return env_number("RANK"), world, env_number("LOCAL_RANK")
 
 
-def told(name: str, default: int = 0) -> int:
+def env_number(name: str, default: int = 0) -> int:
     """A number that a launcher has left in the environment; an empty one counts as none. Raises UserError."""
     text = os.environ.get(name) or str(default)
     if not text.isdecimal():
@@ -149,7 +149,7 @@ def processes(device: str) -> Iterator[Ranks]:
     try:
         store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
         # After a restart, torchrun's store still holds the addresses of the processes before.
-        store = dist.PrefixStore(f"restart {told('TORCHELASTIC_RESTART_COUNT')}", store)
+        store = dist.PrefixStore(f"restart {env_number('TORCHELASTIC_RESTART_COUNT')}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT)
         group = dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda else None
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))

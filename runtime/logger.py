@@ -48,7 +48,7 @@ class Logger:
         self.overfitting = Overfitting()
         if self.silent:
             return
-        for row in self.history:
+        for row in self.history[run.record.get("compared_from", 0) :]:
             self.overfitting.add(row)
 
         # Where the history goes: functions of (history, examples), for every epoch and for every drawing
@@ -74,7 +74,8 @@ class Logger:
         """Says what the run came to, and what can follow. kind: the numbers of the targets."""
         say(what_next(self.cfg, pair, split, kind))
         if not self.silent:  # the history is the main process's
-            say(summary(self.cfg, self.history, self.run.ranks.device, dtype, self.run.commit))
+            say(summary(self.cfg, self.history, self.run.ranks.device, dtype, self.run.commit,
+                        self.run.record.get("compared_from", 0)))
 
     def epoch(self, row: dict, examples: list[list[Tensor]]) -> None:
         """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes the files."""
@@ -119,7 +120,8 @@ def write_all(sinks: list[Callable], history: list[dict], examples: list[list[Te
 
 def write_csv(path: Path, history: list[dict]) -> None:
     text = io.StringIO()
-    extra = {name: None for row in history for name in row if name not in COLUMNS}  # with best_by
+    # More losses, EXTRAS, and scores with best_by
+    extra = {name: None for row in history for name in row if name not in COLUMNS}
     writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
     writer.writeheader()
     for row in history:

@@ -130,8 +130,10 @@ class Meter:
         if self.seconds is None:
             self.synchronise()
             self.bar.close()
-            *sums, self.weight = self.ranks.all_reduce([*self.sums.values(), self.weight])
-            self.sums = dict(zip(self.sums, sums, strict=True))
+            *sums, weight = self.ranks.all_reduce([*self.sums.values(), self.weight])
+            scale = self.done / max(1, weight)  # of losses that began within the epoch, as if they were of all of it
+            self.sums = {name: total * scale for name, total in zip(self.sums, sums, strict=True)}
+            self.weight = self.done
             self.seconds = self.before.seconds + time.perf_counter() - self.start
         return Progress(self.epoch - 1, self.step, self.done, self.sums, self.seconds)
 

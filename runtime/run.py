@@ -13,9 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from config import Config
-from runtime.checkpoint import FOLLOW_UP, Progress, check_finite, load_tensors, save_generator, save_run
+from runtime.checkpoint import OTHER_GENERATORS, Progress, check_finite, load_tensors, save_generator, save_run
 from runtime.console import say
-from runtime.distributed import Ranks, told
+from runtime.distributed import Ranks, env_number
 from runtime.files import UNSUPPORTED, atomic, remove_leftovers
 from runtime.folder import numbered, refuse_foreign, run_files, run_name
 from runtime.former import current
@@ -26,7 +26,7 @@ from utils import UserError, name_of
 
 # For a run's whole life
 FIXED = ["direction", "space", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf",
-         "n_layers", *FOLLOW_UP, "n_scales", "spectral_norm"]
+         "n_layers", *OTHER_GENERATORS, "n_scales", "spectral_norm"]
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}  # where no file can be locked
 SPACING = 20  # seconds at least between two checkpoints, and two drawings, of a run: an epoch may take less than one
 LONGEST = 600  # seconds at most between two checkpoints, where epochs are shorter
@@ -118,16 +118,19 @@ class Run:
         if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
             say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
             progress = Progress(progress.epoch)
+        same_scored &= same_targets(saved["config"], self.cfg.plain())
         if not same_scored:
-            say("other pairs are validated on than before: scores from here on are not to be compared with those "
-                "before")
+            say("validation scores other pairs than before, or in another way: scores from here on are not to be "
+                "compared with those before")
         say(f"resuming {self.cfg.out_dir} after epoch {progress.epoch}, step {progress.step}")
+        if since := saved.get("compared_from", 0) if same_scored else progress.epoch:
+            self.record["compared_from"] = since  # the number of the first epoch whose scores compare with today's
         self.begun = progress
         return progress
 
     def _open(self) -> tuple[Config, dict | None]:
         cfg = self.cfg
-        if told("TORCHELASTIC_RESTART_COUNT") and not cfg.resume:
+        if env_number("TORCHELASTIC_RESTART_COUNT") and not cfg.resume:
             raise UserError("torchrun has started this run again, which would begin anew: with --resume it goes on")
         folder = cfg.out_dir
         try:
@@ -146,7 +149,8 @@ class Run:
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(bytes(4096))  # what cannot be written is told now, not after the first epoch
         except OSError as error:
-            raise OSError(f"cannot write to out_dir '{folder or Path()}': {error.strerror or error}") from error
+            where = f": {name_of(error.filename)}" if error.filename else ""
+            raise OSError(f"cannot use out_dir '{folder or Path()}': {error.strerror or error}{where}") from error
         return cfg, saved
 
     def _lock(self, folder: Path) -> None:
@@ -199,7 +203,8 @@ class Run:
         saved = load_tensors(folder / "checkpoint.pth.tar", "pix2pix checkpoint")
         saved["config"], notes = current(saved["config"])
         new = cfg.plain()
-        changed = {name: old for name, old in saved["config"].items()
+        before = {**Config().plain(), **saved["config"]}  # a setting that is newer than the run had its default
+        changed = {name: old for name, old in before.items()
                    if name in new and new[name] != old and name not in ("resume", "out_dir")}
         for name in FIXED:
             if name in changed:
@@ -221,7 +226,7 @@ class Run:
         return saved
 
     def _best(self, saved: dict) -> dict[str, float]:
-        """The scores of what best.pth.tar holds, each with its name; none where they are of other validation pairs."""
+        """The scores of what best.pth.tar holds, each with its name; none where today's do not compare with them."""
         path = self.cfg.out_dir / "best.pth.tar"
         if not path.exists():
             return {}
@@ -233,9 +238,11 @@ class Run:
         if "scores" not in best:  # of earlier versions
             best["scores"] = next((row for row in saved["history"] if row["epoch"] == best["epoch"]), {})
             best["validated_on"] = saved.get("validated_on")
-        then, now = best.get("validated_on"), self.record.get("validated_on")
-        if None not in (then, now) and then != now:
-            say("best.pth.tar was scored on other validation pairs: the next epoch that is scored takes its place")
+        if (best.get("validated_on") not in (None, self.record["validated_on"])
+                or not same_targets(best["config"], self.cfg.plain())
+                or self.cfg.palette and best.get("best_by", self.cfg.best_by) != self.cfg.best_by):
+            say("best.pth.tar was scored on other validation pairs, or in another way: the next epoch that is scored "
+                "takes its place")
             return {}
         return best["scores"]
 
@@ -270,18 +277,18 @@ class Run:
             best = is_best(history[-1], self.best, cfg)
             if best:
                 self.best = {name: value for name, value in history[-1].items() if name.startswith("val_")}
-                record = {**self.record, "scores": self.best}
+                record = {**self.record, "scores": self.best, "best_by": cfg.best_by}
                 weights = copied(state.result.state_dict())
                 self.writer.submit("best", save_generator, cfg, weights, epoch, cfg.out_dir / "best.pth.tar", record)
-            due = start - self.saved_at >= self.spacing and epoch < cfg.total_epochs
-            due = due and not self.writer.busy("checkpoint")
+            due = (epoch < cfg.total_epochs and start - self.saved_at >= self.spacing
+                   and not self.writer.busy("checkpoint"))
             if due:
                 self.saved_at = start
                 self.writer.submit("checkpoint", self._write, copied(state.state_dict()), progress, list(history))
             if not self.beside and (best or due):
                 self.writer.check(wait=True)
-            if not self.beside and due:  # a slow disk costs a twentieth of the time
-                self.spacing = max(SPACING, min(20 * (time.monotonic() - start), LONGEST))
+                if due:  # a slow disk costs a twentieth of the time
+                    self.spacing = max(SPACING, min(20 * (time.monotonic() - start), LONGEST))
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
@@ -293,6 +300,15 @@ class Run:
             with atomic(self.cfg.out_dir / "config.json") as file:
                 file.write(text.encode())
             self.settled = True
+
+
+def same_targets(then: dict, now: dict) -> bool:
+    """Whether validation with the settings of `then` and of `now` compares outputs with the same numbers."""
+    side = now["direction"][-1].lower()
+    names = ["resize", "label_side", f"range_{side}", f"bands_{side}"]
+    if now["resize"] == "aspect":
+        names.append("load_size")
+    return all(then.get(name, now[name]) == now[name] for name in names)
 
 
 def goodness(scores: dict[str, float], cfg: Config) -> float:

@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[1]
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def summary(cfg: Config, history: list[dict], device: torch.device, dtype: torch.dtype, commit: str) -> str:
+def summary(cfg: Config, history: list[dict], device: torch.device, dtype: torch.dtype, commit: str,
+            compared_from: int = 0) -> str:
     """What a finished run came to, one line a value: scores, time, memory, and what it was made with.
 
     history: one row an epoch, of all sessions; seconds and images_per_s are those of its training steps, without
-    validation. Memory is that of this process in this session.
+    validation. The best epoch is looked for from row `compared_from` on. Memory is that of this process in this session.
     """
-    best = min(history, key=lambda row: row["val_l1"])
+    best = min(history[compared_from:], key=lambda row: row["val_l1"])
     seconds = sum(row["seconds"] for row in history)
     images = sum(row["images_per_s"] * row["seconds"] for row in history)
     values = {"val_l1": f"{history[-1]['val_l1']:.4f}",

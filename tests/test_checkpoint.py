@@ -247,6 +247,16 @@ def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monke
         train(small(out_dir=Path("runs/data")))
 
 
+def test_a_setting_that_is_newer_than_the_run_is_told(small, capsys):
+    train(small(n_epochs=1))
+    path = small().out_dir / "checkpoint.pth.tar"
+    saved = load_tensors(path)
+    del saved["config"]["lambda_fm"]
+    torch.save(saved, path)
+    train(small(n_epochs=2, resume=True, lambda_fm=10.0))
+    assert "changed since the run began: lambda_fm from 0.0 to 10.0" in capsys.readouterr().out
+
+
 def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys, end_of):
     """The file is how this program is used; a flag of the first start stays, whatever the file says."""
     train(small(n_epochs=1))
@@ -350,7 +360,7 @@ def test_damaged_files_get_a_sentence(run):
 
 def test_a_folder_that_cannot_be_written_to_is_named(small, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="cannot write to out_dir '.*run': Not a directory"):
+    with pytest.raises(OSError, match="cannot use out_dir '.*run': Not a directory"):
         train(small(out_dir=tmp_path / "file" / "run"))
 
 

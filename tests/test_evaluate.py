@@ -68,10 +68,15 @@ def test_an_image_too_small_for_a_metric_is_scored_by_the_others(size):
     assert math.isnan(image_scores(y, y)["ssim"]) == (size <= 10)
 
 
+def test_ms_ssim_needs_more_than_torchmetrics_says():
+    scores = [image_scores(y, y)["ms_ssim"] for y in (torch.rand(3, 175, 200), torch.rand(3, 176, 200))]
+    assert math.isnan(scores[0]) and scores[1] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("resize", ["aspect", "none"])
 def test_a_run_is_not_trained_to_the_end_without_a_best_epoch(small, resize):
     """MS-SSIM is nan on small images, of whichever size the crops are."""
-    with pytest.raises(UserError, match="best_by must be another than ms_ssim, which needs more than 160 pixels"):
+    with pytest.raises(UserError, match="best_by must be another than ms_ssim, which needs more than 175 pixels"):
         train(small(resize=resize, best_by="ms_ssim"))
 
 

@@ -32,7 +32,7 @@ def logger_of(small):
 
     def make(*history, submit=lambda kind, act, *args: act(*args)):
         small().out_dir.mkdir(exist_ok=True)
-        return Logger(SimpleNamespace(cfg=small(), ranks=Ranks(), history=[*history],
+        return Logger(SimpleNamespace(cfg=small(), ranks=Ranks(), history=[*history], record={},
                                       writer=SimpleNamespace(submit=submit)))
 
     return make

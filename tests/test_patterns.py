@@ -83,6 +83,7 @@ def test_several_inputs_and_masks_have_patterns_too(tmp_path):
     ([*both("in/{}.png", "out/{}.png"), "in/z.png"], Patterns(("in/{name}.png",), "out/{name}.png"),
      ["without a partner of the same name on the other side: 1: ", "z.png"]),
     (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png",), "in/{name}.png"), ["two sides"]),
+    (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png", "out/{name}.png"), "in/{name}.png"), ["two sides"]),
 ])
 def test_what_the_patterns_leave_open_is_a_sentence_with_numbers_and_examples(tmp_path, files, patterns, words):
     tree(tmp_path, *files)

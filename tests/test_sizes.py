@@ -86,7 +86,8 @@ def test_several_inputs_of_two_sizes_become_those_of_the_largest(tmp_path):
     assert x.shape == (6, 64, 64) and torch.equal(x[:3], y)
     assert ((x[3:] - y) * 127.5).abs()[:, 4:-4, 4:-4].max() < 1.1
     headers = check_headers([pair])
-    assert headers.enlarged() == "A2 enlarged by 4" and headers.enlarge("AtoB") == headers.enlarge("BtoA") == 1
+    assert headers.enlargements() == "A2 enlarged by 4"
+    assert headers.input_factor("AtoB") == headers.input_factor("BtoA") == 1
 
 
 def test_classes_and_masks_are_enlarged_without_new_values(tmp_path):
@@ -143,13 +144,13 @@ def test_counts_tell_how_many_pairs_and_by_how_much(tmp_path):
         write(tmp_path / f"A/{i}.png", np.zeros((*size, 3), np.uint8))
         write(tmp_path / f"B/{i}.png", np.zeros((32, 32, 3), np.uint8))
     pairs = [pair for split in find_pairs(tmp_path).splits.values() for pair in split]
-    assert check_headers(pairs).enlarged() == "A enlarged by 2 to 4 in 2"
+    assert check_headers(pairs).enlargements() == "A enlarged by 2 to 4 in 2"
 
 
 def test_arrays_of_an_npz_have_two_sizes_too(tmp_path):
     small, large, _ = small_and_large("png")
     np.savez(tmp_path / "train.npz", sources=np.stack([small] * 3), targets=np.stack([large] * 3))
-    assert check_headers(find_pairs(tmp_path).splits["train"]).enlarged() == "A enlarged by 4"
+    assert check_headers(find_pairs(tmp_path).splits["train"]).enlargements() == "A enlarged by 4"
 
 
 @pytest.fixture
@@ -190,5 +191,5 @@ def test_inputs_of_two_formats_are_decoded_at_one_size(tmp_path):
     for path in paths:
         image.save(path)
     pair = Pair(tuple(paths[:2]), paths[2], None)
-    (first, second), (target,) = read_pictures(pair, lambda size: (72, 72))
+    (first, second), (target,), _ = read_pictures(pair, lambda size: (72, 72))
     assert first.size == second.size == (640, 640) and target.size == (80, 80)

@@ -312,7 +312,7 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made
         np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
     cfg = made("float with a range")
     train(cfg)
-    with pytest.raises(UserError, match="float32 of 1 channels, which .png files do not hold: --ending .npy"):
+    with pytest.raises(UserError, match="float32 of 1 channels, which .png files do not hold: --ending .tif"):
         call(predict, "--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", cfg.data_root / "val" / "A", "--output",
              tmp_path / "out")
     assert not (tmp_path / "out").exists()
