@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config import Config
-from pairs.geometry import Geometry, pad, resize_pair
+from pairs.geometry import Geometry, resize_pair
 from pairs.identity import Pair
 from pairs.jitter import Jitter
 from pairs.loading import keep_in_memory
@@ -120,7 +120,7 @@ class PairedImages(Dataset):
 
         pixels = resize_pair(x, y, mask, (width, height), x_how, y_how, self.masked)
         if self.jitter:
-            pixels = pad(pixels, self.geometry.crop)
+            pixels = self.geometry.pad(pixels)  # to a crop
         if self.cache is not None:
             self.cache[index] = pixels
         return pixels

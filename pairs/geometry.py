@@ -58,6 +58,10 @@ class Geometry:
         """By which an image is resized: of labels, no new values are made."""
         return "nearest" if label else self.interpolation
 
+    def pad(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, C), at least as large as a crop: reflected at its edges where it is smaller."""
+        return pad(image, self.crop)
+
     def trained(self, size: Size, sizes: "Sizes") -> Size:
         """`size` at the scale of training: an image like those in there becomes `whole`, a larger one larger."""
         like = sizes.nearest(size)

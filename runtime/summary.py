@@ -19,7 +19,7 @@ def summary(cfg: Config, history: list[dict], device: torch.device, dtype: torch
     """What a finished run came to, one line a value: scores, time, memory, and what it was made with.
 
     history: one row an epoch, of all sessions; seconds and images_per_s are those of its training steps, without
-    validation. The best epoch is looked for from row `compared_from` on. Memory is that of this process in this session.
+    validation. The best epoch is one from row `compared_from` on. Memory is that of this process in this session.
     """
     best = min(history[compared_from:], key=lambda row: row["val_l1"])
     seconds = sum(row["seconds"] for row in history)

@@ -177,6 +177,11 @@ def reflectances(top, write=tiff):
     return lambda path, i: write(path, smooth(i, top / 20, top).astype(np.uint16))
 
 
+def on_glass(path, i):
+    """White lines on a ground that is transparent, and black behind it: over white, all is white."""
+    Image.fromarray(np.dstack([blocks(i, [0, 255]).astype(np.uint8)] * 4)).save(path.with_suffix(".png"))
+
+
 def saturated(path, i):
     array = elevation(i).astype(np.uint16) * 10
     array[0, 0] = 65535
@@ -209,6 +214,7 @@ HARDLY = (r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so 
                  id="more than half of no class"),
     pytest.param("A", lambda path, i: png(path, np.zeros((SIZE, SIZE), np.uint8)), {},
                  "nearly every number of side A is 0: is that meant?", "--range-a", id="one number"),
+    pytest.param("A", on_glass, {}, "nearly every number of side A is 255: is that meant?", "", id="white on glass"),
     pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(151))), {},
                  r"side A looks like class indices, 0 to 1[45]\d: --n-labels 1[45]\d makes each", "", id="150 classes"),
     pytest.param("A", lambda path, i: png(path, smooth(i, 0, 150)), {}, "", "class indices", id="gray photos"),

@@ -373,12 +373,13 @@ def test_data_that_changed_is_told_and_best_pth_tar_starts_over(small, data, cap
     train(replace(cfg, resume=True, n_epochs=2))
     shown = capsys.readouterr().out
     assert "trained on: training pairs: 6 replaced; validation pairs: 2 replaced" in shown
-    assert "other pairs are validated on than before" in shown and "best.pth.tar was scored on other" in shown
+    assert "validation scores other pairs than before" in shown and "best.pth.tar was scored on other" in shown
+    assert "best_epoch: 2\n" in shown
     assert (cfg.out_dir / "best.pth.tar").read_bytes() != best
     assert load_generator(cfg.out_dir / "best.pth.tar").trained.epoch == 2
     train(replace(cfg, resume=True, n_epochs=3))
     shown = capsys.readouterr().out
-    assert "than before" not in shown and "best.pth.tar was scored" not in shown
+    assert "than before" not in shown and "best.pth.tar was scored" not in shown and "best_epoch: 1\n" not in shown
 
 
 def test_an_epoch_goes_on_where_only_the_root_has_changed(small, tmp_path, at_step, monkeypatch, capsys):

@@ -163,6 +163,23 @@ def test_writing_can_be_handed_to_another_thread(small, logger_of):
     assert (small().out_dir / "log.csv").read_text().count("\n") == 2  # as the history was then
 
 
+def test_losses_that_begin_within_an_epoch_have_their_means_when_it_is_cut_again():
+    first = meter_of(sums={"g_old": 5.0}, images=2)
+    first.add(step(1.0), 1)
+    again = Meter(STATE, first.progress(), 6, 2, Ranks())
+    again.add(step(1.0), 3)
+    again.progress()
+    assert again.means() == dict.fromkeys(LOSSES, 1.0)
+
+
+def test_scores_that_do_not_compare_are_no_sign_of_overfitting(logger_of):
+    history = [row(i, val_l1=(0.1 if i < 15 else 0.5) - 1e-4 * i, g_l1=1 / i) for i in range(1, 40)]
+    log = logger_of(*history)
+    assert log.overfitting.told
+    log.run.record["compared_from"] = 14
+    assert not Logger(log.run).overfitting.told
+
+
 def test_the_log_averages_the_losses_of_all_processes_once():
     """Asked again, after an error in validation, the processes must not be added up twice."""
     class Two(Ranks):

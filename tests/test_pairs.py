@@ -44,7 +44,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
 
 
 def test_only_images_are_taken_for_images(tmp_path):
-    images(tmp_path, "a.PNG", "__MACOSX/a", "sub/b.jpeg")
+    images(tmp_path, "a.PNG", "__MACOSX/a", "sub/b.jpeg", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg")
     for name in ("notes.txt", "Thumbs.db", "._a.png", ".DS_Store", "no_ending"):
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in list_images(tmp_path)] == ["a.PNG", "b.jpeg"]
@@ -189,7 +189,7 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
     assert "4 pictures that this program drew" in note
 
 
-def test_nothing_is_left_out_without_a_word(tmp_path):
+def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     images(tmp_path, *(f"{place}/{i}" for place in ("mine", "mine/more/deep", "elsewhere") for i in range(2)))
     for name in ("a.gif", "b.HEIC", "c.gif", "notes.txt", ".hidden.gif"):
         (tmp_path / "mine" / name).write_bytes(b"x")
@@ -201,6 +201,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
     assert len(notes) == 3
     assert "2 images in mine/more/deep" in notes[0] and str(tmp_path / "mine" / "link") in notes[1]
     assert "2 × .gif, 1 × .heic" in notes[2]
+    assert len(list_images(tmp_path / "mine")) == 7 and notes[2] in capsys.readouterr().out  # and links are followed
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     images(tmp_path / "split", "val/0", "loose")
@@ -212,6 +213,7 @@ def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path):
     images(tmp_path, "mine/val/1", "mine/2", "mine/3")
     for link in ("mine/train", "mine/val/A"):
         (tmp_path / link).symlink_to(tmp_path / "mine", target_is_directory=True)
+    assert len(list_images(tmp_path)) == 3
     assert any("inputs without targets" in note for note in usable_pairs(tmp_path / "mine", 0).notes)
     (tmp_path / "mine" / "val" / "A").unlink()
     found = find_pairs(tmp_path / "mine")

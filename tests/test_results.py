@@ -54,21 +54,22 @@ def test_the_page_in_docs_is_made_by_one_script(checkout):
 def test_each_recipe_of_facades_has_its_row(checkout):
     run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
     (checkout / "data" / "demo_6" / "test").symlink_to(checkout / "data" / "demo_6" / "val")
-    settings = {"EPOCHS": "2", "EVERY": "1", "DATA": "data/demo_6", "PALETTE": "demo"}
+    settings = {"EPOCHS": "2", "EVERY": "1", "DATA": "data/demo_6", "PALETTE": "demo", "OUT": "trial"}
     run("facades.sh", checkout, RUNS="decay", **settings)
     lines = run("facades.sh", checkout, **settings)
     rows = [line for line in lines if line.startswith("| results_facades64_")]
     assert [row.split()[1].rpartition("_")[2] for row in rows] == ["paper", "decay", "better"]
     rates = []
     for name in ("paper", "decay"):
-        with (checkout / "results" / "logs" / f"results_facades64_{name}" / "log.csv").open() as file:
+        with (checkout / "trial" / "results" / "logs" / f"results_facades64_{name}" / "log.csv").open() as file:
             rates.append([float(row["lr"]) for row in csv.DictReader(file)])
     assert rates == [[2e-4, 2e-4], [2e-4, 1e-4]]
     for name in ("paper", "decay", "better"):
-        with (checkout / "results" / "logs" / f"results_facades64_{name}" / "curve.csv").open() as file:
+        with (checkout / "trial" / "results" / "logs" / f"results_facades64_{name}" / "curve.csv").open() as file:
             kept = list(csv.DictReader(file))
         assert {row["weights"] for row in kept} == {"last", "average"} and kept[-1]["epoch"] == "2"
         assert all(0 < float(row[score]) < 100 for row in kept for score in ("l1", "psnr", "pixel_accuracy"))
+    assert [path.name for path in (checkout / "results" / "logs").iterdir()] == ["results_demo"]  # none of a trial
 
 
 @pytest.mark.slow
@@ -76,7 +77,11 @@ def test_samples_of_other_data_have_their_rows(checkout):
     run("demo.sh", checkout, EPOCHS="1", PAIRS="6")
     for name in ("maps", "edges2shoes"):
         (checkout / "data" / name).symlink_to(checkout / "data" / "demo_6")
+    published = checkout / "results" / "logs" / "results_maps64" / "curve.csv"
+    published.parent.mkdir(parents=True)
+    published.write_text("epoch,weights,l1\n1,last,7\n1,average,7\n")  # of another run
     lines = run("samples.sh", checkout, EPOCHS="2", EVERY="1")
+    assert "last,7\n" not in published.read_text()
     rows = [line.split()[1] for line in lines if line.startswith("| results_")]
     assert rows == ["results_maps64", "results_edges2shoes64"]
     for name, batch in (("maps", 1), ("edges2shoes", 4)):

@@ -54,6 +54,7 @@ def test_the_best_epoch_is_not_the_last(small):
     assert (told["val_l1"], told["best_val_l1"], told["best_epoch"]) == ("0.3000", "0.2500", "2")
     assert (told["seconds"], told["images_per_s"]) == ("8.0", "3.50")  # 28 images
     assert (told["precision"], told["commit"]) == ("bf16", "abc")
+    assert "best_epoch: 3\n" in summary(small(), history, torch.device("cpu"), torch.bfloat16, "abc", compared_from=2)
 
 
 def test_cuda_tells_its_own_memory_too(small, monkeypatch):

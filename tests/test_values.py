@@ -33,6 +33,7 @@ from pairs.jitter import Jitter
 from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.reading import read_pair
 from pairs.values import Values, composite, values_of
+from runtime.checkpoint import load_tensors
 from runtime.grids import rgb
 from train import step_for, train
 from utils import DataError, UserError
@@ -142,6 +143,26 @@ def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_p
     words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", cfg.data_root / "val" / "B"]
     assert not call(predict, *words, "--output", tmp_path / "out", "--ending", ".npy")
     assert np.load(tmp_path / "out" / "0.npy").shape == (SIZE, SIZE, 5)
+
+
+@pytest.mark.parametrize(("name", "by", "change"), [
+    ("float with a range", dict(best_by="val_l1"), dict(range_b=(3000.0, 4000.0))),
+    ("masks", dict(best_by="val_l1"), {}),
+    ("masks", dict(best_by="demo", label_side="B"), dict(best_by="facades"))])
+def test_scores_of_other_numbers_are_not_compared(made, name, by, change):
+    """best.pth.tar would stay that of an epoch before the change for good."""
+    cfg = made(name, **by)
+    train(cfg)
+    best = load_tensors(cfg.out_dir / "best.pth.tar")
+    best["scores"] |= {"val_l1": 0.0, "val_label_accuracy": 1.0}  # which no epoch reaches
+    torch.save(best, cfg.out_dir / "best.pth.tar")
+    train(replace(cfg, resume=True, n_epochs=2))
+    assert load_tensors(cfg.out_dir / "best.pth.tar")["epoch"] == 1
+    if not change:
+        for path in cfg.data_root.glob("val/M/*.png"):
+            write(path, np.ones((SIZE, SIZE), np.uint8))
+    train(replace(cfg, resume=True, n_epochs=3, **change))
+    assert load_tensors(cfg.out_dir / "best.pth.tar")["epoch"] == 3
 
 
 def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
@@ -400,10 +421,12 @@ def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, call,
     gen = load_generator(cfg.out_dir / "gen.pth.tar")
     assert gen.trained.counts == "3 + 2"
     folder = cfg.data_root / "val"
+    words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", folder]
+    assert not call(predict, *words, "--output", tmp_path / "sheets", "--ending", ".png", "--compare")
+    assert Image.open(tmp_path / "sheets" / "0.png").size == (3 * SIZE, SIZE)  # the target too
     for old, new in (("A1", "t"), ("A2", "A1"), ("t", "A2")):
         (folder / old).rename(folder / new)
-    words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", folder, "--output", tmp_path / "out"]
-    assert call(predict, *words, "--ending", ".png") == 1
+    assert call(predict, *words, "--output", tmp_path / "out", "--ending", ".png") == 1
     assert "have 2 + 3 channels, where those of training have 3 + 2" in capsys.readouterr().err
 
 
