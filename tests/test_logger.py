@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import row
+from PIL import Image
 
 from runtime import logger as logger_module
 from runtime.checkpoint import Progress
@@ -161,6 +162,14 @@ def test_writing_can_be_handed_to_another_thread(small, logger_of):
     act, args = jobs[0]
     act(*args)
     assert (small().out_dir / "log.csv").read_text().count("\n") == 2  # as the history was then
+
+
+@pytest.mark.curves
+def test_a_loss_that_is_added_has_its_curve(small, tmp_path):
+    for name, history in (("paper", [row(1), row(2)]), ("more", [row(1), row(2, g_fm=1.0)])):
+        logger_module.write_curves(tmp_path / f"{name}.png", history, small())
+    paper, more = (Image.open(tmp_path / f"{name}.png").size for name in ("paper", "more"))
+    assert more == (paper[0], 1.5 * paper[1])
 
 
 def test_losses_that_begin_within_an_epoch_have_their_means_when_it_is_cut_again():
