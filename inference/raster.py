@@ -93,10 +93,11 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 def resized(rows: np.ndarray, across: Taps, down: Taps, top: int, bottom: int) -> np.ndarray:
     """The new rows from `top` to before `bottom`, float32, of the old ones that they need: `down.span` tells which."""
-    columns = across.apply(rows, 1, 0, len(across.index), 0)
+    new, first = len(across.index), down.span(top, bottom)[0]
     if rows.dtype == np.uint8 and across.weight.min() < 0:  # bicubic overshoots, and Pillow clamps between the axes
-        columns = columns.round().clip(0, 255)
-    return down.apply(columns, 0, top, bottom, down.span(top, bottom)[0])
+        columns = across.apply(rows, 1, 0, new, 0).round().clip(0, 255)
+        return down.apply(columns, 0, top, bottom, first)
+    return across.apply(down.apply(rows, 0, top, bottom, first), 1, 0, new, 0)
 
 
 def windows(parts: Iterator[tuple[int, np.ndarray]], spans: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
