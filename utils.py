@@ -1,6 +1,9 @@
-"""What every module may use: initial weights, errors, names for messages, and packages that only some need."""
+"""What every module may use: initial weights, errors, words for messages, and packages that only some need."""
 
 import importlib
+import os
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +50,12 @@ def name_of(source: Path | np.ndarray | bytes | str) -> str:
     if isinstance(source, bytes):
         return "the image"
     return str(source) if str(source).isprintable() else repr(str(source))
+
+
+def command_line(words: Iterable[str]) -> str:
+    """The words as one would type them; the shells of Windows know double quotes alone."""
+    line = shlex.join(words)
+    return line.replace("'", '"') if os.name == "nt" else line
 
 
 def need(module: str, package: str, what: str) -> ModuleType:

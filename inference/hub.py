@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
 from runtime.grids import save_grid
-from utils import UserError
+from utils import UserError, command_line
 
 BETTER = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}  # of all scores, those that a card names
 
@@ -88,7 +87,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
         (new / "README.md").write_text(card, encoding="utf-8")
     if rows:
         say(f"strip.png shows {len(rows)} of the run's validation pairs: --examples 0 leaves them out")
-    say(f"wrote {folder}; upload it with: hf upload {repo} {shlex.quote(str(folder))}")
+    say(f"wrote {folder}; upload it with: {command_line(['hf', 'upload', repo, str(folder)])}")
 
 
 def data_of(checkpoint: Path) -> str:

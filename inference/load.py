@@ -38,7 +38,10 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Gene
     in it is executed.
     """
     path = find_checkpoint(path)
-    return generator_of(read_weights(path), path).to(device).eval()
+    gen = generator_of(read_weights(path), path).to(device).eval()
+    if torch.device(device).type == "mps":  # whose layers are slow in other layouts, and in some versions wrong
+        gen.to(memory_format=torch.contiguous_format)
+    return gen
 
 
 def find_checkpoint(checkpoint: Path | str) -> Path:

@@ -85,7 +85,7 @@ class Perceptual:
             try:
                 self.metrics[name] = make().to(device)
             except Exception as error:  # a missing package, no network, a broken download
-                say(f"no {name}: its network cannot be had here ({str(error).strip().splitlines()[0]})")
+                say(f"no {name}: it cannot be had here ({str(error).strip().splitlines()[0]})")
 
     def update(self, y_fake: Tensor, y: Tensor) -> None:
         fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) / 2 + 0.5 for image in (y_fake, y))

@@ -290,7 +290,7 @@ class Parts:
 
     def join(self, output: Path, raster: Raster, overviews: bool) -> None:
         """Writes `output`, compares it with the parts, and removes them. Raises OSError."""
-        first, place = np.load(self.files[0], mmap_mode="r"), raster.place
+        first, place = np.load(self.files[0]), raster.place
         told = tiff.layout((raster.made[1], *first.shape[1:]), first.dtype, place=place)
         told |= dict(bigtiff="IF_SAFER", predictor=3 if first.dtype.kind == "f" else 2)
         if min(raster.made) >= BLOCK:

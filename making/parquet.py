@@ -19,14 +19,15 @@ class Parquet:
     """Parquet files with a picture in each of two columns, as the Hub has them: their bytes become A and B."""
 
     threads: ClassVar[int] = 4
-    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...] OUT")]]  # the last is the folder to make
+    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="FILE_OR_FOLDER [...] OUT")]]  # OUT is the folder to make
     columns: tuple[str, str] = COLUMNS  # that become A and B
     val: float = 0.1  # share that is held out of files whose names tell no split; 0 leaves it to training
     preview: bool = False  # only draw a sheet of six pairs
 
     @property
     def inputs(self) -> list[Path]:
-        return [*self.paths[:-1]]
+        folders = [sorted(path.rglob("*.parquet")) if path.is_dir() else [path] for path in self.paths[:-1]]
+        return [file for files in folders for file in files]
 
     @property
     def out(self) -> Path:

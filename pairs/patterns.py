@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pairs.divide import Found
 from pairs.identity import Pair
 from pairs.images import SUFFIXES, drawn_here
 from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SPLITS, TARGETS, WORDS
-from utils import UserError, name_of
+from utils import UserError, command_line, name_of
 
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 SPLIT = "|".join(sorted(SPLIT_OF, key=len, reverse=True))
@@ -44,7 +43,7 @@ class Patterns:
 
     def __str__(self) -> str:
         """As flags for a command line."""
-        return shlex.join(["--files-a", *self.a, "--files-b", self.b, *(["--files-m", self.m] if self.m else [])])
+        return command_line(["--files-a", *self.a, "--files-b", self.b, *(["--files-m", self.m] if self.m else [])])
 
     @property
     def all(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import bisect
 import math
 import os
-import shlex
 import shutil
 import statistics
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config import Config
+from utils import command_line
 
 PATIENCE = 5  # epochs in a row before a winner is named
 SMOOTH = 10  # epochs of which means are taken before the validation's L1 is said to rise: single ones wander
@@ -109,7 +109,7 @@ def what_next(cfg: Config, pair: Any, split: str, kind: str) -> str:
         return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
     def command(script: str, *words) -> str:
-        return shlex.join([python, short(Path(__file__).parents[1] / script), *map(str, words)])
+        return command_line([python, short(Path(__file__).parents[1] / script), *map(str, words)])
 
     here = Path(sys.executable)
     python = "python" if Path(shutil.which("python") or "").parent == here.parent else short(here)

@@ -30,7 +30,10 @@ def temporary_name() -> str:
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files of processes that were killed in the middle of `atomic`, not of those at work."""
     for path in folder.glob(TEMPORARY):
-        if path.is_file():
+        if fcntl is None:
+            with contextlib.suppress(OSError):  # Windows: of a process at work, which has it open
+                path.unlink()
+        elif path.is_file():
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # its process has ended meanwhile
                 if claim(file):
                     path.unlink()

@@ -1,6 +1,7 @@
 import io
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,3 +98,10 @@ def test_a_bug_keeps_its_traceback():
     """numpy's and torch's ValueErrors too: this code is there to be edited."""
     with pytest.raises(ValueError, match="could not convert"):
         console.run_main(lambda: np.float64("x"))
+
+
+def test_commands_are_quoted_for_the_shell_that_is_there(monkeypatch):
+    words = ["python", r"runs\my run\gen.pth.tar", "{split}/A/{name}.png"]
+    assert utils.command_line(words) == r"""python 'runs\my run\gen.pth.tar' '{split}/A/{name}.png'"""
+    monkeypatch.setattr(utils, "os", SimpleNamespace(name="nt"))
+    assert utils.command_line(words) == r'''python "runs\my run\gen.pth.tar" "{split}/A/{name}.png"'''

@@ -379,7 +379,7 @@ def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatc
     perceptual = Perceptual(torch.device("cpu"))
     perceptual.update(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64))
     assert perceptual.compute().keys() == perceptual.metrics.keys()
-    assert "no lpips: its network cannot be had here" in capsys.readouterr().out
+    assert "no lpips: it cannot be had here" in capsys.readouterr().out
 
 
 def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):

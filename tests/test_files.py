@@ -110,6 +110,25 @@ def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
 
 
 @pytest.mark.long
+def test_leftovers_go_where_an_open_file_cannot_be_removed(tmp_path, monkeypatch):
+    """On Windows, which has no flock: what was opened to be claimed could not be removed, and ended every start."""
+    name, at_work = files.temporary_name(), {files.temporary_name()}
+    unlink, open_ = Path.unlink, Path.open
+    for each in (name, *at_work):
+        (tmp_path / each).touch()
+
+    def windows(path, **options):
+        if path.name in at_work:
+            raise PermissionError(13, "The process cannot access the file")
+        unlink(path, **options)
+
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(Path, "unlink", windows)
+    monkeypatch.setattr(Path, "open", lambda path, *mode: at_work.add(path.name) or open_(path, *mode))
+    files.remove_leftovers(tmp_path)
+    assert not (tmp_path / name).exists() and len([*tmp_path.iterdir()]) == 1
+
+
 def test_only_our_own_leftovers_are_removed(tmp_path):
     """A killed process leaves its temporary file; a user's own may end in .tmp too, and folders may be called so."""
     code = ("import os; from pathlib import Path; from runtime.files import atomic\n"

@@ -392,8 +392,9 @@ def test_a_parquet_s_folder_tells_its_split_where_its_name_does_not(tmp_path):
     for file in files:
         file.parent.mkdir(parents=True)
         hub(file, 3)
-    status, said = run("parquet", *files, tmp_path / "out")
-    assert status == 0 and "3 in train, 3 in val" in said
+    for i, words in enumerate((files, [tmp_path / "default"])):
+        status, said = run("parquet", *words, tmp_path / f"out{i}")
+        assert status == 0 and "3 in train, 3 in val" in said
     hub(tmp_path / "test" / "data.parquet", 4)  # in a folder that somebody works in
     status, said = run("parquet", tmp_path / "test" / "data.parquet", tmp_path / "other", "--val", 0)
     assert status == 0 and "4 in train" in said

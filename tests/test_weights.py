@@ -5,6 +5,7 @@ import sys
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PureWindowsPath
 
 import pytest
 import torch
@@ -188,6 +189,13 @@ def test_a_repository_is_fetched_and_serves_without_the_hub(hub, gen, tmp_path):
     assert equal(load_generator("hf:me/facades"), gen)
     with pytest.raises(UserError, match="could not fetch hf:me/other: the Hub does not answer"):
         load_generator("hf:me/other")
+
+
+def test_windows_paths_name_what_lies_on_the_network_too(monkeypatch):
+    monkeypatch.setattr(weights, "from_hub", str.upper)
+    monkeypatch.setattr(weights, "fetched", lambda url, path, check: url)
+    assert weights.find_weights(PureWindowsPath("hf:me/facades"), None) == "ME/FACADES"
+    assert weights.find_weights(PureWindowsPath("https://some.org/gen.pth"), None) == "https://some.org/gen.pth"
 
 
 def test_what_the_hub_has_not_is_a_sentence(hub):
