@@ -69,7 +69,7 @@ def check(cfg: Config) -> int:
             return Look(kind)
         return Look(f"{kind} with masks", empty=not mask[0].any())
 
-    good, counted, geometry = {}, {}, Geometry.of({**cfg.plain(), "interpolation": cfg.interpolation})
+    good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     x, y = values_of(vars(cfg))
     a, b = (x, y) if cfg.direction == "AtoB" else (y, x)
     seen = check_values(sum(found.splits.values(), []), x, y, cfg.direction, at_most=200)

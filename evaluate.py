@@ -230,7 +230,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         labels = [(who, LabelScores(load_palette(opts.palette))) for who in read]
     if opts.perceptual:
         metrics += [(who, Perceptual(device)) for who in names]
-    rows, l1, blank = {who: [] for who in names}, [], []
+    rows, l1, blank, near = {who: [] for who in names}, [], [], []
     for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
         hide = hidden(y, data.y.channels)
         if is_blank := hide is not None and bool(hide.all()):
@@ -247,6 +247,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             rows[who].append(image_scores(images[who], images["target"]))
         for who, metric in metrics:
             metric.update(images[who], images["target"])
+        if labels and not reader:
+            near.append(labels[0][1].near(images["target"][:, ::4, ::4]))
         for who, metric in labels:
             if reader:
                 with torch.inference_mode(), reader.test_time(dropout="off"):
@@ -254,6 +256,9 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
             else:
                 metric.update(images[who], images["target"], hide)
         l1.append(rows["output"][-1]["l1"])
+    if sum(near) < len(near) / 2:
+        say(f"{1 - sum(near) / len(near):.0%} of the targets' pixels have no colour of {opts.palette}, so that their "
+            "scores as labels tell nothing: a --reader tells which labels it sees in photos")
     bad = [i for i, value in enumerate(l1) if math.isnan(value) and i not in blank]
     if len(blank) == len(l1):
         raise UserError(f"no pixel of these {len(l1)} pairs counts: masks are black, or pixels hold no value")

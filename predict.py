@@ -327,11 +327,12 @@ def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
     """Where the folder holds pairs, those of the inputs' side, and of the images that lie on neither."""
     if (jobs := jobs_by_patterns(source, output, trained)) is not None:
         return jobs
-    places = {path: side_of(path.relative_to(source)) or ("",) for path in list_images(source)}
+    places = {path: side_of(path.relative_to(source)) or ("",) for path in list_images(source, tell=True)}
     if trained.inputs > 1:
         targets = {place[1:]: path for path, place in places.items() if place[0] == "B"}
-        return [Job(files, output.joinpath(*files[0].relative_to(source).parts[1:]), targets.get(places[files[0]][1:]))
-                for files in list_inputs(source, trained.inputs)]
+        named = {files: files[0].relative_to(source) for files in list_inputs(source, trained.inputs)}
+        return [Job(files, output.joinpath(*name.parts[1:]), targets.get(side_of(name)[1:]))
+                for files, name in named.items()]
     if trained.direction and not any(side for side, *_ in places.values()):
         places |= sides_by_end(places)
     if not {"A", "B"} <= {side[:1] for side, *_ in places.values()}:

@@ -191,8 +191,10 @@ class Seen:
             if masked is not None and masked.shape == holds.shape:
                 holds = holds & ~masked
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
-            array = over_white(picture.array, picture.alpha) if laid and picture.kind == "uint8" else picture.array
-            numbers = array[::step, ::step][holds[::step, ::step]].astype(np.float64)
+            array = picture.array[::step, ::step]
+            if laid and picture.kind == "uint8" and not has_range:
+                array = over_white(array, picture.alpha[::step, ::step])
+            numbers = array[holds[::step, ::step]].astype(np.float64)
             numbers = numbers[np.isfinite(numbers)]
             if KINDS.index(picture.kind) >= KINDS.index(self.kind):  # what is narrower needs no range
                 self.numbers = [*(self.numbers if picture.kind == self.kind else []), numbers]

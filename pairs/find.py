@@ -214,10 +214,13 @@ class _Index:
         return [f"not used: {note}" for note in notes]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files in `folder` and below it, also by links, in the order of their paths; says what is not read."""
+def list_images(folder: Path, tell: bool = False) -> list[Path]:
+    """The image files in `folder` and below it, also by links, in the order of their paths.
+
+    With `tell`, says how many files of other formats are left out.
+    """
     endings = {path: split_ending(path.name)[1] for _, _, files in walk(folder, followlinks=True) for path in files}
-    if others := other_formats(Counter(endings.values())):
+    if tell and (others := other_formats(Counter(endings.values()))):
         say(f"not used: {others}")
     return sorted(path for path, ending in endings.items() if ending in SUFFIXES)
 

@@ -39,7 +39,9 @@ class Geometry:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Geometry":
-        return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
+        """Those of a run, or of a file; without a word on interpolation, that of its generator."""
+        told = {f.name: settings[f.name] for f in fields(cls) if f.name in settings}
+        return cls(**{"interpolation": "bicubic" if settings.get("generator") == "release" else "linear", **told})
 
     @property
     def crop(self) -> Size:

@@ -43,7 +43,7 @@ class EpochSampler(Sampler):
         self.epoch, self.start = 1, 0
 
     def __len__(self) -> int:
-        return math.ceil((self.length - self.start) / self.world)
+        return max(0, math.ceil((self.length - self.start) / self.world))  # more processes may have filled it up
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
@@ -56,6 +56,7 @@ def init_worker(_: int) -> None:
     """Leaves signals to the main process, which ends the workers, and the other cores to the other workers."""
     leave_signals()
     cv2.setNumThreads(0)
+    sys.excepthook = lambda *_: None  # by which a thread of multiprocessing's tells that nobody fetched a message
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(leave)
 
 

@@ -111,15 +111,12 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
 
 def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
          followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
-    """Of each folder that is not hidden: itself, the names of those in it, and its files; by links, each once."""
-    seen = set()
+    """Of each folder that is not hidden: itself, the names of those in it, and its files; no link leads back."""
     for place, folders, names in os.walk(top, onerror=onerror, followlinks=followlinks):
         folder = Path(place)
-        real = folder.resolve() if followlinks else folder
-        if real in seen:
+        if folder != top and folder.is_symlink() and folder.resolve() in map(Path.resolve, folder.parents):
             folders.clear()
             continue
-        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir"))]
         there = {*names}
         yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
@@ -140,8 +137,12 @@ def place_in(folder: Path, top: Path) -> str:
 
 def list_files(root: Path) -> list[str]:
     """The images below `root`, as seen from there, in order; folders that are links are followed."""
-    found = []
+    found, seen = [], set()
     for folder, folders, files in walk(root, followlinks=True):
+        if (real := folder.resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         place = place_in(folder, root)
         found += [place + path.name for path in files

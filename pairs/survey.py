@@ -37,7 +37,7 @@ class Survey:
     found: Found
     known: Known | None  # the pairs that the run, or the one that it begins with, has met
     resumed: bool
-    validated_on: int | None = None  # what that run has scored, if its file tells
+    told: Mapping[str, Any]  # by the file of that run
     scored: list[Pair] = field(default_factory=list)  # of the validation pairs
     masked: bool = False  # whether every training pair needs a mask, as some pixels may hold no value
     record: dict = field(default_factory=dict)  # what a checkpoint and a generator's file keep
@@ -57,8 +57,7 @@ class Survey:
         photos = settings["space"] == "lab"
         found = usable_pairs(root, settings["seed"], known, resumed, patterns, settings["group"], photos)
         gc.freeze()  # they stay: no collection looks at them again, nor copies them into the loader processes
-        told = (before or {}).get("validated_on")
-        return cls(root, found, known, bool(known) and resumed, told)
+        return cls(root, found, known, bool(known) and resumed, before or {})
 
     @property
     def train(self) -> list[Pair]:
@@ -126,17 +125,18 @@ class Survey:
     def _marks(self, n_val: int) -> dict:
         """Which pairs were met; says where these are others than a resumed run knows."""
         train, held_out = (self.found.marks[split] for split in ("train", self.split))
+        scored = evenly(held_out[:, 0], n_val)
         masks = marks([Pair((pair.mask,), pair.mask, name=pair.name) for pair in self.scored if pair.mask is not None])
-        scored = [evenly(held_out[:, 0], n_val), masks[:, 0]]
-        validated_on = digest(b"".join(np.sort(each).tobytes() for each in scored))
+        masked = sorted(zip(scored, masks[:, 0], strict=False))
+        told = {"validated_on": digest(np.sort(scored).tobytes()), "masked_by": digest(np.array(masked).tobytes())}
         before, seen = Known(), None
         if self.resumed:
             now = [self.found.seen_by(self.known, split) for split in ("train", self.split)]
             tell_changes(now, self.known)
             self.same_train = np.array_equal(now[0][:, 0], self.known.train[:, 0])
-            self.same_scored = self.validated_on in (None, validated_on)
+            self.same_scored = all(self.told.get(name) in (None, value) for name, value in told.items())
             before, seen = self.known, np.concatenate(now)
-        return {"pairs": before.next(train, held_out, seen).plain(), "validated_on": validated_on}
+        return {"pairs": before.next(train, held_out, seen).plain(), **told}
 
 
 def tell_changes(now: Sequence[np.ndarray], known: Known) -> None:

@@ -45,6 +45,9 @@ for path in sorted((run / "kept").glob("*.pth.tar")):
         writer.writeheader()
         writer.writerows(rows)
 
+if not rows:
+    print(f"nothing is kept of {run}, whose epochs are fewer than EVERY")
+    sys.exit()
 shown = [name for name in LABELS if all(row[name] != "" for row in rows)]
 figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained")
 for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):

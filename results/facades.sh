@@ -17,7 +17,7 @@ flags="--data-root $data --ngf $ngf --ndf $ngf --n-layers ${LAYERS:-3} --crop-si
 
 runs=${OUT:+$OUT/}runs/results_facades$size
 reader=${runs}_reader
-sh results/train.sh $reader facades --direction AtoB --label-side B --n-epochs $((epochs / 10 + 1)) $flags
+sh results/train.sh "$reader" facades --direction AtoB --label-side B --n-epochs $((epochs / 10 + 1)) $flags
 
 for name in ${RUNS:-paper decay better}; do
     run=${runs}_$name
@@ -29,6 +29,6 @@ for name in ${RUNS:-paper decay better}; do
     sh results/train.sh "$run" $recipe --direction BtoA $plan --ema 0.999 --best-by psnr $flags
     kill $keeper
     wait $keeper || [ $? -eq 143 ] # SIGTERM came before it could look, as there was nothing to train
-    "$python" results/curve.py "$run" "$data" $reader/gen.pth.tar "$palette"
+    "$python" results/curve.py "$run" "$data" "$reader/gen.pth.tar" "$palette"
     sh results/score.sh "$run" "$data" test
 done

@@ -238,7 +238,7 @@ class Run:
         if "scores" not in best:  # of earlier versions
             best["scores"] = next((row for row in saved["history"] if row["epoch"] == best["epoch"]), {})
             best["validated_on"] = saved.get("validated_on")
-        if (best.get("validated_on") not in (None, self.record["validated_on"])
+        if (any(best.get(name) not in (None, self.record[name]) for name in ("validated_on", "masked_by"))
                 or not same_targets(best["config"], self.cfg.plain())
                 or self.cfg.palette and best.get("best_by", self.cfg.best_by) != self.cfg.best_by):
             say("best.pth.tar was scored on other validation pairs, or in another way: the next epoch that is scored "
@@ -305,10 +305,9 @@ class Run:
 def same_targets(then: dict, now: dict) -> bool:
     """Whether validation with the settings of `then` and of `now` compares outputs with the same numbers."""
     side = now["direction"][-1].lower()
-    names = ["resize", "label_side", f"range_{side}", f"bands_{side}"]
-    if now["resize"] == "aspect":
-        names.append("load_size")
-    return all(then.get(name, now[name]) == now[name] for name in names)
+    names = ["resize", f"range_{side}", f"bands_{side}", *(["load_size"] if now["resize"] == "aspect" else [])]
+    is_label = [settings.get("label_side", now["label_side"]) in ("both", side.upper()) for settings in (then, now)]
+    return all(then.get(name, now[name]) == now[name] for name in names) and is_label[0] == is_label[1]
 
 
 def goodness(scores: dict[str, float], cfg: Config) -> float:

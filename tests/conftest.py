@@ -124,7 +124,7 @@ def pair_of(a, b=None, mask=None):
 
 
 def geometry_of(cfg):
-    return Geometry.of({**cfg.plain(), "interpolation": cfg.interpolation})
+    return Geometry.of(cfg.plain())
 
 
 def paired(pairs, cfg, train=True):

@@ -215,6 +215,7 @@ HARDLY = (r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so 
     pytest.param("A", lambda path, i: png(path, np.zeros((SIZE, SIZE), np.uint8)), {},
                  "nearly every number of side A is 0: is that meant?", "--range-a", id="one number"),
     pytest.param("A", on_glass, {}, "nearly every number of side A is 255: is that meant?", "", id="white on glass"),
+    pytest.param("A", on_glass, dict(range_a=(0.0, 255.0)), "", "clipped|nearly every", id="a range before white"),
     pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(151))), {},
                  r"side A looks like class indices, 0 to 1[45]\d: --n-labels 1[45]\d makes each", "", id="150 classes"),
     pytest.param("A", lambda path, i: png(path, smooth(i, 0, 150)), {}, "", "class indices", id="gray photos"),

@@ -225,6 +225,8 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
     assert orders[0] == orders[2] != orders[1]
     sampler.start = 4
     assert [index for _, index in sampler] == orders[0][4:] and len(sampler) == 6
+    sampler.start = 12  # where three processes have filled an epoch up
+    assert [*sampler] == [] and len(sampler) == 0
 
 
 def test_a_broken_file_is_named_through_a_worker(data):

@@ -127,5 +127,7 @@ def test_a_run_may_have_dropout_where_that_release_has_it(small):
         assert [block[3].p for block in fresh_state(cfg).gen.decoder] == wanted
     train(small(generator="release", **LARGER))
     train(small(resume=True, generator="release", **{**LARGER, "n_epochs": 3}))
-    gen = load_generator(small().out_dir / "gen.pth.tar")
-    assert [block[3].p for block in gen.decoder] == [0, 0.5, 0, 0, 0]
+    for name in ("gen.pth.tar", "checkpoint.pth.tar"):
+        gen = load_generator(small().out_dir / name)
+        assert [block[3].p for block in gen.decoder] == [0, 0.5, 0, 0, 0]
+        assert gen.trained.geometry.interpolation == "bicubic"

@@ -156,11 +156,13 @@ def test_scores_of_other_numbers_are_not_compared(made, name, by, change):
     best = load_tensors(cfg.out_dir / "best.pth.tar")
     best["scores"] |= {"val_l1": 0.0, "val_label_accuracy": 1.0}  # which no epoch reaches
     torch.save(best, cfg.out_dir / "best.pth.tar")
-    train(replace(cfg, resume=True, n_epochs=2))
+    same = {} if "label_side" in by else {"label_side": "A"}  # of the input
+    train(replace(cfg, resume=True, n_epochs=2, **same))
     assert load_tensors(cfg.out_dir / "best.pth.tar")["epoch"] == 1
     if not change:
-        for path in cfg.data_root.glob("val/M/*.png"):
-            write(path, np.ones((SIZE, SIZE), np.uint8))
+        masks = [cfg.data_root / f"val/M/{i}.png" for i in (0, 1)]
+        for path, other in zip(masks, [path.read_bytes() for path in masks[::-1]], strict=True):  # exchanged
+            path.write_bytes(other)
     train(replace(cfg, resume=True, n_epochs=3, **change))
     assert load_tensors(cfg.out_dir / "best.pth.tar")["epoch"] == 3
 
@@ -424,6 +426,11 @@ def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, call,
     words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", folder]
     assert not call(predict, *words, "--output", tmp_path / "sheets", "--ending", ".png", "--compare")
     assert Image.open(tmp_path / "sheets" / "0.png").size == (3 * SIZE, SIZE)  # the target too
+    (folder / "A2").rename(folder / "other")
+    (folder / "A2").symlink_to(folder / "other")
+    assert not call(predict, *words, "--output", tmp_path / "linked", "--ending", ".png")
+    (folder / "A2").unlink()
+    (folder / "other").rename(folder / "A2")
     for old, new in (("A1", "t"), ("A2", "A1"), ("t", "A2")):
         (folder / old).rename(folder / new)
     assert call(predict, *words, "--output", tmp_path / "out", "--ending", ".png") == 1
