@@ -248,7 +248,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         for who, metric in metrics:
             metric.update(images[who], images["target"])
         if labels and not reader:
-            near.append(labels[0][1].near(images["target"][:, ::4, ::4]))
+            near.append(labels[0][1].near(images["target"], hide))
         for who, metric in labels:
             if reader:
                 with torch.inference_mode(), reader.test_time(dropout="off"):

@@ -132,7 +132,7 @@ def test_hidden_pixels_have_no_label():
 
 
 @pytest.mark.long
-def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path):
+def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, capsys):
     """In training and in evaluate.py, counted by hand; the hidden three quarters would be black, as "sea" nearly is."""
     colours = {"sea": (40, 40, 90), "roof": (255, 0, 0), "tree": (0, 200, 0)}
     (tmp_path / "palette.json").write_text(json.dumps(colours))
@@ -162,6 +162,9 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path):
     assert counted == 2 * 64 * 16
     found = evaluate_module.evaluate(gen, data, others, opts, torch.float32)["scores"]["output"]
     assert found["pixel_accuracy"] == pytest.approx(right / counted)
+    assert "no colour" not in capsys.readouterr().out
+    evaluate_module.evaluate(gen, data, others, replace(opts, palette="demo"), torch.float32)
+    assert "100% of the targets' pixels have no colour of demo" in capsys.readouterr().out
     with (cfg.out_dir / "log.csv").open() as file:
         assert float([*csv.DictReader(file)][-1]["val_label_accuracy"]) == pytest.approx(right / counted, abs=1e-6)
 
