@@ -139,7 +139,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
 
     # Look at them, before hours are spent on what was not meant.
     x, y = values_of(vars(cfg))
-    geometry = Geometry(cfg.resize, cfg.load_size, cfg.crop_size, cfg.crop_width, cfg.interpolation)
+    geometry = Geometry.of(cfg.plain())
     shown_above = 175 if cfg.best_by == "ms_ssim" else 0
     survey.look(x, y, geometry, cfg.direction, cfg.n_val, skip=cfg.skip_unreadable, shown_above=shown_above)
 
