@@ -376,7 +376,7 @@ def check_jobs(jobs: list[Job], source: Path) -> None:
 def tell_pairs(jobs: list[Job], opts: Predict, trained: Trained) -> None:
     """Says where the first image looks like both sides of a pair, and none of them was asked for."""
     if opts.side_by_side == "no" and trained.inputs == 1 and trained.may_be_a_pair(jobs[0].inputs[0]):
-        half = "right" if trained.input_side == "B" else "left"
+        half = {"A": "left", "B": "right"}.get(trained.input_side, "left, or right")
         say(f"{jobs[0].name} is twice as wide as the images of training: if it holds input and target side by "
             f"side, add --side-by-side {half}")
 

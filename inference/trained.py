@@ -119,10 +119,11 @@ class Trained:
 
     def may_be_a_pair(self, source: Source) -> bool:
         """Whether the image would be, cut in two, what the network was trained on."""
-        if self.sizes:
-            with contextlib.suppress(DataError):  # told by whoever needs it
-                width, height = read_size(source)
+        with contextlib.suppress(DataError):  # told by whoever needs it
+            width, height = read_size(source)
+            if self.sizes:
                 return (width // 2, height) == self.sizes.usual
+            return self.geometry.resize == "stretch" and width == 2 * height  # the authors' networks, of squares
         return False
 
     @property

@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import LAYOUTS, PLACE, SIDE, SIDES, SPLITS
+from pairs.layouts import LAYOUTS, ONE_SIDE, PLACE, SIDE, SIDES, SPLITS
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -386,9 +386,22 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
             return _pair(index.root, [a], b, [], part.orphans)
         part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
+    if not index.photos and (twice := _named_as_two(here)):
+        raise UserError(f"{name_of(twice[0])} and {name_of(twice[1])} are called like two sides of one pair: if each "
+                        "file holds both sides, let the names end in _AB")
     alone = index.photos and not all(name.lower().endswith(("_ab", "-ab")) for name, _ in here)
     root = index.root.as_posix()
     return [Pair((path,), path if alone else None, name=_name_in(root, path)) for _, path in here]
+
+
+def _named_as_two(images: list[tuple[str, Path]]) -> list[Path]:
+    """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, 1_sat and 1_mask."""
+    by_name = defaultdict(list)
+    for name, path in images:
+        stem, _, end = name.replace("-", "_").rpartition("_")
+        by_name[stem if end.lower() in ONE_SIDE else name].append(path)
+    twos = [paths for paths in by_name.values() if len(paths) == 2]
+    return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []
 
 
 def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],

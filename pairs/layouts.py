@@ -22,8 +22,10 @@ CITYSCAPES = [("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{na
 CITY_LABELS = [("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png")]
 WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("source", "target"),
          ("conditioning_images", "images"), ("label", "image"), ("labels", "images"), ("s1", "s2"), ("before", "after")]
-TARGETS = {"clean", "colour", "color", "gt", "hr", "norain", "out", "photo", "photos", "real", "render", "renders",
-           "sharp", *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
+TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos", "real",
+           "render", "renders", "sharp",
+           *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
+ONE_SIDE = {"mask", "masks", "sat", "seg", *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
 
 
 def short_name(name: str) -> str:

@@ -55,9 +55,12 @@ class Patterns:
         found = [defaultdict(list) for _ in compiled]
         for path in paths:
             normal = unicodedata.normalize("NFC", path)
-            for pattern, side in zip(compiled, found, strict=True):
-                if match := pattern.fullmatch(normal):
-                    side[key_of(match)].append(path)
+            keys = [(key_of(match), side) for pattern, side in zip(compiled, found, strict=True)
+                    if (match := pattern.fullmatch(normal))]
+            shortest = min((len(name) for (_, name), _ in keys), default=0)  # 1_mask.png is not {name}.png as well
+            for key, side in keys:
+                if len(key[1]) == shortest:
+                    side[key].append(path)
         return found
 
     def fit(self, root: Path) -> bool:
@@ -219,7 +222,8 @@ def suggested(files: Sequence[str]) -> Patterns | None:
     They make most pairs; of as many, those that are called as sides often are come first.
     """
     shapes = Counter(shape for words in WORDS for file in files if (shape := _shape(file, *words)))
-    return _best(files, chain(CITY_LABELS, (shape for shape, _ in shapes.most_common(6)), _beside(files)))
+    return _best(files, chain(CITY_LABELS, (shape for shape, _ in shapes.most_common(6)), _one_named(files),
+                              _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
@@ -244,6 +248,19 @@ def _with_ending(pattern: str, side: Mapping[Key, list[str]]) -> str:
         return pattern
     endings = Counter(path.rpartition(".")[2] for paths in side.values() for path in paths)
     return pattern.removesuffix("*") + endings.most_common(1)[0][0]
+
+
+def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The patterns of files whose names go on in two ways: 1.jpg and 1.png, 1.png and 1_mask.png."""
+    names = [re.fullmatch(r"((.+?)([-_ ][A-Za-z]+)?)(\.\w+)", file) for file in files]
+    there = Counter(name[1] for name in names if name)
+    ends = Counter()
+    for name in filter(None, names):
+        ends[name[4]] += 1
+        if name[3] and there[name[2]]:
+            ends[name[3] + name[4]] += 1
+    split = "{split}/" if all(file.partition("/")[0].lower() in SPLIT_OF for file in files) else ""
+    yield from combinations(sorted((f"{split}{{name}}{end}" for end, _ in ends.most_common(3)), reverse=True), 2)
 
 
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -271,7 +288,8 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
         stems = places[place]
         words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
         rest = "{name}" if place.endswith("/") else ""
-        for pair in combinations(sorted(words, key=lambda word: (word.lower() in TARGETS, word.lower())), 2):
+        words.sort(key=lambda word: (word.lower() in TARGETS, word.lower()))
+        for pair in sorted(combinations(words, 2), key=lambda pair: pair[1].lower() not in TARGETS):
             if 2 * sum(len(stems[word]) for word in pair) < sum(map(len, stems.values())):  # two of many scenes
                 continue
             yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)

@@ -8,6 +8,12 @@ LEVERS = {"fused_adam": True, "channels_last": "auto", "small_matmul": "auto", "
           "deterministic": False}  # with their defaults
 SCORING = "--best-by val_l1, psnr, ms_ssim or a palette scores every epoch and keeps the best"
 RELEASE = "--generator release resizes and drops out as the authors' PyTorch program"
+OF_THE_AUTHORS = {  # flags of their programs, and those here
+    "which_direction": "direction", "continue_train": "resume", "niter": "n-epochs", "niter_decay": "n-epochs-decay",
+    "fineSize": "crop-size", "loadSize": "load-size", "batchSize": "batch-size", "input_nc": "in-channels",
+    "output_nc": "out-channels", "label_nc": "n-labels", "netG": "generator", "gpu_ids": "device",
+    "checkpoints_dir": "out-dir", "dataroot": "data-root", "no_flip": "flip none", "lambda_L1": "lambda-l1",
+}
 GONE = {
     "name": "--out-dir runs/NAME names the run's folder",
     "save_every": "every epoch may leave a checkpoint, at most one in 20 seconds",
@@ -26,9 +32,10 @@ def refuse_former_flags(argv: list[str]) -> None:
     """Raises UserError where a flag is none any more, with what to write instead."""
     for word in argv:
         flag = word.split("=")[0]
-        if flag in ("--no-flip", "--no_flip"):
-            raise UserError(f"{flag} is gone: --flip none does that")
-        name = flag.removeprefix("--").replace("-", "_").removeprefix("no_")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in OF_THE_AUTHORS:
+            raise UserError(f"{flag} is a flag of the authors' programs: here, it is --{OF_THE_AUTHORS[name]}")
+        name = name.removeprefix("no_")
         if flag.startswith("--") and name in GONE:
             raise UserError(f"{flag} is gone: {GONE[name]}")
 

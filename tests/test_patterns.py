@@ -129,6 +129,9 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "--files-a '{name}/input/{name}.*' --files-b '{name}/target/{name}.*'"),
     (both("train/scene_{}/day.png", "train/scene_{}/night.png"),
      "--files-a '{split}/{name}/day.*' --files-b '{split}/{name}/night.*'"),
+    (both("low/{}.png", "high/{}.png"), "--files-a 'low/{name}.*' --files-b 'high/{name}.*'"),
+    (both("p1/x{}.png", "p1/x{}_mask.png", NUMBERS[:2]) + both("p2/x{}.png", "p2/x{}_mask.png", NUMBERS[:2]),
+     "--files-a '{name}_mask.png' --files-b '{name}.png'"),
     (both("it's/{}.png", "so/{}.png"), """--files-a 'it'"'"'s/{name}.*' --files-b 'so/{name}.*'"""),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
@@ -165,9 +168,18 @@ def test_two_of_many_scenes_are_no_sides(tmp_path):
 def test_ends_and_beginnings_of_names_are_answered_with_flags_too(tmp_path, a, b):
     flags = f"--files-a '{{split}}/{a}.*' --files-b '{{split}}/{b}.*'"
     files = both(*(f"train/{side.replace('{name}', '{}')}.png" for side in (a, b)))
-    pairs = find_pairs(tree(tmp_path, *files)).splits["train"]
-    with pytest.raises(UserError, match=f"name them 1_A, 1_B, or take {re.escape(flags)};"):
-        check_headers(pairs)
+    with pytest.raises(UserError, match=f"(or take |as the input: ){re.escape(flags)}"):
+        check_headers(find_pairs(tree(tmp_path, *files)).splits["train"])
+
+
+@pytest.mark.parametrize(("a", "b"), [("{name}.png", "{name}.jpg"), ("{name}_mask.png", "{name}.png"),
+                                      ("{name}_mask.*", "{name}_sat.*")])
+def test_files_called_as_two_sides_are_not_cut_in_two(tmp_path, a, b):
+    files = both(*(side.replace("{name}", "{}").replace("*", "png") for side in (a, b)))
+    flags = f"--files-a '{a}' --files-b '{b}'"
+    with pytest.raises(UserError, match=f"called like two sides of one pair.*as the input: {re.escape(flags)}"):
+        find_pairs(tree(tmp_path, *files))
+    assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
 
 
 @pytest.mark.parametrize("files", [
