@@ -54,8 +54,9 @@ def name_of(source: Path | np.ndarray | bytes | str) -> str:
 
 def command_line(words: Iterable[str]) -> str:
     """The words as one would type them; the shells of Windows know double quotes alone."""
-    line = shlex.join(words)
-    return line.replace("'", '"') if os.name == "nt" else line
+    if os.name == "nt":
+        return " ".join(word if shlex.quote(word) == word else f'"{word}"' for word in words)
+    return shlex.join(words)
 
 
 def need(module: str, package: str, what: str) -> ModuleType:

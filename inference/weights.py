@@ -34,7 +34,7 @@ def find_weights(checkpoint: Path | str, check: Callable[[Path], None]) -> Path:
     `check` raises UserError where a file that was fetched is not what it should be.
     Raises UserError, saying what to put where, when the network or the check fails.
     """
-    text = Path(checkpoint).as_posix()
+    text = checkpoint if isinstance(checkpoint, str) else checkpoint.as_posix()
     if text.startswith("hf:"):
         return from_hub(text.removeprefix("hf:"))
     if found := re.fullmatch(r"(https?):/+(.+)", text):  # a Path has lost one of the two strokes

@@ -114,12 +114,15 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
 
 def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
          followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
-    """Of each folder that is not hidden: itself, the names of those in it, and its files; no link leads back."""
+    """Of each folder that is not hidden: itself, the names of those in it, and its files; links lead to each folder once, and not back."""
+    linked = set()
     for place, folders, names in os.walk(top, onerror=onerror, followlinks=followlinks):
         folder = Path(place)
-        if folder != top and folder.is_symlink() and folder.resolve() in map(Path.resolve, folder.parents):
-            folders.clear()
-            continue
+        if folder != top and folder.is_symlink():
+            if (real := folder.resolve()) in {*linked, *map(Path.resolve, folder.absolute().parents)}:
+                folders.clear()
+                continue
+            linked.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir"))]
         there = {*names}
         yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
