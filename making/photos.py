@@ -57,7 +57,8 @@ class Photos:
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} must be from {least} to {most}; it is {getattr(self, name)}")
-        photos = [path for path in list_images(self.photos, tell=True) if not drawn_here(path)]
+        there = {path.resolve(): path for path in list_images(self.photos, tell=True)[::-1]}  # links show some again
+        photos = [path for path in sorted(there.values()) if not drawn_here(path)]
         if not photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
         named = [(*split_in_path(path.relative_to(self.photos)), path) for path in photos]
