@@ -57,7 +57,8 @@ class Photos:
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} must be from {least} to {most}; it is {getattr(self, name)}")
-        there = {path.resolve(): path for path in list_images(self.photos, tell=True)[::-1]}  # links show some again
+        found = list_images(self.photos, tell=True)
+        there = {path.parent.resolve() / path.name: path for path in found[::-1]}  # links show some folders again
         photos = [path for path in sorted(there.values()) if not drawn_here(path)]
         if not photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
