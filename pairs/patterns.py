@@ -114,7 +114,7 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
 
 def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
          followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
-    """Of each folder that is not hidden: itself, the names of those in it, its files; links lead to each once, not back."""
+    """Of each folder that is not hidden: itself, the names of those in it, its files; by links each once, none back."""
     linked = set()
     for place, folders, names in os.walk(top, onerror=onerror, followlinks=followlinks):
         folder = Path(place)
