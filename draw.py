@@ -63,9 +63,11 @@ class App:
         use_precision(opts.precision, device)
         checkpoint = find_checkpoint(opts.checkpoint)
         gen = load_generator(checkpoint, device)
-        self.gen, self.trained = gen, replace(gen.trained, enlarge=1.0)  # the page draws in the size of the output
+        self.gen, self.trained = gen, gen.trained
         check_pictures(self.trained)
-        self.translator = Translator(gen, self.trained, precision=opts.precision)
+        # The page draws in the size of the output, and the bands that are taken
+        drawn = replace(self.trained, enlarge=1.0, bands_a=(), bands_b=())
+        self.translator = Translator(gen, drawn, precision=opts.precision)
         self.palette = choose_palette(opts.palette, self.trained.colours)
         self.examples, self.host = find_examples(checkpoint, self.trained), opts.host.lower()
         self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client

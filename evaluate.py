@@ -155,7 +155,8 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
             say(f"no val or test split: {held.sum():,} of the {n:,} pairs were held out")
         elif not met.any():
             found.keep("train", held)
-            say(f"no val or test split, and the network's file knows none of the {n:,} pairs: all are scored")
+            if split != "train":
+                say(f"no val or test split, and the network's file knows none of the {n:,} pairs: all are scored")
         elif split == "val":
             raise UserError(f"there is no val or test split in {root}, and the network was trained on "
                             f"{met.sum():,} of its {n:,} pairs, none of which was held out: --split train or all "

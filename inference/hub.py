@@ -108,7 +108,10 @@ def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
         check_pictures(gen.trained)
     except UserError:
         return []
-    translator, rows = Translator(gen, replace(gen.trained, enlarge=1.0)), []  # an example is as large as its target
+    # An example is as large as its target, and holds the bands that are taken, from black to white
+    side = f"range_{(gen.trained.input_side or 'A').lower()}"
+    shown = replace(gen.trained, enlarge=1.0, bands_a=(), bands_b=(), **{side: None})
+    translator, rows = Translator(gen, shown), []
     for pair in pairs:
         x, y = example_of(pair, gen.trained)
         y_fake = translator.picture(x)

@@ -101,7 +101,8 @@ def example_of(pair: Pair, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
     """Input and target, (H, W, 3) uint8 each."""
     order = slice(None, None, -1 if trained.direction == "BtoA" else 1)
     a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[order])
-    sides = read_pair(pair, a, b)[:2]  # without a mask
+    how = tuple(map(trained.geometry.how, (trained.x_is_label, trained.y_is_label)))
+    sides = read_pair(pair, a, b, None, how[order])[:2]  # without a mask
     sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
     x_side, y_side = (np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides[order])
     if trained.x.lab:

@@ -1,6 +1,7 @@
 """Reads the files of a pair: as pictures, or as arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -77,8 +78,11 @@ def fraction(size: Size, wanted: Size) -> int:
     return 1
 
 
-def read_pair(pair: Pair, a: Values, b: Values, enough: Callable[[Size], Size] | None = None) -> list[np.ndarray]:
-    """The arrays of A and B, by `Values.array`; and, unless all pixels count, of the mask, by `mask_array`."""
-    of_a, of_b, mask = read_pictures(pair, enough)
+def read_pair(pair: Pair, a: Values, b: Values, *more: Any) -> list[np.ndarray]:
+    """The arrays of A and B, by `Values.array`; and, unless all pixels count, of the mask, by `mask_array`.
+
+    more: what `read_pictures` takes behind the pair.
+    """
+    of_a, of_b, mask = read_pictures(pair, *more)
     mask = mask_array(mask, [*of_a, *of_b])
     return [a.array(of_a), b.array(of_b), *([] if mask is None else [mask])]

@@ -44,6 +44,12 @@ def test_the_former_flag_against_mirroring_is_answered(flag):
         parse([flag])
 
 
+def test_flags_of_the_authors_programs_are_answered():
+    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-ep.*")):
+        with pytest.raises(UserError, match=f"a flag of the authors' programs: here, it is {words}$"):
+            parse([flag])
+
+
 def test_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ValueError, match="facade'.*facades.*night2day"):
         parse(["facade"])

@@ -102,6 +102,8 @@ def test_a_bug_keeps_its_traceback():
 
 def test_commands_are_quoted_for_the_shell_that_is_there(monkeypatch):
     words = ["python", r"runs\my run\gen.pth.tar", "{split}/A/{name}.png"]
+    assert utils.command_line(["O'Brien"]) == """'O'"'"'Brien'"""
     assert utils.command_line(words) == r"""python 'runs\my run\gen.pth.tar' '{split}/A/{name}.png'"""
     monkeypatch.setattr(utils, "os", SimpleNamespace(name="nt"))
     assert utils.command_line(words) == r'''python "runs\my run\gen.pth.tar" "{split}/A/{name}.png"'''
+    assert utils.command_line(["O'Brien"]) == '''"O'Brien"'''

@@ -2,15 +2,20 @@
 
 import json
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from conftest import equal
+from conftest import equal, pair_of
+from PIL import Image
 from test_published import Published
 
 import evaluate
 import export
+from inference.hub import pictures
 from inference.load import load_generator
+from inference.translate import Translator
 from train import train
 from utils import UserError
 
@@ -113,3 +118,16 @@ def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install safetensors"):
         call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("told", [dict(bands_a=(3, 2, 1)), dict(range_a=(40.0, 200.0))])
+def test_the_strip_shows_what_predict_writes(run, tmp_path, told):
+    gen = load_generator(run / "gen.pth.tar")
+    gen.trained = replace(gen.trained, **told)
+    a, b = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    for name, image in (("a.png", a), ("b.png", b)):
+        Image.fromarray(image).save(tmp_path / name)
+    (_, output, _), = pictures(gen, [pair_of(tmp_path / "a.png", tmp_path / "b.png")])
+    wanted = Translator(gen).picture(a)
+    gap = (output.permute(1, 2, 0).numpy() + 1) * 127.5 - wanted
+    assert np.abs(gap).mean() < 1 and np.ptp(wanted) > 20  # the strip's numbers are those of 8 bits

@@ -209,12 +209,14 @@ def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     assert len(found.splits["train"]) == 2 and len(found.notes) == 1 and "1 image in split;" in found.notes[0]
 
 
-def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path):
+def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path, monkeypatch):
     images(tmp_path, "mine/val/1", "mine/2", "mine/3")
     for link in ("mine/train", "mine/val/A"):
         (tmp_path / link).symlink_to(tmp_path / "mine", target_is_directory=True)
     (tmp_path / "mine" / "up").symlink_to(tmp_path, target_is_directory=True)
     assert len(list_images(tmp_path / "mine")) == 3
+    monkeypatch.chdir(tmp_path)
+    assert len(list_images(Path("mine"))) == 3
     (tmp_path / "mine" / "up").unlink()
     assert any("inputs without targets" in note for note in usable_pairs(tmp_path / "mine", 0).notes)
     (tmp_path / "mine" / "val" / "A").unlink()
