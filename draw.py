@@ -69,7 +69,8 @@ class App:
         drawn = replace(self.trained, enlarge=1.0, bands_a=(), bands_b=())
         self.translator = Translator(gen, drawn, precision=opts.precision)
         self.palette = choose_palette(opts.palette, self.trained.colours)
-        self.examples, self.host = find_examples(checkpoint, self.trained), opts.host.lower()
+        n = 0 if self.trained.x.limits else 100  # whose range would be taken again of what is shown black to white
+        self.examples, self.host = find_examples(checkpoint, self.trained, n), opts.host.lower()
         self.lock, self.newest = Lock(), {}  # of the network; the newest request of each client
 
     def __call__(self, environ: dict, start_response):

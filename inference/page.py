@@ -138,7 +138,7 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         raise UserError("the network makes ab of L, which the page joins only where draw.py serves it")
     if gen.out_channels > 3:
         raise UserError(f"the outputs have {gen.out_channels} channels, which the page does not show: take predict.py")
-    found = find_examples(checkpoint, gen.trained, examples)
+    found = find_examples(checkpoint, gen.trained, 0 if gen.trained.x.limits else examples)  # shown black to white
     folder = new_folder(folder, "--page")
     classes = choose_palette(palette, gen.trained.colours)
     if cdn and runtime:

@@ -160,6 +160,7 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
     """The pairs whose files the patterns match; without {split}, all are train.
 
     A val or test split of one side holds inputs only, and is left out.
+    Files without a partner are orphans, unless they outnumber the pairs and all of another side has its partner.
     Raises UserError where a pattern matches nothing, two files are one, or no name is met on all sides.
     """
     files = list_files(root)
@@ -189,10 +190,13 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             continue
         orphans = [root / side[key][0] for side, own in zip(sides, keys, strict=True)
                    for key in own if key not in common]
-        if orphans:
-            found.orphans[split or "train"] = orphans
         pairs = [_pair(root, patterns, [side[key][0] for side in sides], key)
                  for key in keys[0] if key in common]
+        if len(orphans) > len(pairs) == min(map(len, keys)):  # as of VOC, whose photos have masks in part
+            found.notes.append(f"not used: {len(orphans):,} images of {split or 'train'} without a partner, such as "
+                               f"{name_of(orphans[0])}")
+        elif orphans:
+            found.orphans[split or "train"] = orphans
         if pairs:
             found.splits[split or "train"] = pairs
     used = {path for side in sides for paths in side.values() for path in paths}

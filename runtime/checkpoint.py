@@ -1,5 +1,6 @@
 """The files of a run: checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,9 @@ def load_tensors(path: Path, kind: str = "") -> dict:
     Raises FileNotFoundError, or UserError when the file is damaged or of another kind.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it then refuses
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # damaged files make the unpickler raise nearly anything

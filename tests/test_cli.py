@@ -45,8 +45,8 @@ def test_the_former_flag_against_mirroring_is_answered(flag):
 
 
 def test_flags_of_the_authors_programs_are_answered():
-    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-ep.*")):
-        with pytest.raises(UserError, match=f"a flag of the authors' programs: here, it is {words}$"):
+    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e")):
+        with pytest.raises(UserError, match=f"a flag of the authors' programs: here, it is {words}"):
             parse([flag])
 
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -256,6 +257,15 @@ def test_the_settings_tell_what_can_be_drawn(client, run):
     assert found["epoch"] == 1 and found["direction"] == "AtoB"
     assert {c["name"]: tuple(c["colour"]) for c in found["palette"]} == demo.PALETTE
     assert found["examples"] == ["001", "002"]
+
+
+def test_a_network_with_a_range_of_the_input_has_no_examples(run, tmp_path):
+    """They are shown from black to white, of which the network would take the range again."""
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    shutil.copy(run / "config.json", tmp_path)
+    for ranges, n in (({}, 2), ({"range_a": [0.0, 4000.0]}, 0)):
+        torch.save({**saved, "config": {**saved["config"], **ranges}}, tmp_path / "gen.pth.tar")
+        assert len(app_of(tmp_path).examples) == n
 
 
 def test_an_example_is_the_input_and_then_the_target(client, app, run, monkeypatch):

@@ -245,3 +245,12 @@ def test_predict_takes_several_inputs_by_patterns(tmp_path):
 def test_patterns_that_cannot_work_are_refused(change):
     with pytest.raises(ValueError, match="files_"):
         Config(**change)
+
+
+def test_photos_that_are_labelled_in_part_are_used_as_far_as_they_are(tmp_path):
+    """PASCAL VOC has six photos for each mask; one photo of many without its mask is a mistake."""
+    files = both("photos/{}.jpg", "masks/{}.png") + both("photos/more_{}.jpg", "photos/even_more_{}.jpg")
+    patterns = Patterns(("photos/{name}.jpg",), "masks/{name}.png")
+    found = find_pairs(tree(tmp_path, *files), patterns=patterns)
+    assert sum(map(len, found.splits.values())) == 4 and not found.orphans
+    assert any("not used: 8 images of train without a partner" in note for note in found.notes)
