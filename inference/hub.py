@@ -109,8 +109,7 @@ def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
     except UserError:
         return []
     # An example is as large as its target, and holds the bands that are taken, from black to white
-    side = f"range_{(gen.trained.input_side or 'A').lower()}"
-    shown = replace(gen.trained, enlarge=1.0, bands_a=(), bands_b=(), **{side: None})
+    shown = replace(gen.trained, enlarge=1.0, bands_a=(), bands_b=(), range_a=None, range_b=None)
     translator, rows = Translator(gen, shown), []
     for pair in pairs:
         x, y = example_of(pair, gen.trained)

@@ -1,5 +1,6 @@
 """Pairs from photos alone: the photo is B, and A is what can be made of it."""
 
+import functools
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -58,8 +59,9 @@ class Photos:
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} must be from {least} to {most}; it is {getattr(self, name)}")
         found = list_images(self.photos, tell=True)
-        there = {path.parent.resolve() / path.name: path for path in found[::-1]}  # links show some folders again
-        photos = [path for path in sorted(there.values()) if not drawn_here(path)]
+        real = functools.cache(Path.resolve)
+        once = {real(path.parent) / path.name: path for path in found[::-1]}  # links show some folders again
+        photos = [path for path in sorted(once.values()) if not drawn_here(path)]
         if not photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
         named = [(*split_in_path(path.relative_to(self.photos)), path) for path in photos]

@@ -387,6 +387,7 @@ def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part:
         part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
                            "side-by-side files")
     if not index.photos and (twice := _named_as_two(here)):
+        part.one_sided = True  # for all that is known
         raise UserError(f"{name_of(twice[0])} and {name_of(twice[1])} are called like two sides of one pair: if each "
                         "file holds both sides, let the names end in _AB")
     alone = index.photos and not all(name.lower().endswith(("_ab", "-ab")) for name, _ in here)
@@ -398,8 +399,8 @@ def _named_as_two(images: list[tuple[str, Path]]) -> list[Path]:
     """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, 1_sat and 1_mask."""
     by_name = defaultdict(list)
     for name, path in images:
-        stem, _, end = name.replace("-", "_").rpartition("_")
-        by_name[stem if end.lower() in ONE_SIDE else name].append(path)
+        match = re.fullmatch(r"(.+)[-_ ]([^-_ ]+)", name)
+        by_name[match[1] if match and match[2].lower() in ONE_SIDE else name].append(path)
     twos = [paths for paths in by_name.values() if len(paths) == 2]
     return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []
 

@@ -123,7 +123,7 @@ def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
                 folders.clear()
                 continue
             linked.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir"))]
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir")))
         there = {*names}
         yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
 
@@ -149,7 +149,7 @@ def list_files(root: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))  # whose own names are kept
         place = place_in(folder, root)
         found += [place + path.name for path in files
                   if split_ending(path.name)[1] in SUFFIXES and not drawn_here(path)]
@@ -261,13 +261,16 @@ def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of files whose names go on in two ways: 1.jpg and 1.png, 1.png and 1_mask.png."""
     names = [re.fullmatch(r"((.+?)([-_ ][A-Za-z]+)?)(\.\w+)", file) for file in files]
     there = Counter(name[1] for name in names if name)
-    ends = Counter()
+    ends, words = Counter(), Counter()
     for name in filter(None, names):
         ends[name[4]] += 1
         if name[3] and there[name[2]]:
             ends[name[3] + name[4]] += 1
+            words[name[3]] += 1
     split = "{split}/" if all(file.partition("/")[0].lower() in SPLIT_OF for file in files) else ""
     yield from combinations(sorted((f"{split}{{name}}{end}" for end, _ in ends.most_common(3)), reverse=True), 2)
+    for word, _ in words.most_common(1):
+        yield f"{split}{{name}}{word}.*", f"{split}{{name}}.*"
 
 
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -174,12 +174,15 @@ def test_ends_and_beginnings_of_names_are_answered_with_flags_too(tmp_path, a, b
 
 @pytest.mark.parametrize(("a", "b"), [("{name}.png", "{name}.jpg"), ("{name}_mask.png", "{name}.png"),
                                       ("{name}_mask.*", "{name}_sat.*")])
-def test_files_called_as_two_sides_are_not_cut_in_two(tmp_path, a, b):
-    files = both(*(side.replace("{name}", "{}").replace("*", "png") for side in (a, b)))
+@pytest.mark.parametrize("begin", ["", "img-"])
+def test_files_called_as_two_sides_are_not_cut_in_two(tmp_path, begin, a, b):
+    files = both(*(begin + side.replace("{name}", "{}").replace("*", "png") for side in (a, b)))
     flags = f"--files-a '{a}' --files-b '{b}'"
     with pytest.raises(UserError, match=f"called like two sides of one pair.*as the input: {re.escape(flags)}"):
         find_pairs(tree(tmp_path, *files))
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
+    inputs = tree(tmp_path / "more", *both("train/A/{}.png", "train/B/{}.png"), *(f"test/{file}" for file in files))
+    assert any("inputs without targets" in note for note in usable_pairs(inputs, 0).notes)
 
 
 @pytest.mark.parametrize("files", [
