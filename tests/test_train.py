@@ -248,7 +248,7 @@ def used(loaded):
 @pytest.mark.long
 def test_no_pair_moves_from_training_to_validation_in_a_resumed_run(flat, capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_module, "load_data", lambda *args: seen.append(load_data(*args)) or seen[-1])
+    monkeypatch.setattr(train_module, "load_data", lambda *args, **kw: seen.append(load_data(*args, **kw)) or seen[-1])
     train(flat)
     first = used(seen[0])
     (flat.data_root / min(first[0])).unlink()
