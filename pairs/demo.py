@@ -8,20 +8,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pairs.palettes import DEMO as PALETTE
 from runtime.files import complete_folder
 
 SIZE = 256  # pixels a side
 SCALE = 2  # photos are painted at twice the size and averaged down
 
-PALETTE = {  # colour of each class in the label maps
-    "sky": (0, 0, 170), "wall": (0, 85, 255), "roof": (170, 0, 0), "window": (0, 255, 255), "sill": (85, 255, 170),
-    "balcony": (170, 255, 85), "door": (255, 170, 0), "shop": (255, 85, 0), "street": (60, 60, 60),
-}
 # Masonry: red, green, blue; height and width of a brick (the first wall), block, tile or slab in pixels of the photo.
-WALLS = [(0.74, 0.42, 0.33, 8, 20), (0.80, 0.62, 0.42, 24, 52), (0.72, 0.66, 0.58, 24, 52), (0.83, 0.74, 0.56, 24, 52)]
-ROOFS, STREETS = [(0.56, 0.29, 0.22, 10, 12), (0.38, 0.39, 0.44, 10, 12)], [(0.50, 0.49, 0.48, 6, 24)]
+WALLS = [
+    (0.74, 0.42, 0.33, 8, 20),
+    (0.80, 0.62, 0.42, 24, 52),
+    (0.72, 0.66, 0.58, 24, 52),
+    (0.83, 0.74, 0.56, 24, 52),
+]
+ROOFS = [(0.56, 0.29, 0.22, 10, 12), (0.38, 0.39, 0.44, 10, 12)]
+STREETS = [(0.50, 0.49, 0.48, 6, 24)]
 PAINTS = np.array([(0.75, 0.16, 0.14), (0.13, 0.38, 0.26), (0.16, 0.26, 0.52)])  # of doors, shops and awnings
-BLACK, IRON, GLASS, SHEEN = (0.0, 0.0, 0.0), (0.12, 0.12, 0.14), (0.12, 0.15, 0.20), (0.50, 0.62, 0.72)
+BLACK = 0.0, 0.0, 0.0
+IRON = 0.12, 0.12, 0.14
+GLASS = 0.12, 0.15, 0.20
+SHEEN = 0.50, 0.62, 0.72
 
 
 def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None:

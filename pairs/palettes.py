@@ -6,29 +6,76 @@ from pathlib import Path
 
 import numpy as np
 
-from pairs import demo
 from utils import UserError
+
+
+def table(text: str) -> dict[str, tuple[int, int, int]]:
+    """The red, green and blue of each class, in lines such as `wall 0 85 255`."""
+    lines = (line.rsplit(maxsplit=3) for line in text.strip().splitlines())
+    return {name.strip(): tuple(map(int, colour)) for name, *colour in lines}
+
 
 # The 19 classes that Cityscapes evaluates, then the colours of its void classes, which are not scored. Void "pole
 # group" and "license plate" share the colours of pole and car. In the published pix2pix files, within JPEG's noise.
-CITYSCAPES = {
-    "road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156),
-    "fence": (190, 153, 153), "pole": (153, 153, 153), "traffic light": (250, 170, 30), "traffic sign": (220, 220, 0),
-    "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180), "person": (220, 20, 60),
-    "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100), "train": (0, 80, 100),
-    "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
-    "void unlabeled": (0, 0, 0), "void dynamic": (111, 74, 0), "void ground": (81, 0, 81),
-    "void parking": (250, 170, 160), "void rail track": (230, 150, 140), "void guard rail": (180, 165, 180),
-    "void bridge": (150, 100, 100), "void tunnel": (150, 120, 90), "void caravan": (0, 0, 90),
-    "void trailer": (0, 0, 110),
-}
+CITYSCAPES = table("""
+    road              128  64 128
+    sidewalk          244  35 232
+    building           70  70  70
+    wall              102 102 156
+    fence             190 153 153
+    pole              153 153 153
+    traffic light     250 170  30
+    traffic sign      220 220   0
+    vegetation        107 142  35
+    terrain           152 251 152
+    sky                70 130 180
+    person            220  20  60
+    rider             255   0   0
+    car                 0   0 142
+    truck               0   0  70
+    bus                 0  60 100
+    train               0  80 100
+    motorcycle          0   0 230
+    bicycle           119  11  32
+    void unlabeled      0   0   0
+    void dynamic      111  74   0
+    void ground        81   0  81
+    void parking      250 170 160
+    void rail track   230 150 140
+    void guard rail   180 165 180
+    void bridge       150 100 100
+    void tunnel       150 120  90
+    void caravan        0   0  90
+    void trailer        0   0 110
+""")
 # The 12 classes of the CMP Facade Database, in the colours of the published pix2pix files.
-FACADES = {
-    "background": (0, 0, 223), "facade": (0, 48, 255), "window": (0, 128, 255), "door": (0, 208, 255),
-    "cornice": (32, 255, 223), "sill": (112, 255, 143), "balcony": (192, 255, 63), "blind": (255, 239, 0),
-    "deco": (255, 159, 0), "molding": (255, 79, 0), "pillar": (255, 0, 0), "shop": (175, 0, 0),
-}
-PALETTES = {"cityscapes": CITYSCAPES, "demo": demo.PALETTE, "facades": FACADES}
+FACADES = table("""
+    background          0   0 223
+    facade              0  48 255
+    window              0 128 255
+    door                0 208 255
+    cornice            32 255 223
+    sill              112 255 143
+    balcony           192 255  63
+    blind             255 239   0
+    deco              255 159   0
+    molding           255  79   0
+    pillar            255   0   0
+    shop              175   0   0
+""")
+# Those of the data set that this program draws.
+DEMO = table("""
+    sky                 0   0 170
+    wall                0  85 255
+    roof              170   0   0
+    window              0 255 255
+    sill               85 255 170
+    balcony           170 255  85
+    door              255 170   0
+    shop              255  85   0
+    street             60  60  60
+""")
+PALETTES = {"cityscapes": CITYSCAPES, "demo": DEMO, "facades": FACADES}
 
 
 def is_void(name: str) -> bool:
@@ -45,7 +92,7 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         return PALETTES[name]
     try:
         palette = json.loads(Path(name).read_text(encoding="utf-8"))
-        palette = {str(key): tuple(colour) for key, colour in palette.items()}
+        palette = {key: tuple(colour) for key, colour in palette.items()}
         good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"palette {name} is not {', '.join(PALETTES)} or a JSON file of colours: {error}") from error
