@@ -12,10 +12,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from making.edges import edges
-from making.folder import Job, Made, Out, There, check_names, check_share, share, split_of
+from making.folder import Job, Made, Out, There, check_names, share, split_of
 from pairs.find import list_images
 from pairs.geometry import resize
-from pairs.images import drawn_here, png, read_picture, read_size
+from pairs.images import drawn_here, png, read_header, read_picture
 from pairs.patterns import SPLIT_OF
 from pairs.picture import to_array
 from runtime.console import say
@@ -45,7 +45,6 @@ class Photos:
         return [path for path in (self.photos, self.masks) if path]
 
     def jobs(self, there: There) -> list[Job]:
-        check_share(self.val)
         for folder in self.inputs:
             if not folder.is_dir():
                 raise FileNotFoundError(f"{name_of(folder)} is no folder")
@@ -113,7 +112,7 @@ def split_in_path(path: Path) -> tuple[str, str]:
 
 def warn_of_large(photo: Path) -> None:
     try:
-        width, height = read_size(photo)
+        width, height = read_header(photo).size
     except DataError:  # it is told later
         return
     if min(width, height) > 2 * LOADED:

@@ -3,12 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pairs.tiff import MOST, Place, layout, session
+from pairs.tiff import MOST, Place, encode
 from utils import DataError, UserError, name_of, need
 
 Span = tuple[int, int]  # the first pixel along an axis, and the first after it
@@ -55,17 +55,29 @@ class Raster:
             raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach")
         return abs(np.linalg.det(np.diff(corners)))
 
-    def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> "Tile":
-        """The window of the grid: as it stands in the file where pixels meet, else resampled, linearly or `exact`.
+    def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.
 
-        Raises DataError where the file is damaged.
+        As it stands in the file where pixels meet, else resampled, linearly or `exact`. Raises DataError where the file
+        is damaged.
         """
         if (shift := self.shift_from(grid)) is not None:
             left, top = column + shift[0], row + shift[1]
             values, valid = self.read(top, left, top + size, left + size)
         else:
             values, valid = self.resampled(grid, row, column, size, exact)
-        return Tile(values, valid, self, grid.place_of(column, row))
+        if self.may_be_transparent and not values.any():
+            valid[:] = False
+        return values, valid
+
+    def encoded(self, values: np.ndarray, valid: np.ndarray, place: Place) -> bytes:
+        """The GeoTIFF of a tile, with the palette, names and scales of the bands here. Raises OSError."""
+        nodata = self.image.nodata
+        if nodata is None and values.dtype.kind == "f" and not valid.all():
+            nodata = math.nan
+        place = replace(place, nodata=nodata, descriptions=self.image.descriptions)
+        array = values.transpose(1, 2, 0)
+        return encode(array, place=place, valid=None if valid.all() else valid, like=self.image)
 
     def place_of(self, column: int, row: int) -> Place:
         """Where a window lies that begins there."""
@@ -144,45 +156,6 @@ class Raster:
         x, y = self.pixels(grid, *np.meshgrid(column + knots, row + knots))
         with np.errstate(invalid="ignore"):  # infinity, where a projection does not reach, becomes NaN
             return between @ np.stack([y, x]) @ between.T
-
-
-@dataclass
-class Tile:
-    """What a raster holds in a window of a grid: (C, H, W), and where it holds values, (H, W) bool."""
-
-    values: np.ndarray
-    valid: np.ndarray
-    raster: Raster
-    place: Place  # of the window
-
-    @property
-    def transparent(self) -> bool:
-        return self.raster.may_be_transparent and not self.values.any()
-
-    def encoded(self) -> bytes:
-        """The GeoTIFF, with the palette, names and scales of the raster's bands. Raises DataError."""
-        image = self.raster.image
-        values = self.values
-        nodata = image.nodata
-        if nodata is None and values.dtype.kind == "f" and not self.valid.all():
-            nodata = math.nan
-        if nodata is not None:
-            values = np.where(self.valid, values, values.dtype.type(nodata))
-        told = layout(np.roll(values.shape, -1), values.dtype, place=replace(self.place, nodata=nodata))
-        colours = [each.name for each in image.colorinterp]
-        told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(" ".join(colours), "MINISBLACK")
-        failed = f"a tile of {name_of(self.raster.path)} cannot be encoded: "
-        with session(DataError, failed) as rasterio, rasterio.MemoryFile() as memory:
-            with memory.open(**told) as file:
-                if colours == ["palette"]:
-                    file.write_colormap(1, image.colormap(1))  # before the values, or it would not fit any more
-                file.write(values)
-                file.scales = image.scales
-                file.offsets = image.offsets
-                file.descriptions = image.descriptions
-                if nodata is None and not self.valid.all():
-                    file.write_mask(self.valid)
-            return memory.read()
 
 
 def moved(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -128,7 +128,7 @@ def opened(file: bytes | Path, **options) -> Iterator[Any]:
     """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
     damaged = session(ValueError, "a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
     with damaged as rasterio, contextlib.ExitStack() as stack:
-        path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
+        path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file.resolve()
         yield stack.enter_context(rasterio.open(path, driver="GTiff"))
 
 
@@ -149,17 +149,8 @@ def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
         image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
-def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The bands, (H, W, C), as they stand in the file; where it holds no value, (H, W) bool; the palette, (N, 3) uint8.
-
-    Raises UserError without rasterio, and ValueError where the file is damaged, or not what its header says.
-    """
-    with opened(file) as image:
-        return (*read_rows(image, header, 0, header.height), palette_of(image, header))
-
-
-def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The rows from `top` to before `bottom` of rasterio's dataset: the bands, (H, W, C), and where values are missing.
+def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
+    """Some rows of rasterio's dataset: the bands, (H, W, C), and where values are missing, (H, W) bool.
 
     A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
     in two bands. Raises ValueError where the file is not what its header says.
@@ -167,6 +158,7 @@ def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.nda
     if (image.height, image.width) != (header.height, header.width) or image.dtypes[0] != header.dtype.name:
         raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
                          f"{image.width}×{image.height} of {image.dtypes[0]}")
+    top, bottom, _ = rows.indices(image.height)
     window = ((top, bottom), (0, image.width))
     bands, missing = image.read(window=window), None
     if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
@@ -180,10 +172,8 @@ def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.nda
     return np.ascontiguousarray(bands.transpose(1, 2, 0)), missing
 
 
-def palette_of(image: Any, header: Header) -> np.ndarray | None:
-    """(N, 3), the colours of a palette's indices; None where there is none."""
-    if header.photometric != PALETTE:
-        return None
+def palette_of(image: Any) -> np.ndarray:
+    """(N, 3), the colours of a palette's indices."""
     return np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
 
 
@@ -213,10 +203,9 @@ class Place:
         """Whether numbers of this type can say that a value is missing."""
         if self.nodata is None:
             return False
-        if dtype.kind == "f":
-            return not math.isfinite(self.nodata) or abs(self.nodata) <= float(np.finfo(dtype).max)
-        whole = float(self.nodata).is_integer()
-        return whole and np.iinfo(dtype).min <= self.nodata <= np.iinfo(dtype).max
+        with np.errstate(all="ignore"):
+            number = np.float64(self.nodata).astype(dtype)
+        return np.isfinite(number) == math.isfinite(self.nodata) if dtype.kind == "f" else number == self.nodata
 
     def marked(self, array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """(H, W, C) with nodata where `valid`, (H, W), is False. Elsewhere, a pixel of nothing else moves by one."""
@@ -254,17 +243,27 @@ def describe(image: Any, place: Place | None) -> None:
 
 
 def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = None,
-           valid: np.ndarray | None = None) -> bytes:
-    """The file of (H, W, C), uint8, uint16 or float32, as `layout` tells, with no values where `valid` is False.
+           valid: np.ndarray | None = None, like: Any = None) -> bytes:
+    """The file of (H, W, C) as `layout` tells, with no values where `valid` is False.
 
-    Raises UserError without rasterio, OSError where it cannot be encoded.
+    like: rasterio's dataset, whose palette and colours, scales and offsets it gets. Raises UserError without rasterio,
+    OSError where it cannot be encoded.
     """
     if place:
         array = place.marked(array, valid)
+    told = layout(array.shape, array.dtype, has_alpha, place)
+    colours = " ".join(each.name for each in like.colorinterp) if like else ""
+    if like:
+        told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(colours, "MINISBLACK")
     with session(OSError) as rasterio, rasterio.MemoryFile() as memory:
-        with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
+        with memory.open(**told) as image:
+            if colours == "palette":
+                image.write_colormap(1, like.colormap(1))  # before the values, or it would not fit any more
             image.write(array.transpose(2, 0, 1))
             describe(image, place)
+            if like:
+                image.scales = like.scales
+                image.offsets = like.offsets
             if place and valid is not None and not place.fits(array.dtype):
                 image.write_mask(valid)
         return memory.read()
