@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from tyro.conf import Positional, arg
 
-from making.folder import Blocks, Job, Made, There, check_share
+from making.folder import Blocks, Job, Made, There
 from making.photos import encoded
 from pairs.geometry import resize
 from runtime.console import say
@@ -48,7 +48,6 @@ class Frames:
         return self.paths[-1]
 
     def jobs(self, there: There) -> Iterator[Job]:
-        check_share(self.val)
         if len(self.inputs) not in (1, 2):
             raise UserError("one or two videos and the folder to make are needed: frames VIDEO OUT, or frames VIDEO_A "
                             "VIDEO_B OUT")

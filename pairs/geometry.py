@@ -62,7 +62,8 @@ class Geometry:
 
     def pad(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C), at least as large as a crop: reflected at its edges where it is smaller."""
-        return pad(image, self.crop)
+        missing = [max(0, wanted - length) for wanted, length in zip(self.crop[::-1], image.shape, strict=False)]
+        return np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)], "reflect") if any(missing) else image
 
     def trained(self, size: Size, sizes: "Sizes") -> Size:
         """`size` at the scale of training: an image like those in there becomes `whole`, a larger one larger."""
@@ -121,11 +122,9 @@ def enlargement(size: Size, other: Size) -> float:
 def size_range(sizes: Counter) -> tuple[float, float, float, float]:
     """What a generator's file keeps for `Sizes.of_file`: the ends of the shorter sides, then those of the aspects."""
     width, height = np.array([*sizes.elements()], np.float64).T
-    ends = []
-    for values in (np.minimum(width, height), width / height):
-        ends.append(float(np.percentile(values, 1, method="lower")))
-        ends.append(float(np.percentile(values, 99, method="higher")))
-    return tuple(ends)
+    return tuple(float(np.percentile(values, share, method=method))
+                 for values in (np.minimum(width, height), width / height)
+                 for share, method in ((1, "lower"), (99, "higher")))
 
 
 def usual_size(sizes: Counter) -> Size:
@@ -230,9 +229,3 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
     if picture.valid is not None:
         array = np.where(found.valid[..., None], array, array.dtype.type(0))
     return replace(found, array=array)
-
-
-def pad(image: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, C), at least as high and wide as `size`: reflected at its edges where it is smaller."""
-    missing = [max(0, wanted - length) for wanted, length in zip(size[::-1], image.shape, strict=False)]
-    return np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)], "reflect") if any(missing) else image

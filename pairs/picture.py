@@ -91,7 +91,7 @@ def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray |
         raise UserError(f"an image must be an array of numbers, {ARRAY}, not {turned_axes(array) or kind}")
     array = np.atleast_3d(array).astype(array.dtype.newbyteorder("="), copy=False)
     indices = array[..., 0] if array.shape[2] == 1 and array.dtype.kind in "biu" else None
-    holes = np.isnan(array).any(axis=2) if array.dtype.kind == "f" else np.zeros(array.shape[:2], bool)
+    holes = (array != array).any(axis=2)  # NaN
     if missing is not None:
         holes |= missing
     if array.dtype == bool:

@@ -188,14 +188,12 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def batch_of(items: Sequence[np.ndarray]) -> Tensor:
     """Pairs of one size, (H, W, C), as (N, H, W, C); where one has a mask, those without get a white one."""
     items = alike(items)
-    if len(items) == 1:
-        return torch.from_numpy(items[0][None])
-    most = max(item.shape[2] for item in items)
+    shape = max(item.shape for item in items)
     white = 255 if items[0].dtype == np.uint8 else 1
-    missing = [((0, 0), (0, 0), (0, most - item.shape[2])) for item in items]
-    filled = [np.pad(item, width, constant_values=white) if any(width[2]) else item
-              for item, width in zip(items, missing, strict=True)]
-    return torch.from_numpy(np.stack(filled))
+    batch = np.full((len(items), *shape), white, items[0].dtype)
+    for one, item in zip(batch, items, strict=True):
+        one[..., : item.shape[2]] = item
+    return torch.from_numpy(batch)
 
 
 def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray | None:
@@ -244,10 +242,11 @@ def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Te
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     of_x, of_y = pixels.permute(0, 3, 1, 2).tensor_split([x.stored], dim=1)
+    y = normalise(of_y, layout)
     if x.lab:
-        ab, mask = Values(2, lab="ab").to_network(of_y[:, :3]), normalise(of_y[:, 3:])
-        return x.to_network(of_x, layout), torch.cat([ab, mask], dim=1).to(memory_format=layout)
-    return x.to_network(of_x, layout), normalise(of_y, layout)
+        ab = Values(2, lab="ab").to_network(of_y[:, :3])
+        y = torch.cat([ab, y[:, 3:]], dim=1).to(memory_format=layout)
+    return x.to_network(of_x, layout), y
 
 
 def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
