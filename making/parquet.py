@@ -46,11 +46,13 @@ class Parquet:
         return Made(split or split_of(a + b, self.val), a, b)
 
 
+@dataclass(frozen=True)
 class Rows:
     """The jobs of all rows, read a few at a time; `len` is their number."""
 
-    def __init__(self, source: Parquet, files: Mapping[Path, Any], splits: Mapping[Path, str]):
-        self.source, self.files, self.splits = source, files, splits
+    source: Parquet
+    files: Mapping[Path, Any]
+    splits: Mapping[Path, str]
 
     def __len__(self) -> int:
         return sum(file.metadata.num_rows for file in self.files.values())

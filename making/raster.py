@@ -81,11 +81,8 @@ class Raster:
 
     def place_of(self, column: int, row: int) -> Place:
         """Where a window lies that begins there."""
-        if not self.placed:
-            return Place()
-        (a, b, _), (d, e, _), _ = self.matrix
-        x, y = moved(self.matrix, column, row)
-        return Place(self.crs, type(self.image.transform)(a, b, x, d, e, y))
+        window = (row, row + 1), (column, column + 1)
+        return Place(self.crs, self.image.window_transform(window)) if self.placed else Place()
 
     def shift_from(self, grid: "Raster") -> tuple[int, int] | None:
         """By how many columns and rows the pixels of the grid lie apart from those here; None where they never meet.
