@@ -1,5 +1,6 @@
 """Pairs from photos alone: the photo is B, and A is what can be made of it."""
 
+import contextlib
 import functools
 import os
 from dataclasses import dataclass
@@ -69,7 +70,12 @@ class Photos:
         if masks and (n := sum(path.stem not in named_masks for path in photos)):
             say(f"photos without a mask of their name, for which one is drawn: {n} of {len(photos)}")
         if self.input == "edges" and not self.size:
-            warn_of_large(photos[0])
+            with contextlib.suppress(DataError):  # it is told later
+                width, height = read_header(photos[0]).size
+                if min(width, height) > 2 * LOADED:
+                    say(f"{name_of(photos[0])} has {width}×{height} pixels, and lines of one pixel fade where training "
+                        f"shrinks them: --size {LOADED} makes edges of the photos at the size that training loads, "
+                        "unless you train on crops of the full size (--resize none)")
         return [Job(name, partial(self.make, path, name, split, masks), split) for split, name, path in named]
 
     def make(self, path: Path, name: str, split: str, masks: list[Path]) -> Made:
@@ -108,17 +114,6 @@ def split_in_path(path: Path) -> tuple[str, str]:
     first, _, rest = name.partition("/")
     split = SPLIT_OF.get(first.lower(), "")
     return (split, rest) if split and rest else ("", name)
-
-
-def warn_of_large(photo: Path) -> None:
-    try:
-        width, height = read_header(photo).size
-    except DataError:  # it is told later
-        return
-    if min(width, height) > 2 * LOADED:
-        say(f"{name_of(photo)} has {width}×{height} pixels, and lines of one pixel fade where training shrinks them: "
-            f"--size {LOADED} makes edges of the photos at the size that training loads, unless you train on crops of "
-            "the full size (--resize none)")
 
 
 def boxes(name: str, size: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """A raster's bands in windows of any grid, and the GeoTIFF of such a window."""
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -129,15 +128,10 @@ class Raster:
         if exact:
             rows, columns = at.astype(int) - begin
             return values[:, rows, columns], valid[rows, columns] & inside
-        mean = np.zeros((len(values), size, size))
-        weight = np.zeros((size, size))
-        at -= 0.5  # centres of pixels lie at halves
-        for corner in itertools.product((0, 1), repeat=2):
-            pixel = np.floor(at) + np.reshape(corner, (2, 1, 1))
-            rows, columns = pixel.clip(0, shape - 1).astype(int) - begin
-            share = (1 - abs(at - pixel)).prod(axis=0) * valid[rows, columns]
-            mean += share * np.where(share > 0, values[:, rows, columns], 0)
-            weight += share
+        at = at - begin - 0.5  # centres of pixels lie at halves
+        linear = need("scipy.ndimage", "scipy", WHAT).map_coordinates
+        weight = linear(valid.astype(float), at, order=1, mode="nearest")
+        mean = np.stack([linear(np.where(valid, band, 0.0), at, order=1, mode="nearest") for band in values])
         mean = np.divide(mean, weight, out=np.zeros_like(mean), where=weight > 0)
         if values.dtype.kind != "f":
             mean = np.rint(mean)

@@ -63,13 +63,13 @@ class Values:
         names = " and ".join(picture.name for picture in pictures)
         if self.n_labels:
             indices = pictures[0].indices
-            if len(pictures) > 1 or indices is None:
+            if indices is None:
                 raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole numbers")
             known = (indices >= 0) & (indices < self.n_labels)
             return np.where(known, indices, VOID).astype(np.uint8)[..., None]
         if self.lab:
             photo = pictures[0]
-            if len(pictures) > 1 or photo.channels not in (1, 3) or photo.kind == "float32":
+            if photo.channels not in (1, 3) or photo.kind == "float32":
                 raise DataError(f"{names} cannot be taken apart into L and ab: that takes one photo, gray or colour, "
                                 "of 8 or 16 bits")
             return to_array(photo, 3)
@@ -93,11 +93,12 @@ class Values:
 
     def taken(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
         """The pictures with those bands only that are taken. Raises DataError where one is missing."""
+        if len(pictures) > 1 and (self.n_labels or self.lab or self.bands):
+            names = " and ".join(picture.name for picture in pictures)
+            raise DataError(f"{names} are several inputs, of which none can hold class indices, Lab or chosen bands: "
+                            "leave out n_labels, space lab, bands_a and bands_b")
         if not self.bands:
             return pictures
-        if len(pictures) > 1:
-            raise DataError(f"{' and '.join(picture.name for picture in pictures)} are several inputs, of which no "
-                            "bands can be chosen: leave out bands_a and bands_b")
         picture = pictures[0]
         if picture.channels < max(self.bands):
             raise DataError(f"{picture.name} holds {picture.channels} band{'s' * (picture.channels > 1)}, and no band "
