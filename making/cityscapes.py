@@ -52,7 +52,8 @@ class Cityscapes:
                 for (split, name), photo in paired.items()]
 
     def make(self, split: str, photo: Path, label: Path) -> Made:
-        picture, drawn = read_picture(photo), read_picture(label)
+        picture = read_picture(photo)
+        drawn = read_picture(label)
         if picture.size != drawn.size:
             raise DataError(f"{name_of(photo)} and {name_of(label)} have two sizes")
         if self.labels == "ids" and drawn.indices is None:
@@ -60,7 +61,8 @@ class Cityscapes:
         if not self.size:
             return Made(split, photo, label)
         classes = drawn.indices[..., None] if self.labels == "ids" else to_array(drawn, 3)
-        a, b = resize(to_array(picture, 3), self.size), resize(classes, self.size, "nearest")
+        a = resize(to_array(picture, 3), self.size)
+        b = resize(classes, self.size, "nearest")
         return Made(split, encoded(a), encoded(b))
 
 

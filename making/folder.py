@@ -121,7 +121,8 @@ def preview(source: Source) -> int:
     jobs = source.jobs(set())
     if isinstance(jobs, Sequence):
         jobs = jobs[:: max(1, len(jobs) // ROWS)]
-    rows, failures = [], []
+    rows = []
+    failures = []
     with contextlib.closing(results(jobs, source.threads, failures)) as found:
         for _, made in itertools.islice(found, ROWS):
             sides = [made.b] if made.a is None else [made.a, made.b]
@@ -157,7 +158,8 @@ class Folder:
     """
 
     def __init__(self, source: Source):
-        self.root, self.settings = source.out, settings_of(source)
+        self.root = source.out
+        self.settings = settings_of(source)
         check_apart(self.root, source.inputs)
         self.begun = self._begun()
         self.there = self._whole() if self.begun else set()
@@ -277,7 +279,8 @@ class Blocks:
     """The splits of the blocks of a map or a film: val are as many of a hundred as asked for, evenly spread."""
 
     def __init__(self, val: float, there: Mapping = {}):  # noqa: B006
-        self.val, self.splits = val, dict(there)
+        self.val = val
+        self.splits = dict(there)
 
     def split(self, block) -> str:
         if block not in self.splits:

@@ -61,7 +61,8 @@ class Raster:
         is damaged.
         """
         if (shift := self.shift_from(grid)) is not None:
-            left, top = column + shift[0], row + shift[1]
+            left = column + shift[0]
+            top = row + shift[1]
             values, valid = self.read(top, left, top + size, left + size)
         else:
             values, valid = self.resampled(grid, row, column, size, exact)
@@ -162,7 +163,8 @@ def place(a: Raster, b: Raster) -> None:
         if raster.crs is None and (a.placed or b.placed):
             raise UserError(f"{name_of(raster.path)} does not say where on the map it lies, as the other one does: "
                             "rio edit-info --crs CRS FILE gives it a projection, gdal_translate -a_ullr its corners")
-    wide, high = a.image.width / b.image.width, a.image.height / b.image.height
+    wide = a.image.width / b.image.width
+    high = a.image.height / b.image.height
     if abs(wide / high - 1) > 0.01:
         raise UserError(f"{name_of(a.path)} and {name_of(b.path)} do not say where on the map they lie, and have "
                         f"two shapes: {a.image.width}×{a.image.height} and {b.image.width}×{b.image.height}")

@@ -40,7 +40,8 @@ class Tiles:
         if self.size < 16 or not 0 <= self.overlap < self.size or self.block < 1:
             raise UserError("size must be at least 16, overlap from 0 to below size, and block at least 1; they are "
                             f"{self.size}, {self.overlap} and {self.block}")
-        a, b = Raster(self.a), Raster(self.b)
+        a = Raster(self.a)
+        b = Raster(self.b)
         place(a, b)
         grid, other = (b, a) if a.resolution_in(b) > 1 + 1e-6 else (a, b)
         across, down = shared(grid, other)

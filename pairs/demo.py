@@ -43,13 +43,19 @@ def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None
 def facade(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One façade: its label map and its photo, each uint8 (256, 256, 3)."""
     scene = Scene(rng)
-    left, right = rng.integers(14), SIZE - rng.integers(14)
-    eaves, street = rng.integers(46, 70), SIZE - rng.integers(12, 20)
+    left = rng.integers(14)
+    right = SIZE - rng.integers(14)
+    eaves = rng.integers(46, 70)
+    street = SIZE - rng.integers(12, 20)
     ground = street - rng.integers(56, 68)  # the top of the ground floor
-    columns, floors = rng.integers(3, 6), rng.integers(2, 4)
-    wide, high = (right - left) / columns, (ground - eaves - 12) / floors
-    half_x, half_y = int(wide * rng.uniform(0.20, 0.29)), int(high * rng.uniform(0.26, 0.33))  # of every window
-    door, balconies = rng.integers(columns), rng.integers(floors + 1)  # its column; their floor, perhaps none
+    columns = rng.integers(3, 6)
+    floors = rng.integers(2, 4)
+    wide = (right - left) / columns
+    high = (ground - eaves - 12) / floors
+    half_x = int(wide * rng.uniform(0.20, 0.29))  # of every window
+    half_y = int(high * rng.uniform(0.26, 0.33))
+    door = rng.integers(columns)  # its column
+    balconies = rng.integers(floors + 1)  # their floor, perhaps none
 
     sky = scene.paint((0, 0, SIZE, SIZE), (0.42, 0.62, 0.86), (0.82, 0.90, 0.96), "sky")
     sky += 0.22 / (1 + np.exp(1 - 3 * scene.noise(sky, 52, 0.7) - 3 * scene.noise(sky, 18, 0.3)))  # clouds

@@ -93,8 +93,10 @@ class Sizes:
 
     def nearest(self, size: Size) -> tuple[float, float]:
         """The width and height of the training image that is most like one of `size`: itself, where that is one."""
-        aspect, shorter = size[0] / size[1], min(size)
-        near, short = float(np.clip(aspect, *self.aspect)), float(np.clip(shorter, *self.shorter))
+        aspect = size[0] / size[1]
+        shorter = min(size)
+        near = float(np.clip(aspect, *self.aspect))
+        short = float(np.clip(shorter, *self.shorter))
         if (near, short) == (aspect, shorter):
             return size
         return (short * near, short) if near >= 1 else (short, short / near)
@@ -107,7 +109,8 @@ def largest_of(sizes: Sequence[Size]) -> Size:
 
 def has_shape_of(size: Size, other: Size) -> bool:
     """Whether a smaller image has the shape of the other: each side is within less than a pixel of its like."""
-    (width, height), (wide, high) = size, other
+    width, height = size
+    wide, high = other
     return width < wide and height < high and abs(width * high - height * wide) < max(wide, high)
 
 
@@ -206,12 +209,14 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
         return picture
     shape = size[::-1]
     found = picture.map(lambda plane: resize(np.atleast_3d(plane), size, "nearest").reshape(*shape, *plane.shape[2:]))
-    array, alpha = picture.array, picture.alpha
+    array = picture.array
+    alpha = picture.alpha
     if how == "nearest" or not np.isfinite(array).all():
         return found
 
     # Numbers of any range become those from 0 to 1 on the way
-    low, high = float(array.min()), float(array.max())
+    low = float(array.min())
+    high = float(array.max())
     span = high - low or 1.0
     if array.dtype != np.uint8:
         array = (np.subtract(array, low, dtype=np.float64) / span).astype(np.float32)

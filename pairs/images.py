@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pairs import tiff
-from pairs.picture import ARRAY, Picture, is_image_array, of_pillow, over_white, picture_of, turned_axes
+from pairs.picture import Picture, is_image_array, of_pillow, over_white, picture_of, told_of
 from runtime.files import atomic
 from runtime.grids import DRAWN
 from utils import DataError, UserError, name_of
@@ -74,8 +74,7 @@ def _load_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not is_image_array(array) or array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
-            held = f"; it holds {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else ""
-            raise ValueError(f"it must hold numbers, {ARRAY}{held}. {turned_axes(array)}".rstrip(". "))
+            raise ValueError(f"it must hold {told_of(array)}")
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{name_of(path)} cannot be read: {error}") from error
     return array
@@ -150,9 +149,12 @@ def read_header(source: Path | np.ndarray) -> Header:
         array = source if isinstance(source, np.ndarray) else _load_npy(source)
         return Header(array.shape[1::-1])
     with _opened(source) as image:
-        size, nodata = (image.width, image.height), False
+        size = image.width, image.height
+        nodata = False
         if isinstance(image, tiff.Header):
-            orientation, frames, nodata = image.orientation, image.pages, image.nodata
+            orientation = image.orientation
+            frames = image.pages
+            nodata = image.nodata
         else:
             frames = image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)  # no phone's JPEG
             hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it to look behind
@@ -244,7 +246,8 @@ def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None,
 
 def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
     """The whole file: an encoder that writes to a full disk by itself may say nothing of it."""
-    array, file = picture.numbers, io.BytesIO()
+    array = picture.numbers
+    file = io.BytesIO()
     if suffix == ".npy":
         np.save(file, array, allow_pickle=False)
     elif suffix in tiff.SUFFIXES:

@@ -118,11 +118,13 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> "Batches":
         """The same, in the order of `epoch` from position `start` on."""
-        self.order.sampler.epoch, self.order.sampler.start = epoch, start
+        self.order.sampler.epoch = epoch
+        self.order.sampler.start = start
         return self
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.skipped, steps = 0, deque()
+        self.skipped = 0
+        steps = deque()
         for pixels, skipped in self._messages():
             self.skipped += skipped
             with torch.cuda.stream(self.stream):  # None: does nothing

@@ -143,7 +143,8 @@ def _peaks(pixels: np.ndarray) -> list[tuple[tuple, int]]:
     Within 12 of another there is no colour; within 24 of one that is 3 times as common it is JPEG's noise.
     """
     codes, n = np.unique(pixels @ (65536, 256, 1), return_counts=True)
-    colours, peaks = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1), []
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    peaks = []
     while n.any() and len(peaks) < 40:
         colour = colours[n.argmax()]
         distance = abs(colours - colour).max(axis=1)

@@ -138,7 +138,8 @@ class Values:
         """y as people see it and as `picture` takes it: ab, (…, 2, H, W), beside the L in x becomes RGB in [-1, 1]."""
         if self.lab != "ab":
             return y
-        light, ab = (x.float() + 1) * 50, y.float() * 110
+        light = (x.float() + 1) * 50
+        ab = y.float() * 110
         return rgb_of(torch.cat([light, ab], dim=-3)) * 2 - 1
 
     def picture(self, y_fake: Tensor, deep: bool = False, alpha: np.ndarray | None = None) -> Picture:
