@@ -92,11 +92,10 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
         return PALETTES[name]
     try:
         palette = json.loads(Path(name).read_text(encoding="utf-8"))
-        palette = {key: tuple(colour) for key, colour in palette.items()}
-        good = all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in palette.values())
+        palette = {key: tuple(bytes([*colour])) for key, colour in palette.items()}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"palette {name} is not {', '.join(PALETTES)} or a JSON file of colours: {error}") from error
-    if not good or sum(not is_void(key) for key in palette) < 2:
+    if {*map(len, palette.values())} != {3} or sum(not is_void(key) for key in palette) < 2:
         raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
     if len(set(palette.values())) < len(palette):
         raise UserError(f"palette {name} gives one colour to two classes")
@@ -127,14 +126,17 @@ def flat_colours(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[list]
     found = _peaks(flat)
     if not found or len(flat) < 0.3 * len(pixels):
         return None
-    if len(found) == 1:  # lines on paper are too thin to be flat anywhere
-        lines = pixels[abs(pixels - found[0][0]).max(1) > 64]
-        found = [(found[0][0], len(pixels) - len(lines)), (_peaks(lines)[0][0], len(lines))] if len(lines) else []
+    (ground, n_ground), *others = found
+    if not others:  # lines on paper are too thin to be flat anywhere
+        lines = pixels[abs(pixels - ground).max(1) > 64]
+        if not len(lines):
+            return None
+        found = [(ground, len(pixels) - len(lines)), (_peaks(lines)[0][0], len(lines))]
     # A photo has flat places too, and white paper around what it shows; but what else is flat has any colour.
-    elif sum(n for _, n in found[1:]) < 0.7 * (len(flat) - found[0][1]):
+    elif sum(n for _, n in others) < 0.7 * (len(flat) - n_ground):
         return None
     total = sum(n for _, n in found)
-    return [[*colour, n / total] for colour, n in found] or None
+    return [[*colour, n / total] for colour, n in found]
 
 
 def _peaks(pixels: np.ndarray) -> list[tuple[tuple, int]]:
