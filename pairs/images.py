@@ -94,7 +94,7 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
         return picture_of(source, name)
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
-            with tiff.opened(source) as raster:
+            with tiff.opened(_bytes(source)) as raster:
                 header = replace(image, nodata=image.nodata and nodata)
                 return tiff_picture(raster, header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
@@ -106,6 +106,11 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
     picture = of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
     spread = {"L;2": 85, "L;4": 17}.get(bits, 1)  # what gray of few bits is multiplied by, so that it ends at white
     return picture if spread == 1 else replace(picture, indices=picture.indices // spread)
+
+
+def _bytes(source: Path | bytes) -> bytes:
+    """GDAL takes no names that are not UTF-8."""
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def _of_deep_png(image: Image.Image, name: str) -> Picture:
@@ -170,7 +175,7 @@ def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
         if not isinstance(image, tiff.Header):
             palette = getattr(image, "palette", None)
             return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
-        with tiff.opened(source) as raster:
+        with tiff.opened(_bytes(source)) as raster:
             return tiff.palette_of(raster) if image.photometric == tiff.PALETTE else None
 
 
@@ -179,7 +184,7 @@ def read_place(path: Path) -> tiff.Place | None:
     with _opened(path) as image:
         if not isinstance(image, tiff.Header) or image.orientation != 1:
             return None
-        with tiff.opened(path) as raster:
+        with tiff.opened(_bytes(path)) as raster:
             return tiff.Place.of(raster)
 
 

@@ -166,13 +166,13 @@ def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     kind = settings.get("kind", "uint8")
     if settings["space"] == "lab":
         return Values(1, lab="L"), Values(2, lab="ab", kind=kind)
-    sides = {
-        "A": dict(limits=settings["range_a"], bands=settings["bands_a"], counts=settings.get("counts", "")),
-        "B": dict(limits=settings["range_b"], bands=settings["bands_b"]),
-    }
-    a_or_b, *_, other = settings["direction"]
-    return (Values(settings["in_channels"], n_labels=settings["n_labels"], **sides[a_or_b]),
-            Values(settings["out_channels"], kind=kind, **sides[other]))
+    x_side, *_, y_side = settings["direction"].lower()
+    counts = settings.get("counts", "")  # of the side that has several images
+    x = Values(settings["in_channels"], settings[f"range_{x_side}"], settings["n_labels"],
+               bands=settings[f"bands_{x_side}"], counts=counts)
+    y = Values(settings["out_channels"], settings[f"range_{y_side}"], kind=kind,
+               bands=settings[f"bands_{y_side}"], counts=counts)
+    return x, y
 
 
 def stack(sides: Sequence[np.ndarray]) -> np.ndarray:
