@@ -175,8 +175,10 @@ def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
         if not isinstance(image, tiff.Header):
             palette = getattr(image, "palette", None)
             return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
+        if image.photometric != tiff.PALETTE:
+            return None
         with tiff.opened(_bytes(source)) as raster:
-            return tiff.palette_of(raster) if image.photometric == tiff.PALETTE else None
+            return tiff.palette_of(raster)
 
 
 def read_place(path: Path) -> tiff.Place | None:

@@ -25,7 +25,7 @@ from PIL import Image
 from dataset import PairedImages, load_data
 from pairs import tiff
 from pairs.find import Pair
-from pairs.images import read_header, read_picture, write_picture
+from pairs.images import read_header, read_picture, read_place, write_picture
 from pairs.jitter import Jitter
 from pairs.picture import TURNED, Picture, picture_of, to_array
 from pairs.values import Values
@@ -307,6 +307,15 @@ def test_transparency_is_marked_as_such_in_a_tiff(tmp_path, kind, channels):
         assert file.pages[0].extrasamples == (2,)  # not premultiplied
         np.testing.assert_array_equal(file.asarray()[..., :3], np.broadcast_to(array, (*SHAPE, 3)))
         np.testing.assert_array_equal(file.asarray()[..., 3], alpha)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are text")
+def test_names_that_are_no_utf_8_are_read(tmp_path):
+    """GDAL takes UTF-8 alone."""
+    path = tmp_path / os.fsdecode(b"a\xff.tif")
+    path.write_bytes(written(numbers(np.uint8, 3)))
+    np.testing.assert_array_equal(read_picture(path).array, numbers(np.uint8, 3))
+    assert read_place(path).crs is None
 
 
 def test_sizes_beyond_the_limit_are_refused_before_anything_is_decoded(tmp_path, monkeypatch):
