@@ -1,6 +1,7 @@
 """Pairs of images as tensors: cut, resized and jittered together (appendix 6.2)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -21,6 +22,7 @@ from runtime.console import say
 from utils import DataError
 
 
+@dataclass
 class PairedImages(Dataset):
     """Pairs (x, y), each a float (C, H, W) tensor in [-1, 1]: a crop if there is a jitter, else whole (`Geometry`).
 
@@ -32,31 +34,22 @@ class PairedImages(Dataset):
     a note instead and returns the next pair that can be read.
     """
 
+    pairs: Sequence[Pair]
+    direction: str = "AtoB"
+    x: Values = Values()
+    y: Values = Values()
+    geometry: Geometry = Geometry()
+    label_side: str = "none"
+    jitter: Jitter | None = None
+    skip: bool = False
+    masked: bool = False
     cache: dict[int, np.ndarray] | None = None  # pairs read so far, resized but not jittered; None: no cache
 
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        direction: str = "AtoB",
-        x: Values | None = None,
-        y: Values | None = None,
-        geometry: Geometry | None = None,
-        label_side: str = "none",
-        jitter: Jitter | None = None,
-        skip: bool = False,
-        masked: bool = False,
-    ):
-        self.pairs = pairs
-        self.direction = direction
-        self.x = x or Values()
-        self.y = y or Values()
-        self.geometry = geometry or Geometry()
-        self.jitter = jitter
-        self.skip = skip
-        self.masked = masked or len(pairs) > 0 and pairs[0].mask is not None  # either all have a mask or none
-        self.x_is_label = self.x.n_labels > 0 or label_side in ("both", direction[0])
-        self.y_is_label = label_side in ("both", direction[-1])
-        one_size = jitter or self.geometry.resize == "stretch"
+    def __post_init__(self):
+        self.masked |= len(self.pairs) > 0 and self.pairs[0].mask is not None  # either all have a mask or none
+        self.x_is_label = self.x.n_labels > 0 or self.label_side in ("both", self.direction[0])
+        self.y_is_label = self.label_side in ("both", self.direction[-1])
+        one_size = self.jitter or self.geometry.resize == "stretch"
         self.size = self.geometry.crop if one_size else None  # None: items differ
 
     def __len__(self) -> int:

@@ -36,8 +36,8 @@ from pairs.geometry import Scale, has_shape_of, resized
 from pairs.images import (
     SUFFIXES,
     can_hold,
-    has_frames,
     normalise,
+    read_header,
     read_picture,
     read_place,
     to_tensor,
@@ -136,7 +136,7 @@ def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path
         pictures = [picture]
     tell_clipped(translator.x, pictures)
     own_size = pictures[0].size
-    more = next((name_of(file) for file in job.inputs if has_frames(file)), "")
+    more = next((name_of(file) for file in job.inputs if read_header(file).frames), "")
     pictures = translator.enlarged(pictures)
     size = pictures[0].size
     taken, place, shown = translator.take(pictures), None, []

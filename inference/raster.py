@@ -121,7 +121,6 @@ class Raster:
         self.image, self.header, self.path, self.translator = image, header, path, translator
         self.size = header.width, header.height
         self.made = translator.trained.enlarged(self.size)  # of the output
-        self.palette = tiff.palette_of(image, header)
         self.place = tiff.Place.of(image).scaled(self.size, self.made)
         self.deep = is_deep([self.picture(0, 1)])
         self.seen = translator.network_size(self.made)
@@ -137,8 +136,7 @@ class Raster:
 
     def picture(self, top: int, bottom: int) -> Picture:
         """The rows from `top` to before `bottom` of the file."""
-        array, missing = tiff.read_rows(self.image, self.header, top, bottom)
-        return tiff_picture(array, missing, self.palette, self.header, name_of(self.path))
+        return tiff_picture(self.image, self.header, name_of(self.path), slice(top, bottom))
 
     def scaled(self, across: Taps, down: Taps, top: int, bottom: int) -> np.ndarray:
         """(rows, W, C), those rows of the image as `x_taps` or `photo_taps` resize it."""

@@ -13,7 +13,7 @@ from torch import nn
 from config import Config
 from pairs.geometry import Geometry, Size, Sizes
 from pairs.identity import Known, Source
-from pairs.images import read_size
+from pairs.images import read_header
 from pairs.patterns import Patterns
 from pairs.values import KINDS, Values, values_of
 from runtime.checkpoint import VERSION
@@ -120,7 +120,7 @@ class Trained:
     def may_be_a_pair(self, source: Source) -> bool:
         """Whether the image would be, cut in two, what the network was trained on."""
         with contextlib.suppress(DataError):  # told by whoever needs it
-            width, height = read_size(source)
+            width, height = read_header(source).size
             if self.sizes:
                 return (width // 2, height) == self.sizes.usual
             return self.geometry.resize == "stretch" and width == 2 * height  # the authors' networks, of squares

@@ -1,7 +1,6 @@
 """Cityscapes as its makers hand it out: photos are A, labels B, in the splits train and val."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,8 @@ from pairs.picture import to_array
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
-PHOTO = "_leftImg8bit.png"
-LABELS = {"colors": "_color.png", "ids": "_labelIds.png"}
+PHOTOS = "*_leftImg8bit.png"
+LABELS = {"colors": "*_gt*_color.png", "ids": "*_gt*_labelIds.png"}
 LEFT_OUT = {"test": "its labels are not published"}  # the official files are there, and empty
 
 
@@ -41,26 +40,20 @@ class Cityscapes:
     def jobs(self, there: There) -> list[Job]:
         if self.size and min(self.size) < 1:
             raise UserError(f"size must be at least 1 1; it is {self.size[0]} {self.size[1]}")
-        photos = by_name((path.parts[-3], path.name.removesuffix(PHOTO), path)
-                         for path in sorted(self.photos.glob(f"*/*/*{PHOTO}")))
-        labels = by_name((path.parts[-3], path.name[: path.name.rindex("_gt")], path)
-                         for path in sorted(self.labels_root.glob(f"*/*/*_gt*{LABELS[self.labels]}")))
-        for found, folder, official, ending in ((photos, self.photos, "leftImg8bit", PHOTO),
-                                                (labels, self.labels_root, "gtFine", LABELS[self.labels])):
-            if not found:
-                raise FileNotFoundError(f"{name_of(folder)} holds no SPLIT/CITY/*{ending}; it must be the folder "
-                                        f"{official} of the official archive")
+        photos = files_in(self.photos, "leftImg8bit", PHOTOS)
+        labels = files_in(self.labels_root, "gtFine", LABELS[self.labels])
         paired = {key: photo for key, photo in photos.items() if key in labels and key[0] not in LEFT_OUT}
         missing = Counter(split for split, _ in photos.keys() - paired.keys())
         for split, n in sorted(missing.items()):
-            say(f"not used: {n} photos of {split}: {LEFT_OUT.get(split, f'they have no *{LABELS[self.labels]}')}")
+            say(f"not used: {n} photos of {split}: {LEFT_OUT.get(split, f'they have no {LABELS[self.labels]}')}")
         if not paired:
             raise FileNotFoundError(f"no photo in {name_of(self.photos)} has labels in {name_of(self.labels_root)}")
         return [Job(name, partial(self.make, split, photo, labels[split, name]), split)
                 for (split, name), photo in paired.items()]
 
     def make(self, split: str, photo: Path, label: Path) -> Made:
-        picture, drawn = read_picture(photo), read_picture(label)
+        picture = read_picture(photo)
+        drawn = read_picture(label)
         if picture.size != drawn.size:
             raise DataError(f"{name_of(photo)} and {name_of(label)} have two sizes")
         if self.labels == "ids" and drawn.indices is None:
@@ -68,12 +61,17 @@ class Cityscapes:
         if not self.size:
             return Made(split, photo, label)
         classes = drawn.indices[..., None] if self.labels == "ids" else to_array(drawn, 3)
-        a, b = resize(to_array(picture, 3), self.size), resize(classes, self.size, "nearest")
+        a = resize(to_array(picture, 3), self.size)
+        b = resize(classes, self.size, "nearest")
         return Made(split, encoded(a), encoded(b))
 
 
-def by_name(named: Iterable[tuple[str, str, Path]]) -> dict[tuple[str, str], Path]:
-    """The file of each split and name. Raises UserError where two cities have a file of one name."""
-    named = [*named]
+def files_in(folder: Path, official: str, pattern: str) -> dict[tuple[str, str], Path]:
+    """The file of each split and name. Raises FileNotFoundError, and UserError where two cities have one of a name."""
+    _, mark, *_ = pattern.split("*")
+    named = [(path.parts[-3], path.name.rpartition(mark)[0], path) for path in sorted(folder.glob(f"*/*/{pattern}"))]
+    if not named:
+        raise FileNotFoundError(f"{name_of(folder)} holds no SPLIT/CITY/{pattern}; it must be the folder {official} of "
+                                "the official archive")
     check_names(named)
     return {(split, name): path for split, name, path in named}

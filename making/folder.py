@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from pairs.images import ending, read_picture
+from pairs.images import ending, normalise, read_picture, to_tensor
 from pairs.layouts import SPLITS
-from pairs.picture import Picture, as_colour
+from pairs.picture import Picture, to_unit
 from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.files import atomic, remove_leftovers
@@ -72,6 +72,9 @@ def prepare(source: Source) -> int:
 
     Raises UserError where none could, or where the folder is somebody else's.
     """
+    val = vars(source).get("val", 0)
+    if not 0 <= val < 1:
+        raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
     if source.preview:
         return preview(source)
     folder = Folder(source)
@@ -118,7 +121,8 @@ def preview(source: Source) -> int:
     jobs = source.jobs(set())
     if isinstance(jobs, Sequence):
         jobs = jobs[:: max(1, len(jobs) // ROWS)]
-    rows, failures = [], []
+    rows = []
+    failures = []
     with contextlib.closing(results(jobs, source.threads, failures)) as found:
         for _, made in itertools.islice(found, ROWS):
             sides = [made.b] if made.a is None else [made.a, made.b]
@@ -138,13 +142,12 @@ def shown(picture: Picture) -> Tensor:
     if indices is not None and indices.dtype == np.uint8 and 0 < indices.max() < 64:
         classes = np.arange(indices.max() + 1)[:, None, None]
         return torch.from_numpy(indices == classes).float()
-    array = as_colour(picture.array)[..., :3].astype(np.float32)
-    if picture.kind == "uint8":
-        low, high = 0.0, 255.0
-    else:
+    array = picture.array[..., :3]
+    limits = None
+    if picture.kind != "uint8":
         low, high = np.percentile(array[np.isfinite(array)], [1, 99])
-    array = ((np.nan_to_num(array) - low) / max(high - low, 1e-9)).clip(0, 1)
-    return torch.from_numpy(array).permute(2, 0, 1) * 2 - 1
+        limits = low, np.nextafter(high, np.inf)
+    return normalise(to_tensor(to_unit(replace(picture, array=np.nan_to_num(array)), limits)))
 
 
 class Folder:
@@ -155,7 +158,8 @@ class Folder:
     """
 
     def __init__(self, source: Source):
-        self.root, self.settings = source.out, settings_of(source)
+        self.root = source.out
+        self.settings = settings_of(source)
         check_apart(self.root, source.inputs)
         self.begun = self._begun()
         self.there = self._whole() if self.begun else set()
@@ -275,7 +279,8 @@ class Blocks:
     """The splits of the blocks of a map or a film: val are as many of a hundred as asked for, evenly spread."""
 
     def __init__(self, val: float, there: Mapping = {}):  # noqa: B006
-        self.val, self.splits = val, dict(there)
+        self.val = val
+        self.splits = dict(there)
 
     def split(self, block) -> str:
         if block not in self.splits:
@@ -283,11 +288,6 @@ class Blocks:
             before, after = (int(blocks * self.val + 0.5) for blocks in (n, n + 1))
             self.splits[block] = "val" if after > before else "train"
         return self.splits[block]
-
-
-def check_share(val: float) -> None:
-    if not 0 <= val < 1:
-        raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
 
 
 def check_names(named: Iterable[tuple[str, str, Path]]) -> None:

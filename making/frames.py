@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from tyro.conf import Positional, arg
 
-from making.folder import Blocks, Job, Made, There, check_share
+from making.folder import Blocks, Job, Made, There
 from making.photos import encoded
 from pairs.geometry import resize
 from runtime.console import say
@@ -48,7 +48,6 @@ class Frames:
         return self.paths[-1]
 
     def jobs(self, there: There) -> Iterator[Job]:
-        check_share(self.val)
         if len(self.inputs) not in (1, 2):
             raise UserError("one or two videos and the folder to make are needed: frames VIDEO OUT, or frames VIDEO_A "
                             "VIDEO_B OUT")
@@ -65,14 +64,16 @@ class Frames:
         length = min(SECONDS, (first.duration or math.inf) / 10)
         length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
         rim = max(RIM * length, spacing)
-        blocks, left_out = Blocks(self.val), 0
+        blocks = Blocks(self.val)
+        left_out = 0
         moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
         for number, (time, frame, partner) in enumerate(moments):
             if number % self.every:
                 continue
             block = int((time + 1e-6) / length)
             split = blocks.split(block)
-            begin, end = block * length + rim, (block + 1) * length - rim
+            begin = block * length + rim
+            end = (block + 1) * length - rim
             if split == "val" and not begin - 1e-6 <= time < end - 1e-6:
                 left_out += 1
                 continue
@@ -89,7 +90,8 @@ class Frames:
         b = upright(frame)
         if partner is None:
             return Made(split, None, encoded(b))
-        a, b = b, upright(partner)
+        a = b
+        b = upright(partner)
         size = max(image.shape[1::-1] for image in (a, b))
         if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) > 0.01:
             raise UserError(f"{' and '.join(map(name_of, self.inputs))} have two shapes, {a.shape[1]}×{a.shape[0]} and "
@@ -105,7 +107,10 @@ class Video:
     """
 
     def __init__(self, path: Path):
-        self.path, self.time, self.error, self.corrupt = path, 0.0, "", 0
+        self.path = path
+        self.time = 0.0
+        self.error = ""
+        self.corrupt = 0
         self.av = need("av", "av", "videos")
         if not path.is_file():
             raise FileNotFoundError(f"{name_of(path)} is no file")
@@ -137,7 +142,9 @@ class Video:
 
     def decoded(self, container: Any, sounds: Sequence = ()) -> Iterator[tuple[float, Any]]:
         """The same of an open file; between them, with the last frame's time, the packets of the streams `sounds`."""
-        stream, number, begin = container.streams.video[0], 0, None
+        stream = container.streams.video[0]
+        number = 0
+        begin = None
         stream.thread_type = "AUTO"
         try:
             for packet in container.demux(stream, *sounds):
@@ -147,7 +154,8 @@ class Video:
                 for frame in packet.decode():
                     time = float(number / self.rate) if frame.time is None else frame.time
                     begin = time if begin is None else begin
-                    self.time, number = time - begin, number + 1
+                    self.time = time - begin
+                    number += 1
                     if frame.is_corrupt:
                         self.corrupt += 1
                     else:
@@ -181,7 +189,8 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
             latest = time + min(abs(partner[0] - time), float(0.5 / first.rate) if held else math.inf)
             if following[0] > latest:
                 break
-            partner, following = following, next(others, None)
+            partner = following
+            following = next(others, None)
         if partner is None or not following and time - partner[0] > float(0.5 / second.rate) + 1e-6:
             break
         yield time, frame, partner[1]

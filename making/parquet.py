@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
-from making.folder import Job, Made, There, check_names, check_share, split_of
+from making.folder import Job, Made, There, check_names, split_of
 from pairs.parquet import COLUMNS, opened, picture_in, rows
 from pairs.patterns import SPLIT_OF
 from utils import UserError, name_of
@@ -34,7 +34,6 @@ class Parquet:
         return self.paths[-1]
 
     def jobs(self, there: There) -> "Rows | Iterator[Job]":
-        check_share(self.val)
         if not self.inputs:
             raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
         splits = splits_named(self.inputs)
@@ -47,11 +46,13 @@ class Parquet:
         return Made(split or split_of(a + b, self.val), a, b)
 
 
+@dataclass(frozen=True)
 class Rows:
     """The jobs of all rows, read a few at a time; `len` is their number."""
 
-    def __init__(self, source: Parquet, files: Mapping[Path, Any], splits: Mapping[Path, str]):
-        self.source, self.files, self.splits = source, files, splits
+    source: Parquet
+    files: Mapping[Path, Any]
+    splits: Mapping[Path, str]
 
     def __len__(self) -> int:
         return sum(file.metadata.num_rows for file in self.files.values())

@@ -1,5 +1,6 @@
 """Pairs from photos alone: the photo is B, and A is what can be made of it."""
 
+import contextlib
 import functools
 import os
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from making.edges import edges
-from making.folder import Job, Made, Out, There, check_names, check_share, share, split_of
+from making.folder import Job, Made, Out, There, check_names, share, split_of
 from pairs.find import list_images
 from pairs.geometry import resize
-from pairs.images import drawn_here, png, read_picture, read_size
+from pairs.images import drawn_here, png, read_header, read_picture
 from pairs.patterns import SPLIT_OF
 from pairs.picture import to_array
 from runtime.console import say
@@ -45,7 +46,6 @@ class Photos:
         return [path for path in (self.photos, self.masks) if path]
 
     def jobs(self, there: There) -> list[Job]:
-        check_share(self.val)
         for folder in self.inputs:
             if not folder.is_dir():
                 raise FileNotFoundError(f"{name_of(folder)} is no folder")
@@ -70,7 +70,12 @@ class Photos:
         if masks and (n := sum(path.stem not in named_masks for path in photos)):
             say(f"photos without a mask of their name, for which one is drawn: {n} of {len(photos)}")
         if self.input == "edges" and not self.size:
-            warn_of_large(photos[0])
+            with contextlib.suppress(DataError):  # it is told later
+                width, height = read_header(photos[0]).size
+                if min(width, height) > 2 * LOADED:
+                    say(f"{name_of(photos[0])} has {width}×{height} pixels, and lines of one pixel fade where training "
+                        f"shrinks them: --size {LOADED} makes edges of the photos at the size that training loads, "
+                        "unless you train on crops of the full size (--resize none)")
         return [Job(name, partial(self.make, path, name, split, masks), split) for split, name, path in named]
 
     def make(self, path: Path, name: str, split: str, masks: list[Path]) -> Made:
@@ -109,17 +114,6 @@ def split_in_path(path: Path) -> tuple[str, str]:
     first, _, rest = name.partition("/")
     split = SPLIT_OF.get(first.lower(), "")
     return (split, rest) if split and rest else ("", name)
-
-
-def warn_of_large(photo: Path) -> None:
-    try:
-        width, height = read_size(photo)
-    except DataError:  # it is told later
-        return
-    if min(width, height) > 2 * LOADED:
-        say(f"{name_of(photo)} has {width}×{height} pixels, and lines of one pixel fade where training shrinks them: "
-            f"--size {LOADED} makes edges of the photos at the size that training loads, unless you train on crops of "
-            "the full size (--resize none)")
 
 
 def boxes(name: str, size: tuple[int, int]) -> np.ndarray:

@@ -1,14 +1,13 @@
 """A raster's bands in windows of any grid, and the GeoTIFF of such a window."""
 
-import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pairs.tiff import MOST, Place, layout, session
+from pairs.tiff import MOST, Place, encode
 from utils import DataError, UserError, name_of, need
 
 Span = tuple[int, int]  # the first pixel along an axis, and the first after it
@@ -55,25 +54,35 @@ class Raster:
             raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach")
         return abs(np.linalg.det(np.diff(corners)))
 
-    def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> "Tile":
-        """The window of the grid: as it stands in the file where pixels meet, else resampled, linearly or `exact`.
+    def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.
 
-        Raises DataError where the file is damaged.
+        As it stands in the file where pixels meet, else resampled, linearly or `exact`. Raises DataError where the file
+        is damaged.
         """
         if (shift := self.shift_from(grid)) is not None:
-            left, top = column + shift[0], row + shift[1]
+            left = column + shift[0]
+            top = row + shift[1]
             values, valid = self.read(top, left, top + size, left + size)
         else:
             values, valid = self.resampled(grid, row, column, size, exact)
-        return Tile(values, valid, self, grid.place_of(column, row))
+        if self.may_be_transparent and not values.any():
+            valid[:] = False
+        return values, valid
+
+    def encoded(self, values: np.ndarray, valid: np.ndarray, place: Place) -> bytes:
+        """The GeoTIFF of a tile, with the palette, names and scales of the bands here. Raises OSError."""
+        nodata = self.image.nodata
+        if nodata is None and values.dtype.kind == "f" and not valid.all():
+            nodata = math.nan
+        place = replace(place, nodata=nodata, descriptions=self.image.descriptions)
+        array = values.transpose(1, 2, 0)
+        return encode(array, place=place, valid=None if valid.all() else valid, like=self.image)
 
     def place_of(self, column: int, row: int) -> Place:
         """Where a window lies that begins there."""
-        if not self.placed:
-            return Place()
-        (a, b, _), (d, e, _), _ = self.matrix
-        x, y = moved(self.matrix, column, row)
-        return Place(self.crs, type(self.image.transform)(a, b, x, d, e, y))
+        window = (row, row + 1), (column, column + 1)
+        return Place(self.crs, self.image.window_transform(window)) if self.placed else Place()
 
     def shift_from(self, grid: "Raster") -> tuple[int, int] | None:
         """By how many columns and rows the pixels of the grid lie apart from those here; None where they never meet.
@@ -120,15 +129,10 @@ class Raster:
         if exact:
             rows, columns = at.astype(int) - begin
             return values[:, rows, columns], valid[rows, columns] & inside
-        mean = np.zeros((len(values), size, size))
-        weight = np.zeros((size, size))
-        at -= 0.5  # centres of pixels lie at halves
-        for corner in itertools.product((0, 1), repeat=2):
-            pixel = np.floor(at) + np.reshape(corner, (2, 1, 1))
-            rows, columns = pixel.clip(0, shape - 1).astype(int) - begin
-            share = (1 - abs(at - pixel)).prod(axis=0) * valid[rows, columns]
-            mean += share * np.where(share > 0, values[:, rows, columns], 0)
-            weight += share
+        at = at - begin - 0.5  # centres of pixels lie at halves
+        linear = need("scipy.ndimage", "scipy", WHAT).map_coordinates
+        weight = linear(valid.astype(float), at, order=1, mode="nearest")
+        mean = np.stack([linear(np.where(valid, band, 0.0), at, order=1, mode="nearest") for band in values])
         mean = np.divide(mean, weight, out=np.zeros_like(mean), where=weight > 0)
         if values.dtype.kind != "f":
             mean = np.rint(mean)
@@ -146,45 +150,6 @@ class Raster:
             return between @ np.stack([y, x]) @ between.T
 
 
-@dataclass
-class Tile:
-    """What a raster holds in a window of a grid: (C, H, W), and where it holds values, (H, W) bool."""
-
-    values: np.ndarray
-    valid: np.ndarray
-    raster: Raster
-    place: Place  # of the window
-
-    @property
-    def transparent(self) -> bool:
-        return self.raster.may_be_transparent and not self.values.any()
-
-    def encoded(self) -> bytes:
-        """The GeoTIFF, with the palette, names and scales of the raster's bands. Raises DataError."""
-        image = self.raster.image
-        values = self.values
-        nodata = image.nodata
-        if nodata is None and values.dtype.kind == "f" and not self.valid.all():
-            nodata = math.nan
-        if nodata is not None:
-            values = np.where(self.valid, values, values.dtype.type(nodata))
-        told = layout(np.roll(values.shape, -1), values.dtype, place=replace(self.place, nodata=nodata))
-        colours = [each.name for each in image.colorinterp]
-        told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(" ".join(colours), "MINISBLACK")
-        failed = f"a tile of {name_of(self.raster.path)} cannot be encoded: "
-        with session(DataError, failed) as rasterio, rasterio.MemoryFile() as memory:
-            with memory.open(**told) as file:
-                if colours == ["palette"]:
-                    file.write_colormap(1, image.colormap(1))  # before the values, or it would not fit any more
-                file.write(values)
-                file.scales = image.scales
-                file.offsets = image.offsets
-                file.descriptions = image.descriptions
-                if nodata is None and not self.valid.all():
-                    file.write_mask(self.valid)
-            return memory.read()
-
-
 def moved(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points (x, y), by the affine `matrix`, (3, 3)."""
     return tuple(row[0] * x + row[1] * y + row[2] for row in matrix[:2])
@@ -198,7 +163,8 @@ def place(a: Raster, b: Raster) -> None:
         if raster.crs is None and (a.placed or b.placed):
             raise UserError(f"{name_of(raster.path)} does not say where on the map it lies, as the other one does: "
                             "rio edit-info --crs CRS FILE gives it a projection, gdal_translate -a_ullr its corners")
-    wide, high = a.image.width / b.image.width, a.image.height / b.image.height
+    wide = a.image.width / b.image.width
+    high = a.image.height / b.image.height
     if abs(wide / high - 1) > 0.01:
         raise UserError(f"{name_of(a.path)} and {name_of(b.path)} do not say where on the map they lie, and have "
                         f"two shapes: {a.image.width}×{a.image.height} and {b.image.width}×{b.image.height}")

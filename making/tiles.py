@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from making.folder import Blocks, Job, Made, Out, There, check_share
+from making.folder import Blocks, Job, Made, Out, There
 from making.raster import Raster, Span, place, shared
 from runtime.console import say
 from utils import UserError, name_of
@@ -37,11 +37,11 @@ class Tiles:
         return [self.a, self.b]
 
     def jobs(self, there: There) -> list[Job]:
-        check_share(self.val)
         if self.size < 16 or not 0 <= self.overlap < self.size or self.block < 1:
             raise UserError("size must be at least 16, overlap from 0 to below size, and block at least 1; they are "
                             f"{self.size}, {self.overlap} and {self.block}")
-        a, b = Raster(self.a), Raster(self.b)
+        a = Raster(self.a)
+        b = Raster(self.b)
         place(a, b)
         grid, other = (b, a) if a.resolution_in(b) > 1 + 1e-6 else (a, b)
         across, down = shared(grid, other)
@@ -75,8 +75,10 @@ class Tiles:
 
     def make(self, sides: dict[str, Raster], grid: Raster, row: int, column: int, split: Callable) -> Made | None:
         """None where the two have no pixel with values in common. split: asked where they have."""
-        tiles = [raster.tile(grid, row, column, self.size, exact=side == self.label_side)
-                 for side, raster in sides.items()]
-        if any(tile.transparent for tile in tiles) or not (tiles[0].valid & tiles[1].valid).any():
+        tiles = {raster: raster.tile(grid, row, column, self.size, exact=side == self.label_side)
+                 for side, raster in sides.items()}
+        (_, in_a), (_, in_b) = tiles.values()
+        if not (in_a & in_b).any():
             return None
-        return Made(split(), *(tile.encoded() for tile in tiles))
+        place = grid.place_of(column, row)
+        return Made(split(), *(raster.encoded(*tile, place) for raster, tile in tiles.items()))

@@ -11,7 +11,7 @@ import numpy as np
 from pairs.find import evenly
 from pairs.geometry import Geometry, Size, enlargement, largest_of
 from pairs.identity import Pair
-from pairs.images import has_frames, has_nodata, read_palette
+from pairs.images import read_header, read_palette
 from pairs.palettes import sample
 from pairs.patterns import SPLIT_OF, suggested
 from pairs.picture import Picture, over_white, to_array
@@ -80,7 +80,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
                     photos.append(f"{name_of(file)} ({width}×{height})")
             elif pair.alone and width == 2 * height:
                 wide.append(name_of(file))
-            if several := [source for source in pair.files if has_frames(source)]:
+            if several := [source for source in pair.files if read_header(source).frames]:
                 moving.append(name_of(several[0]))
         except DataError as error:
             if not skip:
@@ -121,7 +121,7 @@ def may_lack_values(pairs: Sequence[Pair], seen: Iterable["Seen"]) -> bool:
         return True
     for pair in evenly(pairs, 2000):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
-            if any(map(has_nodata, pair.files)):
+            if any(read_header(file).nodata for file in pair.files):
                 return True
     return False
 

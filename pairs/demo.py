@@ -8,20 +8,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pairs.palettes import DEMO as PALETTE
 from runtime.files import complete_folder
 
 SIZE = 256  # pixels a side
 SCALE = 2  # photos are painted at twice the size and averaged down
 
-PALETTE = {  # colour of each class in the label maps
-    "sky": (0, 0, 170), "wall": (0, 85, 255), "roof": (170, 0, 0), "window": (0, 255, 255), "sill": (85, 255, 170),
-    "balcony": (170, 255, 85), "door": (255, 170, 0), "shop": (255, 85, 0), "street": (60, 60, 60),
-}
 # Masonry: red, green, blue; height and width of a brick (the first wall), block, tile or slab in pixels of the photo.
-WALLS = [(0.74, 0.42, 0.33, 8, 20), (0.80, 0.62, 0.42, 24, 52), (0.72, 0.66, 0.58, 24, 52), (0.83, 0.74, 0.56, 24, 52)]
-ROOFS, STREETS = [(0.56, 0.29, 0.22, 10, 12), (0.38, 0.39, 0.44, 10, 12)], [(0.50, 0.49, 0.48, 6, 24)]
+WALLS = [
+    (0.74, 0.42, 0.33, 8, 20),
+    (0.80, 0.62, 0.42, 24, 52),
+    (0.72, 0.66, 0.58, 24, 52),
+    (0.83, 0.74, 0.56, 24, 52),
+]
+ROOFS = [(0.56, 0.29, 0.22, 10, 12), (0.38, 0.39, 0.44, 10, 12)]
+STREETS = [(0.50, 0.49, 0.48, 6, 24)]
 PAINTS = np.array([(0.75, 0.16, 0.14), (0.13, 0.38, 0.26), (0.16, 0.26, 0.52)])  # of doors, shops and awnings
-BLACK, IRON, GLASS, SHEEN = (0.0, 0.0, 0.0), (0.12, 0.12, 0.14), (0.12, 0.15, 0.20), (0.50, 0.62, 0.72)
+BLACK = 0.0, 0.0, 0.0
+IRON = 0.12, 0.12, 0.14
+GLASS = 0.12, 0.15, 0.20
+SHEEN = 0.50, 0.62, 0.72
 
 
 def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None:
@@ -37,13 +43,19 @@ def draw(root: Path, n_train: int = 100, n_val: int = 16, seed: int = 0) -> None
 def facade(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One façade: its label map and its photo, each uint8 (256, 256, 3)."""
     scene = Scene(rng)
-    left, right = rng.integers(14), SIZE - rng.integers(14)
-    eaves, street = rng.integers(46, 70), SIZE - rng.integers(12, 20)
+    left = rng.integers(14)
+    right = SIZE - rng.integers(14)
+    eaves = rng.integers(46, 70)
+    street = SIZE - rng.integers(12, 20)
     ground = street - rng.integers(56, 68)  # the top of the ground floor
-    columns, floors = rng.integers(3, 6), rng.integers(2, 4)
-    wide, high = (right - left) / columns, (ground - eaves - 12) / floors
-    half_x, half_y = int(wide * rng.uniform(0.20, 0.29)), int(high * rng.uniform(0.26, 0.33))  # of every window
-    door, balconies = rng.integers(columns), rng.integers(floors + 1)  # its column; their floor, perhaps none
+    columns = rng.integers(3, 6)
+    floors = rng.integers(2, 4)
+    wide = (right - left) / columns
+    high = (ground - eaves - 12) / floors
+    half_x = int(wide * rng.uniform(0.20, 0.29))  # of every window
+    half_y = int(high * rng.uniform(0.26, 0.33))
+    door = rng.integers(columns)  # its column
+    balconies = rng.integers(floors + 1)  # their floor, perhaps none
 
     sky = scene.paint((0, 0, SIZE, SIZE), (0.42, 0.62, 0.86), (0.82, 0.90, 0.96), "sky")
     sky += 0.22 / (1 + np.exp(1 - 3 * scene.noise(sky, 52, 0.7) - 3 * scene.noise(sky, 18, 0.3)))  # clouds

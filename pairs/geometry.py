@@ -62,7 +62,8 @@ class Geometry:
 
     def pad(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C), at least as large as a crop: reflected at its edges where it is smaller."""
-        return pad(image, self.crop)
+        missing = [max(0, wanted - length) for wanted, length in zip(self.crop[::-1], image.shape, strict=False)]
+        return np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)], "reflect") if any(missing) else image
 
     def trained(self, size: Size, sizes: "Sizes") -> Size:
         """`size` at the scale of training: an image like those in there becomes `whole`, a larger one larger."""
@@ -92,8 +93,10 @@ class Sizes:
 
     def nearest(self, size: Size) -> tuple[float, float]:
         """The width and height of the training image that is most like one of `size`: itself, where that is one."""
-        aspect, shorter = size[0] / size[1], min(size)
-        near, short = float(np.clip(aspect, *self.aspect)), float(np.clip(shorter, *self.shorter))
+        aspect = size[0] / size[1]
+        shorter = min(size)
+        near = float(np.clip(aspect, *self.aspect))
+        short = float(np.clip(shorter, *self.shorter))
         if (near, short) == (aspect, shorter):
             return size
         return (short * near, short) if near >= 1 else (short, short / near)
@@ -106,7 +109,8 @@ def largest_of(sizes: Sequence[Size]) -> Size:
 
 def has_shape_of(size: Size, other: Size) -> bool:
     """Whether a smaller image has the shape of the other: each side is within less than a pixel of its like."""
-    (width, height), (wide, high) = size, other
+    width, height = size
+    wide, high = other
     return width < wide and height < high and abs(width * high - height * wide) < max(wide, high)
 
 
@@ -121,11 +125,9 @@ def enlargement(size: Size, other: Size) -> float:
 def size_range(sizes: Counter) -> tuple[float, float, float, float]:
     """What a generator's file keeps for `Sizes.of_file`: the ends of the shorter sides, then those of the aspects."""
     width, height = np.array([*sizes.elements()], np.float64).T
-    ends = []
-    for values in (np.minimum(width, height), width / height):
-        ends.append(float(np.percentile(values, 1, method="lower")))
-        ends.append(float(np.percentile(values, 99, method="higher")))
-    return tuple(ends)
+    return tuple(float(np.percentile(values, share, method=method))
+                 for values in (np.minimum(width, height), width / height)
+                 for share, method in ((1, "lower"), (99, "higher")))
 
 
 def usual_size(sizes: Counter) -> Size:
@@ -207,12 +209,14 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
         return picture
     shape = size[::-1]
     found = picture.map(lambda plane: resize(np.atleast_3d(plane), size, "nearest").reshape(*shape, *plane.shape[2:]))
-    array, alpha = picture.array, picture.alpha
+    array = picture.array
+    alpha = picture.alpha
     if how == "nearest" or not np.isfinite(array).all():
         return found
 
     # Numbers of any range become those from 0 to 1 on the way
-    low, high = float(array.min()), float(array.max())
+    low = float(array.min())
+    high = float(array.max())
     span = high - low or 1.0
     if array.dtype != np.uint8:
         array = (np.subtract(array, low, dtype=np.float64) / span).astype(np.float32)
@@ -230,9 +234,3 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
     if picture.valid is not None:
         array = np.where(found.valid[..., None], array, array.dtype.type(0))
     return replace(found, array=array)
-
-
-def pad(image: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, C), at least as high and wide as `size`: reflected at its edges where it is smaller."""
-    missing = [max(0, wanted - length) for wanted, length in zip(size[::-1], image.shape, strict=False)]
-    return np.pad(image, [*((n // 2, n - n // 2) for n in missing), (0, 0)], "reflect") if any(missing) else image

@@ -6,8 +6,9 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pairs import tiff
-from pairs.picture import ARRAY, Picture, is_image_array, of_pillow, over_white, picture_of, turned_axes
+from pairs.picture import Picture, is_image_array, of_pillow, over_white, picture_of, told_of
 from runtime.files import atomic
 from runtime.grids import DRAWN
 from utils import DataError, UserError, name_of
@@ -73,8 +74,7 @@ def _load_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not is_image_array(array) or array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
-            held = f"; it holds {array.dtype} {array.shape}" if isinstance(array, np.ndarray) else ""
-            raise ValueError(f"it must hold numbers, {ARRAY}{held}. {turned_axes(array)}".rstrip(". "))
+            raise ValueError(f"it must hold {told_of(array)}")
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{name_of(path)} cannot be read: {error}") from error
     return array
@@ -94,10 +94,11 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
         return picture_of(source, name)
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
-            header = replace(image, nodata=image.nodata and nodata)
-            return tiff_picture(*tiff.decode(_bytes(source), header), header, name).turned(header.orientation)
+            with tiff.opened(_bytes(source)) as raster:
+                header = replace(image, nodata=image.nodata and nodata)
+                return tiff_picture(raster, header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
-            return _of_deep_png(_bytes(source), image, name)
+            return _of_deep_png(image, name)
         if reduce > 1 and image.format == "JPEG":
             image.draft(image.mode, (image.width // reduce, image.height // reduce))
         bits = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
@@ -108,12 +109,14 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
 
 
 def _bytes(source: Path | bytes) -> bytes:
+    """GDAL takes no names that are not UTF-8."""
     return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def _of_deep_png(file: bytes, image: Image.Image, name: str) -> Picture:
+def _of_deep_png(image: Image.Image, name: str) -> Picture:
     """Of 16-bit colour, of which Pillow, which has read its header, keeps 8 bits."""
-    array = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    image.fp.seek(0)
+    array = cv2.imdecode(np.frombuffer(image.fp.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.shape not in [(*image.size[::-1], n) for n in (3, 4)]:
         raise ValueError("damaged, or a kind of 16-bit image that is not known")
     colour = np.ascontiguousarray(array[..., 2::-1])  # from BGR
@@ -121,12 +124,12 @@ def _of_deep_png(file: bytes, image: Image.Image, name: str) -> Picture:
     return Picture(colour, alpha, name=name).turned(image.getexif().get(0x0112, 1))
 
 
-def tiff_picture(array: np.ndarray, missing: np.ndarray | None, palette: np.ndarray | None, header: tiff.Header,
-                 name: str) -> Picture:
-    """The picture of what `tiff.decode` returns, or of some rows of it, before it is turned upright."""
+def tiff_picture(image: Any, header: tiff.Header, name: str, rows: slice = slice(None)) -> Picture:
+    """The picture in rasterio's dataset, or some rows of it, before it is turned upright. Raises ValueError."""
+    array, missing = tiff.read_rows(image, header, rows)
     indices = array[..., 0]
-    if palette is not None:
-        array = palette[indices]
+    if header.photometric == tiff.PALETTE:
+        array = tiff.palette_of(image)[indices]
     elif header.bits < 8:
         array = array * np.uint8(255 // (2**header.bits - 1))
     if header.photometric == tiff.WHITE_IS_0:
@@ -136,20 +139,32 @@ def tiff_picture(array: np.ndarray, missing: np.ndarray | None, palette: np.ndar
     return replace(picture, indices=indices if whole else None)
 
 
-def read_size(source: Path | np.ndarray) -> tuple[int, int]:
-    """Width and height of the upright image, from the file's header alone. Raises DataError."""
+@dataclass(frozen=True)
+class Header:
+    """What a file tells before it is decoded."""
+
+    size: tuple[int, int]  # width and height of the upright image
+    frames: bool = False  # whether it holds more pages or frames than the first, which is the one that is read
+    nodata: bool = False  # whether it is a TIFF that says how it marks pixels without a value
+
+
+def read_header(source: Path | np.ndarray) -> Header:
+    """Raises DataError."""
     if is_array(source):
         array = source if isinstance(source, np.ndarray) else _load_npy(source)
-        return array.shape[1], array.shape[0]
+        return Header(array.shape[1::-1])
     with _opened(source) as image:
         size = image.width, image.height
+        nodata = False
         if isinstance(image, tiff.Header):
             orientation = image.orientation
-        elif image.format == "PNG" and "exif" not in image.info:  # Pillow would decode the pixels to look behind them
-            orientation = 1
+            frames = image.pages
+            nodata = image.nodata
         else:
-            orientation = image.getexif().get(0x0112, 1)
-        return size[::-1] if orientation in (5, 6, 7, 8) else size  # which exchange width and height
+            frames = image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)  # no phone's JPEG
+            hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it to look behind
+            orientation = 1 if hidden else image.getexif().get(0x0112, 1)
+        return Header(size[::-1] if orientation in (5, 6, 7, 8) else size, frames, nodata)  # which turn it on its side
 
 
 def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
@@ -157,28 +172,13 @@ def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
     if is_array(source):
         return None
     with _opened(source) as image:
-        if isinstance(image, tiff.Header):
-            return tiff.decode(_bytes(source), image)[2] if image.photometric == tiff.PALETTE else None
-        palette = getattr(image, "palette", None)
-        return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
-
-
-def has_frames(source: Path | np.ndarray) -> bool:
-    """Whether the file holds more pages or frames than the first, which is the one that is read. Raises DataError."""
-    if is_array(source) or source.suffix.lower() in (".jpg", ".jpeg"):
-        return False
-    with _opened(source) as image:
-        if isinstance(image, tiff.Header):
-            return image.pages
-        return image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)  # no phone's JPEG
-
-
-def has_nodata(source: Path | np.ndarray) -> bool:
-    """Whether the file is a TIFF whose header says how it marks pixels without a value. Raises DataError."""
-    if isinstance(source, np.ndarray) or source.suffix.lower() not in tiff.SUFFIXES:
-        return False
-    with _opened(source) as image:
-        return isinstance(image, tiff.Header) and image.nodata
+        if not isinstance(image, tiff.Header):
+            palette = getattr(image, "palette", None)
+            return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
+        if image.photometric != tiff.PALETTE:
+            return None
+        with tiff.opened(_bytes(source)) as raster:
+            return tiff.palette_of(raster)
 
 
 def read_place(path: Path) -> tiff.Place | None:
@@ -186,7 +186,7 @@ def read_place(path: Path) -> tiff.Place | None:
     with _opened(path) as image:
         if not isinstance(image, tiff.Header) or image.orientation != 1:
             return None
-        with tiff.opened(path) as raster:
+        with tiff.opened(_bytes(path)) as raster:
             return tiff.Place.of(raster)
 
 
@@ -253,7 +253,8 @@ def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None,
 
 def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
     """The whole file: an encoder that writes to a full disk by itself may say nothing of it."""
-    array, file = picture.numbers, io.BytesIO()
+    array = picture.numbers
+    file = io.BytesIO()
     if suffix == ".npy":
         np.save(file, array, allow_pickle=False)
     elif suffix in tiff.SUFFIXES:

@@ -24,7 +24,8 @@ class Jitter:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the internet for its newest version
         import albumentations as A  # takes a third as long as torch, and training alone needs it
 
-        width, height = cfg.crop_width or cfg.crop_size, cfg.crop_size
+        width = cfg.crop_width or cfg.crop_size
+        height = cfg.crop_size
         strength = cfg.color_jitter
         around = (1 - strength, 1 + strength)
         self.color = [A.ColorJitter(around, around, around, (-strength / 2, strength / 2), p=1)] if strength else []
@@ -61,13 +62,11 @@ def check_albumentations() -> None:
 
     AlbumentationsX puts itself into the same folder: under the AGPL, with telemetry, and with other draws from a seed.
     """
-    installed = {}
+    installed = []
     for name in ("albumentations", "albumentationsx"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            installed[name] = metadata.version(name)
-    version = installed.get("albumentations", "0")
-    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    if "albumentationsx" in installed or not (2, 0, 8) <= numbers < (3,):
-        found = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none"
+            installed.append(f"{name} {metadata.version(name)}")
+    found = ", ".join(installed) or "none"
+    if not re.fullmatch(r"albumentations 2\.([1-9]|0\.([89]|\d\d))[^,]*", found):
         raise UserError(f"training needs albumentations>=2.0.8,<3, and here is {found}: pip uninstall albumentationsx, "
                         "then pip install --force-reinstall 'albumentations>=2.0.8,<3'")

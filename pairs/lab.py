@@ -31,15 +31,19 @@ def rgb_of(lab: Tensor) -> Tensor:
     rgb = unbounded(lab)
     outside = ~shows(rgb)
     if outside.any():
-        colours = lab.movedim(-3, 0)[:, outside][..., None]  # (3, n, 1), as one column of pixels
-        low = torch.zeros_like(colours[0])
+        light, ab = lab.movedim(-3, 0)[:, outside][..., None].split([1, 2])  # (n, 1), as one column of pixels
+
+        def paler(share: Tensor) -> Tensor:
+            return unbounded(torch.cat([light, ab * share]))
+
+        low = torch.zeros_like(light[0])
         high = torch.ones_like(low)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            shown = shows(unbounded(paler(colours, middle)))
+            shown = shows(paler(middle))
             low = torch.where(shown, middle, low)
             high = torch.where(shown, high, middle)
-        rgb.movedim(-3, 0)[:, outside] = unbounded(paler(colours, low))[..., 0]
+        rgb.movedim(-3, 0)[:, outside] = paler(low)[..., 0]
     return rgb.clamp(0, 1)
 
 
@@ -56,10 +60,6 @@ def unbounded(lab: Tensor) -> Tensor:
 def shows(rgb: Tensor) -> Tensor:
     """(…, H, W), whether a screen shows that colour, but for rounding."""
     return ((rgb > -1e-5) & (rgb < 1 + 1e-5)).all(dim=-3)
-
-
-def paler(lab: Tensor, share: Tensor) -> Tensor:
-    return torch.stack([lab[0], lab[1] * share, lab[2] * share])
 
 
 def mixed(matrix: Tensor, image: Tensor) -> Tensor:

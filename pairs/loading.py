@@ -8,6 +8,8 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -30,6 +32,7 @@ AUTO_CACHE = 2 * 10**9  # bytes; the most that cache "auto" keeps in memory
 AHEAD = 3  # steps that wait on the device; more would only delay Ctrl-C and hold memory
 
 
+@dataclass
 class EpochSampler(Sampler):
     """Indices (epoch, index) in an order that depends on (seed, epoch) alone, from position `start` on.
 
@@ -38,9 +41,12 @@ class EpochSampler(Sampler):
     that all have equally many.
     """
 
-    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1):
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
-        self.epoch, self.start = 1, 0
+    length: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    epoch: int = 1
+    start: int = 0
 
     def __len__(self) -> int:
         return max(0, math.ceil((self.length - self.start) / self.world))  # more processes may have filled it up
@@ -69,6 +75,7 @@ def leave(error: BaseException, _: Any) -> None:
     os._exit(1)
 
 
+@dataclass
 class Messages(Dataset):
     """What loader processes hand over: the `pixels` of several pairs at once, collated already.
 
@@ -76,8 +83,8 @@ class Messages(Dataset):
     as arrays, which takes two to three times as long.
     """
 
-    def __init__(self, data: Dataset):
-        self.data, self.shared = data, True
+    data: Dataset
+    shared: bool = True
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor | np.ndarray, int]:
         pixels, skipped = self.data.pixels(keys)
@@ -89,6 +96,7 @@ class Messages(Dataset):
         return pixels.numpy(), skipped
 
 
+@dataclass
 class Batches:
     """Batches (x, y), each float (N, C, H, W) in [-1, 1], on the device; `skipped` counts the pairs left out.
 
@@ -96,20 +104,27 @@ class Batches:
     Iterating raises DataError when a pair cannot be read, or when a process that loads images dies.
     """
 
-    def __init__(self, data: Dataset, order: BatchSampler, loader: DataLoader | None, batch_size: int,
-                 device: torch.device, channels_last: bool):
-        self.data, self.order, self.loader, self.batch_size, self.device = data, order, loader, batch_size, device
-        self.channels_last, self.skipped = channels_last, 0
-        self.told = False  # that shared memory is full
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    data: Dataset
+    order: BatchSampler
+    loader: DataLoader | None
+    batch_size: int
+    device: torch.device
+    channels_last: bool
+    skipped: int = 0
+    told: bool = False  # that shared memory is full
+
+    def __post_init__(self):
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def epoch(self, epoch: int, start: int = 0) -> "Batches":
         """The same, in the order of `epoch` from position `start` on."""
-        self.order.sampler.epoch, self.order.sampler.start = epoch, start
+        self.order.sampler.epoch = epoch
+        self.order.sampler.start = start
         return self
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.skipped, steps = 0, deque()
+        self.skipped = 0
+        steps = deque()
         for pixels, skipped in self._messages():
             self.skipped += skipped
             with torch.cuda.stream(self.stream):  # None: does nothing
@@ -240,7 +255,7 @@ def loaders(train_data: Dataset, val_data: Dataset, cfg: Config, ranks: Ranks,
     workers = cfg.num_workers if train_data.cache is None else 0
     train_order = EpochSampler(len(train_data), cfg.seed, ranks.rank, ranks.world)
     val_order = [(0, index) for index in range(ranks.rank, len(val_data), ranks.world)]
-    with open_batches(train_data, train_order, cfg.batch_size, workers, ranks.device, channels_last) as train_batches, \
-            open_batches(val_data, val_order, 8 if val_data.size else 1, workers, ranks.device,
-                         channels_last) as val_batches:
+    opened = partial(open_batches, workers=workers, device=ranks.device, channels_last=channels_last)
+    with opened(train_data, train_order, cfg.batch_size) as train_batches, \
+            opened(val_data, val_order, 8 if val_data.size else 1) as val_batches:
         yield train_batches, val_batches

@@ -8,7 +8,6 @@ from PIL import Image
 
 from utils import DataError, UserError
 
-ARRAY = "(H, W) or (H, W, C) with C from 1 to 64"  # what an array must look like
 TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
           6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}  # by EXIF orientation
 LUMINANCE = np.float32([[0.299], [0.587], [0.114]])
@@ -87,11 +86,10 @@ def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray |
     Raises UserError on other arrays.
     """
     if not is_image_array(array):
-        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise UserError(f"an image must be an array of numbers, {ARRAY}, not {turned_axes(array) or kind}")
+        raise UserError(f"an image must be {told_of(array)}")
     array = np.atleast_3d(array).astype(array.dtype.newbyteorder("="), copy=False)
     indices = array[..., 0] if array.shape[2] == 1 and array.dtype.kind in "biu" else None
-    holes = np.isnan(array).any(axis=2) if array.dtype.kind == "f" else np.zeros(array.shape[:2], bool)
+    holes = (array != array).any(axis=2)  # NaN
     if missing is not None:
         holes |= missing
     if array.dtype == bool:
@@ -109,6 +107,12 @@ def turned_axes(array) -> str:
     if isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[0] <= 4 < min(array.shape[1:]):
         return f"{array.shape} looks like (C, H, W), of which array.transpose(1, 2, 0) makes (H, W, C)"
     return ""
+
+
+def told_of(array) -> str:
+    """What an array must be to be an image, and what this one is."""
+    kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    return f"an array of numbers, (H, W) or (H, W, C) with C from 1 to 64, not {turned_axes(array) or kind}"
 
 
 def is_image_array(array) -> bool:
@@ -137,7 +141,8 @@ def to_array(picture: Picture, channels: int, limits: tuple[float, float] | None
     colours do not come out, unless it is asked for as a channel.
     Raises DataError where the channels are others, and on values that are not finite or of unknown range.
     """
-    values, alpha = to_unit(picture, limits), picture.alpha
+    values = to_unit(picture, limits)
+    alpha = picture.alpha
     if alpha is not None and channels == 4:
         alpha = alpha if values.dtype == np.uint8 else alpha / np.float32(np.iinfo(alpha.dtype).max)
         return np.dstack([as_colour(values), alpha])

@@ -7,7 +7,7 @@ import numpy as np
 
 from pairs.geometry import Interpolation, Size, has_shape_of, largest_of, resized
 from pairs.identity import Pair
-from pairs.images import read_picture, read_size
+from pairs.images import read_header, read_picture
 from pairs.picture import Picture
 from pairs.values import Values, mask_array
 from utils import DataError, name_of
@@ -19,7 +19,7 @@ def side_sizes(pair: Pair) -> tuple[Size, ...]:
     Raises DataError when a side-by-side file has an odd width, when the files of the sides are not of one shape, or
     when the mask has the size of none of them.
     """
-    sizes = [read_size(source) for source in pair.files]
+    sizes = [read_header(source).size for source in pair.files]
     if pair.side_by_side:
         width, height = sizes[0]
         if width % 2:

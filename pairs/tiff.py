@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ DEPTHS = {(1, 1): "u1", (1, 2): "u1", (1, 4): "u1", (1, 8): "u1", (1, 16): "u2",
           (2, 8): "i1", (2, 16): "i2", (2, 32): "i4", (2, 64): "i8",
           (3, 16): "f4", (3, 32): "f4", (3, 64): "f8"}  # as what GDAL decodes numbers of (SampleFormat, bits)
 WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # PhotometricInterpretation
-FIELDS = {1: "u1", 2: "S1", 3: "u2", 4: "u4", 16: "u8"}  # numpy's names of the types of a tag
+FIELDS = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}  # how struct calls the types of a tag
 TAGS = {"subfile": 254, "width": 256, "height": 257, "bits": 258, "photometric": 262, "orientation": 274, "bands": 277,
         "format": 339, "nodata": 42113}
 QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO",  # no other files are looked at
@@ -48,7 +49,8 @@ class Header:
 def read_header(file: BinaryIO) -> Header:
     """The header of an open TIFF, and nothing else of it. Raises ValueError where it is damaged or not of use."""
     pages = _pages(file)
-    first, others = next(pages, {}), list(_kinds(pages))
+    first = next(pages, {})
+    others = list(_kinds(pages))
 
     def one(name: str, default: int) -> int:
         values = set(first.get(TAGS[name], [default]))
@@ -56,8 +58,12 @@ def read_header(file: BinaryIO) -> Header:
             raise ValueError(f"its bands differ in {name}")
         return int(values.pop())
 
-    width, height, bands = one("width", 0), one("height", 0), one("bands", 1)
-    bits, kind, photometric = one("bits", 1), one("format", 1), one("photometric", 1)
+    width = one("width", 0)
+    height = one("height", 0)
+    bands = one("bands", 1)
+    bits = one("bits", 1)
+    kind = one("format", 1)
+    photometric = one("photometric", 1)
     if not width or not height:
         raise ValueError("a TIFF without a picture")
     if (kind, bits) not in DEPTHS:
@@ -71,39 +77,41 @@ def read_header(file: BinaryIO) -> Header:
                   TAGS["nodata"] in first or "mask" in others, "page" in others)
 
 
-def _pages(file: BinaryIO) -> Iterator[dict[int, np.ndarray]]:
+def _pages(file: BinaryIO) -> Iterator[dict[int, tuple]]:
     """The tags in TAGS of each page, one after the other."""
-    order = {b"II": "little", b"MM": "big"}[file.read(2)]
+    order = {b"II": "<", b"MM": ">"}[file.read(2)]
 
-    def number(size: int) -> int:
-        content = file.read(size)
-        if len(content) < size:
+    def read(form: str) -> tuple:
+        content = file.read(struct.calcsize(order + form))
+        if len(content) < struct.calcsize(order + form):
             raise ValueError("a TIFF that ends too early")
-        return int.from_bytes(content, order)
+        return struct.unpack(order + form, content)
 
-    word, short = (8, 8) if number(2) == 43 else (4, 2)
-    fields = [("tag", "u2"), ("type", "u2"), ("count", f"u{word}"), ("value", f"V{word}")]
-    entry = np.dtype(fields).newbyteorder(order)
-    file.seek(word)
-    at, seen = number(word), set()
+    word, short, entry = ("Q", "Q", "HHQ8s") if read("H") == (43,) else ("I", "H", "HHI4s")
+    file.seek(struct.calcsize(word))
+    (at,) = read(word)
+    seen = set()
     while at and at not in seen:
         seen.add(at)
         file.seek(at)
-        if (count := number(short)) > 2**16:
+        (count,) = read(short)
+        if count > 2**16:
             raise ValueError("a TIFF of more tags than there are")
-        entries, page = np.frombuffer(file.read(entry.itemsize * count), entry, count), {}
-        at = number(word)
-        for tag, kind, count, value in entries.tolist():
+        entries = [read(entry) for _ in range(count)]
+        (at,) = read(word)
+        page = {}
+        for tag, kind, count, value in entries:
             if tag in TAGS.values() and kind in FIELDS and 0 < count < 2**16:
-                dtype = np.dtype(FIELDS[kind]).newbyteorder(order)
-                if dtype.itemsize * count > word:
-                    file.seek(int.from_bytes(value, order))
-                    value = file.read(dtype.itemsize * count)
-                page[tag] = np.frombuffer(value, dtype, count)
+                form = f"{count}{FIELDS[kind]}"
+                if struct.calcsize(order + form) > len(value):
+                    file.seek(*struct.unpack(order + word, value))
+                    page[tag] = read(form)
+                else:
+                    page[tag] = struct.unpack_from(order + form, value)
         yield page
 
 
-def _kinds(pages: Iterator[dict[int, np.ndarray]]) -> Iterator[str]:
+def _kinds(pages: Iterator[dict[int, tuple]]) -> Iterator[str]:
     """What follows the first page, up to a second one: overviews and masks belong to the first."""
     for page in pages:
         subfile = int(page.get(TAGS["subfile"], [0])[0])
@@ -128,7 +136,7 @@ def opened(file: bytes | Path, **options) -> Iterator[Any]:
     """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
     damaged = session(ValueError, "a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
     with damaged as rasterio, contextlib.ExitStack() as stack:
-        path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file
+        path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file.resolve()
         yield stack.enter_context(rasterio.open(path, driver="GTiff"))
 
 
@@ -149,17 +157,8 @@ def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
         image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
-def decode(file: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The bands, (H, W, C), as they stand in the file; where it holds no value, (H, W) bool; the palette, (N, 3) uint8.
-
-    Raises UserError without rasterio, and ValueError where the file is damaged, or not what its header says.
-    """
-    with opened(file) as image:
-        return (*read_rows(image, header, 0, header.height), palette_of(image, header))
-
-
-def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The rows from `top` to before `bottom` of rasterio's dataset: the bands, (H, W, C), and where values are missing.
+def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
+    """Some rows of rasterio's dataset: the bands, (H, W, C), and where values are missing, (H, W) bool.
 
     A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
     in two bands. Raises ValueError where the file is not what its header says.
@@ -167,8 +166,10 @@ def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.nda
     if (image.height, image.width) != (header.height, header.width) or image.dtypes[0] != header.dtype.name:
         raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
                          f"{image.width}×{image.height} of {image.dtypes[0]}")
+    top, bottom, _ = rows.indices(image.height)
     window = ((top, bottom), (0, image.width))
-    bands, missing = image.read(window=window), None
+    bands = image.read(window=window)
+    missing = None
     if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
         missing = (image.read_masks(window=window) == 0).all(axis=0)
     if header.photometric in (CMYK, YCBCR):
@@ -180,10 +181,8 @@ def read_rows(image: Any, header: Header, top: int, bottom: int) -> tuple[np.nda
     return np.ascontiguousarray(bands.transpose(1, 2, 0)), missing
 
 
-def palette_of(image: Any, header: Header) -> np.ndarray | None:
-    """(N, 3), the colours of a palette's indices; None where there is none."""
-    if header.photometric != PALETTE:
-        return None
+def palette_of(image: Any) -> np.ndarray:
+    """(N, 3), the colours of a palette's indices."""
     return np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
 
 
@@ -213,10 +212,9 @@ class Place:
         """Whether numbers of this type can say that a value is missing."""
         if self.nodata is None:
             return False
-        if dtype.kind == "f":
-            return not math.isfinite(self.nodata) or abs(self.nodata) <= float(np.finfo(dtype).max)
-        whole = float(self.nodata).is_integer()
-        return whole and np.iinfo(dtype).min <= self.nodata <= np.iinfo(dtype).max
+        with np.errstate(all="ignore"):
+            number = np.float64(self.nodata).astype(dtype)
+        return np.isfinite(number) == math.isfinite(self.nodata) if dtype.kind == "f" else number == self.nodata
 
     def marked(self, array: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """(H, W, C) with nodata where `valid`, (H, W), is False. Elsewhere, a pixel of nothing else moves by one."""
@@ -254,17 +252,27 @@ def describe(image: Any, place: Place | None) -> None:
 
 
 def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = None,
-           valid: np.ndarray | None = None) -> bytes:
-    """The file of (H, W, C), uint8, uint16 or float32, as `layout` tells, with no values where `valid` is False.
+           valid: np.ndarray | None = None, like: Any = None) -> bytes:
+    """The file of (H, W, C) as `layout` tells, with no values where `valid` is False.
 
-    Raises UserError without rasterio, OSError where it cannot be encoded.
+    like: rasterio's dataset, whose palette and colours, scales and offsets it gets. Raises UserError without rasterio,
+    OSError where it cannot be encoded.
     """
     if place:
         array = place.marked(array, valid)
+    told = layout(array.shape, array.dtype, has_alpha, place)
+    colours = " ".join(each.name for each in like.colorinterp) if like else ""
+    if like:
+        told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(colours, "MINISBLACK")
     with session(OSError) as rasterio, rasterio.MemoryFile() as memory:
-        with memory.open(**layout(array.shape, array.dtype, has_alpha, place)) as image:
+        with memory.open(**told) as image:
+            if colours == "palette":
+                image.write_colormap(1, like.colormap(1))  # before the values, or it would not fit any more
             image.write(array.transpose(2, 0, 1))
             describe(image, place)
+            if like:
+                image.scales = like.scales
+                image.offsets = like.offsets
             if place and valid is not None and not place.fits(array.dtype):
                 image.write_mask(valid)
         return memory.read()

@@ -63,13 +63,13 @@ class Values:
         names = " and ".join(picture.name for picture in pictures)
         if self.n_labels:
             indices = pictures[0].indices
-            if len(pictures) > 1 or indices is None:
+            if indices is None:
                 raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole numbers")
             known = (indices >= 0) & (indices < self.n_labels)
             return np.where(known, indices, VOID).astype(np.uint8)[..., None]
         if self.lab:
             photo = pictures[0]
-            if len(pictures) > 1 or photo.channels not in (1, 3) or photo.kind == "float32":
+            if photo.channels not in (1, 3) or photo.kind == "float32":
                 raise DataError(f"{names} cannot be taken apart into L and ab: that takes one photo, gray or colour, "
                                 "of 8 or 16 bits")
             return to_array(photo, 3)
@@ -93,11 +93,12 @@ class Values:
 
     def taken(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
         """The pictures with those bands only that are taken. Raises DataError where one is missing."""
+        if len(pictures) > 1 and (self.n_labels or self.lab or self.bands):
+            names = " and ".join(picture.name for picture in pictures)
+            raise DataError(f"{names} are several inputs, of which none can hold class indices, Lab or chosen bands: "
+                            "leave out n_labels, space lab, bands_a and bands_b")
         if not self.bands:
             return pictures
-        if len(pictures) > 1:
-            raise DataError(f"{' and '.join(picture.name for picture in pictures)} are several inputs, of which no "
-                            "bands can be chosen: leave out bands_a and bands_b")
         picture = pictures[0]
         if picture.channels < max(self.bands):
             raise DataError(f"{picture.name} holds {picture.channels} band{'s' * (picture.channels > 1)}, and no band "
@@ -137,7 +138,8 @@ class Values:
         """y as people see it and as `picture` takes it: ab, (…, 2, H, W), beside the L in x becomes RGB in [-1, 1]."""
         if self.lab != "ab":
             return y
-        light, ab = (x.float() + 1) * 50, y.float() * 110
+        light = (x.float() + 1) * 50
+        ab = y.float() * 110
         return rgb_of(torch.cat([light, ab], dim=-3)) * 2 - 1
 
     def picture(self, y_fake: Tensor, deep: bool = False, alpha: np.ndarray | None = None) -> Picture:
@@ -164,13 +166,13 @@ def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     kind = settings.get("kind", "uint8")
     if settings["space"] == "lab":
         return Values(1, lab="L"), Values(2, lab="ab", kind=kind)
-    sides = {
-        "A": dict(limits=settings["range_a"], bands=settings["bands_a"], counts=settings.get("counts", "")),
-        "B": dict(limits=settings["range_b"], bands=settings["bands_b"]),
-    }
-    a_or_b, *_, other = settings["direction"]
-    return (Values(settings["in_channels"], n_labels=settings["n_labels"], **sides[a_or_b]),
-            Values(settings["out_channels"], kind=kind, **sides[other]))
+    x_side, *_, y_side = settings["direction"].lower()
+    counts = settings.get("counts", "")  # of the side that has several images
+    x = Values(settings["in_channels"], settings[f"range_{x_side}"], settings["n_labels"],
+               bands=settings[f"bands_{x_side}"], counts=counts)
+    y = Values(settings["out_channels"], settings[f"range_{y_side}"], kind=kind,
+               bands=settings[f"bands_{y_side}"], counts=counts)
+    return x, y
 
 
 def stack(sides: Sequence[np.ndarray]) -> np.ndarray:
@@ -188,14 +190,12 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def batch_of(items: Sequence[np.ndarray]) -> Tensor:
     """Pairs of one size, (H, W, C), as (N, H, W, C); where one has a mask, those without get a white one."""
     items = alike(items)
-    if len(items) == 1:
-        return torch.from_numpy(items[0][None])
-    most = max(item.shape[2] for item in items)
+    shape = max(item.shape for item in items)
     white = 255 if items[0].dtype == np.uint8 else 1
-    missing = [((0, 0), (0, 0), (0, most - item.shape[2])) for item in items]
-    filled = [np.pad(item, width, constant_values=white) if any(width[2]) else item
-              for item, width in zip(items, missing, strict=True)]
-    return torch.from_numpy(np.stack(filled))
+    batch = np.full((len(items), *shape), white, items[0].dtype)
+    for one, item in zip(batch, items, strict=True):
+        one[..., : item.shape[2]] = item
+    return torch.from_numpy(batch)
 
 
 def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray | None:
@@ -244,10 +244,11 @@ def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Te
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     of_x, of_y = pixels.permute(0, 3, 1, 2).tensor_split([x.stored], dim=1)
+    y = normalise(of_y, layout)
     if x.lab:
-        ab, mask = Values(2, lab="ab").to_network(of_y[:, :3]), normalise(of_y[:, 3:])
-        return x.to_network(of_x, layout), torch.cat([ab, mask], dim=1).to(memory_format=layout)
-    return x.to_network(of_x, layout), normalise(of_y, layout)
+        ab = Values(2, lab="ab").to_network(of_y[:, :3])
+        y = torch.cat([ab, y[:, 3:]], dim=1).to(memory_format=layout)
+    return x.to_network(of_x, layout), y
 
 
 def composite(y_fake: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from inference.load import load_generator
 from inference.metrics import image_scores
 from inference.translate import Translator, translate
 from pairs.find import usable_pairs
-from pairs.geometry import Geometry, Sizes, pad, resize, usual_size
+from pairs.geometry import Geometry, Sizes, resize, usual_size
 from pairs.images import normalise, to_tensor
 from utils import DataError
 
@@ -133,7 +133,7 @@ def test_no_mode_distorts_but_the_one_that_says_so(small, tmp_path):
 def test_an_image_smaller_than_a_crop_is_reflected_at_its_edges_and_that_is_said(small, tmp_path, capsys):
     for size in ((1, 1), (3, 70), (70, 3), (63, 64)):
         image = coordinates(*size)
-        padded = pad(image, (64, 64))
+        padded = Geometry(crop_size=64).pad(image)
         assert padded.shape == (max(64, size[1]), max(64, size[0]), 3)
         assert set(map(tuple, padded.reshape(-1, 3))) == set(map(tuple, image.reshape(-1, 3)))
     root = write_set(tmp_path / "mixed", [(40, 50), (200, 90), (64, 64)])

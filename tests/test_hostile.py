@@ -25,7 +25,7 @@ from inference.load import load_generator
 from pairs import download
 from pairs.download import unpack
 from pairs.find import find_pairs
-from pairs.images import read_picture, read_size
+from pairs.images import read_header, read_picture
 from pairs.picture import to_array
 from pairs.reading import read_pair
 from runtime.cli import load_settings
@@ -84,7 +84,7 @@ def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, d
     mode = data.draw(st.sampled_from([m for s, m in WHOLE if s == suffix]))
     path = tmp_path_factory.getbasetemp() / f"fuzz.{suffix}"
     path.write_bytes(mutated(WHOLE[suffix, mode], changes))
-    refused_or_read(lambda: read_size(path))
+    refused_or_read(lambda: read_header(path).size)
     refused_or_read(lambda: read_pair(pair_of(path), RGB, RGB))
     refused_or_read(lambda: read_pair(pair_of(path), GRAY, RGB, lambda size: (2, 2)))
     refused_or_read(lambda: to_array(read_picture(path), 3))
@@ -98,7 +98,7 @@ def png_header(width, height):
 def test_huge_declared_sizes_are_refused_unread(tmp_path):
     for size in ((100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)):
         (tmp_path / "a.png").write_bytes(png_header(*size) + b"rest")
-        for read in (read_picture, read_size):
+        for read in (read_picture, read_header):
             with pytest.raises(DataError, match="a.png"):
                 read(tmp_path / "a.png")
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pairs.images import read_picture, read_size
+from pairs.images import read_header, read_picture
 from pairs.picture import to_array
 from utils import DataError
 
@@ -82,7 +82,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.jpg").size == (10, 20) == read_size(tmp_path / "a.jpg")
+    assert read_picture(tmp_path / "a.jpg").size == (10, 20) == read_header(tmp_path / "a.jpg").size
 
 
 def test_a_size_is_read_without_decoding(tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_size_is_read_without_decoding(tmp_path, monkeypatch):
         Image.new("RGB", (64, 32)).save(tmp_path / f"a.{suffix}")
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     for suffix in ("png", "jpg", "tif", "bmp"):
-        assert read_size(tmp_path / f"a.{suffix}") == (64, 32)
+        assert read_header(tmp_path / f"a.{suffix}").size == (64, 32)
 
 
 def test_unusable_files_are_named(tmp_path):

@@ -116,8 +116,9 @@ def test_numbers_of_unknown_range_are_refused(floats, channels):
 
 def test_bands_and_several_inputs_are_refused():
     rgb = picture_of(photo(8, 8))
-    for pictures in ([picture_of(np.zeros((8, 8, 4), np.uint8))], [rgb, rgb]):
-        with pytest.raises(DataError, match="one photo, gray or colour"):
+    for pictures, said in (([picture_of(np.zeros((8, 8, 4), np.uint8))], "one photo, gray or colour"),
+                           ([rgb, rgb], "are several inputs, of which none can hold .* Lab")):
+        with pytest.raises(DataError, match=said):
             L.array(pictures)
 
 

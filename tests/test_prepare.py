@@ -335,7 +335,7 @@ def test_cityscapes(tmp_path):
     status, said = run("cityscapes", *trees, tmp_path / "out")
     assert status == 0 and "2 in train, 3 in val" in said
     assert "not used: 3 photos of test: its labels are not published" in said
-    assert "not used: 1 photos of train: they have no *_color.png" in said
+    assert "not used: 1 photos of train: they have no *_gt*_color.png" in said
     found = find_pairs(tmp_path / "out")
     assert [len(found.splits[split]) for split in ("train", "val")] == [2, 3]
     pair = found.splits["train"][0]

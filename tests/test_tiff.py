@@ -25,7 +25,7 @@ from PIL import Image
 from dataset import PairedImages, load_data
 from pairs import tiff
 from pairs.find import Pair
-from pairs.images import has_frames, has_nodata, read_picture, read_size, write_picture
+from pairs.images import read_header, read_picture, read_place, write_picture
 from pairs.jitter import Jitter
 from pairs.picture import TURNED, Picture, picture_of, to_array
 from pairs.values import Values
@@ -101,7 +101,7 @@ def test_orientation_is_applied_once_to_pixels_and_to_the_size(tmp_path, bands, 
         (tmp_path / "a.tif").write_bytes(written(array, extratags=[tag(274, orientation)]))
         picture = read_picture(tmp_path / "a.tif")
         np.testing.assert_array_equal(picture.array, upright)
-        assert picture.size == read_size(tmp_path / "a.tif") == upright.shape[1::-1]
+        assert picture.size == read_header(tmp_path / "a.tif").size == upright.shape[1::-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -259,7 +259,7 @@ def test_gdals_own_mask_inside_the_file_counts_too(tmp_path):
         file.write(array.transpose(2, 0, 1))
         file.write_mask(mask)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").valid, mask)
-    assert has_nodata(tmp_path / "a.tif") and not has_frames(tmp_path / "a.tif")
+    assert read_header(tmp_path / "a.tif").nodata and not read_header(tmp_path / "a.tif").frames
 
 
 def test_overviews_are_no_pages_and_the_first_page_is_taken(tmp_path):
@@ -268,13 +268,13 @@ def test_overviews_are_no_pages_and_the_first_page_is_taken(tmp_path):
 
     array = numbers(np.uint8, 1, (64, 48))
     (tmp_path / "a.tif").write_bytes(written(array))
-    assert not has_frames(tmp_path / "a.tif")
+    assert not read_header(tmp_path / "a.tif").frames
     with rasterio.open(tmp_path / "a.tif", "r+") as file:
         file.build_overviews([2, 4], Resampling.average)
-    assert not has_frames(tmp_path / "a.tif")
+    assert not read_header(tmp_path / "a.tif").frames
     np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").array, array)
     tifffile.imwrite(tmp_path / "b.tif", np.stack([array[..., 0], 255 - array[..., 0]]), photometric="minisblack")
-    assert has_frames(tmp_path / "b.tif")
+    assert read_header(tmp_path / "b.tif").frames
     np.testing.assert_array_equal(read_picture(tmp_path / "b.tif").array, array)
 
 
@@ -309,11 +309,20 @@ def test_transparency_is_marked_as_such_in_a_tiff(tmp_path, kind, channels):
         np.testing.assert_array_equal(file.asarray()[..., 3], alpha)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are text")
+def test_names_that_are_no_utf_8_are_read(tmp_path):
+    """GDAL takes UTF-8 alone."""
+    path = tmp_path / os.fsdecode(b"a\xff.tif")
+    path.write_bytes(written(numbers(np.uint8, 3)))
+    np.testing.assert_array_equal(read_picture(path).array, numbers(np.uint8, 3))
+    assert read_place(path).crs is None
+
+
 def test_sizes_beyond_the_limit_are_refused_before_anything_is_decoded(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(written(numbers(np.uint8, 1, (300, 400))))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
-    monkeypatch.setattr(tiff, "decode", lambda *_: pytest.fail("decoded"))
-    for read in (read_picture, read_size):
+    monkeypatch.setattr(tiff, "opened", lambda *_: pytest.fail("decoded"))
+    for read in (read_picture, read_header):
         with pytest.raises(DataError, match="a.tif is too large: more than 100,000 pixels"):
             read(tmp_path / "a.tif")
 
@@ -328,7 +337,7 @@ def test_damaged_tiffs_are_read_or_refused_by_name(tmp_path):
         for _ in range(1 + n % 4):
             content[rng.integers(min(len(content), 400))] = rng.integers(256)
         path.write_bytes(bytes(content))
-        for act in (read_size, read_picture, has_frames, has_nodata):
+        for act in (read_header, read_picture):
             try:
                 act(path)
             except DataError as error:
@@ -340,9 +349,9 @@ def test_without_rasterio_a_sentence_names_it_and_other_files_need_none(tmp_path
     (tmp_path / "rasterio.py").write_text("raise ImportError('not here')")
     (tmp_path / "a.tif").write_bytes(written(numbers(np.uint8, 3)))
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    code = ("from pathlib import Path; from pairs.images import read_picture, read_size; import sys\n"
+    code = ("from pathlib import Path; from pairs.images import read_header, read_picture; import sys\n"
             "read_picture(Path('a.png')); assert 'rasterio' not in sys.modules\n"
-            "assert read_size(Path('a.tif')) == (24, 17)\n"
+            "assert read_header(Path('a.tif')).size == (24, 17)\n"
             "try: read_picture(Path('a.tif'))\n"
             "except Exception as error: print(type(error).__name__, error)\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"}

@@ -28,7 +28,7 @@ from inference.translate import tell_clipped, translate
 from pairs.checks import Seen, range_words
 from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
-from pairs.images import read_picture, read_size, write_picture
+from pairs.images import read_header, read_picture, write_picture
 from pairs.jitter import Jitter
 from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.reading import read_pair
@@ -565,7 +565,7 @@ def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
                     flat.getvalue(), text.getvalue(), whole.replace(b"|u1", b"|O8"),
                     whole.replace(b"(48, 48, 3)", b"(-8,-48, 3)")):
         path.write_bytes(content)
-        for read in (read_picture, read_size):
+        for read in (read_picture, read_header):
             with pytest.raises(DataError, match="a.npy cannot be read"):
                 read(path)
     assert not (tmp_path / "canary").exists()
