@@ -24,11 +24,12 @@ from utils import DataError, UserError, name_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
 
-FORMATS = ["PNG", "JPEG", "WEBP", "BMP"]  # that Pillow reads
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"}
-OTHER_SUFFIXES = {".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".eps",
-                  ".ico", ".tga", ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".raw", ".cr2",
-                  ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".apng", ".mp4", ".mov", ".avi", ".mkv", ".webm"}
+FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM"]  # that Pillow reads
+WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"}
+SUFFIXES = {*WRITTEN, ".jfif", ".gif", ".ppm", ".pgm", ".pbm"}  # that are read
+OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".psd", ".svg", ".eps", ".ico", ".tga",
+                  ".dds", ".exr", ".hdr", ".pnm", ".pfm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+                  ".rw2", ".raf", ".apng", ".mp4", ".mov", ".avi", ".mkv", ".webm"}
 # images, and videos, that are not read
 DRAWN_NAMES = re.compile(r"(preview_.*|losses|sheet|epoch_\d+)\.png", re.DOTALL)
 MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
@@ -59,7 +60,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image | tiff.Header]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name} is no PNG, JPEG, WebP, BMP or TIFF image") from error
+        raise DataError(f"{name} is no image of a format that is read") from error
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, zlib.error) as error:
         raise DataError(f"{name} cannot be read: {error}") from error
 
@@ -99,6 +100,10 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
                 return tiff_picture(raster, header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             return _of_deep_png(image, name)
+        if image.format == "PPM":
+            return _of_pnm(image, name)
+        if image.format == "GIF":
+            return _of_gif(image, name)
         if reduce > 1 and image.format == "JPEG":
             image.draft(image.mode, (image.width // reduce, image.height // reduce))
         bits = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
@@ -115,13 +120,47 @@ def _bytes(source: Path | bytes) -> bytes:
 
 def _of_deep_png(image: Image.Image, name: str) -> Picture:
     """Of 16-bit colour, of which Pillow, which has read its header, keeps 8 bits."""
-    image.fp.seek(0)
-    array = cv2.imdecode(np.frombuffer(image.fp.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16 or array.shape not in [(*image.size[::-1], n) for n in (3, 4)]:
-        raise ValueError("damaged, or a kind of 16-bit image that is not known")
-    colour = np.ascontiguousarray(array[..., 2::-1])  # from BGR
+    array = _by_opencv(_content(image), image.size, (3, 4))
+    colour = np.ascontiguousarray(array[..., :3])
     alpha = array[..., 3] if array.shape[2] == 4 else None
     return Picture(colour, alpha, name=name).turned(image.getexif().get(0x0112, 1))
+
+
+def _of_pnm(image: Image.Image, name: str) -> Picture:
+    """Of PPM, PGM or PBM: of 8 bits, the largest value in the header is white, and indices are as they are written."""
+    content = _content(image)
+    if content[:2] not in (b"P4", b"P5", b"P6"):
+        raise ValueError("its numbers are spelled out, and only binary ones are read (P4, P5, P6)")
+    picture = of_pillow(image, name)  # which refuses a file that was cut
+    array = _by_opencv(content, image.size, (1, 3))
+    if array.dtype == np.uint16:
+        return picture_of(array, name)
+    return replace(picture, indices=array[..., 0]) if image.mode == "L" else picture
+
+
+def _of_gif(image: Image.Image, name: str) -> Picture:
+    """Its first frame. Its numbers are no classes, since programs that write GIF number the colours in use anew."""
+    palette = read_colours(image)
+    if palette is not None and (palette == palette[:, :1]).all():
+        image = image.convert("LA" if image.has_transparency_data else "L")
+    elif image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return of_pillow(image, name)
+
+
+def _content(image: Image.Image) -> bytes:
+    """The whole file, of which Pillow has read the header."""
+    image.fp.seek(0)
+    return image.fp.read()
+
+
+def _by_opencv(content: bytes, size: tuple[int, int], channels: tuple[int, ...]) -> np.ndarray:
+    """(H, W, C) of uint8 or uint16 in RGB, the numbers as they are written. Raises ValueError."""
+    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    array = None if array is None else np.atleast_3d(array)
+    if array is None or array.shape not in [(*size[::-1], n) for n in channels]:
+        raise ValueError("damaged, or a kind of image that is not known")
+    return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] > 1 else array
 
 
 def tiff_picture(image: Any, header: tiff.Header, name: str, rows: slice = slice(None)) -> Picture:
@@ -161,7 +200,7 @@ def read_header(source: Path | np.ndarray) -> Header:
             frames = image.pages
             nodata = image.nodata
         else:
-            frames = image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)  # no phone's JPEG
+            frames = image.format in ("PNG", "WEBP", "GIF") and getattr(image, "is_animated", False)  # no phone's JPEG
             hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it to look behind
             orientation = 1 if hidden else image.getexif().get(0x0112, 1)
         return Header(size[::-1] if orientation in (5, 6, 7, 8) else size, frames, nodata)  # which turn it on its side
@@ -173,12 +212,17 @@ def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
         return None
     with _opened(source) as image:
         if not isinstance(image, tiff.Header):
-            palette = getattr(image, "palette", None)
-            return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
+            return None if image.format == "GIF" else read_colours(image)
         if image.photometric != tiff.PALETTE:
             return None
         with tiff.opened(_bytes(source)) as raster:
             return tiff.palette_of(raster)
+
+
+def read_colours(image: Image.Image) -> np.ndarray | None:
+    """The same of a PIL image."""
+    palette = getattr(image, "palette", None)
+    return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
 
 
 def read_place(path: Path) -> tiff.Place | None:
@@ -220,7 +264,7 @@ def can_hold(suffix: str, channels: int, kind: np.dtype | str) -> bool:
         return True
     if suffix in tiff.SUFFIXES:
         return channels <= tiff.MOST
-    return channels in ((1, 3, 4) if suffix == ".png" else (1, 3)) and np.dtype(kind).kind != "f"
+    return suffix in WRITTEN and channels in ((1, 3, 4) if suffix == ".png" else (1, 3)) and np.dtype(kind).kind != "f"
 
 
 def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None, overviews: bool = False,
@@ -234,8 +278,8 @@ def write_picture(path: Path, picture: Picture, place: tiff.Place | None = None,
     Raises DataError on another ending or one that cannot hold the array, or when it cannot be written.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{name_of(path)} ends in none of {', '.join(sorted(SUFFIXES))}")
+    if suffix not in WRITTEN:
+        raise DataError(f"{name_of(path)} ends in none of {', '.join(sorted(WRITTEN))}")
     if not can_hold(suffix, picture.channels, picture.kind):
         raise DataError(f"{name_of(path)} cannot be written: {suffix} does not hold {picture.kind} of "
                         f"{picture.channels} channels, but .npy does")

@@ -235,7 +235,7 @@ def test_a_broken_file_is_named_through_a_worker(data):
     with loaders(pairs, pairs, replace(JITTER, num_workers=1), Ranks()) as (batches, _), \
             pytest.raises(DataError) as error:
         list(batches)
-    assert str(error.value) == f"{data / 'train' / '3.png'} is no PNG, JPEG, WebP, BMP or TIFF image"
+    assert str(error.value) == f"{data / 'train' / '3.png'} is no image of a format that is read"
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -12,7 +12,7 @@ def opened(path, channels=3):
     return to_array(read_picture(path), channels)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jfif", "webp", "bmp", "tif", "gif", "ppm"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_every_format_keeps_its_colours(tmp_path, suffix, mode):
     colour = (200, 100, 50) if mode == "RGB" else 120
@@ -54,6 +54,43 @@ def test_16_bits_keep_range_and_precision(tmp_path, suffix):
     np.testing.assert_allclose(array, values[..., ::-1] / 65535, atol=1e-7)
     gray = opened(tmp_path / f"a.{suffix}", 1)
     np.testing.assert_allclose(gray[..., 0], values @ [0.114, 0.587, 0.299] / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize(("most", "kind"), [(19, "u1"), (255, "u1"), (4095, ">u2"), (65535, ">u2")])
+def test_of_pgm_the_numbers_stay_as_they_are_written_and_of_8_bits_the_largest_is_white(tmp_path, most, kind):
+    values = np.array([[0, 1, most // 2, most]])
+    content = f"P5\n4 1\n{most}\n".encode() + values.astype(kind).tobytes()
+    (tmp_path / "a.pgm").write_bytes(content)
+    picture = read_picture(tmp_path / "a.pgm")
+    assert (picture.indices == values).all()
+    if most > 255:
+        assert picture.kind == "uint16" and (picture.array[..., 0] == values).all()
+    else:
+        assert picture.kind == "uint8" and (abs(picture.array[..., 0] - values * 255 / most) < 1).all()
+    colour = values[..., None] * [1, 0, 1]
+    (tmp_path / "a.ppm").write_bytes(f"P6\n4 1\n{most}\n".encode() + colour.astype(kind).tobytes())
+    array = read_picture(tmp_path / "a.ppm").array
+    assert (array[..., 0] == picture.array[..., 0]).all() and (array[..., 1] == 0).all()
+    (tmp_path / "a.pgm").write_bytes(content[:-1])
+    (tmp_path / "text.pgm").write_bytes(b"P2\n2 1\n19\n3 19\n")
+    for name, reason in (("a", "truncated|not enough"), ("text", "spelled out")):
+        with pytest.raises(DataError, match=f"{name}.pgm cannot be read: .*{reason}"):
+            read_picture(tmp_path / f"{name}.pgm")
+
+
+def test_of_gif_gray_is_gray_and_colours_are_no_classes(tmp_path):
+    values = np.array([[50, 100, 250] * 100], np.uint8)
+    gray, first, second = (Image.fromarray(values // n) for n in (1, 2, 50))
+    gray.save(tmp_path / "gray.gif")
+    picture = read_picture(tmp_path / "gray.gif")
+    assert picture.channels == 1 and (picture.array[..., 0] == values).all() and (picture.indices == values).all()
+    first.save(tmp_path / "two.gif", save_all=True, append_images=[second])
+    assert read_header(tmp_path / "two.gif").frames and (read_picture(tmp_path / "two.gif").indices == values // 2).all()
+    second.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    second.save(tmp_path / "classes.gif", transparency=2, optimize=False)
+    picture = read_picture(tmp_path / "classes.gif")
+    assert picture.indices is None and picture.array[0, 0].tolist() == [1, 254, 7]
+    assert picture.alpha[0, :3].tolist() == [255, 0, 255]
 
 
 def test_16_bit_transparency_is_laid_over_white(tmp_path):
