@@ -77,15 +77,12 @@ class Config:
     def __post_init__(self):
         for f in fields(self):
             object.__setattr__(self, f.name, coerced(f.name, f.type, getattr(self, f.name)))
-        if self.n_labels:
-            object.__setattr__(self, "in_channels", self.n_labels)
-        if self.space == "lab":
-            for name, default, n in (("in_channels", 3, 1), ("out_channels", 3, 2)):
-                if getattr(self, name) == default:
-                    object.__setattr__(self, name, n)
-        for name, side in (("in_channels", self.direction[0]), ("out_channels", self.direction[-1])):
-            if bands := self.bands_a if side == "A" else self.bands_b:
-                object.__setattr__(self, name, len(bands))
+        for name, side, n_labels in (("in_channels", 0, self.n_labels), ("out_channels", -1, 0)):
+            n = n_labels or getattr(self, name)
+            if self.space == "lab" and n == 3:
+                n = LAB[name]
+            bands = self.bands_a if self.direction[side] == "A" else self.bands_b
+            object.__setattr__(self, name, len(bands) or n)
         weights = dict.fromkeys(self.loss_weights, (0, math.inf))
         for name, (low, high) in (BOUNDS | weights).items():
             value = getattr(self, name)
@@ -162,17 +159,17 @@ BOUNDS = {
     "seed": (0, 2**32 - 1),
 }
 
-LAB = [  # settings that have one value with space lab
-    ("n_labels", 0, "must be 0 with space lab: classes have no colours"),
-    ("label_side", "none", "must be none with space lab: label maps are no photos"),
-    ("range_a", None, "must be left out with space lab, which knows its ranges"),
-    ("range_b", None, "must be left out with space lab, which knows its ranges"),
-    ("bands_a", (), "must be left out with space lab, which takes photos, gray or in colours"),
-    ("bands_b", (), "must be left out with space lab, which takes photos, gray or in colours"),
-    ("in_channels", 1, "must be left out with space lab, whose input is L"),
-    ("out_channels", 2, "must be left out with space lab, whose output is ab"),
-    ("lambda_vgg", 0, "must be 0 with space lab: VGG19 knows no ab"),
-]
+LAB = {  # settings that have one value with space lab
+    "n_labels": 0,
+    "label_side": "none",
+    "range_a": None,
+    "range_b": None,
+    "bands_a": (),
+    "bands_b": (),
+    "in_channels": 1,
+    "out_channels": 2,
+    "lambda_vgg": 0,
+}
 
 
 def rules(c: Config) -> list[tuple[str, bool, str]]:
@@ -193,7 +190,9 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("n_labels", not c.n_labels or not (c.bands_a if c.direction[0] == "A" else c.bands_b),
          "must be 0 where bands of the input are chosen"),
         ("group", is_pattern(c.group), "must be a regular expression"),
-        *((name, rgb or getattr(c, name) == only, rule) for name, only, rule in LAB),
+        *((name, rgb or getattr(c, name) == only,
+           "must be left out with space lab, whose photos have no labels, and whose L and ab have ranges of their own")
+          for name, only in LAB.items()),
         ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
         ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
@@ -246,6 +245,15 @@ def near(size: int) -> int:
     return max(16, round(size / 16) * 16)
 
 
+TUPLES = {  # type → whether values are such, what they must be, the type of each
+    tuple[str, ...]: (lambda values: all(type(v) is str for v in values), "must be words", str),
+    tuple[int, ...]: (lambda values: len(values) <= 64 and all(type(v) is int and v > 0 for v in values),
+                      "must be up to 64 numbers of bands, from 1", int),
+    Range: (lambda values: all(type(v) in (int, float) and abs(v) < 1e300 for v in values) and len(values) == 2
+            and float(values[0]) < float(values[1]), "must be two finite numbers, the lower one first", float),
+}
+
+
 def coerced(name: str, kind, value):
     """The value as a setting of this type holds it. Raises ValueError on another type."""
     if value is None and kind in (Path | None, Range):
@@ -254,28 +262,15 @@ def coerced(name: str, kind, value):
         return Path(value)
     if kind is float and type(value) is int:
         return float(value)
-    if kind == tuple[str, ...]:
-        require(name, value, isinstance(value, list | tuple) and all(type(v) is str for v in value), "must be words")
-        return tuple(value)
-    if kind == tuple[int, ...]:
-        numbers = isinstance(value, list | tuple) and all(type(v) is int and v > 0 for v in value)
-        require(name, value, numbers and len(value) <= 64, "must be up to 64 numbers of bands, from 1")
-        return tuple(value)
-    if kind == Range:
-        require(name, value, is_range(value), "must be two finite numbers, the lower one first")
-        return tuple(map(float, value))
+    if kind in TUPLES:
+        holds, rule, single = TUPLES[kind]
+        require(name, value, isinstance(value, list | tuple) and holds(value), rule)
+        return tuple(map(single, value))
     if words := get_args(kind):
         require(name, value, value in words, f"must be one of {', '.join(words)}")
     else:
         require(name, value, type(value) is kind, f"must be of type {kind.__name__}")
     return value
-
-
-def is_range(value) -> bool:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        return False
-    finite = all(type(v) in (int, float) and abs(v) < 1e300 for v in value)
-    return finite and float(value[0]) < float(value[1])
 
 
 # Training as in the paper (appendix 6.2), even after the defaults above were edited: a new weight belongs here too.

@@ -10,9 +10,11 @@ Without arguments: 512×256 and 1200×600 JPEG files of the demo's facades, enla
 import contextlib
 import itertools
 import tempfile
-import time
 import unittest.mock
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import common
@@ -55,58 +57,63 @@ def draw(folder: Path, size: tuple[int, int]) -> Path:
 def ms_a_pair(data: PairedImages) -> dict[str, float]:
     """One after the other on one core; the warm-up also fills a cache."""
     for _ in range(2):
-        times = [common.seconds_of(lambda i=i: data.pixels([(1, i)]), torch.device("cpu")) for i in range(len(data))]
-    return common.spread([1e3 * seconds for seconds in times])
+        times = [common.wall_and_cpu(partial(data.pixels, [(1, i)])) for i in range(len(data))]
+    return common.spread(1e3 * wall for wall, _ in times)
 
 
 def speeds(loaders: dict[str, Batches], epochs: int) -> dict[str, dict]:
     """Pairs/s of whole epochs without any step, and this process's CPU time in ms a pair; in turns."""
-    seen = {name: [] for name in loaders}
-    for epoch in range(1, epochs + 2):
-        for name, batches in loaders.items():
-            cpu, start = time.process_time(), time.perf_counter()
-            for _ in batches.epoch(epoch):
-                pass
-            n = len(batches.data)
-            seen[name].append((n / (time.perf_counter() - start), 1e3 * (time.process_time() - cpu) / n))
-    return {name: {key: common.spread(values) for key, values in zip(("pairs_per_s", "cpu_ms"), zip(
-        *rows[1:], strict=True), strict=True)} for name, rows in seen.items()}
+
+    def epoch(batches: Batches, numbers: Iterator[int]) -> None:
+        deque(batches.epoch(next(numbers)), maxlen=0)
+
+    acts = {name: partial(common.wall_and_cpu, partial(epoch, batches, itertools.count(1)))
+            for name, batches in loaders.items()}
+    rows = {}
+    for name, (_, *times) in common.in_turns(acts, epochs + 1).items():
+        n = len(loaders[name].data)
+        rows[name] = {"pairs_per_s": common.spread(n / wall for wall, _ in times),
+                      "cpu_ms": common.spread(1e3 * cpu / n for _, cpu in times)}
+    return rows
 
 
-def bench(opts: Bench, device: torch.device) -> list[dict]:
+def measure(root: Path, opts: Bench, device: torch.device) -> dict:
+    cfg = Config()
+    pairs = usable_pairs(root, 0).splits["train"]
+    named = (pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs]
+    files, memory = (PairedImages(named, geometry=Geometry.of(cfg.plain()), jitter=Jitter(cfg)) for _ in range(2))
+    memory.cache = {}
+    row = {"name": f"{root.name}, {describe(check_headers(pairs), pairs)}", "file": ms_a_pair(files)}
+    with unittest.mock.patch("dataset.read_pictures", lambda pair, *_: read_pictures(pair)):
+        row["decoded whole"] = ms_a_pair(files)  # JPEGs at their full size
+    row["memory"] = ms_a_pair(memory)
+    with contextlib.ExitStack() as stack:
+        loaders = {}
+        for n in [n for n in opts.workers if n <= usable_cores()] + ["memory"]:
+            data, count = (memory, 0) if n == "memory" else (files, n)
+            batches = open_batches(data, EpochSampler(len(data), cfg.seed), opts.batch_size, count, device)
+            loaders[str(n)] = stack.enter_context(batches)
+        row["floats"] = speeds(loaders, opts.epochs)
+        with unittest.mock.patch("pairs.loading.to_batch", lambda pixels, *_: (pixels, pixels)):
+            row["bytes"] = speeds(loaders, opts.epochs)
+    return row
+
+
+def bench(opts: Bench, device: torch.device) -> Iterator[dict]:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    rows, cfg = [], Config()
     with tempfile.TemporaryDirectory() as scratch:
-        for root in opts.data_roots or [draw(Path(scratch) / f"demo {w}×{h}", (w, h)) for w, h in (
-                (512, 256), (1200, 600))]:
-            pairs = usable_pairs(root, 0).splits["train"]
-            named = (pairs * (opts.n_pairs // len(pairs) + 1))[: opts.n_pairs]
-            geometry = Geometry.of(cfg.plain())
-            files, memory = (PairedImages(named, geometry=geometry, jitter=Jitter(cfg)) for _ in range(2))
-            memory.cache = {}
-            row = {"name": f"{root.name}, {describe(check_headers(pairs), pairs)}", "ms": ms_a_pair(files),
-                   "ram": ms_a_pair(memory)}
-            with unittest.mock.patch("dataset.read_pictures", lambda pair, *_: read_pictures(pair)):
-                row["whole"] = ms_a_pair(files)  # JPEGs decoded at their full size
-            print("{}\n  ms a pair: {}".format(row["name"], ", ".join("{} {median:.2f} ({min:.2f} to {max:.2f})".format(
-                name, **row[key]) for name, key in (("file", "ms"), ("decoded whole", "whole"), ("memory", "ram")))))
-            with contextlib.ExitStack() as stack:
-                loaders = {}
-                for n in [n for n in opts.workers if n <= usable_cores()] + ["memory"]:
-                    data, order = memory if n == "memory" else files, EpochSampler(len(files), cfg.seed)
-                    count = 0 if n == "memory" else n
-                    loaders[str(n)] = stack.enter_context(open_batches(data, order, opts.batch_size, count, device))
-                row["floats"] = speeds(loaders, opts.epochs)
-                with unittest.mock.patch("pairs.loading.to_batch", lambda pixels, *_: (pixels, pixels)):
-                    row["bytes"] = speeds(loaders, opts.epochs)
-            for key, name in itertools.product(("floats", "bytes"), loaders):
-                each = row[key][name]
-                print("  {:<6} {}: {median:7.0f} pairs/s ({min:.0f} to {max:.0f}), ".format(
-                    key, name, **each["pairs_per_s"])
-                      + "{median:.3f} ms of CPU a pair ({min:.3f} to {max:.3f})".format(**each["cpu_ms"]), flush=True)
-            rows.append(row)
-    return rows
+        sizes = {"demo 512×256": (512, 256), "demo 1200×600": (1200, 600)}
+        for root in opts.data_roots or (draw(Path(scratch, name), size) for name, size in sizes.items()):
+            row = measure(root, opts, device)
+            print(row["name"])
+            for name in ("file", "decoded whole", "memory"):
+                print(f"  {name}: {common.told(row[name])} ms a pair")
+            for kind in ("floats", "bytes"):
+                for name, found in row[kind].items():
+                    print(f"  {kind:<6} {name}: {common.told(found['pairs_per_s'], '7.0f')} pairs/s, "
+                          f"{common.told(found['cpu_ms'], '.3f')} ms of CPU a pair", flush=True)
+            yield row
 
 
 if __name__ == "__main__":

@@ -12,22 +12,18 @@ import importlib.util
 import logging
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import common  # noqa: F401 (it finds the modules above this folder)
+import common
 import numpy as np
 import torch
-import tyro
-from PIL import Image
 
 from generator import Generator
 from inference.export import export
 from inference.load import load_generator
-from runtime.console import run_main
-from utils import UserError
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -42,15 +38,9 @@ class Options:
 
 def inputs(folder: Path, n: int, gen: Generator) -> list[np.ndarray]:
     """(1, 3, H, W) in [-1, 1], of the size of a training crop."""
-    found = []
-    for file in sorted(folder.glob("*.png"))[:n]:
-        image = Image.open(file).convert("RGB")
-        half = image.crop((0, 0, image.width // 2, image.height))
-        half = half.resize((gen.crop_width or gen.crop_size, gen.crop_size))
-        found.append(np.asarray(half, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
-    if not found:
-        raise UserError(f"{folder} holds no PNG")
-    return found
+    size = gen.crop_width or gen.crop_size, gen.crop_size
+    return [np.asarray(half.resize(size), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+            for half in common.left_halves(folder, n)]
 
 
 def in_pytorch(gen: Generator, dtype: torch.dtype) -> Run:
@@ -110,49 +100,42 @@ def static_int8(path: Path, made: Path, calibration: list[np.ndarray]) -> None:
                       activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
 
 
-def runtimes(gen: Generator, folder: Path, calibration: list[np.ndarray]) -> dict[str, tuple[Run, Path | None]]:
+def runtimes(gen: Generator, folder: Path, calibration: list[np.ndarray]) -> Iterator[tuple[str, Run, Path | None]]:
     """What each is called, how it runs a picture, and from which file."""
-    made = {name: folder / f"{name}.onnx" for name in ("fp32", "half", "int8", "static")}
-    for name in ("fp32", "half", "int8"):
-        export(gen, made[name], "image", half=name == "half", int8=name == "int8")
-    found = {"PyTorch": (in_pytorch(gen, torch.float32), None),
-             "PyTorch, bf16": (in_pytorch(gen, torch.bfloat16), None)}
+    full, half, int8, static = (folder / f"{name}.onnx" for name in ("fp32", "half", "int8", "static"))
+    export(gen, full, "image")
+    export(gen, half, "image", half=True)
+    export(gen, int8, "image", int8=True)
+    yield "PyTorch", in_pytorch(gen, torch.float32), None
+    yield "PyTorch, bf16", in_pytorch(gen, torch.bfloat16), None
     if importlib.util.find_spec("onnxruntime"):
-        static_int8(made["fp32"], made["static"], calibration)
-        found["onnxruntime"] = in_onnxruntime(made["fp32"]), made["fp32"]
-        found["onnxruntime, --half"] = in_onnxruntime(made["half"]), made["half"]
-        found["onnxruntime, --int8"] = in_onnxruntime(made["int8"]), made["int8"]
-        found["onnxruntime, static int8"] = in_onnxruntime(made["static"]), made["static"]
+        static_int8(full, static, calibration)
+        for name, path in (("", full), (", --half", half), (", --int8", int8), (", static int8", static)):
+            yield f"onnxruntime{name}", in_onnxruntime(path), path
     if importlib.util.find_spec("openvino"):
-        found["OpenVINO, as it chooses"] = in_openvino(made["fp32"], ""), made["fp32"]
-        found["OpenVINO, f32"] = in_openvino(made["fp32"], "f32"), made["fp32"]
-        found["OpenVINO, --int8"] = in_openvino(made["int8"], ""), made["int8"]
+        for name, path, precision in (("as it chooses", full, ""), ("f32", full, "f32"), ("--int8", int8, "")):
+            yield f"OpenVINO, {name}", in_openvino(path, precision), path
     if importlib.util.find_spec("cv2"):
-        found["OpenCV dnn"] = in_opencv(made["fp32"]), made["fp32"]
-    return found
+        yield "OpenCV dnn", in_opencv(full), full
 
 
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+def bench(opts: Options, device: torch.device) -> Iterator[dict]:
     torch.set_num_threads(1)
-    gen = load_generator(options.checkpoint)
-    shown = inputs(options.data / "val", options.pictures, gen)
+    gen = load_generator(opts.checkpoint)
+    shown = inputs(opts.data / "val", opts.pictures, gen)
     with tempfile.TemporaryDirectory() as folder:
-        found = runtimes(gen, Path(folder), inputs(options.data / "train", 8, gen))
-        wanted = [found["PyTorch"][0](x) for x in shown]
-        times = {name: [] for name in found}
-        for _ in range(options.rounds):
-            for name, (run, _) in found.items():
-                begin = time.perf_counter(), time.process_time()
-                run(shown[0])
-                times[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+        found = [*runtimes(gen, Path(folder), inputs(opts.data / "train", 8, gen))]
+        wanted = [found[0][1](x) for x in shown]
+        times = common.in_turns({name: partial(common.wall_and_cpu, partial(run, shown[0])) for name, run, _ in found},
+                                opts.rounds)
         print(f"{'runtime':26} {'MB':>6} {'difference, at most':>20} {'mean':>7} {'ms':>6} {'CPU ms':>7}")
-        for name, (run, path) in found.items():
+        for name, run, path in found:
             off = np.concatenate([np.abs(run(x) - y) * 127.5 for x, y in zip(shown, wanted, strict=True)])
             wall, cpu = (1000 * statistics.median(each) for each in zip(*times[name], strict=True))
             size = f"{path.stat().st_size / 1e6:.1f}" if path else ""
             print(f"{name:26} {size:>6} {off.max():20.4f} {off.mean():7.4f} {wall:6.0f} {cpu:7.0f}")
+            yield {"runtime": name, "off": float(off.max()), "wall": wall, "cpu": cpu}
 
 
 if __name__ == "__main__":
-    run_main(main)
+    common.start(Options, bench, __doc__)

@@ -6,14 +6,14 @@ A square moves along the top of an input (the left half of a side-by-side file);
 """
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
-import common  # noqa: F401 (it finds the modules above this folder)
+import common
 import numpy as np
-import tyro
-from PIL import Image
+import torch
 
 from inference.load import load_generator
 from inference.translate import Translator
@@ -43,27 +43,27 @@ def moving(path: Path, image: np.ndarray, n: int) -> None:
         file.mux(stream.encode())
 
 
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
-    gen = load_generator(options.checkpoint)
-    pixels = np.asarray(Image.open(options.image).convert("RGB"))
+def change(frames: list[np.ndarray]) -> float:
+    """Grey levels from frame to frame in the bottom quarter."""
+    still = np.stack([frame[-(len(frame) // 4) :] for frame in frames]).astype(float)
+    return float(np.abs(np.diff(still, axis=0)).mean())
+
+
+def bench(opts: Options, device: torch.device) -> Iterator[dict]:
+    gen = load_generator(opts.checkpoint)
+    (image,) = common.left_halves(opts.image)
     print("statistics  the network's  the written file's  (grey levels from frame to frame)")
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "in.mkv", Path(folder) / "out.mp4"
-        moving(source, np.ascontiguousarray(pixels[:, : pixels.shape[1] // 2]), options.frames)
+        moving(source, np.array(image), opts.frames)
         for norm in ("image", "running"):
             translator = Translator(gen, norm=norm, dropout=False)
             translate_video(translator, Video(source), output)
-            made = [translator.picture(upright(frame)) for _, frame in Video(source).frames()]
-            written = [upright(frame) for _, frame in Video(output).frames()]
-            print(f"{norm:10} {change(made):12.4f} {change(written):17.4f}", flush=True)
-
-
-def change(frames: list[np.ndarray]) -> float:
-    """Grey levels from frame to frame in the bottom quarter."""
-    still = [frame[-(len(frame) // 4) :].astype(float) for frame in frames]
-    return np.mean([np.abs(a - b).mean() for a, b in zip(still, still[1:], strict=False)])
+            made = change([translator.picture(upright(frame)) for _, frame in Video(source).frames()])
+            written = change([upright(frame) for _, frame in Video(output).frames()])
+            print(f"{norm:10} {made:12.4f} {written:17.4f}", flush=True)
+            yield {"norm": norm, "made": made, "written": written}
 
 
 if __name__ == "__main__":
-    main()
+    common.start(Options, bench, __doc__)

@@ -6,7 +6,9 @@ The U-Net trains as the paper does, the others as the recipe pix2pixhd. Memory i
 second step takes at once on top of weights, gradients and Adam's moments.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import common
@@ -38,21 +40,19 @@ def measure(name: str, size: int, opts: Bench, device: torch.device) -> dict:
     torch.manual_seed(0)
     state, step = real_step(cfg, device)
     state.gen.checkpointing = name.endswith("checkpointing")
-    x, y = batch_of(1, cfg, device)
-    step(x, y)  # makes the moments
-    memory = common.peak_memory(lambda: step(x, y), device)
-    seconds = common.in_turns({name: lambda: step(x, y)}, device, rounds=opts.steps)[name]
-    return {"variant": name, "size": size, "parameters": count(state.gen), "memory": memory, **common.spread(seconds)}
+    act = partial(step, *batch_of(1, cfg, device))
+    act()  # makes the moments
+    return {"variant": name, "size": size, "parameters": count(state.gen), "memory": common.memory_of(act, device),
+            **common.spread(common.seconds_of(act, device) for _ in range(opts.steps))}
 
 
-def bench(opts: Bench, device: torch.device) -> list[dict]:
-    rows = []
+def bench(opts: Bench, device: torch.device) -> Iterator[dict]:
     for size in opts.sizes:
         for name in opts.variants:
-            rows.append(row := measure(name, size, opts, device))
-            print(f"{size:>4} {name:<22} {row['median']:.2f} s a step ({row['min']:.2f} to {row['max']:.2f}, "
-                  f"{opts.steps} steps), {row['memory'] / 2**30:.2f} GiB, {row['parameters']:,} parameters", flush=True)
-    return rows
+            row = measure(name, size, opts, device)
+            print(f"{size:>4} {name:<22} {common.told(row)} s a step, {opts.steps} steps, "
+                  f"{row['memory'] / 2**30:.2f} GiB, {row['parameters']:,} parameters", flush=True)
+            yield row
 
 
 if __name__ == "__main__":

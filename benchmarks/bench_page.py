@@ -7,20 +7,22 @@ caption, from a stroke to the output on the screen; CPU seconds are those of all
 programs disturb less. Needs playwright, and Chromium on the path.
 """
 
-import functools
+import itertools
 import shutil
 import statistics
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import common  # noqa: F401 (it finds the modules above this folder)
+import common
+import torch
 import tyro
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from runtime.console import run_main
 from runtime.devices import usable_cores
 from utils import UserError
 
@@ -40,7 +42,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 def opened(browser: Browser, folder: Path) -> tuple[Page, float]:
     """The page with its first picture, and the seconds that this took."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_context(bypass_csp=True).new_page()  # to be asked how far it is
     begin = time.perf_counter()
@@ -54,9 +56,9 @@ def settle(page: Page) -> None:
                            polling=20, timeout=120_000)
 
 
-def picture(browser: Browser, page: Page, n: int) -> tuple[float, float]:
+def picture(browser: Browser, page: Page, numbers: Iterator[int]) -> tuple[float, float]:
     """Seconds of the page's caption for one more stroke, and CPU seconds."""
-    before = cpu(browser)
+    before, n = cpu(browser), next(numbers)
     box = page.locator("#drawing").bounding_box()
     page.mouse.click(box["x"] + box["width"] * (n % 7 + 1) / 8, box["y"] + box["height"] * (n % 5 + 1) / 6)
     settle(page)
@@ -72,31 +74,31 @@ def cpu(browser: Browser) -> float:
     return sum(process["cpuTime"] for process in found if process["type"] == "renderer")
 
 
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+def bench(opts: Options, device: torch.device) -> Iterator[dict]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         raise UserError("no Chromium is on the path")
-    for folder in options.pages:
+    for folder in opts.pages:
         if not (folder / "settings.json").is_file():
             raise UserError(f"{folder} is no page that export.py --page wrote")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        pages = [opened(browser, folder) for folder in options.pages]
-        times = [[] for _ in pages]
-        for n in range(options.pictures):
-            for (page, _), found in zip(pages, times, strict=True):
-                found.append(picture(browser, page, n))
-        runs_on = pages[0][0].locator("#time").inner_text().split("(")[-1].rstrip(")")
-        print(f"{usable_cores()} cores, Chromium {browser.version}, {runs_on}, {options.pictures} pictures each")
-        print(f"{'page':24} {'MB':>7} {'first, s':>9} {'s, median (range)':>20} {'CPU s, median':>14}")
-        for folder, (_, first), found in zip(options.pages, pages, times, strict=True):
+        pages = {folder: opened(browser, folder) for folder in opts.pages}
+        times = common.in_turns({folder: partial(picture, browser, page, itertools.count())
+                                 for folder, (page, _) in pages.items()}, opts.pictures)
+        page, _ = pages[opts.pages[0]]
+        runs_on = page.locator("#time").inner_text().split("(")[-1].rstrip(")")
+        print(f"{usable_cores()} cores, Chromium {browser.version}, {runs_on}, {opts.pictures} pictures each")
+        print(f"{'page':24} {'MB':>7} {'first, s':>9} {'s, median (range)':>22} {'CPU s, median':>14}")
+        for folder, (_, first) in pages.items():
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-            walls, cpus = zip(*found, strict=True)
-            spread = f"{statistics.median(walls):.2f} ({min(walls):.2f}–{max(walls):.2f})"
-            print(f"{folder.name:24} {size:7.1f} {first:9.2f} {spread:>20} {statistics.median(cpus):14.2f}")
+            walls, cpus = zip(*times[folder], strict=True)
+            row = {"page": folder.name, "mb": size, "first": first, "cpu": statistics.median(cpus),
+                   **common.spread(walls)}
+            print(f"{folder.name:24} {size:7.1f} {first:9.2f} {common.told(row):>22} {row['cpu']:14.2f}")
+            yield row
         browser.close()
 
 
 if __name__ == "__main__":
-    run_main(main)
+    common.start(Options, bench, __doc__)

@@ -9,6 +9,7 @@ and encoding count. The last line reads `auto: 2.50x plain eager fp32 (one image
 import contextlib
 import io
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,7 @@ def plain(gen: Generator, precision: str) -> Translator:
     return translator
 
 
-def bench(opts: Bench, device: torch.device) -> list[dict]:
+def bench(opts: Bench, device: torch.device) -> Iterator[dict]:
     use_precision("auto", device)
     torch.backends.cudnn.allow_tf32 = device.type == "cuda"  # torch's default, for the plain variant
     gen = load_generator(opts.checkpoint, device) if opts.checkpoint else Generator().to(device).eval()
@@ -68,7 +69,6 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
             compiled = Translator(gen, precision="auto")
             compiled.compile()
             variants[f"{name}, compile"] = (compiled, variants[name][1])
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         images, out = opts.images or Path(scratch) / "labels", Path(scratch) / "out"
         if not opts.images:
@@ -79,16 +79,15 @@ def bench(opts: Bench, device: torch.device) -> list[dict]:
         for name, (translator, batch_size) in variants.items():
             settings = Predict(Path("unused"), images, out, batch_size=batch_size)
             translate(translator, jobs[:20], settings)  # to warm up
-            acts[name] = partial(translate, translator, jobs, settings)
-        times = common.in_turns(acts, device, rounds=opts.rounds)
-    for name, seconds in times.items():
-        rates = common.spread([len(jobs) / each for each in seconds])
-        rows.append({"variant": name, "images_per_s": rates.pop("median"), **rates})
-        rows[-1]["ratio"] = rows[-1]["images_per_s"] / rows[0]["images_per_s"]
-        print("{variant:<25} {images_per_s:7.1f} images/s ({min:.1f} to {max:.1f}), {ratio:.2f}x".format(**rows[-1]))
-    ratio = next(row["ratio"] for row in rows if row["variant"] == "auto")
+            acts[name] = partial(common.seconds_of, partial(translate, translator, jobs, settings), device)
+        times = common.in_turns(acts, opts.rounds)
+    rows = {name: common.spread(len(jobs) / each for each in seconds) for name, seconds in times.items()}
+    for name, row in rows.items():
+        ratio = row["median"] / rows["plain eager fp32"]["median"]
+        print(f"{name:<25} {common.told(row, '.1f')} images/s, {ratio:.2f}x")
+        yield {"variant": name, "ratio": ratio, **row}
+    ratio = rows["auto"]["median"] / rows["plain eager fp32"]["median"]
     print(f"auto: {ratio:.2f}x plain eager fp32 (one image at a time)")
-    return rows
 
 
 if __name__ == "__main__":

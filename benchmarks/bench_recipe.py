@@ -6,8 +6,9 @@
 The runs stay in --out-dir, a folder each, the variants of a seed one after the other: started again, the benchmark
 reads what is finished and goes on with what was cut. Other settings need another folder. The cost of a step is timed
 at the end, the variants in turns. fm and lsgan take the step of hd/, in which G comes first, and lsgan
-a lambda_l1 of 25: order and l1_25 are what these change alone. The means of bicubic are taken against bicubic targets,
-what the generator scores at the end against the same as all others.
+a lambda_l1 of 25: order and l1_25 are what these change alone. plain computes in fp32 and without what makes the
+others fast: what is fast must not cost quality. The means of release are taken against bicubic targets, what the
+generator scores at the end against the same as all others.
 """
 
 import csv
@@ -16,12 +17,13 @@ import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import common
 import torch
 import tyro
-from bench_train import batch_of, real_step
+from bench_train import PLAIN, batch_of, real_step
 
 from config import Config, recipe
 from evaluate import Evaluate, evaluate, load_pairs
@@ -33,7 +35,7 @@ from utils import UserError
 INGREDIENTS = {"paper": {}, "ema": dict(ema=0.999), "decay": {},
                "lsgan": dict(gan_loss="lsgan", lambda_l1=25.0), "fm": dict(lambda_fm=10.0),
                "spectral": dict(spectral_norm=True), "release": dict(generator="release"),
-               "order": dict(lambda_fm=1e-9), "l1_25": dict(lambda_l1=25.0)}
+               "order": dict(lambda_fm=1e-9), "l1_25": dict(lambda_l1=25.0), "plain": PLAIN}
 MEANS = ("val_l1", "val_ssim", "val_ms_ssim")  # over the last epochs of a run
 ENDS = ("nyquist", "pixel_accuracy", "class_iou")  # of the generator that it leaves; the two as a reader sees it
 ALSO = ("l1", "ssim", "ms_ssim")  # of that one too, for the file of rows
@@ -84,19 +86,23 @@ def trained(cfg: Config) -> list[dict]:
     return [*csv.DictReader((cfg.out_dir / "log.csv").read_text(encoding="utf-8").splitlines())]
 
 
-def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, dict]:
-    """What evaluate.py says of the generator that a run left."""
+def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, float]:
+    """What evaluate.py says of the generator that a run left, and its reader of the targets."""
     reader = opts.out_dir / READER / "gen.pth.tar" if opts.palette else None
     asked = Evaluate(cfg.out_dir / "gen.pth.tar", opts.data_root, direction=cfg.direction, reader=reader,
                      palette=opts.palette or None, limit=opts.n_val, num_workers=opts.num_workers)
     gen = load_generator(asked.checkpoint, device)
     geometry = replace(gen.trained.geometry, interpolation="linear")  # of all the same targets
     gen.trained = replace(gen.trained, geometry=geometry)
-    return evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
+    scores = evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
+    output, target = scores["output"], scores.get("target", {})
+    found = {name: output.get(name, math.nan) for name in ENDS}
+    found |= {f"real_{name}": target.get(name, math.nan) for name in ENDS}
+    return found | {f"end_{name}": output[name]["mean"] for name in ALSO if name in output}
 
 
-def runs(opts: Recipes, device: torch.device) -> Iterator[dict]:
-    """One row a run: variant, seed, mean scores of the last epochs, the last one's, those of the generator it left."""
+def runs(opts: Recipes) -> Iterator[tuple[Config, dict]]:
+    """Each run, once it is trained, and its row: variant, seed, mean scores of the last epochs, the last one's."""
     for seed in opts.seeds:
         for variant in opts.variants:
             cfg = settings(variant, seed, opts)
@@ -104,10 +110,7 @@ def runs(opts: Recipes, device: torch.device) -> Iterator[dict]:
             for name in MEANS:
                 values = [float(epoch[name]) for epoch in epochs[-opts.last :]]
                 row |= {name: statistics.mean(values), f"last_{name}": values[-1]}
-            scores = scored(cfg, opts, device)
-            yield row | {name: scores["output"].get(name, math.nan) for name in ENDS} | {
-                f"real_{name}": scores.get("target", {}).get(name, math.nan) for name in ENDS} | {
-                f"end_{name}": scores["output"][name]["mean"] for name in ALSO if name in scores["output"]}
+            yield cfg, row
 
 
 def costs(opts: Recipes, device: torch.device) -> dict[str, float]:
@@ -118,47 +121,43 @@ def costs(opts: Recipes, device: torch.device) -> dict[str, float]:
         torch.manual_seed(0)
         (state, step), batch = real_step(cfg, device), batch_of(1, cfg, device)
 
-        def steps(state=state, step=step, batch=batch) -> None:
-            for _ in range(8):
-                step(*batch)
-                if state.ema:
-                    state.ema.update(state.gen)
+        def act(state=state, step=step, batch=batch) -> None:
+            step(*batch)
+            if state.ema:
+                state.ema.update(state.gen)
 
-        steps()
-        acts[variant] = steps
-    return {variant: statistics.median(times) / 8
-            for variant, times in common.in_turns(acts, device, rounds=opts.rounds).items()}
+        acts[variant] = partial(common.seconds_of, act, device, 8)
+        acts[variant]()
+    return {variant: statistics.median(times) for variant, times in common.in_turns(acts, opts.rounds).items()}
+
+
+def line(*cells) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def lines(rows: list[dict], seconds: dict[str, float]) -> Iterator[str]:
     """Two tables: of each variant, mean and spread of its scores and the cost of a step; then what is between it and
     the first variant, seed by seed, for the seeds are the same."""
-    scores = [name for name in MEANS + ENDS if not math.isnan(rows[0][name])]  # MS-SSIM needs more than 160 pixels
-    yield f"| variant | runs | {' | '.join(scores)} | s a step | cost |"
-    yield f"|---|---|{'---|' * len(scores)}---|---|"
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        own = [row for row in rows if row["variant"] == variant]
-        cells = []
-        for name in scores:
-            values = [row[name] for row in own]
-            cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
+    scores = [name for name in MEANS + ENDS if not math.isnan(rows[0].get(name, math.nan))]  # MS-SSIM needs 160 pixels
+    found = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    (name, first), *others = found.items()
+    yield line("variant", "runs", *scores, "s a step", "cost")
+    yield "|---" * (len(scores) + 4) + "|"
+    for variant, own in found.items():
+        columns = [[row[score] for row in own] for score in scores]
+        cells = [f"{statistics.mean(each):.4f} ({min(each):.4f} to {max(each):.4f})" for each in columns]
         cost = seconds.get(variant, math.nan)
-        yield (f"| {variant} | {len(own)} | {' | '.join(cells)} | {cost:.3f} | "
-               f"{cost / seconds.get(rows[0]['variant'], math.nan):.2f}x |")
-    yield f"\n| variant, less {rows[0]['variant']} | {' | '.join(scores)} |"
-    yield f"|---|{'---|' * len(scores)}"
-    first = {row["seed"]: row for row in rows if row["variant"] == rows[0]["variant"]}
-    for variant in [*dict.fromkeys(row["variant"] for row in rows)][1:]:
-        own = [row for row in rows if row["variant"] == variant]
-        cells = [", ".join(f"{row[name] - first[row['seed']][name]:+.4f}" for row in own) for name in scores]
-        yield f"| {variant} | {' | '.join(cells)} |"
-    real = ", ".join(f"{name} {rows[0][f'real_{name}']:.4f}" for name in ENDS
-                     if not math.isnan(rows[0][f"real_{name}"]))
-    if real:
-        yield f"The reader on the real targets: {real}."
+        yield line(variant, len(own), *cells, f"{cost:.3f}", f"{cost / seconds.get(name, math.nan):.2f}x")
+    yield "\n" + line(f"variant, less {name}", *scores)
+    yield "|---" * (len(scores) + 1) + "|"
+    for variant, own in others:
+        pairs = [*zip(own, first, strict=True)]
+        yield line(variant, *(", ".join(f"{a[score] - b[score]:+.4f}" for a, b in pairs) for score in scores))
 
 
-def bench(opts: Recipes, device: torch.device) -> list[dict]:
+def bench(opts: Recipes, device: torch.device) -> Iterator[dict]:
     unknown = {word for variant in opts.variants for word in variant.split("+")} - {*INGREDIENTS}
     if unknown:  # before hours of training
         raise UserError(f"no ingredient is called {', '.join(sorted(unknown))}; there are {', '.join(INGREDIENTS)}")
@@ -169,10 +168,10 @@ def bench(opts: Recipes, device: torch.device) -> list[dict]:
         back = "AtoB" if cfg.direction == "BtoA" else "BtoA"
         trained(replace(cfg, direction=back, label_side=back[-1]))
     rows = []
-    for row in runs(opts, device):
+    for cfg, row in runs(opts):
+        row |= scored(cfg, opts, device)
         rows.append(row)
-        print(", ".join(f"{name} {value:.4f}" if type(value) is float else f"{name} {value}"
-                        for name, value in row.items()), flush=True)
+        print(json.dumps(row), flush=True)
     seconds = costs(opts, device) if opts.rounds else {}
     print(*lines(rows, seconds), sep="\n")
     return [row | {"step": seconds.get(row["variant"], math.nan)} for row in rows]

@@ -5,14 +5,13 @@
 The image is a mosaic of 4 × 4 inputs (the left halves of side-by-side files), a quarter of it one flat colour.
 """
 
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import common  # noqa: F401 (it finds the modules above this folder)
+import common
 import numpy as np
-import tyro
-from PIL import Image
+import torch
 
 from inference.load import load_generator
 from inference.translate import Translator
@@ -27,10 +26,7 @@ class Options:
 
 def mosaic(folder: Path) -> np.ndarray:
     """(4H, 4W, 3) of uint8."""
-    inputs = []
-    for file in sorted(folder.glob("*.png"))[:16]:
-        pixels = np.asarray(Image.open(file).convert("RGB"))
-        inputs.append(pixels[:, : pixels.shape[1] // 2])
+    inputs = [np.asarray(image) for image in common.left_halves(folder, 16)]
     rows = [np.hstack([inputs[(4 * i + j) % len(inputs)] for j in range(4)]) for i in range(4)]
     image = np.vstack(rows)
     height, width = image.shape[:2]
@@ -38,19 +34,17 @@ def mosaic(folder: Path) -> np.ndarray:
     return image
 
 
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
-    gen = load_generator(options.checkpoint)
-    image, whole = mosaic(options.data), None
+def bench(opts: Options, device: torch.device) -> Iterator[dict]:
+    gen = load_generator(opts.checkpoint)
+    image, results = mosaic(opts.data), []
     print("statistics  tile  grey levels from one piece  seconds")
-    for norm, tile in [("image", 0), ("image", options.tile), ("tile", options.tile), ("running", options.tile)]:
-        begin = time.perf_counter()
+    for norm, tile in [("image", 0), ("image", opts.tile), ("tile", opts.tile), ("running", opts.tile)]:
         translator = Translator(gen, scale="native", norm=norm, dropout=False, precision="fp32", tile=tile)
-        result = translator.picture(image).astype(float)
-        whole = result if whole is None else whole
-        seconds = time.perf_counter() - begin
-        print(f"{norm:10} {tile:5} {np.abs(result - whole).mean():27.2f} {seconds:8.1f}")
+        seconds, _ = common.wall_and_cpu(lambda t=translator: results.append(t.picture(image).astype(float)))
+        off = np.abs(results[-1] - results[0]).mean()
+        print(f"{norm:10} {tile:5} {off:27.2f} {seconds:8.1f}")
+        yield {"norm": norm, "tile": tile, "off": float(off), "seconds": seconds}
 
 
 if __name__ == "__main__":
-    main()
+    common.start(Options, bench, __doc__)

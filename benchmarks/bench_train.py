@@ -6,8 +6,9 @@ Without arguments: batch 1, 4 and 16 at 256×256; on the CPU the two larger ones
 """
 
 import contextlib
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -35,36 +36,29 @@ class Bench:
     crop_size: int = 256  # pixels
     ngf: int = 64  # of both networks
     every: bool = False  # every variant at every batch size, and compile, also on the CPU
+    only: str = ""  # a regular expression: variants whose names match
     device: str = "auto"  # auto, cuda, cuda:1 or cpu
     json: Path | None = None  # also write the table, the hardware and the versions there
 
 
-def plain(device: torch.device) -> dict[str, dict]:
-    return {"plain eager fp32": dict(PLAIN, precision="tf32") if device.type == "cuda" else PLAIN}
-
-
-def around_auto(device: torch.device) -> dict[str, dict]:
-    """auto, and what differs from it in one setting."""
-    if device.type == "cuda":
-        return {"auto": {}, "auto - channels-last": dict(channels_last=False), "auto - graph": dict(cuda_graph=False),
-                "auto + small matmul": dict(small_matmul=True)}
-    return {"auto": {}, "auto - small matmul": dict(small_matmul=False),
-            "auto - kept memory": dict(keep_memory=False)}
-
-
-def every_variant(device: torch.device, compile: bool) -> dict[str, dict]:
-    """plain first, then each single change to it, then auto and its neighbours."""
-    changes = {"fused Adam": dict(fused_adam=True), "bf16": dict(precision="bf16"),
-               "channels-last": dict(channels_last=True), "small matmul": dict(small_matmul=True)}
-    if device.type == "cpu":
-        changes["kept memory"] = dict(keep_memory=True)
-    if device.type == "cuda":
-        changes |= {"strict fp32": dict(precision="fp32"), "fp16": dict(precision="fp16"),
-                    "CUDA graph": dict(cuda_graph=True, fused_adam=True)}
-    base, more = plain(device), dict(compile=True)
-    single = {name: {**base["plain eager fp32"], **change} for name, change in {
-        **changes, **({"compile": more} if compile else {})}.items()}
-    return {**base, **single, **around_auto(device), **({"auto + compile": more} if compile else {})}
+def variants(device: torch.device) -> dict[str, dict]:
+    """Plain first, then each single change to it, then auto and its neighbours."""
+    cuda = device.type == "cuda"
+    base = dict(PLAIN, precision="tf32") if cuda else PLAIN
+    single = {"fused Adam": dict(fused_adam=True), "bf16": dict(precision="bf16"),
+              "channels-last": dict(channels_last=True), "small matmul": dict(small_matmul=True),
+              "compile": dict(compile=True)}
+    if cuda:
+        single |= {"strict fp32": dict(precision="fp32"), "fp16": dict(precision="fp16"),
+                   "CUDA graph": dict(cuda_graph=True, fused_adam=True)}
+        around = {"- channels-last": dict(channels_last=False), "- graph": dict(cuda_graph=False),
+                  "+ small matmul": dict(small_matmul=True)}
+    else:
+        single |= {"kept memory": dict(keep_memory=True)}
+        around = {"- small matmul": dict(small_matmul=False), "- kept memory": dict(keep_memory=False)}
+    around["+ compile"] = dict(compile=True)
+    return {"plain eager fp32": base, **{name: {**base, **change} for name, change in single.items()},
+            "auto": {}, **{f"auto {name}": change for name, change in around.items()}}
 
 
 def real_step(cfg: Config, device: torch.device, **changes) -> tuple[State, Callable]:
@@ -98,59 +92,60 @@ def make_step(settings: dict, batch: int, opts: Bench, device: torch.device) -> 
     return run
 
 
-def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.device) -> list[dict]:
+def warm_up(runs: dict[str, Callable], name: str, *args) -> None:
+    runs[name] = run = make_step(*args)
+    for _ in range(6):
+        run()
+
+
+def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.device) -> Iterator[dict]:
     """One row a variant: median, fastest and slowest step in seconds, the ratio to the first, peak memory in bytes.
 
     On the CPU, a step's time is the mean of three in a row, and the memory that of its process.
     """
-    cuda, runs, rows = device.type == "cuda", {}, {}
+    cuda = device.type == "cuda"
+    runs, rows, n = {}, {}, 10 if cuda else 3
     torch.backends.cudnn.benchmark = True
     for name, settings in named.items():
-        before = torch.cuda.memory_allocated(device) if cuda else 0
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-        start = time.perf_counter()
+        args, memory, start = (settings, batch, opts, device), None, time.perf_counter()
         try:
             if cuda:
-                run = make_step(settings, batch, opts, device)
-                for _ in range(6):
-                    run()
-                torch.cuda.synchronize(device)
+                memory = common.memory_of(partial(warm_up, runs, name, *args), device)
             else:
-                run = common.Elsewhere(make_step, settings, batch, opts, device)
+                runs[name] = common.Elsewhere(make_step, *args)
         except (RuntimeError, ValueError) as error:
             print(f"batch {batch}, {name}: not measured: {str(error).splitlines()[0]}")
             continue
-        runs[name] = run
-        rows[name] = {"batch": batch, "variant": name, "warm_up": time.perf_counter() - start,
-                      "memory": torch.cuda.max_memory_allocated(device) - before if cuda else None}
-    n = 10 if cuda else 3
-    times = common.in_turns(runs, device, n, opts.steps, opts.seconds or (15 if cuda else 60))
+        rows[name] = {"batch": batch, "variant": name, "warm_up": time.perf_counter() - start, "memory": memory}
+    acts = {name: partial(common.seconds_of, runs[name], device, n) for name in rows}
+    times = common.in_turns(acts, opts.steps, opts.seconds or (15 if cuda else 60))
     for name, row in rows.items():
         if not cuda:
             row["memory"] = runs[name].end()
-        row |= common.spread(times[name])
-        row |= {"n": len(times[name]) * n, "ratio": rows[next(iter(rows))]["median"] / row["median"]}
-    return list(rows.values())
+        row |= common.spread(times[name]) | {"n": len(times[name]) * n}
+        yield row | {"ratio": rows[next(iter(rows))]["median"] / row["median"]}
 
 
 def line(row: dict) -> str:
     memory = f", {row['memory'] / 2**30:.2f} GiB" if row["memory"] else ""
-    return (f"{row['median'] * 1e3:.2f} ms ({row['min'] * 1e3:.2f} to {row['max'] * 1e3:.2f}, {row['n']} steps), "
-            f"{row['ratio']:.2f}x, {row['batch'] / row['median']:.1f} images/s{memory}, warm-up {row['warm_up']:.1f} s")
+    return (f"{common.told(row, times=1e3)} ms, {row['n']} steps, {row['ratio']:.2f}x, "
+            f"{row['batch'] / row['median']:.1f} images/s{memory}, warm-up {row['warm_up']:.1f} s")
 
 
-def bench(opts: Bench, device: torch.device) -> list[dict]:
-    rows = []
+def bench(opts: Bench, device: torch.device) -> Iterator[dict]:
+    ratios = {}
     for batch in opts.batches:
-        few = batch > 1 and device.type == "cpu" and not opts.every
-        named = {**plain(device), "auto": {}} if few else every_variant(device, opts.every or device.type == "cuda")
+        only = opts.only
+        if not only and not opts.every and device.type == "cpu":
+            only = "^(plain eager fp32|auto)$" if batch > 1 else "^(?!.*compile)"
+        named = {name: change for name, change in variants(device).items() if re.search(only, name)}
         for row in measure(named, batch, opts, device):
-            rows.append(row)
             print(f"batch {batch:<2} {row['variant']:<22} {line(row)}", flush=True)
-    for row in [row for row in rows if row["variant"] == "auto"]:
-        print(f"auto: {row['ratio']:.2f}x plain eager fp32 (batch {row['batch']})")
-    return rows
+            if row["variant"] == "auto":
+                ratios[batch] = row["ratio"]
+            yield row
+    for batch, ratio in ratios.items():
+        print(f"auto: {ratio:.2f}x plain eager fp32 (batch {batch})")
 
 
 if __name__ == "__main__":

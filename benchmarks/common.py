@@ -9,18 +9,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import tyro
+from PIL import Image
 from torch.backends import cudnn
 from torch.profiler import ProfilerActivity, profile
 
 from runtime.console import run_main
 from runtime.devices import use_device
+from runtime.summary import peak_memory
+from utils import UserError
 
 
 def hardware(device: torch.device) -> dict:
@@ -37,23 +41,38 @@ def hardware(device: torch.device) -> dict:
             "python": platform.python_version(), "system": platform.system(), **more}
 
 
+def left_halves(path: Path, n: int = 1) -> list[Image.Image]:
+    """The inputs of a side-by-side PNG, or of the first n in a folder. Raises UserError where it holds none."""
+    files = [path] if path.is_file() else sorted(path.glob("*.png"))[:n]
+    if not files:
+        raise UserError(f"{path} holds no PNG")
+    images = [Image.open(file).convert("RGB") for file in files]
+    return [image.crop((0, 0, image.width // 2, image.height)) for image in images]
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def seconds_of(act: Callable, device: torch.device, n: int = 1) -> float:
-    """Seconds a call, by device events on CUDA."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(n):
-            act()
-        return (time.perf_counter() - start) / n
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
+    """Seconds a call, until the device has done them all."""
+    wait(device)
+    start = time.perf_counter()
     for _ in range(n):
         act()
-    end.record()
-    torch.cuda.synchronize(device)
-    return start.elapsed_time(end) / n / 1000
+    wait(device)
+    return (time.perf_counter() - start) / n
 
 
-def peak_memory(act: Callable, device: torch.device) -> int:
+def wall_and_cpu(act: Callable) -> tuple[float, float]:
+    """Seconds by the clock, and of this process on its cores."""
+    start = time.perf_counter(), time.process_time()
+    act()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def memory_of(act: Callable, device: torch.device) -> int:
     """Bytes that act() takes at once, on top of what was there."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -67,84 +86,68 @@ def peak_memory(act: Callable, device: torch.device) -> int:
     return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
 
 
-def in_turns(acts: dict[str, Callable], device: torch.device, n: int = 1, rounds: int = 0,
-             seconds: float = 0.0) -> dict[str, list[float]]:
-    """Seconds a call of each, n calls at a time: so many rounds or, with 0, for `seconds`, three at least.
+def in_turns(acts: dict[str, Callable], rounds: int = 0, seconds: float = 0.0) -> dict[str, list]:
+    """What each act measures, so many rounds or, with 0, for `seconds`, three at least.
 
     In turns, because what disturbs the machine then disturbs them all.
     """
-    times, end = {name: [] for name in acts}, time.perf_counter() + seconds
-    while acts and (len(times[next(iter(acts))]) < (rounds or 3) or not rounds and time.perf_counter() < end):
+    found, end = {name: [] for name in acts}, time.perf_counter() + seconds
+    for i in itertools.count():
+        if i >= (rounds or 3) and (rounds or time.perf_counter() >= end):
+            return found
         for name, act in acts.items():
-            times[name].append(seconds_of(act, device, n))
-    return times
+            found[name].append(act())
 
 
 class Elsewhere:
     """make(*args)() in a process of its own, so that what one variant does to its process does not help the others.
 
-    `first` is the seconds of making it and of the first call. Raises RuntimeError with what was raised there.
+    Raises what was raised there, and RuntimeError where the process has died.
     """
 
     def __init__(self, make: Callable, *args):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, make, *args), daemon=True)
-        self.process.start()
-        other.close()  # or its end would go unnoticed
-        self.first = self._answer()
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self.pool.submit(begin, make, *args).result()
+        self()
 
     def __call__(self) -> None:
-        self.pipe.send("go")
-        self._answer()
+        self.pool.submit(go_on).result()
 
-    def end(self) -> int:
+    def end(self) -> int | None:
         """Ends the process. Returns the most bytes that it has held at once."""
-        self.pipe.send("end")
-        return self._answer()
-
-    def _answer(self) -> float:
-        try:
-            answer = self.pipe.recv()
-        except EOFError:
-            answer = "its process has died"
-        if isinstance(answer, str):
-            raise RuntimeError(answer)
-        return answer
+        with self.pool:
+            return self.pool.submit(peak_memory).result()
 
 
-def serve(pipe: multiprocessing.connection.Connection, make: Callable, *args) -> None:
-    try:
-        import resource  # not on Windows
-
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-        start = time.perf_counter()
-        act = make(*args)
-        act()
-        pipe.send(time.perf_counter() - start)
-        while pipe.recv() == "go":
-            act()
-            pipe.send(0)
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-    except EOFError:  # nobody asks any more
-        pass
-    except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
+def begin(make: Callable, *args) -> None:
+    global act
+    act = make(*args)
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def go_on() -> None:
+    act()  # whose result stays there
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    values = list(values)
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def told(row: dict[str, float], form: str = ".2f", times: float = 1.0) -> str:
+    """A spread in words."""
+    median, low, high = (format(times * row[name], form) for name in ("median", "min", "max"))
+    return f"{median} ({low} to {high})"
+
+
 def start(options: type, bench: Callable, description: str) -> None:
-    """Runs bench(options, device), which prints its table and returns its rows; --json writes them, and the machine."""
+    """Runs bench(options, device), which prints its table and yields its rows; --json writes them, and the machine."""
     def main() -> None:
         opts = tyro.cli(options, description=description)
-        device = use_device(opts.device)
+        device = use_device(getattr(opts, "device", "cpu"))
         machine = hardware(device)
         print(", ".join(f"{key} {value}" for key, value in machine.items()))
-        rows = bench(opts, device)
-        if opts.json:
-            opts.json.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=2), encoding="utf-8")
+        rows = [*bench(opts, device)]
+        if path := getattr(opts, "json", None):
+            path.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=2), encoding="utf-8")
 
     run_main(main)

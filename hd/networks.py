@@ -75,20 +75,20 @@ class GlobalGenerator(nn.Module):
     n_downs stride-2 convolutions, n_blocks residual blocks at the smallest size, and as many transposed convolutions.
     With n_downs 2 it is the ResNet of the CycleGAN and pix2pix release, there also with BatchNorm and dropout.
     H and W must be multiples of 2**n_downs, at least twice that because blocks pad by reflection; otherwise forward
-    raises ValueError. crop_size and crop_width record the training crop (0: unknown); the network does not use them.
+    raises ValueError.
     """
 
-    test_time, crop_width = Generator.test_time, 0
+    test_time = Generator.test_time
+    crop_size = crop_width = 0  # of the training crop, if it is known; the network does not use them
+    checkpointing = False
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 64, n_downs: int = 4, n_blocks: int = 9,
-                 crop_size: int = 0, checkpointing: bool = False, norm: Norm = "instance", dropout: bool = False):
+                 norm: Norm = "instance", dropout: bool = False):
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.crop_size = crop_size
         self.multiple = 2**n_downs
         self.smallest = 2 * self.multiple  # side of an image
-        self.checkpointing = checkpointing
         layers = stem(in_channels, ngf, norm)  # (N, ngf, H, W)
         for i in range(n_downs):
             layers += resample(ngf * 2**i, ngf * 2 ** (i + 1), norm)  # (N, ngf·2^(i+1), H/2^(i+1), W/2^(i+1))
@@ -110,17 +110,17 @@ class LocalEnhancer(nn.Module):
     multiples of 2**(n_downs + 1), two of them at least.
     """
 
-    test_time, crop_width = Generator.test_time, 0
+    test_time = Generator.test_time
+    crop_size = crop_width = 0
+    checkpointing = False
 
     def __init__(self, in_channels: int = 3, out_channels: int = 3, ngf: int = 32, n_downs: int = 4, n_blocks: int = 9,
-                 crop_size: int = 0, checkpointing: bool = False, n_local_blocks: int = 3):
+                 n_local_blocks: int = 3):
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.crop_size = crop_size
         self.multiple = 2 ** (n_downs + 1)
         self.smallest = 2 * self.multiple
-        self.checkpointing = checkpointing
         self.model = GlobalGenerator(in_channels, out_channels, 2 * ngf, n_downs, n_blocks).model[:-3]
         self.model1_1 = nn.Sequential(*stem(in_channels, ngf), *resample(ngf, 2 * ngf))
         self.model1_2 = nn.Sequential(*(ResidualBlock(2 * ngf) for _ in range(n_local_blocks)), *resample(2 * ngf, ngf),
@@ -158,9 +158,9 @@ class MultiscaleDiscriminator(nn.Module):
         widths = [ndf, *(min(ndf * 2**i, 512) for i in range(1, n_layers + 1))]
         for scale in range(n_scales):  # scale0 is the coarsest
             layers = [[nn.Conv2d(in_channels + out_channels, ndf, 4, 2, 2), nn.LeakyReLU(0.2, True)]]
-            for i in range(n_layers):
-                stride = 2 if i < n_layers - 1 else 1
-                layers.append([*conv(widths[i], widths[i + 1], 4, stride=stride, padding=2), nn.LeakyReLU(0.2, True)])
+            for before, after in pairwise(widths):
+                stride = 2 if len(layers) < n_layers else 1
+                layers.append([*conv(before, after, 4, stride=stride, padding=2), nn.LeakyReLU(0.2, True)])
             layers.append([nn.Conv2d(widths[-1], 1, 4, 1, 2)])
             for number, layer in enumerate(layers):
                 self.add_module(f"scale{scale}_layer{number}", nn.Sequential(*layer))
@@ -206,11 +206,10 @@ def release_dropout(gen: Generator, dropout: float) -> Generator:
 
 
 def residual(make: type[nn.Module], settings: dict) -> GlobalGenerator | LocalEnhancer:
-    crop_size, crop_width = settings["crop_size"], settings.get("crop_width", 0)
-    is_large = max(crop_size, crop_width) > 512
-    gen = make(settings["in_channels"], settings["out_channels"], settings["ngf"], settings["n_downs"],
-               settings["n_blocks"], crop_size, checkpointing=is_large)
-    gen.crop_width = crop_width
+    gen = make(*(settings[name] for name in ("in_channels", "out_channels", "ngf", "n_downs", "n_blocks")))
+    gen.crop_size = settings["crop_size"]
+    gen.crop_width = settings.get("crop_width", 0)
+    gen.checkpointing = max(gen.crop_size, gen.crop_width) > 512
     return gen
 
 

@@ -200,8 +200,8 @@ def from_sequence(theirs: dict[str, Tensor]) -> GlobalGenerator | LocalEnhancer:
             gen = LocalEnhancer(*sizes, n_local_blocks=n_local)
         else:
             dropout = f"model.{first}.conv_block.5.weight" not in theirs  # it moves the second convolution
-            gen = GlobalGenerator(*sizes, crop_size=256 if n_downs == 2 else 0,
-                                  norm="batch" if batch else "instance", dropout=dropout)
+            gen = GlobalGenerator(*sizes, norm="batch" if batch else "instance", dropout=dropout)
+            gen.crop_size = 256 if n_downs == 2 else 0
     differ = sorted(named(gen.state_dict()).keys() ^ theirs.keys())
     if differ:
         raise UserError("these are no weights of a published ResNet or pix2pixHD; the first keys that differ: "

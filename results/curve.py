@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evaluate import Evaluate, evaluate, load_pairs  # noqa: E402
 from inference.load import load_generator  # noqa: E402
 
-COLUMNS = ["epoch", "weights", "l1", "psnr", "ssim", "nyquist", "pixel_accuracy"]
 LABELS = {"l1": "L1 ↓", "psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "nyquist": "Nyquist, 1 is the targets'",
           "pixel_accuracy": "read by the reader ↑"}
+COLUMNS = ["epoch", "weights", *LABELS]
 
 run, data = map(Path, sys.argv[1:3])
 reader, palette = (Path(sys.argv[3]), sys.argv[4]) if len(sys.argv) > 3 else (None, None)
@@ -37,18 +37,19 @@ for path in sorted((run / "kept").glob("*.pth.tar")):
         continue
     gen = load_generator(path)
     opts = Evaluate(path, data, reader=reader, palette=palette, num_workers=0)
-    scores = evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]["output"]
-    values = {name: score["mean"] if isinstance(score, dict) else score for name, score in scores.items()}
-    rows.append({"epoch": int(epoch), "weights": weights, **{name: values.get(name, "") for name in COLUMNS[2:]}})
+    row = {"epoch": int(epoch), "weights": weights}
+    for name, score in evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]["output"].items():
+        row[name] = score["mean"] if isinstance(score, dict) else score
+    rows.append(row)
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 if not rows:
     print(f"nothing is kept of {run}, whose epochs are fewer than EVERY")
     sys.exit()
-shown = [name for name in LABELS if all(row[name] != "" for row in rows)]
+shown = [name for name in LABELS if all(row.get(name, "") != "" for row in rows)]
 figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained")
 for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
     for weights in dict.fromkeys(row["weights"] for row in rows):

@@ -134,28 +134,24 @@ def write_curves(path: Path, history: list[dict], cfg: Config) -> None:
     from matplotlib.figure import Figure  # the object interface needs no display
 
     epochs = [row["epoch"] for row in history]
-    others = {name: None for row in history for name in row if name.startswith("g_") and name not in LOSSES}
-    n = 3 if others else 2
+    panels = {"binary cross-entropy" if cfg.gan_loss == "bce" else cfg.gan_loss: LOSSES[:3],
+              "L1, images in [-1, 1]": ["g_l1", "val_l1"]}
+    if others := {name: None for row in history for name in row if name.startswith("g_") and name not in LOSSES}:
+        panels["other losses of G"] = others
+    n = len(panels)
     figure = Figure(figsize=(9, 3.25 * n))  # without layout="constrained", which takes as long as all the rest
-    panels = figure.subplots(n, 1, sharex=True, gridspec_kw=dict(left=0.08, right=0.98, top=0.98, bottom=0.16 / n))
-    top, bottom, *more = panels
-    for name in LOSSES[:3]:
-        top.plot(epochs, [row[name] for row in history], marker=".", label=name)
-    if cfg.paper_step:
-        top.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
-    top.set(ylabel="binary cross-entropy" if cfg.gan_loss == "bce" else cfg.gan_loss, ylim=(0, None))
-    for name, style in (("g_l1", "-"), ("val_l1", "--")):
-        bottom.plot(epochs, [row[name] for row in history], style, marker=".", label=name)
-    bottom.set(ylabel="L1, images in [-1, 1]", ylim=(0, None))
-    for axes in more:
-        for name in others:
-            axes.plot(epochs, [row.get(name, math.nan) for row in history], marker=".", label=name)
-        axes.set(ylabel="other losses of G", ylim=(0, None))
-    panels[-1].set(xlabel="epoch")
-    panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    for axes in panels:
+    places = figure.subplots(n, 1, sharex=True, gridspec_kw=dict(left=0.08, right=0.98, top=0.98, bottom=0.16 / n))
+    for axes, (title, names) in zip(places, panels.items(), strict=True):
+        for name in names:
+            style = "--" if name == "val_l1" else "-"
+            axes.plot(epochs, [row.get(name, math.nan) for row in history], style, marker=".", label=name)
+        if cfg.paper_step and "g_gan" in names:
+            axes.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
+        axes.set(ylabel=title, ylim=(0, None))
         axes.legend()
         axes.grid(alpha=0.3)
+    axes.set(xlabel="epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     with atomic(path, durable=False) as file:
         figure.savefig(file, format="png", dpi=100, metadata=DRAWN)
 

@@ -19,14 +19,13 @@ from runtime.console import say
 
 @dataclass(frozen=True)
 class Levers:
-    """What is switched on; docs/speed.md says what each one brings."""
+    """What is switched on, by default nothing; docs/speed.md says what each one brings."""
 
-    fused_adam: bool  # one kernel for all parameters
-    channels_last: bool  # the memory layout that tensor cores want
-    small_matmul: bool  # for the CPU: channels-last, and convolutions over few positions as matrix products
-    compile: bool  # torch.compile of both networks
-    cuda_graph: bool  # a whole training step as one launch
-    cuda_graph_needed: bool = False  # in benchmarks: to go on without it would be wrong
+    fused_adam: bool = False  # one kernel for all parameters
+    channels_last: bool = False  # the memory layout that tensor cores want
+    small_matmul: bool = False  # for the CPU: channels-last, and convolutions over few positions as matrix products
+    compile: bool = False  # torch.compile of both networks
+    cuda_graph: bool = False  # a whole training step as one launch
     keep_memory: bool = False  # the process keeps what it frees, which the system would fill with zeros again
 
     def use(self) -> None:
@@ -38,14 +37,11 @@ class Levers:
             libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-PLAIN = Levers(fused_adam=False, channels_last=False, small_matmul=False, compile=False, cuda_graph=False)
-
-
 def choose_levers(speed: Literal["auto", "plain", "compile", "deterministic"], device: torch.device,
                   dtype: torch.dtype, world: int = 1) -> Levers:
     """The levers of a run: none of them, or what pays on the device."""
     if speed == "plain":
-        return PLAIN
+        return Levers()
     is_cuda = device.type == "cuda"
     is_cpu = device.type == "cpu"
     return Levers(
@@ -216,7 +212,7 @@ Step = Callable[[Tensor, Tensor], dict[str, Tensor]]  # x, y → the losses by n
 
 
 def graphed(step: Step, levers: Levers) -> Step:
-    return GraphedStep(step, needed=levers.cuda_graph_needed) if levers.cuda_graph else step
+    return GraphedStep(step) if levers.cuda_graph else step
 
 
 class GraphedStep:
@@ -225,13 +221,12 @@ class GraphedStep:
     The first steps, and batches of another shape such as an epoch's last, are computed the plain way; no step is
     computed twice, and none is lost. What the step reads from outside must be tensors that stay in place: weights,
     capturable Adam's state, its learning rate. Dropout goes on drawing: replays advance the device's generator.
-    Where recording fails, the run goes on without a graph, and says so; with `needed`, the error is raised.
+    Where recording fails, the run goes on without a graph, and says so.
     """
 
-    def __init__(self, step: Step, record: Callable | None = None, needed: bool = False):
+    def __init__(self, step: Step, record: Callable | None = None):
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # in the warm-up
         self.step = step
-        self.needed = needed
         self.record = record or record_graph
         self.replay = None
         self.given_up = False
@@ -266,8 +261,6 @@ class GraphedStep:
         try:
             self.replay, self.losses = self.record(self._step)
         except RuntimeError as error:
-            if self.needed:
-                raise
             self.given_up = True
             say(f"no CUDA graph: {str(error).splitlines()[0]}")
 
