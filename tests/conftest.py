@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,38 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(halves, axis=1)).save(path)
     return path
+
+
+def save(path, content):
+    """An image, or an array as one or as .npy, in a folder that is made if need be; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, content)
+    else:
+        (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path)
+    return path
+
+
+def write_raster(path, bands, palette=None, **told):
+    """(C, H, W) as rasterio writes it, a GeoTIFF unless `driver` says otherwise; the path."""
+    import rasterio  # which few tests need
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = bands.shape
+    with rasterio.open(path, "w", width=width, height=height, count=count, dtype=bands.dtype.name,
+                       **{"driver": "GTiff", **told}) as file:
+        file.write(bands)
+        if palette:
+            file.write_colormap(1, palette)
+    return path
+
+
+def tree(root, *names):
+    """A folder of small images of these names, PNGs unless they say otherwise, no two of one colour."""
+    for name in names:
+        image = Image.new("RGB", (8, 8), f"#{zlib.crc32(name.encode()) % 2**24:06x}")
+        save(root / (name if "." in name else f"{name}.png"), image)
+    return root
 
 
 torch.ones(1, requires_grad=True).backward()  # begun among fake devices, autograd would fail in forks ever after

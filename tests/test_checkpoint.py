@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import flags, fresh_state
+from conftest import flags, fresh_state, save
 from filelock import FileLock, Timeout
 from PIL import Image
 
@@ -397,8 +397,7 @@ def test_an_error_is_raised_at_the_end_unless_another_is_on_its_way(small):
 
 
 def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
+    save(path, Image.new("RGB", (8, 8)))
 
 
 def text(content):

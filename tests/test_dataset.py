@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, pair_of, paired, write_pair
+from conftest import RGB, pair_of, paired, save, write_pair
 from PIL import Image
 
 import check as check_module
@@ -364,8 +364,7 @@ def test_class_indices_and_depth_that_would_be_near_black_are_named_once_a_side(
     for split in ("train", "val"):
         for i in range(3):
             write_pair(tmp_path / "mine" / split / "A" / f"{i}.png", 64, 64, seed=i)
-            (tmp_path / "mine" / split / "B").mkdir(exist_ok=True)
-            Image.fromarray(array).save(tmp_path / "mine" / split / "B" / f"{i}.png")
+            save(tmp_path / "mine" / split / "B" / f"{i}.png", array)
     cfg = replace(Config(), data_root=tmp_path / "mine")
     for look in (load_data, check):
         look(cfg)

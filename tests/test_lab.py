@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import call, paired, settings, translated
+from conftest import call, paired, save, settings, translated
 from PIL import Image
 from skimage import color
 
@@ -139,9 +139,7 @@ def test_lab_sets_the_channels_and_survives_a_file():
 
 def save_photos(folder, *names, size=(60, 40)):
     for seed, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(photo(5, 6, seed=seed)).resize(size, Image.Resampling.BICUBIC)
-        image.save(folder / name)
+        save(folder / name, Image.fromarray(photo(5, 6, seed=seed)).resize(size, Image.Resampling.BICUBIC))
 
 
 def test_photos_of_any_folder_are_input_and_target_both(tmp_path):

@@ -7,9 +7,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import rasterio
 import torch
-from conftest import pair_of, paired, settings
+from conftest import pair_of, paired, save, settings, write_raster
 from PIL import Image
 
 from config import Config
@@ -123,9 +122,7 @@ def test_no_number_that_a_tiff_gives_to_no_data_matters(tmp_path, side, train):
     for nodata in (-9999, 7000):
         numbers = target(16)[..., 0].astype(np.float32) / 65535
         numbers[holes() == 0] = nodata
-        with rasterio.open(tmp_path / f"{side}.tif", "w", driver="GTiff", width=WIDTH, height=HEIGHT, count=1,
-                           dtype="float32", nodata=nodata) as file:
-            file.write(numbers, 1)
+        write_raster(tmp_path / f"{side}.tif", numbers[None], nodata=nodata)
         photo = write(tmp_path / "photo.png", target(8, seed=1))
         pair = pair_of(tmp_path / "A.tif", photo) if side == "A" else pair_of(photo, tmp_path / "B.tif")
         ranged = dict(in_channels=1, range_a=(0, 1)) if side == "A" else dict(out_channels=1, range_b=(0, 1))
@@ -144,9 +141,7 @@ def ramp(path, dtype, top):
 
 
 def numpy_file(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path.with_suffix(".npy"), array)
-    return path.with_suffix(".npy")
+    return save(path.with_suffix(".npy"), array)
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -161,23 +156,14 @@ def test_paint_on_a_transparent_layer_is_a_mask(tmp_path, mode, paint):
     assert np.array_equal(weight, np.where(marked == (paint == 255), 255, 0))
 
 
-def by_rasterio(path, array, driver="GTiff", palette=None, **options):
-    path = path.with_suffix({"GTiff": ".tif", "PNG": ".png"}[driver])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", driver=driver, width=WIDTH, height=HEIGHT, count=1, dtype=array.dtype,
-                       **options) as file:
-        file.write(array, 1)
-        if palette:
-            file.write_colormap(1, palette)
-    return path
+def by_rasterio(path, array, driver="GTiff", **told):
+    return write_raster(path.with_suffix({"GTiff": ".tif", "PNG": ".png"}[driver]), array[None], driver=driver, **told)
 
 
 def with_palette(path, array, colours):
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.frombytes("P", array.shape[::-1], array.astype(np.uint8).tobytes())
     image.putpalette(colours)
-    image.save(path.with_suffix(".png"))
-    return path.with_suffix(".png")
+    return save(path.with_suffix(".png"), image)
 
 
 VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # the first colours of PASCAL VOC's palette

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import call, lively_generator, translated, write_generator
+from conftest import call, lively_generator, save, translated, write_generator
 from PIL import Image
 
 import export as export_module
@@ -192,12 +192,6 @@ def run(gen, checkpoint):
         return predict(translator, find_jobs(opts, translator.trained), opts)
 
     return call
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-    return path
 
 
 def test_where_nothing_can_be_written_nothing_is_translated(checkpoint, tmp_path, disk, monkeypatch):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import settings
+from conftest import save, settings, write_raster
 from PIL import Image
 
 from dataset import PairedImages, load_data
@@ -239,9 +239,7 @@ def test_pure_colours_and_shadows_hold_values_as_rasterio_has_it(tmp_path, nodat
     import rasterio
 
     array = np.random.default_rng(0).choice(np.uint8([0, 90, 255]), (*SHAPE, 3))
-    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", width=24, height=17, count=3, dtype="uint8",
-                       photometric="RGB", nodata=nodata) as file:
-        file.write(array.transpose(2, 0, 1))
+    write_raster(tmp_path / "a.tif", array.transpose(2, 0, 1), photometric="RGB", nodata=nodata)
     with rasterio.open(tmp_path / "a.tif") as file:
         wanted = file.dataset_mask() > 0
     picture = read_picture(tmp_path / "a.tif")
@@ -420,9 +418,8 @@ def test_masks_in_files_and_pixels_without_a_value_are_ignored_together(tmp_path
     mask = np.full((48, 48), 255, np.uint8)
     mask[40:] = 0
     for split, n in (("train", 3), ("val", 1)):
-        (cfg.data_root / split / "M").mkdir()
         for i in range(n):
-            Image.fromarray(mask).save(cfg.data_root / split / "M" / f"{i}.png")
+            save(cfg.data_root / split / "M" / f"{i}.png", mask)
     data = load_data(replace(cfg, resize="none", cache="none"))[1]
     missing = mask == 0
     missing[:9, :9] = missing[20:30, 31] = True
