@@ -132,9 +132,10 @@ def test_settings_that_do_not_go_with_lab_are_told(wrong, words):
         Config(space="lab", **wrong)
 
 
-def test_lab_sets_the_channels_and_survives_a_file():
+def test_lab_sets_the_channels_survives_a_file_and_says_what_its_numbers_are():
     assert (LAB.in_channels, LAB.out_channels) == (1, 2)
     assert Config(**LAB.plain()) == LAB
+    assert values_of(LAB.plain()) == (L, AB) and "L of Lab" in str(L) and "a and b of Lab" in str(AB)
 
 
 def save_photos(folder, *names, size=(60, 40)):
@@ -218,11 +219,6 @@ def test_rows_of_a_large_raster_are_equal_to_the_whole(gen, tmp_path):
     translate_raster(translator, source, tmp_path / "out.tif")
     np.testing.assert_array_equal(read_picture(tmp_path / "out.tif").array,
                                   translator.numbers([read_picture(source)]))
-
-
-def test_values_of_lab_say_what_they_are():
-    x, y = values_of(LAB.plain())
-    assert (x, y) == (L, AB) and "L of Lab" in str(x) and "a and b of Lab" in str(y)
 
 
 @pytest.mark.slow
