@@ -97,13 +97,18 @@ def launch(*args, **options):
                             stderr=subprocess.PIPE, start_new_session=True, **options)
 
 
+def begin(module, *flags):
+    """Runs a command: what its main function returns, or raises."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
+        return module.main()
+
+
 def call(module, *flags):
     """Runs a command: its exit status, and what it printed to stdout and to stderr."""
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
-        with pytest.raises(SystemExit) as leaving:
-            run_main(module.main)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as leaving:
+        run_main(lambda: begin(module, *flags))
     return leaving.value.code or 0, out.getvalue(), err.getvalue()
 
 
@@ -276,6 +281,12 @@ def data(tmp_path):
 def small(data, tmp_path):
     """Makes configurations of runs that take a second."""
     return lambda name="run", **changes: replace(settings(data, tmp_path / name), **changes)
+
+
+@pytest.fixture
+def larger(small):
+    """The same, for networks with layers of every kind."""
+    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
 
 
 @pytest.fixture

@@ -74,7 +74,9 @@ def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small, 
 
 
 @pytest.mark.parametrize("change", [dict(ngf=8), dict(ndf=8), dict(n_layers=2), dict(in_channels=1),
-                                    dict(crop_size=128, load_size=128), dict(direction="BtoA")])
+                                    dict(crop_size=128, load_size=128), dict(direction="BtoA"),
+                                    dict(generator="global", n_downs=2), dict(n_downs=3), dict(n_blocks=2),
+                                    dict(n_scales=2), dict(spectral_norm=True)])
 def test_another_network_cannot_continue_a_run(run, change):
     with pytest.raises(ValueError, match=f"has {next(iter(change))} "):
         train(replace(run, resume=True, n_epochs=2, **change))

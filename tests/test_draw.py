@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import socket
-import sys
 import threading
 import webbrowser
 import zlib
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import pair_of, settings, translated, wait_until
+from conftest import begin, pair_of, settings, translated, wait_until
 from PIL import Image, ImageDraw
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
@@ -317,8 +316,7 @@ def start(monkeypatch, *flags):
     servers, opened = [], []
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: servers.append(server))
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    monkeypatch.setattr(sys, "argv", ["draw.py", "--device", "cpu", *map(str, flags)])
-    draw.main()
+    begin(draw, "--device", "cpu", *flags)
     servers[0].server_close()
     return servers[0], opened
 

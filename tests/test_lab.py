@@ -107,18 +107,13 @@ def test_without_colour_a_photo_is_gray():
     assert np.abs(lightness(gray) - lightness(photo(24, 30))).max() < 0.01
 
 
-@pytest.mark.parametrize("floats", [np.float32, np.float64])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_numbers_of_unknown_range_are_refused(floats, channels):
-    with pytest.raises(DataError, match="cannot be taken apart into L and ab"):
-        L.array([picture_of(np.zeros((8, 8, channels), floats))])
-
-
-def test_bands_and_several_inputs_are_refused():
-    rgb = picture_of(photo(8, 8))
-    for pictures in ([picture_of(np.zeros((8, 8, 4), np.uint8))], [rgb, rgb]):
-        with pytest.raises(DataError, match="one photo, gray or colour"):
-            L.array(pictures)
+@pytest.mark.parametrize(("arrays", "told"), [
+    *(([np.zeros((8, 8, channels), floats)], "cannot be taken apart into L and ab")
+      for floats in (np.float32, np.float64) for channels in (1, 3)),
+    ([np.zeros((8, 8, 4), np.uint8)], "one photo, gray or colour"), ([photo(8, 8)] * 2, "one photo, gray or colour")])
+def test_numbers_of_unknown_range_bands_and_several_inputs_are_refused(arrays, told):
+    with pytest.raises(DataError, match=told):
+        L.array(list(map(picture_of, arrays)))
 
 
 @pytest.mark.parametrize("wrong, words", [
@@ -148,11 +143,8 @@ def test_photos_of_any_folder_are_input_and_target_both(tmp_path):
     splits = find_pairs(tmp_path, photos=True).splits
     assert [pair.name for pair in splits["train"]] == ["train/a", "train/dogs/b"]
     assert len(splits["val"]) == 1 and all(pair.alone for pairs in splits.values() for pair in pairs)
-
-
-def test_photos_in_one_folder_are_divided(tmp_path):
-    save_photos(tmp_path, *(f"{i}.png" for i in range(10)))
-    splits = find_pairs(tmp_path, photos=True).splits
+    save_photos(tmp_path / "one", *(f"{i}.png" for i in range(10)))
+    splits = find_pairs(tmp_path / "one", photos=True).splits  # are divided
     assert len(splits["train"]) + len(splits["val"]) == 10 and len(splits["val"]) > 0
 
 

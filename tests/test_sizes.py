@@ -126,9 +126,7 @@ def test_what_is_hidden_or_missing_does_not_bleed_into_its_neighbours(how, hidde
     ((256, 256), (64, 64), False), ((8, 4), (4, 8), False), ((100, 100), (400, 300), False)])
 def test_one_shape_is_that_of_a_rounded_reduction(size, other, wanted):
     assert has_shape_of(size, other) == wanted
-
-
-def test_factors_are_whole_where_rounding_explains_the_rest():
+    # whole where rounding explains the rest
     assert [enlargement((255, 170), (1023, 683)), enlargement((64, 64), (160, 160))] == [4, 2.5]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import save, settings, write_raster
+from conftest import save, settings
 from PIL import Image
 
 from dataset import PairedImages, load_data
@@ -232,20 +232,6 @@ def test_the_number_for_no_data_and_nan_mark_pixels_without_a_value(kind):
     assert (picture.array[missing] == 0).all()
     plain = read_picture(written(np.where(np.isnan(array), 0, array).astype(kind)))
     assert plain.valid is None
-
-
-@pytest.mark.parametrize("nodata", [0, 255])
-def test_pure_colours_and_shadows_hold_values_as_rasterio_has_it(tmp_path, nodata):
-    import rasterio
-
-    array = np.random.default_rng(0).choice(np.uint8([0, 90, 255]), (*SHAPE, 3))
-    write_raster(tmp_path / "a.tif", array.transpose(2, 0, 1), photometric="RGB", nodata=nodata)
-    with rasterio.open(tmp_path / "a.tif") as file:
-        wanted = file.dataset_mask() > 0
-    picture = read_picture(tmp_path / "a.tif")
-    np.testing.assert_array_equal(picture.valid, wanted)
-    np.testing.assert_array_equal(picture.array[wanted], array[wanted])
-    assert 0.9 < wanted.mean() < 1
 
 
 def test_gdals_own_mask_inside_the_file_counts_too(tmp_path):

@@ -6,7 +6,6 @@ import pickle
 import re
 import shlex
 import shutil
-import sys
 import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, Runs, fresh_state, pair_of, paired, save, settings
+from conftest import RGB, Runs, begin, fresh_state, pair_of, paired, save, settings
 from PIL import Image
 
 import evaluate
@@ -87,18 +86,13 @@ def made(tmp_path):
     return make
 
 
-@pytest.fixture
-def call(monkeypatch):
-    def run(command, *words):
-        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, words), "--device", "cpu"])
-        return command.main()
-
-    return run
+def call(command, *words):
+    return begin(command, *words, "--device", "cpu")
 
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.long
-def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, call, capsys, name):
+def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, capsys, name):
     cfg, (ending, dtype, channels) = made(name), SETS[name][2]
     assert check(cfg) == 0
     assert "the input is" in capsys.readouterr().out
@@ -124,7 +118,7 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
     assert load_generator(cfg.out_dir / "gen.pth.tar").trained.inputs == len(sides)
 
 
-def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path, call):
+def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path):
     cfg = made("two inputs", direction="BtoA", in_channels=1, out_channels=5)
     with pytest.raises(UserError, match="side A is the target, and its range is for some of .*A1.* and .*A2.* alone"):
         train(cfg)  # an output would have the range of A2 in the channels of A1
@@ -170,7 +164,7 @@ def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
 
 @pytest.mark.parametrize(("name", "ending"), [
     ("float with a range", "translated.npy"), ("two inputs", "translated --ending .png"), ("masks", "translated.png")])
-def test_the_command_that_a_run_prints_names_a_format_that_holds_its_outputs(made, call, capsys, name, ending):
+def test_the_command_that_a_run_prints_names_a_format_that_holds_its_outputs(made, capsys, name, ending):
     cfg = made(name)
     train(cfg)
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
@@ -318,7 +312,7 @@ def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
         to_array(of_pillow(Image.new("RGB", (4, 4))), 4)
 
 
-def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path, call):
+def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path):
     for suffix, array in ((".png", np.zeros((4, 4, 5), np.uint8)), (".jpg", np.zeros((4, 4), np.float32)),
                           (".tif", np.zeros((4, 4, 65), np.float32)), (".jpg", np.zeros((4, 4, 4), np.uint8))):
         with pytest.raises(DataError, match="does not hold .* but .npy does"):
@@ -409,7 +403,7 @@ def test_gray_and_colour_of_several_inputs_never_change_places(tmp_path, place):
         train(cfg)
 
 
-def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, call, capsys):
+def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, capsys):
     cfg = made("two inputs")
     train(cfg)
     gen = load_generator(cfg.out_dir / "gen.pth.tar")
