@@ -323,14 +323,6 @@ def test_a_lost_checkpoint_never_costs_the_trained_generator(run):
     assert (run.out_dir / "gen.pth.tar").read_bytes() == before
 
 
-def test_a_changed_setting_takes_effect_on_resume(run, end_of, capsys):
-    train(replace(run, resume=True, n_epochs=2, beta1=0.9, lr=1e-3))
-    assert "beta1 from 0.5 to 0.9" in capsys.readouterr().out
-    for name in ("opt_g", "opt_d"):
-        group = end_of(run)["state"][name]["param_groups"][0]
-        assert (group["lr"], tuple(group["betas"])) == (1e-3, (0.9, 0.999))
-
-
 def test_a_run_without_a_scaler_can_go_on_with_one(small):
     """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
     saved = fresh_state(small()).state_dict()

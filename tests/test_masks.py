@@ -12,14 +12,11 @@ from conftest import pair_of, paired, save, settings, write_raster
 from PIL import Image
 
 from config import Config
-from dataset import PairedImages
 from evaluate import Evaluate, evaluate, load_pairs
 from inference.load import load_generator
-from pairs.geometry import Geometry
 from pairs.images import read_picture
-from pairs.jitter import Jitter
 from pairs.reading import read_pair
-from pairs.values import Values, mask_weight, values_of
+from pairs.values import Values, mask_weight
 from train import train as train_on
 from utils import UserError
 
@@ -103,26 +100,6 @@ def test_a_white_mask_changes_no_pixel(item, generator, depth, train):
         words = dict(train=train, generator=generator, **geometry)
         with_mask = item(target(depth), np.full((HEIGHT, WIDTH), 255, np.uint8), **words)
         assert torch.equal(with_mask[:6], item(target(depth), **words)) and (with_mask[6] == 1).all()
-
-
-@pytest.mark.parametrize("side", ["A", "B"])
-@pytest.mark.parametrize("train", [True, False])
-def test_no_number_that_a_tiff_gives_to_no_data_matters(tmp_path, side, train):
-    """Neither in the input nor in the target, and such pixels do not count."""
-    items = []
-    for nodata in (-9999, 7000):
-        numbers = target(16)[..., 0].astype(np.float32) / 65535
-        numbers[holes() == 0] = nodata
-        write_raster(tmp_path / f"{side}.tif", numbers[None], nodata=nodata)
-        photo = write(tmp_path / "photo.png", target(8, seed=1))
-        pair = pair_of(tmp_path / "A.tif", photo) if side == "A" else pair_of(photo, tmp_path / "B.tif")
-        ranged = dict(in_channels=1, range_a=(0, 1)) if side == "A" else dict(out_channels=1, range_b=(0, 1))
-        values = values_of(replace(Config(), **ranged).plain())
-        geometry, jitter = Geometry("stretch", 72, 64), Jitter(replace(Config(), crop_size=64)) if train else None
-        x, y = PairedImages([pair], "AtoB", *values, geometry, jitter=jitter, masked=True)[0]
-        assert len(y) == values[1].channels + 1 and -1 < y[-1].mean() < 1
-        items.append(torch.cat([x, y]))
-    assert torch.equal(*items)
 
 
 def ramp(path, dtype, top):

@@ -160,15 +160,12 @@ def test_class_indices_of_any_whole_type_stay_what_they_are(kind):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_other_colours_become_rgb_as_pillow_has_them(tmp_path, mode):
+def test_other_colours_become_rgb_as_pillow_has_them_and_a_jpeg_inside_keeps_its_own(tmp_path, mode):
     rgb = Image.fromarray(np.kron(numbers(np.uint8, 3, (3, 4)), np.ones((8, 8, 1), np.uint8)))
     rgb.convert(mode).save(tmp_path / "a.tif")
     with Image.open(tmp_path / "a.tif") as image:
         wanted = np.asarray(image.convert("RGB")).astype(int)
     assert abs(read_picture(tmp_path / "a.tif").array - wanted).max() <= 2
-
-
-def test_a_jpeg_inside_keeps_its_colours():
     file = written(np.full((32, 32, 3), [200, 100, 50], np.uint8), compression="jpeg")
     assert abs(read_picture(file).array.astype(int) - [200, 100, 50]).max() <= 3
 
