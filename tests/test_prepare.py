@@ -678,16 +678,6 @@ def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
     assert shown == [0] * 10 + [10] * 20 + [30] * 9
 
 
-@pytest.mark.parametrize("rates", [(1, 5), (2, 8), (5, 1)])
-def test_frames_of_one_time_are_paired_however_few_there_are(tmp_path, rates):
-    a, b = (video(tmp_path / f"{name}.mkv", rate=rate) for name, rate in zip("ab", rates, strict=True))
-    assert run("frames", a, b, tmp_path / "out", "--val", 0)[0] == 0
-    files = made(tmp_path / "out")
-    for number in range(3 * rates[0]):
-        a, b = (moment(files[f"train/{side}/a_{number:06d}"]) for side in "AB")
-        assert 0 <= a - b < 10 / rates[1]
-
-
 @pytest.mark.long
 def test_a_frame_in_several_pairs_is_converted_once_at_a_time(tmp_path):
     """PyAV keeps a converter with each frame: two threads at it mix up colours, or wait for each other for ever."""

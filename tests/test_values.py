@@ -28,7 +28,6 @@ from pairs.checks import Seen, range_words
 from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
 from pairs.images import read_picture, read_size, write_picture
-from pairs.jitter import Jitter
 from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.reading import read_pair
 from pairs.values import Values, composite, values_of
@@ -508,21 +507,6 @@ def test_a_white_mask_changes_nothing(small, same):
             step(x, torch.cat([y, torch.ones(2, 1, 64, 64)], 1) if masked else y)
         ends.append(state.gen.state_dict())
     assert same(*ends)
-
-
-def test_as_many_channels_as_there_may_be_go_through_resizing_and_jitter_one_by_one(tmp_path):
-    cfg = replace(Config(), in_channels=64, out_channels=64, load_size=72, crop_size=64)
-    rng = np.random.default_rng(0)
-    for side in "AB":
-        save(tmp_path / side / "0.npy", rng.integers(0, 255, (100, 90, 64), dtype=np.uint8))
-    save(tmp_path / "M" / "0.png", np.full((100, 90), 255, np.uint8))
-    pair = pair_of(*(tmp_path / name for name in ("A/0.npy", "B/0.npy", "M/0.png")))
-    for epoch in range(4):
-        x, y = paired([pair], cfg)[epoch, 0]
-        assert x.shape == (64, 64, 64) and y.shape == (65, 64, 64)
-        last = pair_of(*(np.load(path)[..., 63] for path in pair.files[:2]))
-        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter(cfg))
-        torch.testing.assert_close(torch.stack([x[63], y[63]]), torch.cat(one[epoch, 0]))
 
 
 def test_grids_show_any_channels():
