@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,38 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+def save(path, content):
+    """An image, or an array as one or as .npy, in a folder that is made if need be; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, content)
+    else:
+        (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path)
+    return path
+
+
+def write_raster(path, bands, palette=None, **told):
+    """(C, H, W) as rasterio writes it, a GeoTIFF unless `driver` says otherwise; the path."""
+    import rasterio  # which few tests need
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = bands.shape
+    with rasterio.open(path, "w", width=width, height=height, count=count, dtype=bands.dtype.name,
+                       **{"driver": "GTiff", **told}) as file:
+        file.write(bands)
+        if palette:
+            file.write_colormap(1, palette)
+    return path
+
+
+def tree(root, *names):
+    """A folder of small images of these names, PNGs unless they say otherwise, no two of one colour."""
+    for name in names:
+        image = Image.new("RGB", (8, 8), f"#{zlib.crc32(name.encode()) % 2**24:06x}")
+        save(root / (name if "." in name else f"{name}.png"), image)
+    return root
+
+
 torch.ones(1, requires_grad=True).backward()  # begun among fake devices, autograd would fail in forks ever after
 RGB, GRAY = Values(3), Values(1)
 ROOT = Path(train_module.__file__).parent
@@ -64,13 +97,18 @@ def launch(*args, **options):
                             stderr=subprocess.PIPE, start_new_session=True, **options)
 
 
+def begin(module, *flags):
+    """Runs a command: what its main function returns, or raises."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
+        return module.main()
+
+
 def call(module, *flags):
     """Runs a command: its exit status, and what it printed to stdout and to stderr."""
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", [module.__name__ + ".py", *map(str, flags)])
-        with pytest.raises(SystemExit) as leaving:
-            run_main(module.main)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as leaving:
+        run_main(lambda: begin(module, *flags))
     return leaving.value.code or 0, out.getvalue(), err.getvalue()
 
 
@@ -243,6 +281,12 @@ def data(tmp_path):
 def small(data, tmp_path):
     """Makes configurations of runs that take a second."""
     return lambda name="run", **changes: replace(settings(data, tmp_path / name), **changes)
+
+
+@pytest.fixture
+def larger(small):
+    """The same, for networks with layers of every kind."""
+    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Bands of GeoTIFFs by number."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-import rasterio
+from conftest import write_raster
 
 from config import Config
 from pairs.identity import Pair
@@ -11,14 +13,7 @@ from pairs.reading import read_pair
 from pairs.values import Values, values_of
 from utils import DataError
 
-
-def write(path, bands):
-    """(C, H, W), by rasterio."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", driver="GTiff", count=len(bands), height=bands.shape[1], width=bands.shape[2],
-                       dtype=bands.dtype.name, photometric="MINISBLACK", alpha="NO") as image:
-        image.write(bands)
-    return path
+write = partial(write_raster, photometric="MINISBLACK", alpha="NO")
 
 
 def located(n, size=(32, 32), dtype="uint16"):

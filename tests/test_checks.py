@@ -6,8 +6,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-import rasterio
-from conftest import settings
+from conftest import settings, write_raster
 from PIL import Image
 
 from check import check
@@ -39,16 +38,12 @@ def png(path, array, palette=None):
 
 
 def png_of_4_bits(path, array):
-    with rasterio.open(path.with_suffix(".png"), "w", driver="PNG", width=SIZE, height=SIZE, count=1, dtype="uint8",
-                       nbits=4) as file:
-        file.write(array.astype(np.uint8), 1)
-    assert path.with_suffix(".png").read_bytes()[24] == 4  # libpng's depth
+    path = write_raster(path.with_suffix(".png"), array.astype(np.uint8)[None], driver="PNG", nbits=4)
+    assert path.read_bytes()[24] == 4  # libpng's depth
 
 
 def tiff(path, array, nodata=None):
-    with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", width=SIZE, height=SIZE, count=1,
-                       dtype=array.dtype, nodata=nodata) as file:
-        file.write(array, 1)
+    write_raster(path.with_suffix(".tif"), array[None], nodata=nodata)
 
 
 @pytest.fixture
@@ -267,10 +262,8 @@ def with_palette(path, i, differ):
 
 def tiff_with_palette(path, i, differ):
     palette = {index: (20 * index, 9, 30 * differ * i, 255) for index in range(5)}
-    with rasterio.open(path.with_suffix(".tif"), "w", driver="GTiff", width=SIZE, height=SIZE, count=1,
-                       dtype="uint8", photometric="PALETTE") as file:
-        file.write(blocks(i, np.arange(5)).astype(np.uint8), 1)
-        file.write_colormap(1, palette)
+    write_raster(path.with_suffix(".tif"), blocks(i, np.arange(5)).astype(np.uint8)[None], palette,
+                 photometric="PALETTE")
 
 
 @pytest.mark.parametrize("write", [with_palette, tiff_with_palette])

@@ -23,67 +23,35 @@ COUNTS = {"train": 4, "val": 2, "test": 3}
 SIDE = 16
 
 
+LIES = {  # the length that the server tells of a file, and what it sends
+    "slow": lambda file: (len(file), file[:100]), "ends": lambda file: (len(file), file[:100]),
+    "longer": lambda file: (len(file) + 7, file), "shorter": lambda file: (len(file) - 7, file),
+    "nonsense": lambda file: ("many", file), "page": lambda file: (6, b"<html>")}
+
+
 class Server(SimpleHTTPRequestHandler):
-    """Files of a folder, and whatever may go wrong: .../slow/..., .../lies/... and so on, each as its method says."""
+    """Files of a folder, as /good/..., and whatever may go wrong: /slow/..., /loop/... and so on."""
 
     def do_GET(self):  # noqa: N802
         what, _, rest = self.path.strip("/").partition("/")
-        method = getattr(self, what, None)
-        if not rest or method is None:
-            return super().do_GET()
-        self.path = f"/{rest}"
-        return method()
+        if what in ("redirect", "loop"):
+            self.answer(302, Location=f"/{what.replace('redirect', 'good')}/{rest}")
+        elif what in LIES:
+            length, sent = LIES[what]((Path(self.directory) / rest).read_bytes())
+            self.answer(200, sent, Content_Length=length)
+        elif what != "mute":
+            self.path = self.path.removeprefix("/good")
+            super().do_GET()
+        if what in ("mute", "slow"):
+            time.sleep(1)
 
-    def file(self):
-        return open(self.translate_path(self.path), "rb").read()  # noqa: PTH123, SIM115
-
-    def head(self, length):
-        self.send_response(200)
-        self.send_header("Content-Length", length)
+    def answer(self, status, content=b"", **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-
-    def good(self):
-        super().do_GET()
-
-    def redirect(self):
-        self.send_response(302)
-        self.send_header("Location", f"/good{self.path}")
-        self.end_headers()
-
-    def loop(self):
-        self.send_response(302)
-        self.send_header("Location", f"/loop{self.path}")
-        self.end_headers()
-
-    def mute(self):
-        time.sleep(1)
-
-    def slow(self):
-        self.head(len(self.file()))
-        self.wfile.write(self.file()[:100])
+        self.wfile.write(content)
         self.wfile.flush()
-        time.sleep(1)
-
-    def ends(self):
-        self.head(len(self.file()))
-        self.wfile.write(self.file()[:100])
-
-    def longer(self):
-        self.head(len(self.file()) + 7)
-        self.wfile.write(self.file())
-
-    def shorter(self):
-        self.head(len(self.file()) - 7)
-        self.wfile.write(self.file())
-
-    def nonsense(self):
-        self.head("many")
-        self.wfile.write(self.file())
-        self.close_connection = True
-
-    def page(self):
-        self.head(6)
-        self.wfile.write(b"<html>")
 
     def log_message(self, *args):
         pass

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import socket
-import sys
 import threading
 import webbrowser
 import zlib
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import pair_of, settings, translated, wait_until
+from conftest import begin, pair_of, settings, translated, wait_until
 from PIL import Image, ImageDraw
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
@@ -42,9 +41,14 @@ def run(tmp_path_factory):
     demo.draw(folder / "demo", 6, 2)
     train.train(settings(folder / "demo", folder / "run", ngf=8, load_size=64, n_epochs=1))
     assert Client(app_of(folder / "run")).get("/settings.json").json["size"] == [256, 256]  # of most training images
-    gen = torch.load(folder / "run" / "gen.pth.tar", weights_only=True)
-    torch.save({**gen, "usual_size": (64, 64)}, folder / "run" / "gen.pth.tar")  # for a small page
+    told_otherwise(folder / "run", folder / "run", usual_size=(64, 64))  # for a small page
     return folder / "run"
+
+
+def told_otherwise(run, folder, config=(), **told):
+    """The run's gen.pth.tar in that folder, which tells this, of its configuration and beside it."""
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    torch.save({**saved, **told, "config": saved["config"] | dict(config)}, folder / "gen.pth.tar")
 
 
 def app_of(run, **options):
@@ -127,12 +131,6 @@ def test_lines_on_white_are_two_colours_and_an_object_on_white_is_a_photo():
     assert flat_colours([sample(as_jpeg(shoe))]) is None
 
 
-def test_a_run_tells_its_colours_and_they_get_their_names(run, app):
-    assert {c[:3] for c in load_generator(run / "gen.pth.tar").trained.colours} == {*demo.PALETTE.values()}
-    assert {name: c[:3] for name, c in app.palette.items()} == demo.PALETTE
-    assert next(iter(app.palette)) == "wall"  # the commonest first
-
-
 def test_colours_are_named_after_a_palette_only_when_they_are_of_it():
     near = [(r, g, min(255, b + 2), 0.1) for r, g, b in FACADES.values()]
     assert [*page.choose_palette("", near).items()][:1] == [("background", (0, 0, 223, 0.1))]
@@ -160,10 +158,8 @@ SHALLOW, DEEP = noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_answer_is_what_predict_writes_to_the_pixel(run, tmp_path, image, kind, told, deep, precision):
     """For other targets and ranges too: one place decides whether bf16 is precise enough."""
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
     ranges = {name: value for name, value in told.items() if name != "kind"}
-    saved |= dict(kind=told.get("kind", saved["kind"]), config={**saved["config"], **ranges})
-    torch.save(saved, tmp_path / "gen.pth.tar")
+    told_otherwise(run, tmp_path, ranges, **{name: value for name, value in told.items() if name == "kind"})
     source, output = tmp_path / f"x.{kind.lower()}", tmp_path / "y.png"
     source.write_bytes(encoded(image, kind))
     assert translated(tmp_path / "gen.pth.tar", source, output, "--precision", precision)[0] == 0
@@ -256,15 +252,16 @@ def test_the_settings_tell_what_can_be_drawn(client, run):
     assert found["kind"] == "labels" and found["size"] == [64, 64]
     assert found["epoch"] == 1 and found["direction"] == "AtoB"
     assert {c["name"]: tuple(c["colour"]) for c in found["palette"]} == demo.PALETTE
+    assert found["palette"][0]["name"] == "wall"  # the commonest first
+    assert {c[:3] for c in load_generator(run / "gen.pth.tar").trained.colours} == {*demo.PALETTE.values()}
     assert found["examples"] == ["001", "002"]
 
 
 def test_a_network_with_a_range_of_the_input_has_no_examples(run, tmp_path):
     """They are shown from black to white, of which the network would take the range again."""
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
     shutil.copy(run / "config.json", tmp_path)
     for ranges, n in (({}, 2), ({"range_a": [0.0, 4000.0]}, 0)):
-        torch.save({**saved, "config": {**saved["config"], **ranges}}, tmp_path / "gen.pth.tar")
+        told_otherwise(run, tmp_path, ranges)
         assert len(app_of(tmp_path).examples) == n
 
 
@@ -276,8 +273,8 @@ def test_an_example_is_the_input_and_then_the_target(client, app, run, monkeypat
 
 
 def test_an_example_of_floats_is_shown_in_their_range_and_without_its_mask(run, tmp_path, monkeypatch):
-    saved, sides = torch.load(run / "gen.pth.tar", weights_only=True), (noise(64, 64, 3), noise(64, 64, 3)[..., 0])
-    torch.save({**saved, "config": {**saved["config"], "range_b": [0.0, 1.0]}}, tmp_path / "gen.pth.tar")
+    sides = noise(64, 64, 3), noise(64, 64, 3)[..., 0]
+    told_otherwise(run, tmp_path, {"range_b": [0.0, 1.0]})
     Image.fromarray(sides[0]).save(tmp_path / "A.png")
     Image.fromarray(sides[0]).save(tmp_path / "M.png")
     np.save(tmp_path / "B.npy", np.repeat(sides[1][..., None], 3, axis=2) / np.float32(255))
@@ -294,17 +291,15 @@ def test_an_example_of_floats_is_shown_in_their_range_and_without_its_mask(run, 
 ], ids=str)
 def test_a_network_without_pictures_is_refused_at_the_start(run, tmp_path, told, sentence):
     """Else the page opens, and every drawing is refused, shown black, or ends in a traceback."""
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
-    config = saved["config"] | told.get("config", {})
-    torch.save({**saved, **told, "config": config, "state_dict": make_generator(config).state_dict()},
-               tmp_path / "gen.pth.tar")
+    config, others = told.get("config", {}), {name: value for name, value in told.items() if name != "config"}
+    plain = torch.load(run / "gen.pth.tar", weights_only=True)["config"]
+    told_otherwise(run, tmp_path, config, **others, state_dict=make_generator(plain | config).state_dict())
     with pytest.raises(UserError, match=sentence):
         app_of(tmp_path)
 
 
 def test_without_data_or_a_run_there_are_no_examples_and_photos_come_in(run, tmp_path):
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
-    torch.save({**saved, "colours": None}, tmp_path / "gen.pth.tar")
+    told_otherwise(run, tmp_path, colours=None)
     app = app_of(tmp_path)
     assert Client(app).get("/settings.json").json["kind"] == "photo" and not app.examples
     (tmp_path / "config.json").write_text(json.dumps({"data_root": str(tmp_path / "gone")}))
@@ -317,8 +312,7 @@ def start(monkeypatch, *flags):
     servers, opened = [], []
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: servers.append(server))
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    monkeypatch.setattr(sys, "argv", ["draw.py", "--device", "cpu", *map(str, flags)])
-    draw.main()
+    begin(draw, "--device", "cpu", *flags)
     servers[0].server_close()
     return servers[0], opened
 
@@ -333,15 +327,12 @@ def test_it_listens_at_this_machine_alone_unless_told_and_warns(run, monkeypatch
     assert "warning: whoever reaches 0.0.0.0" in capsys.readouterr().out
 
 
-def test_a_port_that_is_taken_is_a_sentence(run, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="--port 0"):
-        start(monkeypatch, "--checkpoint", run / "gen.pth.tar", "--port", taken.getsockname()[1])
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])  # the first is kept for examples (RFC 5737)
-def test_an_address_of_no_machine_is_no_matter_of_the_port(run, monkeypatch, host):
-    with pytest.raises(UserError, match="--host must be an address of this machine"):
-        start(monkeypatch, "--checkpoint", run / "gen.pth.tar", "--host", host)
+@pytest.mark.parametrize(("host", "told"), [
+    ("127.0.0.1", "--port 0"), ("192.0.2.1", "--host must be an address of this machine"),  # for examples (RFC 5737)
+    ("no such host", "--host must be an address of this machine")])
+def test_a_port_that_is_taken_or_an_address_of_no_machine_is_a_sentence(run, monkeypatch, host, told):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match=told):
+        start(monkeypatch, "--checkpoint", run / "gen.pth.tar", "--host", host, "--port", taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 1000000000000", "Transfer-Encoding: chunked"])
@@ -704,8 +695,7 @@ def test_what_the_server_says_is_shown(visit, app, monkeypatch):
 
 @browser
 def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_path):
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
-    torch.save({**saved, "colours": None}, tmp_path / "gen.pth.tar")
+    told_otherwise(run, tmp_path, colours=None)
     photos, edges = app_of(tmp_path, precision="fp32"), app_of(tmp_path, precision="fp32", palette="edges")
     with served(photos) as server:
         page = visit(server)

@@ -69,13 +69,6 @@ def test_a_pt2_takes_one_image_and_one_multiple_whatever_the_layout_of_the_weigh
         torch.testing.assert_close(module(x), y_fake(gen, x), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(64, 100), (0, 64), (-64, 64), (64, 64 * 65)])
-def test_a_size_that_the_network_does_not_take_is_a_sentence(gen, tmp_path, size):
-    with pytest.raises(UserError, match="size must be two multiples of 64 from 64 to 4096"):
-        export(gen, tmp_path / "gen.pt2", size=size)
-    assert not any(tmp_path.iterdir())
-
-
 @pytest.mark.long
 def test_weights_of_8_bits_are_a_quarter_of_the_file_and_round_each_channel_by_itself(gen, tmp_path):
     """A scale for all channels together would leave nothing of one whose weights are small."""
@@ -98,10 +91,14 @@ def test_weights_of_8_bits_are_a_quarter_of_the_file_and_round_each_channel_by_i
     assert (np.abs(restored - exact) <= most / 253).all() and kept["encoder.0.weight"].dtype == np.float32
 
 
-@pytest.mark.parametrize(("name", "half"), [("gen.onnx", True), ("gen.pt2", False)])
-def test_8_bits_and_what_does_not_go_with_them_is_a_sentence(gen, tmp_path, name, half):
-    with pytest.raises(UserError, match="--int8 is for .onnx and pages, and without --half"):
-        export(gen, tmp_path / name, half=half, int8=True)
+@pytest.mark.parametrize(("name", "options", "told"), [
+    *(("gen.pt2", dict(size=size), "size must be two multiples of 64 from 64 to 4096")
+      for size in ((64, 100), (0, 64), (-64, 64), (64, 64 * 65))),
+    ("gen.onnx", dict(half=True, int8=True), "--int8 is for .onnx and pages, and without --half"),
+    ("gen.pt2", dict(half=False, int8=True), "--int8 is for .onnx and pages, and without --half")])
+def test_a_size_that_the_network_does_not_take_and_8_bits_with_half_are_a_sentence(gen, tmp_path, name, options, told):
+    with pytest.raises(UserError, match=told):
+        export(gen, tmp_path / name, **options)
     assert not any(tmp_path.iterdir())
 
 

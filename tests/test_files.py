@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch
+from conftest import ROOT, files_up_to, launch
 from PIL import Image
 
 from runtime import files
 from runtime.grids import save_grid
 from utils import UserError
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
@@ -54,18 +49,13 @@ def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
     assert (sheet[:20] < 128).any() and (sheet[:20, -4:] == 255).all()  # a caption, not cut off
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs limits of files")
 @pytest.mark.parametrize("write", [
     lambda file: torch.save({"x": torch.zeros(2**20)}, file), lambda file: np.save(file, np.zeros(2**20))])
 def test_a_write_of_torch_or_numpy_that_does_not_fit_tells_why(tmp_path, write):
     """Their own errors tell of positions and elements, and not that the disk is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, hard))
-    try:
-        with pytest.raises(OSError, match="File too large: .*a.bin") as told, files.atomic(tmp_path / "a.bin") as file:
-            write(file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    path = tmp_path / "a.bin"
+    with files_up_to(2**21), pytest.raises(OSError, match="large: .*a.bin") as told, files.atomic(path) as file:
+        write(file)
     assert told.value.errno == errno.EFBIG and not list(tmp_path.iterdir())
 
 

@@ -21,11 +21,6 @@ from pairs.images import normalise, to_tensor
 from utils import DataError
 
 
-@pytest.fixture
-def small(small):
-    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
-
-
 def coordinates(width, height):
     """An image whose red grows to the right and whose green grows downwards, by two a pixel at most."""
     image = np.zeros((height, width, 3), np.uint8)
@@ -53,10 +48,10 @@ def test_the_depth_is_the_largest_that_both_sides_allow(size, depth):
         gen(torch.zeros(1, 3, size[0] + 16 if depth > 4 else size[0] + 8, size[0]))
 
 
-def test_a_side_that_cannot_be_halved_four_times_is_refused_with_its_neighbour(small):
+def test_a_side_that_cannot_be_halved_four_times_is_refused_with_its_neighbour(larger):
     for change, near in ((dict(crop_size=100), 96), (dict(crop_width=90), 96), (dict(crop_width=8), 16)):
         with pytest.raises(ValueError, match=f"multiple of 16, such as {near}; it is"):
-            small(**change)
+            larger(**change)
 
 
 @pytest.mark.parametrize(("changes", "size", "load", "whole"), [
@@ -112,39 +107,39 @@ def test_the_usual_size_is_that_of_most_or_in_the_middle():
     assert usual_size(Counter({(100, 80): 1, (200, 160): 1, (900, 170): 1})) == (200, 160)
 
 
-def test_no_mode_distorts_but_the_one_that_says_so(small, tmp_path):
+def test_no_mode_distorts_but_the_one_that_says_so(larger, tmp_path):
     """The step of the coordinates from pixel to pixel is the scale along an axis."""
     root = write_set(tmp_path / "wide", [(432, 288)])
     pairs = usable_pairs(root, 0).splits["train"]
     for changes, sides in ((dict(resize="aspect", load_size=144), (0.5, 0.5)), (dict(resize="none"), (1, 1)),
                            (dict(load_size=72), (72 / 432, 72 / 288)),
                            (dict(load_size=96, crop_width=96), (1 / 3, 1 / 3))):
-        cfg = small(data_root=root, **changes)
+        cfg = larger(data_root=root, **changes)
         for x in paired(pairs, cfg)[1, 0]:
             assert x.shape[1:] == (64, cfg.crop_width or 64)
             steps = [(x[0, :, -1] - x[0, :, 0]).abs().mean() / (x.shape[2] - 1) * 431,
                      (x[1, -1] - x[1, 0]).abs().mean() / (x.shape[1] - 1) * 287]
             for step, scale in zip(steps, sides, strict=True):
                 assert step * 127.5 == pytest.approx(250 / scale, rel=0.06)
-    cfg = small(data_root=root, resize="aspect", load_size=144)
+    cfg = larger(data_root=root, resize="aspect", load_size=144)
     assert paired(pairs, cfg, train=False)[0][0].shape == (3, 144, 216)
 
 
-def test_an_image_smaller_than_a_crop_is_reflected_at_its_edges_and_that_is_said(small, tmp_path, capsys):
+def test_an_image_smaller_than_a_crop_is_reflected_at_its_edges_and_that_is_said(larger, tmp_path, capsys):
     for size in ((1, 1), (3, 70), (70, 3), (63, 64)):
         image = coordinates(*size)
         padded = Geometry(crop_size=64).pad(image)
         assert padded.shape == (max(64, size[1]), max(64, size[0]), 3)
         assert set(map(tuple, padded.reshape(-1, 3))) == set(map(tuple, image.reshape(-1, 3)))
     root = write_set(tmp_path / "mixed", [(40, 50), (200, 90), (64, 64)])
-    cfg = small(data_root=root, resize="none", n_epochs=1)
+    cfg = larger(data_root=root, resize="none", n_epochs=1)
     train_module.train(cfg)
     assert "1 of 3 training pairs are smaller than a crop, 64×64, where it is taken" in capsys.readouterr().out
 
 
-def test_a_strip_that_aspect_would_blow_up_is_a_sentence_and_eats_no_memory(small, tmp_path, monkeypatch, capsys):
+def test_a_strip_that_aspect_would_blow_up_is_a_sentence_and_eats_no_memory(larger, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
-    cfg = small(data_root=write_set(tmp_path / "strips", [(200, 2)], copies=2), resize="aspect", load_size=72)
+    cfg = larger(data_root=write_set(tmp_path / "strips", [(200, 2)], copies=2), resize="aspect", load_size=72)
     with pytest.raises(DataError, match=r"0.png becomes 7200×72 with resize aspect, which is too large"):
         train_module.train(cfg)
     assert check(cfg) == 2 and "7200×72 with resize aspect, which is too large" in capsys.readouterr().out

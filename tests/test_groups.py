@@ -3,10 +3,9 @@
 import json
 import re
 import shutil
-import zlib
 
 import pytest
-from PIL import Image
+from conftest import tree
 
 from check import check
 from config import Config
@@ -18,12 +17,7 @@ PATIENTS = [f"p{i:02}" for i in range(12)]
 
 
 def scans(root, *names):
-    for name in names:
-        for side in "AB":
-            path = root / name.format(side)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), f"#{zlib.crc32(str(path).encode()) % 2**24:06x}").save(path)
-    return root
+    return tree(root, *(name.format(side) for name in names for side in "AB"))
 
 
 def patients(pairs):

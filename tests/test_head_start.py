@@ -17,14 +17,9 @@ from train import train
 
 
 @pytest.fixture
-def small(small):
-    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
-
-
-@pytest.fixture
-def first(small):
+def first(larger):
     """The folder of a finished run, whose weights lie far from those that a new run draws."""
-    cfg = small("first", n_epochs=1, seed=7, lr=0.01)
+    cfg = larger("first", n_epochs=1, seed=7, lr=0.01)
     train(cfg)
     return cfg.out_dir
 
@@ -39,13 +34,13 @@ def close(a, b):
 
 
 @pytest.mark.parametrize(("file", "d_too"), [("gen.pth.tar", False), ("checkpoint.pth.tar", True)])
-def test_a_run_begins_with_the_weights_and_with_fresh_optimisers(small, first, on_steps, capsys, file, d_too):
+def test_a_run_begins_with_the_weights_and_with_fresh_optimisers(larger, first, on_steps, capsys, file, d_too):
     """A head start that is lost when weights are drawn after it, or that drags the old run's moments along."""
     steps, begun = [], read(first / "checkpoint.pth.tar")
     on_steps(lambda losses, state, *_, **__: steps.append(
         next(iter(state.opt_g.state.values()))["step"].item()))
-    train(small(init_from=first / file, lr=1e-20, n_epochs=1))
-    ended = read(small().out_dir / "checkpoint.pth.tar")
+    train(larger(init_from=first / file, lr=1e-20, n_epochs=1))
+    ended = read(larger().out_dir / "checkpoint.pth.tar")
     assert close(ended["gen"], begun["gen"]) and close(ended["disc"], begun["disc"]) == d_too
     assert steps[0] == 1
     said = capsys.readouterr().out
@@ -54,33 +49,33 @@ def test_a_run_begins_with_the_weights_and_with_fresh_optimisers(small, first, o
 
 
 @pytest.mark.long
-def test_a_resumed_run_neither_loads_the_file_again_nor_needs_it(small, first, same, end_of, capsys):
+def test_a_resumed_run_neither_loads_the_file_again_nor_needs_it(larger, first, same, end_of, capsys):
     """Twice from the file, the second epoch would begin where the first did."""
-    cfg = partial(small, init_from=first / "gen.pth.tar")
+    cfg = partial(larger, init_from=first / "gen.pth.tar")
     train(cfg("whole", n_epochs=2))
     train(cfg(n_epochs=1))
     kept = str(first / "gen.pth.tar")
     (first / "gen.pth.tar").unlink()
-    train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2", "--init-from", "nowhere"]))
-    assert same(end_of(small("whole")), end_of(small()))
+    train(parse(["--resume", "--out-dir", str(larger().out_dir), "--n-epochs", "2", "--init-from", "nowhere"]))
+    assert same(end_of(larger("whole")), end_of(larger()))
     assert "init_from is ignored" in capsys.readouterr().out
-    assert json.loads((small().out_dir / "config.json").read_text())["init_from"] == kept
+    assert json.loads((larger().out_dir / "config.json").read_text())["init_from"] == kept
 
 
 @pytest.mark.long
-def test_the_file_is_found_again_from_another_folder(small, first, monkeypatch):
+def test_the_file_is_found_again_from_another_folder(larger, first, monkeypatch):
     """By a run that was killed before its first checkpoint, and is resumed elsewhere."""
     monkeypatch.chdir(first)
-    train(small(init_from="gen.pth.tar", n_epochs=1, lr=1e-20))
+    train(larger(init_from="gen.pth.tar", n_epochs=1, lr=1e-20))
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
-        (small().out_dir / name).unlink()
+        (larger().out_dir / name).unlink()
     monkeypatch.chdir("/")
-    train(parse(["--resume", "--out-dir", str(small().out_dir)]))
-    assert close(read(small().out_dir / "gen.pth.tar")["gen"], read(first / "gen.pth.tar")["gen"])
+    train(parse(["--resume", "--out-dir", str(larger().out_dir)]))
+    assert close(read(larger().out_dir / "gen.pth.tar")["gen"], read(first / "gen.pth.tar")["gen"])
 
 
-def test_with_other_channels_only_the_layers_that_see_them_begin_anew(small, first, capsys):
-    drawn = fresh_state(small(in_channels=1, out_channels=1))
+def test_with_other_channels_only_the_layers_that_see_them_begin_anew(larger, first, capsys):
+    drawn = fresh_state(larger(in_channels=1, out_channels=1))
     before = {key: value.clone() for key, value in drawn.gen.state_dict().items()}
     head_start(drawn.gen, drawn.disc, first / "checkpoint.pth.tar")
     told = capsys.readouterr().out.strip()
@@ -118,12 +113,12 @@ def test_the_authors_files_are_taken(published, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mistake", ["absent", "other width", "damaged", "a folder"])
-def test_a_file_that_is_of_no_use_is_a_sentence_and_leaves_nothing(small, first, mistake):
+def test_a_file_that_is_of_no_use_is_a_sentence_and_leaves_nothing(larger, first, mistake):
     path = first / "gen.pth.tar"
     if mistake == "damaged":
         path.write_bytes(path.read_bytes()[:-1000])
     path = {"absent": first / "nowhere", "a folder": first}.get(mistake, path)
-    cfg = small(init_from=path, ngf=8 if mistake == "other width" else 4)
+    cfg = larger(init_from=path, ngf=8 if mistake == "other width" else 4)
     with pytest.raises((OSError, ValueError), match="too few" if mistake == "other width" else str(path)):
         train(cfg)
     assert not cfg.out_dir.exists()
@@ -139,10 +134,10 @@ def test_a_checkpoint_without_a_discriminator_of_use_costs_only_that(first, caps
 
 
 @pytest.mark.slow
-def test_all_processes_begin_with_the_same_weights(small, first, data):
+def test_all_processes_begin_with_the_same_weights(larger, first, data):
     """The main one reads the file; with weights of its own, the other would validate its half otherwise."""
     changes = dict(LARGER, init_from=first / "checkpoint.pth.tar", n_epochs=1, lr=1e-20)
-    one, two = small("one", **changes), small("two", **changes)
+    one, two = larger("one", **changes), larger("two", **changes)
     train(one)
     status, out, err = finish(torchrun("train.py", *flags(data, two.out_dir, **changes)))
     assert status == 0 and out.count("weights from") == 1, err

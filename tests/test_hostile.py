@@ -45,7 +45,7 @@ def picture(suffix, mode="RGB", size=(32, 16)):
 
 WHOLE = {(suffix, mode): picture(suffix, mode) for suffix, modes in (
     ("png", ("RGB", "RGBA", "L", "P", "1")), ("jpg", ("RGB", "L", "CMYK")), ("webp", ("RGB", "RGBA")),
-    ("bmp", ("RGB", "L")), ("gif", ("RGB", "L")), ("ppm", ("RGB", "L")), ("tif", ("RGB", "L", "RGBA"))) for mode in modes}
+    *((name, ("RGB", "L")) for name in ("bmp", "gif", "ppm")), ("tif", ("RGB", "L", "RGBA"))) for mode in modes}
 cuts = st.tuples(st.just("cut"), st.floats(0, 1), st.integers(0, 0))
 flips = st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7))
 bytes_ = st.tuples(st.just("set"), st.floats(0, 1), st.integers(0, 255))

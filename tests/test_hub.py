@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import equal, pair_of
+from conftest import begin, equal, pair_of
 from PIL import Image
 from test_published import Published
 
@@ -28,17 +28,16 @@ def run(small):
     return small().out_dir
 
 
-def call(monkeypatch, module, *flags):
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
-    assert not module.main()
+def call(module, *flags):
+    assert not begin(module, *flags)
 
 
-def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tmp_path, monkeypatch, capsys):
+def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tmp_path, capsys):
     hub = pytest.importorskip("huggingface_hub")
     (tmp_path / "streets").symlink_to(data)
-    call(monkeypatch, evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "streets",
+    call(evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "streets",
          "--num-workers", 0, "--device", "cpu")
-    call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+    call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
     folder = tmp_path / "demo"
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md", "strip.png"}
     assert equal(load_generator(folder), load_generator(run / "gen.pth.tar"))
@@ -55,33 +54,32 @@ def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tm
     assert f"{score:.3f}" in card.text and str(tmp_path) not in text
     assert '"dataset": {"name": "streets"' in text and "pairs of streets, val," in text
 
-    call(monkeypatch, export, "--checkpoint", folder, "--hub", tmp_path / "again", *LICENCES, "--examples", 0)
+    call(export, "--checkpoint", folder, "--hub", tmp_path / "again", *LICENCES, "--examples", 0)
     assert equal(load_generator(tmp_path / "again"), load_generator(folder))
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == told
     assert not (tmp_path / "again" / "strip.png").exists()
 
 
-def test_scores_of_other_weights_or_the_other_direction_are_not_those_of_the_card(run, data, small, tmp_path,
-                                                                                  monkeypatch, capsys):
+def test_scores_of_other_weights_or_the_other_direction_are_not_those_of_the_card(run, data, small, tmp_path, capsys):
     score = ["--checkpoint", run / "gen.pth.tar", "--data-root", data, "--num-workers", 0, "--device", "cpu"]
     card = ["--checkpoint", run / "gen.pth.tar", *LICENCES, "--examples", 0, "--hub"]
-    call(monkeypatch, evaluate, *score, "--direction", "BtoA")
-    call(monkeypatch, export, *card, tmp_path / "other_way")
+    call(evaluate, *score, "--direction", "BtoA")
+    call(export, *card, tmp_path / "other_way")
     assert "holds no scores of these weights" in capsys.readouterr().out
-    call(monkeypatch, evaluate, *score)
-    call(monkeypatch, export, *card, tmp_path / "scored")
+    call(evaluate, *score)
+    call(export, *card, tmp_path / "scored")
     assert "holds no scores" not in capsys.readouterr().out
     train(small(n_epochs=2, resume=True))
-    call(monkeypatch, export, *card, tmp_path / "older")
+    call(export, *card, tmp_path / "older")
     assert "holds no scores of these weights" in capsys.readouterr().out
     cards = [(tmp_path / name / "README.md").read_text() for name in ("other_way", "scored", "older")]
     assert ["## Scores" in card for card in cards] == [False, True, False]
 
 
-def test_the_authors_weights_go_there_as_they_are(tmp_path, monkeypatch):
+def test_the_authors_weights_go_there_as_they_are(tmp_path):
     torch.manual_seed(0)
     torch.save(Published(7, 4).state_dict(), tmp_path / "latest_net_G.pth")
-    call(monkeypatch, export, "--checkpoint", tmp_path / "latest_net_G.pth", "--hub", tmp_path / "demo", *LICENCES)
+    call(export, "--checkpoint", tmp_path / "latest_net_G.pth", "--hub", tmp_path / "demo", *LICENCES)
     assert equal(load_generator(tmp_path / "demo"), load_generator(tmp_path / "latest_net_G.pth"))
 
 
@@ -91,19 +89,19 @@ def test_the_authors_weights_go_there_as_they_are(tmp_path, monkeypatch):
     (["--licence", "mit", "--data-licence", "a\nb"], "--hub needs --data-licence"),
     ([*LICENCES, "--examples", "-1"], "examples must be at least 0"),
 ])
-def test_a_mistake_is_a_sentence_and_no_folder(run, tmp_path, monkeypatch, flags, sentence):
+def test_a_mistake_is_a_sentence_and_no_folder(run, tmp_path, flags, sentence):
     with pytest.raises(UserError, match=sentence):
-        call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *flags)
+        call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *flags)
     assert not (tmp_path / "demo").exists()
 
 
-def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, tmp_path, monkeypatch, capsys):
+def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, tmp_path, capsys):
     words = ["--checkpoint", run / "gen.pth.tar", *LICENCES, "--hub"]
     with pytest.raises(UserError, match="the folder that you are in: let --hub be a new one"):
-        call(monkeypatch, export, *words, ".")
+        call(export, *words, ".")
     (tmp_path / "my net").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "my net")
-    call(monkeypatch, export, *words, tmp_path / "link")
+    call(export, *words, tmp_path / "link")
     assert (tmp_path / "my net" / "model.safetensors").exists() and (tmp_path / "link").is_symlink()
     assert f"hf upload USER/my-net '{tmp_path / 'my net'}'" in capsys.readouterr().out
 
@@ -112,11 +110,11 @@ def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="demo is there already"):
-        call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+        call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError, match="pip install safetensors"):
-        call(monkeypatch, export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
+        call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
     assert not (tmp_path / "other").exists()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import flat, settings, write_pair
+from conftest import flat, save, settings, write_pair
 from PIL import Image
 
 from check import check
@@ -27,8 +27,7 @@ from utils import Stopped, UserError
 
 
 def picture(path, seed, size=(48, 48)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    save(path, np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
 
 
 def two_sided(folder, seeds):
@@ -175,8 +174,7 @@ def test_equal_is_what_is_equal_to_the_byte(tmp_path, ending, capsys):
     def write(path, place):
         array = np.zeros((200, 200), np.uint8)
         array[place : place + 6, 3:9] = 1 + 254 * (ending != "npy")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array) if ending == "npy" else Image.fromarray(array).save(path)
+        save(path, array)
 
     for i in range(6):
         for side in "AB":
@@ -192,12 +190,11 @@ def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp
     monkeypatch.setattr("pairs.identity.WHOLE", 64 * 20)
     for split in ("train", "val"):
         for side in "AB":
-            (tmp_path / split / side).mkdir(parents=True)
             array = np.zeros(100_000, np.uint8).reshape(100, 1000)
             array[0, 700] = split == "val"  # between two pieces
-            np.save(tmp_path / split / side / "0.npy", array)
+            save(tmp_path / split / side / "0.npy", array)
             array[50:53] = 1
-            np.save(tmp_path / split / side / "1.npy", array)
+            save(tmp_path / split / side / "1.npy", array)
     found = find_pairs(tmp_path)
     assert np.array_equal(found.marks["train"][:, 0], found.marks["val"][:, 0])
     assert len({*found.marks["val"][:, 0].tolist()}) == 2

@@ -85,7 +85,8 @@ def test_of_gif_gray_is_gray_and_colours_are_no_classes(tmp_path):
     picture = read_picture(tmp_path / "gray.gif")
     assert picture.channels == 1 and (picture.array[..., 0] == values).all() and (picture.indices == values).all()
     first.save(tmp_path / "two.gif", save_all=True, append_images=[second])
-    assert read_header(tmp_path / "two.gif").frames and (read_picture(tmp_path / "two.gif").indices == values // 2).all()
+    assert read_header(tmp_path / "two.gif").frames
+    assert (read_picture(tmp_path / "two.gif").indices == values // 2).all()
     second.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
     second.save(tmp_path / "classes.gif", transparency=2, optimize=False)
     picture = read_picture(tmp_path / "classes.gif")

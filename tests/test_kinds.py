@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import rasterio
-from conftest import ROOT, launch
+from conftest import ROOT, launch, save, write_raster
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -22,18 +22,10 @@ def places(number=0, width=SIZE, height=SIZE):
     return np.dstack([x, y, np.full_like(x, 40 * number)]).astype(np.uint8)
 
 
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-
-
 def save_raster(path, bands, pixel=10.0):
     """(C, H, W), somewhere on Earth."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", driver="GTiff", count=len(bands), height=bands.shape[1], width=bands.shape[2],
-                       dtype=bands.dtype.name, photometric="MINISBLACK", alpha="NO", crs="EPSG:32632",
-                       transform=from_origin(4e5, 5e6, pixel, pixel)) as image:
-        image.write(bands)
+    write_raster(path, bands, photometric="MINISBLACK", alpha="NO", crs="EPSG:32632",
+                 transform=from_origin(4e5, 5e6, pixel, pixel))
 
 
 def splits():

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import call, paired, settings, translated
+from conftest import call, paired, save, settings, translated
 from PIL import Image
 from skimage import color
 
@@ -107,19 +107,14 @@ def test_without_colour_a_photo_is_gray():
     assert np.abs(lightness(gray) - lightness(photo(24, 30))).max() < 0.01
 
 
-@pytest.mark.parametrize("floats", [np.float32, np.float64])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_numbers_of_unknown_range_are_refused(floats, channels):
-    with pytest.raises(DataError, match="cannot be taken apart into L and ab"):
-        L.array([picture_of(np.zeros((8, 8, channels), floats))])
-
-
-def test_bands_and_several_inputs_are_refused():
-    rgb = picture_of(photo(8, 8))
-    for pictures, said in (([picture_of(np.zeros((8, 8, 4), np.uint8))], "one photo, gray or colour"),
-                           ([rgb, rgb], "are several inputs, of which none can hold .* Lab")):
-        with pytest.raises(DataError, match=said):
-            L.array(pictures)
+@pytest.mark.parametrize(("arrays", "told"), [
+    *(([np.zeros((8, 8, channels), floats)], "cannot be taken apart into L and ab")
+      for floats in (np.float32, np.float64) for channels in (1, 3)),
+    ([np.zeros((8, 8, 4), np.uint8)], "one photo, gray or colour"),
+    ([photo(8, 8)] * 2, "are several inputs, of which none can hold .* Lab")])
+def test_numbers_of_unknown_range_bands_and_several_inputs_are_refused(arrays, told):
+    with pytest.raises(DataError, match=told):
+        L.array(list(map(picture_of, arrays)))
 
 
 @pytest.mark.parametrize("wrong, words", [
@@ -133,16 +128,15 @@ def test_settings_that_do_not_go_with_lab_are_told(wrong, words):
         Config(space="lab", **wrong)
 
 
-def test_lab_sets_the_channels_and_survives_a_file():
+def test_lab_sets_the_channels_survives_a_file_and_says_what_its_numbers_are():
     assert (LAB.in_channels, LAB.out_channels) == (1, 2)
     assert Config(**LAB.plain()) == LAB
+    assert values_of(LAB.plain()) == (L, AB) and "L of Lab" in str(L) and "a and b of Lab" in str(AB)
 
 
 def save_photos(folder, *names, size=(60, 40)):
     for seed, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(photo(5, 6, seed=seed)).resize(size, Image.Resampling.BICUBIC)
-        image.save(folder / name)
+        save(folder / name, Image.fromarray(photo(5, 6, seed=seed)).resize(size, Image.Resampling.BICUBIC))
 
 
 def test_photos_of_any_folder_are_input_and_target_both(tmp_path):
@@ -150,11 +144,8 @@ def test_photos_of_any_folder_are_input_and_target_both(tmp_path):
     splits = find_pairs(tmp_path, photos=True).splits
     assert [pair.name for pair in splits["train"]] == ["train/a", "train/dogs/b"]
     assert len(splits["val"]) == 1 and all(pair.alone for pairs in splits.values() for pair in pairs)
-
-
-def test_photos_in_one_folder_are_divided(tmp_path):
-    save_photos(tmp_path, *(f"{i}.png" for i in range(10)))
-    splits = find_pairs(tmp_path, photos=True).splits
+    save_photos(tmp_path / "one", *(f"{i}.png" for i in range(10)))
+    splits = find_pairs(tmp_path / "one", photos=True).splits  # are divided
     assert len(splits["train"]) + len(splits["val"]) == 10 and len(splits["val"]) > 0
 
 
@@ -221,11 +212,6 @@ def test_rows_of_a_large_raster_are_equal_to_the_whole(gen, tmp_path):
     translate_raster(translator, source, tmp_path / "out.tif")
     np.testing.assert_array_equal(read_picture(tmp_path / "out.tif").array,
                                   translator.numbers([read_picture(source)]))
-
-
-def test_values_of_lab_say_what_they_are():
-    x, y = values_of(LAB.plain())
-    assert (x, y) == (L, AB) and "L of Lab" in str(x) and "a and b of Lab" in str(y)
 
 
 @pytest.mark.slow

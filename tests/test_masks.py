@@ -7,20 +7,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import rasterio
 import torch
-from conftest import pair_of, paired, settings
+from conftest import pair_of, paired, save, settings, write_raster
 from PIL import Image
 
 from config import Config
-from dataset import PairedImages
 from evaluate import Evaluate, evaluate, load_pairs
 from inference.load import load_generator
-from pairs.geometry import Geometry
 from pairs.images import read_picture
-from pairs.jitter import Jitter
 from pairs.reading import read_pair
-from pairs.values import Values, mask_weight, values_of
+from pairs.values import Values, mask_weight
 from train import train as train_on
 from utils import UserError
 
@@ -80,15 +76,6 @@ def test_what_fills_a_hole_changes_nothing_to_the_bit(item, label_side, generato
         assert counts.any() and not counts.all() and one[3:6, counts].std() > 0.1
 
 
-@pytest.mark.parametrize("generator", ["unet", "release"])
-@pytest.mark.parametrize("size", [32, 45, 64, 200])
-def test_every_pixel_that_counts_is_made_of_what_counts(item, size, generator):
-    mask = holes()
-    flat = np.where((mask == 0)[..., None], 255, np.full((HEIGHT, WIDTH, 3), 100)).astype(np.uint8)
-    y = item(flat, mask, train=False, crop_size=size // 16 * 16, load_size=size, generator=generator)[3:]
-    assert ((y[:3, y[3] > -1] + 1) * 127.5).round().unique().tolist() == [100]
-
-
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_pixel_is_the_mean_of_what_the_mask_shows_and_counts_by_its_share(item, depth):
     """By hand, at half the size."""
@@ -115,28 +102,6 @@ def test_a_white_mask_changes_no_pixel(item, generator, depth, train):
         assert torch.equal(with_mask[:6], item(target(depth), **words)) and (with_mask[6] == 1).all()
 
 
-@pytest.mark.parametrize("side", ["A", "B"])
-@pytest.mark.parametrize("train", [True, False])
-def test_no_number_that_a_tiff_gives_to_no_data_matters(tmp_path, side, train):
-    """Neither in the input nor in the target, and such pixels do not count."""
-    items = []
-    for nodata in (-9999, 7000):
-        numbers = target(16)[..., 0].astype(np.float32) / 65535
-        numbers[holes() == 0] = nodata
-        with rasterio.open(tmp_path / f"{side}.tif", "w", driver="GTiff", width=WIDTH, height=HEIGHT, count=1,
-                           dtype="float32", nodata=nodata) as file:
-            file.write(numbers, 1)
-        photo = write(tmp_path / "photo.png", target(8, seed=1))
-        pair = pair_of(tmp_path / "A.tif", photo) if side == "A" else pair_of(photo, tmp_path / "B.tif")
-        ranged = dict(in_channels=1, range_a=(0, 1)) if side == "A" else dict(out_channels=1, range_b=(0, 1))
-        values = values_of(replace(Config(), **ranged).plain())
-        geometry, jitter = Geometry("stretch", 72, 64), Jitter(replace(Config(), crop_size=64)) if train else None
-        x, y = PairedImages([pair], "AtoB", *values, geometry, jitter=jitter, masked=True)[0]
-        assert len(y) == values[1].channels + 1 and -1 < y[-1].mean() < 1
-        items.append(torch.cat([x, y]))
-    assert torch.equal(*items)
-
-
 def ramp(path, dtype, top):
     """Of more than two numbers: how much each counts, up to `top`."""
     array = np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(dtype)
@@ -144,9 +109,7 @@ def ramp(path, dtype, top):
 
 
 def numpy_file(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path.with_suffix(".npy"), array)
-    return path.with_suffix(".npy")
+    return save(path.with_suffix(".npy"), array)
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -161,23 +124,14 @@ def test_paint_on_a_transparent_layer_is_a_mask(tmp_path, mode, paint):
     assert np.array_equal(weight, np.where(marked == (paint == 255), 255, 0))
 
 
-def by_rasterio(path, array, driver="GTiff", palette=None, **options):
-    path = path.with_suffix({"GTiff": ".tif", "PNG": ".png"}[driver])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", driver=driver, width=WIDTH, height=HEIGHT, count=1, dtype=array.dtype,
-                       **options) as file:
-        file.write(array, 1)
-        if palette:
-            file.write_colormap(1, palette)
-    return path
+def by_rasterio(path, array, driver="GTiff", **told):
+    return write_raster(path.with_suffix({"GTiff": ".tif", "PNG": ".png"}[driver]), array[None], driver=driver, **told)
 
 
 def with_palette(path, array, colours):
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.frombytes("P", array.shape[::-1], array.astype(np.uint8).tobytes())
     image.putpalette(colours)
-    image.save(path.with_suffix(".png"))
-    return path.with_suffix(".png")
+    return save(path.with_suffix(".png"), image)
 
 
 VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # the first colours of PASCAL VOC's palette

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import threading
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, wait_until, write_generator
+from conftest import ROOT, begin, wait_until, write_generator
 from PIL import Image
 from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, upload
 from test_draw import run as run
@@ -72,10 +71,8 @@ def left_in(folder):
 
 
 @pytest.mark.long
-def test_the_folder_holds_all_that_the_page_asks_for(run, fake, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
-                                      str(tmp_path / "page"), "--runtime", str(fake), "--examples", "1"])
-    export.main()
+def test_the_folder_holds_all_that_the_page_asks_for(run, fake, tmp_path, capsys):
+    begin(export, "--checkpoint", run / "gen.pth.tar", "--page", tmp_path / "page", "--runtime", fake, "--examples", 1)
     told = json.loads((tmp_path / "page" / "settings.json").read_text())
     files = {told["model"]["file"], *(told["runtime"][name] for name in ("script", "module", "file"))}
     assert left_in(tmp_path / "page") == files | {"index.html", "worker.js", "settings.json", "example/0.png"}
@@ -118,18 +115,15 @@ def test_a_mistake_is_a_sentence_and_no_folder(run, fake, once, tmp_path, monkey
     assert left_in(tmp_path) == before and (mistake == "there" or not folder.is_dir())
 
 
-def test_nothing_to_write_is_a_sentence(run, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar")])
+def test_nothing_to_write_is_a_sentence(run):
     with pytest.raises(UserError, match="--output FILE, --page FOLDER or"):
-        export.main()
+        begin(export, "--checkpoint", run / "gen.pth.tar")
 
 
 def test_the_page_in_docs_is_one_that_the_present_export_writes(run, tmp_path, monkeypatch):
     """But for the network itself. After an edit, copies of two files do; `sh results/try.sh` makes all of it anew."""
     monkeypatch.setattr(page_module, "export", lambda gen, path, norm, **how: path.write_bytes(b"weights"))
-    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(run / "gen.pth.tar"), "--page",
-                                      str(tmp_path / "page"), "--cdn", "--examples", "1"])
-    export.main()
+    begin(export, "--checkpoint", run / "gen.pth.tar", "--page", tmp_path / "page", "--cdn", "--examples", 1)
     page, there = tmp_path / "page", ROOT / "docs" / "try"
     for name in ("index.html", "worker.js"):
         assert (there / name).read_bytes() == (page / name).read_bytes(), f"copy what became docs/try/{name} once more"

@@ -1,26 +1,18 @@
 import os
 import shutil
 import unicodedata
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import tree
 
 from pairs.download import ensure_dataset
 from pairs.find import find_pairs, list_images, usable_pairs
 from pairs.identity import Known
 from runtime.grids import save_grid
 from utils import DataError, UserError
-
-
-def images(folder, *names, size=(8, 8)):
-    for name in names:
-        path = folder / (name if "." in name else f"{name}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, f"#{zlib.crc32(name.encode()) % 2**24:06x}").save(path)
 
 
 def names_of(pairs):
@@ -37,14 +29,14 @@ def everything(found):
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
-    images(tmp_path, "b", "a", "10", "9", "c")
+    tree(tmp_path, "b", "a", "10", "9", "c")
     walk = os.walk
     monkeypatch.setattr(os, "walk", lambda top, **kw: ((p, d, sorted(f, reverse=True)) for p, d, f in walk(top, **kw)))
     assert [path.stem for path in list_images(tmp_path)] == ["10", "9", "a", "b", "c"]
 
 
 def test_only_images_are_taken_for_images(tmp_path):
-    images(tmp_path, "a.PNG", "__MACOSX/a", "sub/b.jpeg", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg")
+    tree(tmp_path, "a.PNG", "__MACOSX/a", "sub/b.jpeg", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg")
     for name in ("notes.txt", "Thumbs.db", "._a.png", ".DS_Store", "no_ending"):
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in list_images(tmp_path)] == ["a.PNG", "b.jpeg"]
@@ -55,7 +47,7 @@ def test_only_images_are_taken_for_images(tmp_path):
     {"train": "train", "test": "test"}, {"train": "training", "test": "testing"}, {"train": "Train", "val": "Val"},
     {"train": "train", "val": "val", "test": "test"}])  # a test split is never added to training
 def test_side_by_side_splits(tmp_path, folders):
-    images(tmp_path, *(f"{folder}/{split}" for split, folder in folders.items()))
+    tree(tmp_path, *(f"{folder}/{split}" for split, folder in folders.items()))
     found = find_pairs(tmp_path)
     assert {split: names(pairs) for split, pairs in found.splits.items()} == {split: [[split]] for split in folders}
     assert found.validation == ("val" if "val" in folders else "test")
@@ -66,7 +58,7 @@ def test_side_by_side_splits(tmp_path, folders):
 @pytest.mark.parametrize("write", [str, str.title, str.upper])
 def test_folders_of_a_and_b_are_paired_by_name_not_by_position(tmp_path, a, b, write):
     for split, stem in (("train", "1"), ("train", "2"), ("val", "3")):
-        images(tmp_path, f"{a.format(write(split))}/{stem}.png", f"{b.format(split)}/{stem}.jpg")
+        tree(tmp_path, f"{a.format(write(split))}/{stem}.png", f"{b.format(split)}/{stem}.jpg")
     found = find_pairs(tmp_path)
     assert names(found.splits["train"]) == [["1", "1"], ["2", "2"]] and names(found.splits["val"]) == [["3", "3"]]
     assert {path.suffix for path in found.splits["train"][0].files} == {".png", ".jpg"} and not found.orphans
@@ -75,7 +67,7 @@ def test_folders_of_a_and_b_are_paired_by_name_not_by_position(tmp_path, a, b, w
 @pytest.mark.parametrize("place", [".", "train", "A+B"])
 def test_without_a_split_a_seeded_tenth_is_held_out_and_that_is_said(tmp_path, place):
     for side in "AB" if place == "A+B" else [place]:
-        images(tmp_path / side, *(f"{i:02d}" for i in range(30)))
+        tree(tmp_path / side, *(f"{i:02d}" for i in range(30)))
     found, again, other = find_pairs(tmp_path, 0), find_pairs(tmp_path, 0), find_pairs(tmp_path, 1)
     n = len(found.splits["val"])
     assert 1 <= n <= 8 and len(found.splits["train"]) == 30 - n
@@ -85,10 +77,10 @@ def test_without_a_split_a_seeded_tenth_is_held_out_and_that_is_said(tmp_path, p
 
 
 def test_one_file_more_or_less_moves_no_other_pair_into_or_out_of_validation(tmp_path):
-    images(tmp_path, *(f"{i:02d}" for i in range(40)))
+    tree(tmp_path, *(f"{i:02d}" for i in range(40)))
     before = set(names_of(find_pairs(tmp_path, 3).splits["val"]))
     (tmp_path / "20.png").unlink()
-    images(tmp_path, "00a", "20a", "zz")
+    tree(tmp_path, "00a", "20a", "zz")
     splits = find_pairs(tmp_path, 3).splits
     assert set(names_of(splits["val"])) - {"00a", "20a", "zz"} == before - {"20"}
     assert 2 < len(before) < 8
@@ -96,22 +88,22 @@ def test_one_file_more_or_less_moves_no_other_pair_into_or_out_of_validation(tmp
 
 def test_the_held_out_pairs_do_not_depend_on_the_folder_the_format_or_the_system(tmp_path):
     for name in (f"{i:02d}é" for i in range(40)):
-        images(tmp_path, f"here/{name}", "there/data/" + unicodedata.normalize("NFD", name) + ".jpg")
+        tree(tmp_path, f"here/{name}", "there/data/" + unicodedata.normalize("NFD", name) + ".jpg")
     roots = tmp_path / "here", tmp_path / "there" / "data"
     here, there = (names_of(find_pairs(root).splits["val"]) for root in roots)
     assert here == [unicodedata.normalize("NFC", name) for name in there]
 
 
 def test_two_pairs_leave_one_for_each_side(tmp_path):
-    images(tmp_path, "1", "2")
+    tree(tmp_path, "1", "2")
     for seed in range(12):
         assert list(map(len, find_pairs(tmp_path, seed).splits.values())) == [1, 1]
 
 
 def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys):
     """Alone it is validation, and then an image without a partner ends the start."""
-    images(tmp_path, *(f"{split}/{side}/{i}" for split in ("train", "val", "test") for side in "AB" for i in range(2)))
-    images(tmp_path, "test/A/alone")
+    tree(tmp_path, *(f"{split}/{side}/{i}" for split in ("train", "val", "test") for side in "AB" for i in range(2)))
+    tree(tmp_path, "test/A/alone")
     found = usable_pairs(tmp_path, 0)
     assert found.validation == "val" and len(found.splits["val"]) == 2
     assert "not used: test, which training does not need: 1 image without a partner" in capsys.readouterr().out
@@ -130,17 +122,17 @@ def test_an_npz_holds_out_by_index(tmp_path):
 
 
 def test_what_a_run_held_out_stays_held_out(tmp_path, capsys):
-    images(tmp_path, *(f"{i:02d}" for i in range(20)))
+    tree(tmp_path, *(f"{i:02d}" for i in range(20)))
     before = find_pairs(tmp_path, 0)
     kept = before.held_out
     known = Known().next(before.marks["train"], np.repeat(before.marks["val"], 2, axis=0))  # each lay there twice
     assert not any("gone" in note for note in find_pairs(tmp_path, 7, known).notes)
     (tmp_path / f"{kept[0]}.png").unlink()
-    images(tmp_path, "new", "also new")
+    tree(tmp_path, "new", "also new")
     found = find_pairs(tmp_path, 7, known)
     assert names_of(found.splits["val"]) == found.held_out == kept[1:]
     assert any("1 that were held out are gone" in note for note in found.notes)
-    images(tmp_path, kept[0])  # one that comes back is not trained on either
+    tree(tmp_path, kept[0])  # one that comes back is not trained on either
     again = find_pairs(tmp_path, 7, known.next(found.marks["train"], found.marks["val"]))
     assert names_of(again.splits["val"]) == kept
     with pytest.raises(UserError, match="all 22 pairs .* none is left to train"):
@@ -152,34 +144,34 @@ def test_what_a_run_held_out_stays_held_out(tmp_path, capsys):
 @pytest.mark.parametrize("place", [".", "train"])
 def test_files_of_a_and_b_in_one_folder_are_paired_not_cut_in_half(tmp_path, place, a, b):
     for stem in ("1", "2", "house_3"):
-        images(tmp_path / place, f"{stem}{a}.png", f"{stem}{b}.jpg")
+        tree(tmp_path / place, f"{stem}{a}.png", f"{stem}{b}.jpg")
     found = find_pairs(tmp_path)
     assert names(everything(found)) == [[f"{stem}{a}", f"{stem}{b}"] for stem in ("1", "2", "house_3")]
     assert any(f"names, _{a[1:].lower()} and _{b[1:].lower()}" in note for note in found.notes)
 
 
 def test_a_file_without_its_other_side_is_an_orphan_among_files_paired_by_the_ends_of_their_names(tmp_path):
-    images(tmp_path, "1_A", "1_B", "2_A", "2_B", "3_A", "4_A", "4_B", "cover", "sub/5_A")
+    tree(tmp_path, "1_A", "1_B", "2_A", "2_B", "3_A", "4_A", "4_B", "cover", "sub/5_A")
     found = find_pairs(tmp_path)
     assert [path.stem for path in sum(found.orphans.values(), [])] == ["3_A"]
     assert any("not used: 2 images" in note for note in found.notes)
 
 
 def test_two_of_many_views_are_no_pair_by_their_ends(tmp_path):
-    images(tmp_path, "1_a", "1_b", "1_c", "1_d", "2", "3")
+    tree(tmp_path, "1_a", "1_b", "1_c", "1_d", "2", "3")
     found = find_pairs(tmp_path)
     assert len(everything(found)) == 6 and "only 2 of the 6 names end in _a and _b" in found.notes[0]
 
 
 def test_names_of_a_mac_match_those_of_other_systems(tmp_path):
-    images(tmp_path, "A/caf\u00e9", "B/cafe\u0301", "A/2", "B/2")
+    tree(tmp_path, "A/caf\u00e9", "B/cafe\u0301", "A/2", "B/2")
     found = find_pairs(tmp_path)
     assert not found.orphans and len(everything(found)) == 2
 
 
 def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
     tiles = [[torch.zeros(3, 16, 16)] * 2]
-    images(tmp_path, "0", "1", "2", "3", "sheet")  # a sheet of one's own, by chance of that name
+    tree(tmp_path, "0", "1", "2", "3", "sheet")  # a sheet of one's own, by chance of that name
     for name in ("preview_mine", "losses", "examples/epoch_0001", "evaluation_val/sheet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         save_grid(tmp_path / f"{name}.png", tiles, ["input", "target"])
@@ -190,7 +182,7 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
 
 
 def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
-    images(tmp_path, *(f"{place}/{i}" for place in ("mine", "mine/more/deep", "elsewhere") for i in range(2)))
+    tree(tmp_path, *(f"{place}/{i}" for place in ("mine", "mine/more/deep", "elsewhere") for i in range(2)))
     for name in ("a.gif", "b.HEIC", "c.gif", "notes.txt", ".hidden.gif"):
         (tmp_path / "mine" / name).write_bytes(b"x")
     (tmp_path / "mine" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -204,13 +196,13 @@ def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     assert len(list_images(tmp_path / "mine", tell=True)) == 7 and notes[2] in capsys.readouterr().out  # with links
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    images(tmp_path / "split", "val/0", "loose")
+    tree(tmp_path / "split", "val/0", "loose")
     found = find_pairs(tmp_path / "split")  # a split may be a link
     assert len(found.splits["train"]) == 2 and len(found.notes) == 1 and "1 image in split;" in found.notes[0]
 
 
 def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path, monkeypatch):
-    images(tmp_path, "mine/val/1", "mine/2", "mine/3")
+    tree(tmp_path, "mine/val/1", "mine/2", "mine/3")
     for link in ("mine/train", "mine/val/A"):
         (tmp_path / link).symlink_to(tmp_path / "mine", target_is_directory=True)
     (tmp_path / "mine" / "up").symlink_to(tmp_path, target_is_directory=True)
@@ -225,14 +217,14 @@ def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path, monkeypatch
 
 
 def test_an_empty_folder_is_no_side(tmp_path):
-    images(tmp_path, "train/1", "train/2", "val/3")
+    tree(tmp_path, "train/1", "train/2", "val/3")
     for name in ("train/A", "train_B", "B"):
         (tmp_path / name).mkdir()
     assert len(find_pairs(tmp_path).splits["train"]) == 2
 
 
 def test_a_folder_that_cannot_be_read_is_named_where_pairs_are_looked_for(tmp_path, monkeypatch):
-    images(tmp_path, "train/1", "train/2", "val/3", "lost+found/1")
+    tree(tmp_path, "train/1", "train/2", "val/3", "lost+found/1")
     scandir, closed = os.scandir, "lost+found"
 
     def refuse(path):
@@ -252,7 +244,7 @@ def test_a_folder_that_cannot_be_read_is_named_where_pairs_are_looked_for(tmp_pa
     (["x/y/trainA/1.png", "x/y/trainB/1.png"], "x/y"), (["Training_set/1.png", "val/1.png"], ""),
     (["input/1.png", "target/1.png"], "")])
 def test_a_data_set_one_folder_further_down_is_named(tmp_path, files, hint):
-    images(tmp_path, *files)
+    tree(tmp_path, *files)
     with pytest.raises((ValueError, OSError), match=files[0].split("/")[0]) as error:
         find_pairs(tmp_path)
     wanted = f"Did you mean --data-root {tmp_path / hint}?" if hint else ""
@@ -263,7 +255,7 @@ def test_a_data_set_one_folder_further_down_is_named(tmp_path, files, hint):
     (["train/A/1", "train/A/2", "train/B/2", "train/B/3"], ["train/A/1.png", "train/B/3.png"]),
     (["train_A/1"], ["train_A/1.png"])])
 def test_orphans_are_found_on_both_sides(tmp_path, paths, alone):
-    images(tmp_path, *paths)
+    tree(tmp_path, *paths)
     orphans = sum(find_pairs(tmp_path).orphans.values(), [])
     assert sorted(path.relative_to(tmp_path).as_posix() for path in orphans) == alone
 
@@ -299,7 +291,7 @@ SINGLE = ["input/1", "input/2", "target/1", "target/2"]
     (["train/A/1.png", "train/A/1.jpg", "train/B/1"], "have the same name, and it is not clear which one is meant"),
     (["1_A", "1_B", "2_A", "2_B", "1_a.jpg"], "have the same name, and it is not clear which one is meant")])
 def test_what_is_not_clear_is_refused(tmp_path, files, message):
-    images(tmp_path, *files)
+    tree(tmp_path, *files)
     with pytest.raises(ValueError, match=message):
         find_pairs(tmp_path)
 

@@ -2,10 +2,9 @@
 
 import re
 import shlex
-import zlib
 
 import pytest
-from PIL import Image
+from conftest import tree
 
 from check import check
 from config import Config
@@ -19,14 +18,6 @@ from predict import jobs_in_folder
 from utils import UserError
 
 NUMBERS = [f"{i:03}" for i in range(4)]
-
-
-def tree(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), f"#{zlib.crc32(name.encode()) % 2**24:06x}").save(path)
-    return root
 
 
 def both(a, b, numbers=NUMBERS):

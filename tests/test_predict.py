@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import call, lively_generator, translated, write_generator
+from conftest import call, lively_generator, save, translated, write_generator
 from PIL import Image
 
 import export as export_module
@@ -49,22 +49,6 @@ def image(width, height, channels=3, dtype=np.uint8, seed=0):
     coarse = np.random.default_rng(seed).integers(0, 255, (4, 4, channels), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, channels)
     return smooth.astype(dtype) * (257 if dtype == np.uint16 else 1)
-
-
-SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (63, 65), (64, 64), (128, 64), (65, 129), (255, 257), (333, 77),
-         *map(tuple, RANDOM.integers(1, 700, (9, 2)).tolist()), (1999, 1201)]
-
-
-@pytest.mark.parametrize("mode", [
-    {}, dict(scale="native"), dict(scale="crop"), dict(tile=128, scale="native"), dict(scale=0.7),
-    dict(norm="running", dropout=False, scale="native")],
-    ids=["trained", "pad", "crop", "tile", "factor", "running"])
-@pytest.mark.long
-def test_every_size_is_kept_in_every_mode(gen, mode):
-    assert len(SIZES) == 20
-    for width, height in SIZES:
-        result = translate(gen, image(width, height), **mode)
-        assert result.shape == (height, width, 3) and result.dtype == np.uint8
 
 
 def test_without_padding_it_is_the_network_itself(gen):
@@ -192,12 +176,6 @@ def run(gen, checkpoint):
         return predict(translator, find_jobs(opts, translator.trained), opts)
 
     return call
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-    return path
 
 
 def test_where_nothing_can_be_written_nothing_is_translated(checkpoint, tmp_path, disk, monkeypatch):
@@ -408,12 +386,16 @@ def test_label_maps_that_are_written_as_jpeg_are_warned_of(checkpoint, tmp_path,
     assert status == 0 and ("--ending .png keeps them" in out) == said
 
 
+@pytest.fixture(params=["pt2", "onnx"])
+def suffix(request):
+    if request.param == "onnx":
+        pytest.importorskip("onnxscript")
+    return request.param
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.parametrize("norm", ["image", "running"])
 def test_an_export_equals_the_network_at_other_sizes(gen, checkpoint, tmp_path, suffix, norm):
-    if suffix == "onnx":
-        pytest.importorskip("onnxscript")
     path = tmp_path / f"gen.{suffix}"
     status, out, err = call(export_module, "--checkpoint", checkpoint, "--output", path, "--norm", norm)
     assert status == 0 and path.name in out, err
@@ -444,11 +426,8 @@ def in_gray_levels(a, b):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 def test_half_an_export_is_half_as_large_and_gives_the_same_image(gen, checkpoint, tmp_path, suffix):
     """fp16 arithmetic would be seen; so would inputs and outputs that a program must convert."""
-    if suffix == "onnx":
-        pytest.importorskip("onnxscript")
     path = tmp_path / f"gen.{suffix}"
     before = {key: value.clone() for key, value in gen.state_dict().items()}
     export(gen, tmp_path / f"full.{suffix}")
@@ -473,11 +452,8 @@ def test_a_weight_too_large_for_fp16_is_a_sentence_and_no_infinity(gen, tmp_path
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.long
 def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
-    if suffix == "onnx":
-        pytest.importorskip("onnxscript")
     gen = copy.deepcopy(gen)
     gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), known=Known())
     (tmp_path / temporary_name()).touch()  # of a process that was killed
@@ -501,12 +477,9 @@ def test_half_the_paper_s_network_is_111_mb_and_within_a_tenth_of_a_gray_level(t
     assert full.std() > 0.1 and 0 < in_gray_levels(full, half).max() < 0.1
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
 @pytest.mark.long
 def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_the_old_file(gen, tmp_path, disk, suffix):
     """torch's writer of archives aborted the process, with a C++ trace."""
-    if suffix == "onnx":
-        pytest.importorskip("onnxscript")
     folder = disk(tmp_path / "full", 65536)
     path = folder / f"gen.{suffix}"
     path.write_bytes(b"whole")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from conftest import ROOT, call, launch, wait_until
+from conftest import ROOT, call, launch, save, wait_until, write_raster
 from PIL import Image
 from rasterio import warp
 from rasterio.transform import from_origin
@@ -187,11 +187,10 @@ def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
 def test_holes_from_masks(tmp_path):
     """White is the hole, in a mask of any size; the mask of a photo's name is taken before one that is drawn."""
     folder, masks = photos(tmp_path / "photos", 4), tmp_path / "masks"
-    masks.mkdir()
     for name, half in (("any", np.s_[:, :10]), ("02", np.s_[:15])):
         mask = np.zeros((30, 20), np.uint8)
         mask[half] = 1 if name == "any" else 255
-        Image.fromarray(mask).save(masks / f"{name}.png")
+        save(masks / f"{name}.png", mask)
     status, said = run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")
     assert status == 0 and "for which one is drawn: 3 of 4" in said
     files = made(tmp_path / "out")
@@ -205,10 +204,9 @@ def test_holes_from_masks(tmp_path):
 def test_what_a_mask_leaves_transparent_is_no_hole(tmp_path):
     """White paint on a layer of its own, whose hidden colour may be white too."""
     folder, masks = photos(tmp_path / "photos", 2), tmp_path / "masks"
-    masks.mkdir()
     layer = np.full((30, 20, 4), 255, np.uint8)
     layer[10:, :, 3] = 0
-    Image.fromarray(layer).save(masks / "any.png")
+    save(masks / "any.png", layer)
     assert run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")[0] == 0
     for path in (tmp_path / "out" / "train" / "A").iterdir():
         assert 0.3 < (read_picture(path).array == 255).all(axis=2).mean() < 0.4
@@ -220,8 +218,7 @@ def test_of_masks_of_one_name_that_of_the_photo_s_folder_is_taken(tmp_path):
         photos(tmp_path / "photos" / place, 1)
         mask = np.zeros((30, 40), np.uint8)
         mask[10 * i : 10 * i + 10] = 255
-        (tmp_path / "masks" / place).mkdir(parents=True)
-        Image.fromarray(mask).save(tmp_path / "masks" / place / "00.png")
+        save(tmp_path / "masks" / place / "00.png", mask)
     words = ["photos", tmp_path / "photos", tmp_path / "out", "--input", "hole", "--masks", tmp_path / "masks"]
     assert run(*words)[0] == 0
     files = made(tmp_path / "out")
@@ -429,16 +426,14 @@ def raster(path, size, metres, corner=CORNER, kind="float32", crs="EPSG:32633", 
 
     void: (rows, columns) that hold no value.
     """
-    transform = from_origin(*corner, metres, metres)
     width, height = size
     east = corner[0] - CORNER[0] + metres * (np.arange(width) + 0.5)
     south = CORNER[1] - corner[1] + metres * (np.arange(height) + 0.5)
     bands = np.stack(np.broadcast_arrays(east, south[:, None])).astype(kind)
     if void:
         bands[:, void[0], void[1]] = profile["nodata"]
-    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=2, dtype=kind, crs=crs,
-                       transform=transform, **profile) as file:
-        file.write(bands)
+    write_raster(path, bands, crs=crs, transform=from_origin(*corner, metres, metres), **profile)
+    with rasterio.open(path, "r+") as file:
         file.descriptions = ("east", "south")
     return path
 
@@ -488,17 +483,13 @@ def test_tiles_of_another_projection_and_of_classes(tmp_path):
     x, y = transform @ np.array(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))
     x, y = warp.transform("EPSG:4326", "EPSG:32633", x.ravel(), y.ravel())
     bands = np.stack([np.array(x) - CORNER[0], CORNER[1] - np.array(y)]).reshape(2, height, width)
-    with rasterio.open(tmp_path / "b.tif", "w", driver="GTiff", width=width, height=height, count=2, dtype="float64",
-                       crs="EPSG:4326", transform=transform) as file:
-        file.write(bands)
+    write_raster(tmp_path / "b.tif", bands, crs="EPSG:4326", transform=transform)
     assert run("tiles", first, tmp_path / "b.tif", tmp_path / "out", "--size", 256)[0] == 0
     files = made(tmp_path / "out")
     assert files and max(off(path, 20) for path in files.values()) < 0.01
     classes = np.random.default_rng(0).integers(0, 5, (110, 140), np.uint8)
-    with rasterio.open(tmp_path / "c.tif", "w", driver="GTiff", width=140, height=110, count=1, dtype="uint8",
-                       crs="EPSG:32633", transform=from_origin(*CORNER, 30, 30)) as file:
-        file.write_colormap(1, {k: (40 * k, 0, 0, 255) for k in range(5)})
-        file.write(classes, 1)
+    write_raster(tmp_path / "c.tif", classes[None], {k: (40 * k, 0, 0, 255) for k in range(5)}, crs="EPSG:32633",
+                 transform=from_origin(*CORNER, 30, 30))
     words = ["tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 64, "--label-side", "B"]
     assert run(*words)[0] == 0
     for name, path in made(tmp_path / "classes").items():
@@ -559,9 +550,7 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     scan[3] = 0  # dark in the near infrared
     scan[:, :70, :70] = 0  # outside of the picture
     for name, array in (("a", scan), ("b", scan.repeat(2, axis=1).repeat(2, axis=2)), ("c", scan[:, :, :200])):
-        with rasterio.open(tmp_path / f"{name}.tif", "w", driver="GTiff", width=array.shape[2], height=array.shape[1],
-                           count=4, dtype="uint8", photometric="RGB", alpha="YES") as file:
-            file.write(array)
+        write_raster(tmp_path / f"{name}.tif", array, photometric="RGB", alpha="YES")
     words = ["tiles", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out", "--size", 64, "--label-side", "A"]
     assert run(*words)[0] == 0
     files = made(tmp_path / "out")
@@ -687,16 +676,6 @@ def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
     files = made(tmp_path / "out")
     shown = [round(moment(files[f"train/B/a_{number:06d}"])) for number in range(39)]
     assert shown == [0] * 10 + [10] * 20 + [30] * 9
-
-
-@pytest.mark.parametrize("rates", [(1, 5), (2, 8), (5, 1)])
-def test_frames_of_one_time_are_paired_however_few_there_are(tmp_path, rates):
-    a, b = (video(tmp_path / f"{name}.mkv", rate=rate) for name, rate in zip("ab", rates, strict=True))
-    assert run("frames", a, b, tmp_path / "out", "--val", 0)[0] == 0
-    files = made(tmp_path / "out")
-    for number in range(3 * rates[0]):
-        a, b = (moment(files[f"train/{side}/a_{number:06d}"]) for side in "AB")
-        assert 0 <= a - b < 10 / rates[1]
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import wait_until
+from conftest import wait_until, write_raster
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -37,15 +37,18 @@ def gen(monkeypatch):
 
 def write(path, array, **told):
     """(H, W, C) as a GeoTIFF."""
-    height, width, n = array.shape
-    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=n, dtype=array.dtype.name,
-                       **{**PLACE, **told}) as image:
-        image.write(array.transpose(2, 0, 1))
-    return path
+    return write_raster(path, array.transpose(2, 0, 1), **PLACE, **told)
 
 
 def noise(height, width, n=3, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (height, width, n), dtype, endpoint=True)
+
+
+def translated(gen, source, tile=0, **options):
+    """As predict.py makes out.tif beside it."""
+    output = source.with_name("out.tif")
+    opts = Predict(source.parent, source, output, **options)
+    assert predict(Translator(gen, scale="native", tile=tile), [Job((source,), output)], opts) == []
 
 
 @pytest.mark.parametrize("size", [(300, 210), (64, 700), (451, 64), (257, 130)])
@@ -157,15 +160,15 @@ def test_two_processes_never_translate_to_one_file(gen, tmp_path, seed):
     """Nor does one with other settings take away what the other has done."""
     source = write(tmp_path / "in.tif", noise(200, 200))
 
-    def translated(seed, output, **options):
+    def begin(seed, output, **options):
         translate_raster(Translator(gen, tile=64, scale="native", seed=seed), source, output, **options)
 
     def second(rows):
         with pytest.raises(UserError, match="another process is translating to .*out.tif: wait"):
-            translated(seed, tmp_path / "out.tif")
+            begin(seed, tmp_path / "out.tif")
 
-    translated(0, tmp_path / "out.tif", bar=second)
-    translated(0, tmp_path / "alone.tif")
+    begin(0, tmp_path / "out.tif", bar=second)
+    begin(0, tmp_path / "alone.tif")
     assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "alone.tif").read_bytes()
 
 
@@ -178,9 +181,7 @@ def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
     source = write(tmp_path / "in.tif", array, nodata=7)
     with rasterio.open(source, "r+") as image:
         image.descriptions = ("red", "green", "near infrared")
-    translator = Translator(gen, scale="native", tile=64 if large else 0)
-    job = Job((source,), tmp_path / "out.tif")
-    assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
+    translated(gen, source, tile=64 if large else 0)
     with rasterio.open(tmp_path / "out.tif") as image:
         assert image.crs == PLACE["crs"] and image.transform == PLACE["transform"] and image.nodata == 7
         assert image.descriptions == ("red", "green", "near infrared")
@@ -199,9 +200,7 @@ def test_a_number_that_the_output_cannot_hold_becomes_a_mask(gen, tmp_path, monk
     array[20:40, 30:70] = nodata
     source = write(tmp_path / "in.tif", array, nodata=nodata)
     gen.trained = Trained(3, 3, Geometry("none"), "AtoB", range_a=(0, 1), kind=kind)
-    translator = Translator(gen, scale="native", tile=64 if large else 0)
-    job = Job((source,), tmp_path / "out.tif")
-    assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
+    translated(gen, source, tile=64 if large else 0)
     with rasterio.open(tmp_path / "out.tif") as image:
         assert image.nodata is None and image.dtypes[0] == kind
         holes = image.dataset_mask() == 0
@@ -213,19 +212,16 @@ def test_a_number_that_the_output_cannot_hold_becomes_a_mask(gen, tmp_path, monk
 def test_numbers_of_another_range_than_that_of_training_are_told(gen, tmp_path, capsys, large, limits, told):
     source = write(tmp_path / "in.tif", noise(200 if large else 60, 190))
     gen.trained = Trained(3, 3, Geometry("none"), "AtoB", range_a=limits)
-    translator = Translator(gen, scale="native", tile=64 if large else 0)
-    job = Job((source,), tmp_path / "out.tif")
-    assert predict(translator, [job], Predict(tmp_path, source, tmp_path / "out.tif")) == []
+    translated(gen, source, tile=64 if large else 0)
     assert ("in.tif: 99% of the values lie outside of -1 to 1" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("at_once", [128**2, 2048**2])
 def test_the_command_keeps_reduced_copies_of_any_raster(gen, tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(translate_module, "PIXELS", at_once)
-    source, output = write(tmp_path / "in.tif", noise(600, 520)), tmp_path / "out.tif"
-    opts = Predict(tmp_path, source, output, overviews=True)
-    assert predict(Translator(gen, scale="native"), [Job((source,), output)], opts) == []
-    with rasterio.open(output) as image:
+    source = write(tmp_path / "in.tif", noise(600, 520))
+    translated(gen, source, overviews=True)
+    with rasterio.open(tmp_path / "out.tif") as image:
         assert image.overviews(1) == [2] and (at_once > 128**2 or image.block_shapes[0] == (256, 256))
         assert np.abs(image.read(out_shape=(3, 300, 260)).astype(int).mean() - image.read().mean()) < 2
 
@@ -233,11 +229,10 @@ def test_the_command_keeps_reduced_copies_of_any_raster(gen, tmp_path, monkeypat
 @pytest.mark.parametrize("at_once", [128**2, 2048**2])
 def test_pages_that_are_not_translated_are_told(gen, tmp_path, monkeypatch, capsys, at_once):
     monkeypatch.setattr(translate_module, "PIXELS", at_once)
-    source, output = tmp_path / "stack.tif", tmp_path / "out.tif"
+    source = tmp_path / "stack.tif"
     pages = [Image.fromarray(noise(600, 520))] * 2
     pages[0].save(source, save_all=True, append_images=pages[1:])
-    job = Job((source,), output)
-    assert predict(Translator(gen, scale="native"), [job], Predict(tmp_path, source, output)) == []
+    translated(gen, source)
     out = capsys.readouterr().out
     assert "several pages" in out and "the first" in out and "stack.tif" in out
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
-from conftest import ROOT, write_pair
+from conftest import ROOT, save, write_pair
 from PIL import Image
 from test_prepare import cityscapes, raster
 from test_video import clip
@@ -95,18 +95,15 @@ def place(tmp_path, monkeypatch):
         for i in range(n):
             for name, side in (("depth", "A"), ("labels", "B")):
                 write_pair(Path("data", name, split, side, f"{i}.png"), seed=i)
-            for folder in (Path("data/depth", split, "B"), Path("data/labels", split, "A")):
-                folder.mkdir(parents=True, exist_ok=True)
-            np.save(Path("data/depth", split, "B", f"{i}.npy"), np.linspace(500, 4000, 96 * 48).reshape(48, 96))
+            save(Path("data/depth", split, "B", f"{i}.npy"), np.linspace(500, 4000, 96 * 48).reshape(48, 96))
             indices = np.random.default_rng(i).integers(0, 19, (48, 96), dtype=np.uint8)
-            Image.fromarray(indices).save(Path("data/labels", split, "A", f"{i}.png"))
+            save(Path("data/labels", split, "A", f"{i}.png"), indices)
     for i in range(12):  # what prepare.py begins with, fields of a microscope, slices of CT
         write_pair(Path("pictures", f"{i}.jpg"), seed=i)
         for name, channels in (("cells", (2, 1)), ("scans", (1, 1))):
             for side, n in zip("AB", channels, strict=True):
-                Path("data", name, side).mkdir(parents=True, exist_ok=True)
                 array = np.float32(np.random.default_rng(i).random((96, 96, n)))
-                np.save(Path("data", name, side, f"p{i // 2}_{i}.npy"), array)
+                save(Path("data", name, side, f"p{i // 2}_{i}.npy"), array)
     cityscapes(tmp_path)
     raster(Path("coarse.tif"), (300, 300), 20)
     raster(Path("fine.tif"), (600, 600), 10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import RGB, Values, geometry_of
+from conftest import RGB, Values, geometry_of, write_raster
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -126,9 +126,7 @@ def test_what_is_hidden_or_missing_does_not_bleed_into_its_neighbours(how, hidde
     ((256, 256), (64, 64), False), ((8, 4), (4, 8), False), ((100, 100), (400, 300), False)])
 def test_one_shape_is_that_of_a_rounded_reduction(size, other, wanted):
     assert has_shape_of(size, other) == wanted
-
-
-def test_factors_are_whole_where_rounding_explains_the_rest():
+    # whole where rounding explains the rest
     assert [enlargement((255, 170), (1023, 683)), enlargement((64, 64), (160, 160))] == [4, 2.5]
 
 
@@ -172,9 +170,8 @@ def test_a_translation_is_larger_by_the_factor_of_training(translator):
 def test_a_large_raster_keeps_its_place_when_it_is_enlarged(translator, tmp_path):
     array = np.random.default_rng(0).integers(1, 255, (80, 70, 3), np.uint8)
     array[:16] = 0
-    with rasterio.open(tmp_path / "in.tif", "w", driver="GTiff", count=3, width=70, height=80, dtype="uint8", nodata=0,
-                       crs="EPSG:32632", transform=from_origin(500000, 5e6, 30, 30)) as image:
-        image.write(array.transpose(2, 0, 1))
+    write_raster(tmp_path / "in.tif", array.transpose(2, 0, 1), nodata=0, crs="EPSG:32632",
+                 transform=from_origin(500000, 5e6, 30, 30))
     translate_raster(translator, tmp_path / "in.tif", tmp_path / "out.tif")
     place = Place.of(rasterio.open(tmp_path / "out.tif"))
     assert place.transform[:6] == (10, 0, 500000, 0, -10, 5e6) == read_place(tmp_path / "in.tif").scaled(

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import LARGER, ROOT, fresh_state, stacked
+from conftest import ROOT, fresh_state, stacked
 from torch import nn
 
 from discriminator import Discriminator
@@ -37,11 +37,6 @@ CPU = torch.device("cpu")
 fp32 = partial(torch.autocast, "cpu", enabled=False)
 
 
-@pytest.fixture
-def small(small):
-    return lambda name="run", **changes: small(name, **{**LARGER, **changes})
-
-
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 6, 2, 2), (3, 6, 4, 8), (1, 6, 64, 64), (1, 6, 1, 1), (2, 6, 5, 7)])
@@ -49,22 +44,22 @@ def test_a_small_convolution_as_a_product_is_the_same_function(kind, bias, shape
     if kind is nn.Conv2d and shape[-1] == 1:
         shape = (1, 6, 2, 4)
     plain = kind(6, 5, 4, stride=2, padding=1, bias=bias).double()
-    small = nn.Sequential(copy.deepcopy(plain))
-    prepare(small, Levers(True, False, True, False, False))
-    assert type(small[0]) in (SmallConv, SmallConvTranspose) and list(small.state_dict()) == [
+    quick = nn.Sequential(copy.deepcopy(plain))
+    prepare(quick, Levers(True, False, True, False, False))
+    assert type(quick[0]) in (SmallConv, SmallConvTranspose) and list(quick.state_dict()) == [
         f"0.{name}" for name in plain.state_dict()]
     x = torch.randn(shape, dtype=torch.double)
     inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    outputs = [net(each) for net, each in zip((plain, small), inputs, strict=True)]
+    outputs = [net(each) for net, each in zip((plain, quick), inputs, strict=True)]
     weigh = torch.randn_like(outputs[0])
     for output in outputs:
         (output * weigh).sum().backward()
     torch.testing.assert_close(*outputs)
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    for a, b in zip(plain.parameters(), small.parameters(), strict=True):
+    for a, b in zip(plain.parameters(), quick.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
     with torch.autocast("cpu", torch.bfloat16):
-        assert plain.float()(x.float()).dtype == small.float()(x.float()).dtype == torch.bfloat16
+        assert plain.float()(x.float()).dtype == quick.float()(x.float()).dtype == torch.bfloat16
 
 
 def test_products_are_taken_for_small_inputs_only_and_from_matching_layers_only(monkeypatch):
@@ -77,10 +72,7 @@ def test_products_are_taken_for_small_inputs_only_and_from_matching_layers_only(
     assert not called
     net[0](torch.zeros(1, 3, 34, 32))
     assert len(called) == 1
-
-
-def test_a_network_with_instance_norm_is_left_as_it_is():
-    """PyTorch's InstanceNorm makes its input contiguous on the CPU: pix2pixHD took 15 % longer."""
+    # PyTorch's InstanceNorm makes its input contiguous on the CPU: pix2pixHD took 15 % longer
     net = nn.Sequential(nn.Conv2d(3, 8, 4, stride=2, padding=1), nn.InstanceNorm2d(8))
     prepare(net, Levers(True, False, True, False, False))
     assert type(net[0]) is nn.Conv2d and net[0].weight.is_contiguous()
@@ -162,13 +154,13 @@ def losses_of(cfg, n=20, **changes):
     return torch.stack([stacked(train_step(state, x, y, 100.0, nullcontext)) for _ in range(n)])
 
 
-def test_twenty_steps_with_the_levers_equal_twenty_plain_ones(small, monkeypatch):
+def test_twenty_steps_with_the_levers_equal_twenty_plain_ones(larger, monkeypatch):
     """In float64: in fp32, Adam makes of a rounding a difference of up to 0.1 % after twenty steps."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    plain = losses_of(small(speed="plain"))
-    fast = losses_of(small(), channels_last=True)
+    plain = losses_of(larger(speed="plain"))
+    fast = losses_of(larger(), channels_last=True)
     torch.testing.assert_close(fast, plain, rtol=1e-12, atol=0)
-    assert not torch.allclose(losses_of(small(lr=1.999e-4)), plain, rtol=1e-6, atol=0)
+    assert not torch.allclose(losses_of(larger(lr=1.999e-4)), plain, rtol=1e-6, atol=0)
 
 
 def test_each_word_pulls_its_levers():
@@ -185,20 +177,20 @@ def test_each_word_pulls_its_levers():
 
 @pytest.mark.parametrize("changes", [dict(channels_last=True), dict(fused_adam=False, small_matmul=False)])
 @pytest.mark.long
-def test_a_run_with_other_levers_resumes_exactly(small, same, end_of, monkeypatch, changes):
+def test_a_run_with_other_levers_resumes_exactly(larger, same, end_of, monkeypatch, changes):
     """Adam's switches in the file are not those of the run that goes on (fused, capturable, a rate as tensor)."""
     monkeypatch.setattr("train.choose_levers", lambda *args: replace(choose_levers(*args), **changes))
-    straight, halves = small("straight"), small("halves", n_epochs=1)
-    for cfg in (straight, halves, small("halves", resume=True)):
+    straight, halves = larger("straight"), larger("halves", n_epochs=1)
+    for cfg in (straight, halves, larger("halves", resume=True)):
         train(cfg)
     assert same(end_of(straight), end_of(halves))
 
 
-def test_a_run_goes_on_with_other_levers_than_it_began_with(small, end_of):
-    train(small(n_epochs=1))
-    train(small(resume=True, speed="plain"))
-    groups = [end_of(small())["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
-    assert end_of(small())["epoch"] == 2 and all(not group["fused"] for group in groups)
+def test_a_run_goes_on_with_other_levers_than_it_began_with(larger, end_of):
+    train(larger(n_epochs=1))
+    train(larger(resume=True, speed="plain"))
+    groups = [end_of(larger())["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
+    assert end_of(larger())["epoch"] == 2 and all(not group["fused"] for group in groups)
 
 
 class Recorder:
@@ -218,9 +210,9 @@ class Recorder:
         return replay, result
 
 
-def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(small):
+def test_a_graph_is_recorded_once_and_every_batch_is_trained_on_once(larger):
     """The first steps are real ones, batches of another shape run eagerly, replays read the newest batch and rate."""
-    plain, graphed = (fresh_state(small(dropout=0.0)) for _ in range(2))
+    plain, graphed = (fresh_state(larger(dropout=0.0)) for _ in range(2))
     graphed.load_state_dict(copy.deepcopy(plain.state_dict()))
     recorder = Recorder()
     step = GraphedStep(lambda x, y: train_step(graphed, x, y, 100.0, fp32), recorder)
@@ -248,7 +240,7 @@ def test_a_graph_waits_for_a_shape_that_repeats():
     assert recorder.recorded == 1 and len(step.x) == 4
 
 
-def test_where_recording_fails_the_run_goes_on_without_a_graph(small, capsys):
+def test_where_recording_fails_the_run_goes_on_without_a_graph(larger, capsys):
     """Nothing is lost or trained on twice; D is not left frozen by the recording that broke off."""
     def fails(act):
         def refuse(*args):
@@ -261,7 +253,7 @@ def test_where_recording_fails_the_run_goes_on_without_a_graph(small, capsys):
         finally:
             state.load_state_dict(before)  # CUDA records without computing
 
-    plain, state = (fresh_state(small(dropout=0.0)) for _ in range(2))
+    plain, state = (fresh_state(larger(dropout=0.0)) for _ in range(2))
     state.load_state_dict(copy.deepcopy(plain.state_dict()))
     step = GraphedStep(lambda x, y: train_step(state, x, y, 100.0, fp32), fails)
     x, y = torch.rand(2, 1, 3, 64, 64) * 2 - 1
@@ -270,7 +262,7 @@ def test_where_recording_fails_the_run_goes_on_without_a_graph(small, capsys):
     assert capsys.readouterr().out == "no CUDA graph: not permitted\n"
 
 
-def test_no_step_leaves_a_gradients_node_to_the_next(small):
+def test_no_step_leaves_a_gradients_node_to_the_next(larger):
     """It would remember the stream of the warm-up, and a recording on another one break off."""
     def node(p):  # the one that is alive, or a new one
         return p.expand_as(p).grad_fn.next_functions[0][0].metadata
@@ -280,7 +272,7 @@ def test_no_step_leaves_a_gradients_node_to_the_next(small):
             node(p)["used"] = True
             alive.append("used" in node(p))
 
-    state, alive = fresh_state(small()), []
+    state, alive = fresh_state(larger()), []
     optimisers = (state.opt_g, state.opt_d)
     for optimiser in optimisers:
         optimiser.register_step_pre_hook(mark)
@@ -291,7 +283,7 @@ def test_no_step_leaves_a_gradients_node_to_the_next(small):
 
 
 @pytest.mark.slow
-def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
+def test_compiled_networks_keep_their_names_and_results(larger, monkeypatch):
     """In place; the compiler itself is replaced by one that compiles nothing."""
     compiled = []
 
@@ -300,15 +292,15 @@ def test_compiled_networks_keep_their_names_and_results(small, monkeypatch):
         self._compiled_call_impl = torch.compile(self._call_impl, backend="eager", **options)
 
     monkeypatch.setattr(nn.Module, "compile", compile)
-    cfg = small(n_epochs=1, speed="compile")
+    cfg = larger(n_epochs=1, speed="compile")
     train(cfg)
     assert compiled == [Generator, Discriminator]
     saved = torch.load(cfg.out_dir / "gen.pth.tar", weights_only=True)
     assert saved["state_dict"].keys() == Generator(3, 3, 4, 64).state_dict().keys()
 
 
-def test_the_rate_is_changed_in_place_where_it_is_a_tensor(small):
-    state = fresh_state(small())
+def test_the_rate_is_changed_in_place_where_it_is_a_tensor(larger):
+    state = fresh_state(larger())
     rate = state.opt_g.param_groups[0]["lr"] = torch.tensor(1.0)
     state.set_rate(0.25)
     assert rate.item() == 0.25 and state.opt_d.param_groups[0]["lr"] == 0.25
@@ -317,10 +309,10 @@ def test_the_rate_is_changed_in_place_where_it_is_a_tensor(small):
 # On a GPU
 
 @pytest.fixture
-def exact(small):
+def exact(larger):
     """Losses of n steps on CUDA from one seed, through a graph or not, and the state they leave: equal to the bit."""
     def run(graph, rates, **changes):
-        cfg, device = small(ngf=16, ndf=16, **changes), use_device("cuda")
+        cfg, device = larger(ngf=16, ndf=16, **changes), use_device("cuda")
         dtype = use_precision(cfg.precision, device)
         use_seed(0, deterministic=True)
         levers = choose_levers(cfg.speed, device, dtype)
@@ -378,12 +370,12 @@ def test_dropout_goes_on_drawing_inside_a_graph():
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
-def test_a_run_on_the_gpu_resumes_to_the_bit(small, same, end_of, exact, precision):
+def test_a_run_on_the_gpu_resumes_to_the_bit(larger, same, end_of, exact, precision):
     changes = dict(device="cuda", precision=precision, n_epochs=3, speed="deterministic")
-    for cfg in (small("straight", **changes), small("halves", **{**changes, "n_epochs": 2}),
-                small("halves", resume=True, **changes)):
+    for cfg in (larger("straight", **changes), larger("halves", **{**changes, "n_epochs": 2}),
+                larger("halves", resume=True, **changes)):
         train(cfg)
-    assert same(end_of(small("straight")), end_of(small("halves")))
+    assert same(end_of(larger("straight")), end_of(larger("halves")))
 
 
 def test_weights_cast_once_give_what_autocast_gives():
@@ -394,9 +386,9 @@ def test_weights_cast_once_give_what_autocast_gives():
         assert torch.equal(copy_in(gen, torch.bfloat16)(x), wanted)
 
 
-def test_weights_of_a_run_stay_channels_last_where_they_are_used(small):
+def test_weights_of_a_run_stay_channels_last_where_they_are_used(larger):
     """To make a generator's file contiguous again took as much memory again; in this layout products are quicker."""
-    cfg = small(n_epochs=1)
+    cfg = larger(n_epochs=1)
     train(cfg)
     gen = load_generator(cfg.out_dir / "gen.pth.tar")
     exact = Translator(gen, precision="fp32").exact
@@ -410,9 +402,9 @@ def test_weights_of_a_run_stay_channels_last_where_they_are_used(small):
     torch.testing.assert_close(Translator(gen, precision="fp32").tensor(x), usual.tensor(x), rtol=1e-4, atol=1e-5)
 
 
-def test_moments_follow_the_layout_of_their_parameters(small):
+def test_moments_follow_the_layout_of_their_parameters(larger):
     """Fused Adam goes through memory without looking at strides: a run resumed with another layout would go wrong."""
-    cfg = small(dropout=0.0)
+    cfg = larger(dropout=0.0)
     levers = [replace(choose_levers("auto", CPU, torch.float32), channels_last=on) for on in (False, True)]
     first, second = (State.begin(*make_networks(cfg), cfg, CPU, torch.float32, each) for each in levers)
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1

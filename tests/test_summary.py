@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, row
 
 from runtime import summary as summary_module
 from runtime.summary import commit_of, peak_memory, summary
@@ -18,10 +18,6 @@ from train import train
 
 NAMES = ["val_l1", "best_val_l1", "best_epoch", "epochs", "seconds", "images_per_s", "peak_memory_gb", "device",
          "precision", "seed", "commit", "grid", "generator"]
-
-
-def row(epoch, val_l1, seconds=2.0, images_per_s=5.0):
-    return dict(epoch=epoch, val_l1=val_l1, seconds=seconds, images_per_s=images_per_s)
 
 
 def block_of(text):
@@ -49,7 +45,8 @@ def test_a_run_ends_with_what_it_came_to(small, capsys):
 
 
 def test_the_best_epoch_is_not_the_last(small):
-    history = [row(1, 0.4), row(2, 0.25, seconds=4.0, images_per_s=2.0), row(3, 0.3)]
+    history = [row(n, val_l1=l1, seconds=seconds, images_per_s=rate)
+               for n, l1, seconds, rate in ((1, 0.4, 2.0, 5.0), (2, 0.25, 4.0, 2.0), (3, 0.3, 2.0, 5.0))]
     told = block_of(summary(small(), history, torch.device("cpu"), torch.bfloat16, "abc"))
     assert (told["val_l1"], told["best_val_l1"], told["best_epoch"]) == ("0.3000", "0.2500", "2")
     assert (told["seconds"], told["images_per_s"]) == ("8.0", "3.50")  # 28 images
@@ -59,7 +56,7 @@ def test_the_best_epoch_is_not_the_last(small):
 
 def test_cuda_tells_its_own_memory_too(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3_210_000_000)
-    text = summary(small(), [row(1, 0.4)], torch.device("cuda:0"), torch.float32, "abc")
+    text = summary(small(), [row()], torch.device("cuda:0"), torch.float32, "abc")
     assert "\npeak_cuda_memory_gb: 3.21\ndevice: cuda\n" in text
 
 
@@ -87,7 +84,7 @@ def test_where_the_system_tells_no_memory_a_run_still_ends(small, monkeypatch):
     assert 50e6 < peak_memory() < 1e12  # by resource
     monkeypatch.setitem(sys.modules, "resource", None)  # Windows
     assert peak_memory() is None
-    assert "peak_memory_gb: unknown\n" in summary(small(), [row(1, 0.4)], torch.device("cpu"), torch.float32, "abc")
+    assert "peak_memory_gb: unknown\n" in summary(small(), [row()], torch.device("cpu"), torch.float32, "abc")
 
 
 @pytest.fixture

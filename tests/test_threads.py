@@ -7,8 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, launch, wait_until
-from PIL import Image
+from conftest import ROOT, launch, save, wait_until
 
 from runtime.threads import ordered
 from train import train
@@ -120,9 +119,8 @@ def test_one_ctrl_c_ends_a_program_whose_disk_hangs(small, data, tmp_path, progr
         args = [data, "--device=cpu"]
     else:
         train(small(n_epochs=1))
-        (tmp_path / "in").mkdir()
         for n in range(4):
-            Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "in" / f"{n}.png")
+            save(tmp_path / "in" / f"{n}.png", np.zeros((64, 64, 3), np.uint8))
         fifo = tmp_path / "in" / "1.png"
         args = ["--checkpoint", small().out_dir / "gen.pth.tar", "--input", tmp_path / "in", "--output",
                 tmp_path / "out", "--device", "cpu"]

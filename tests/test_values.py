@@ -6,7 +6,6 @@ import pickle
 import re
 import shlex
 import shutil
-import sys
 import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, Runs, fresh_state, pair_of, paired, settings
+from conftest import RGB, Runs, begin, fresh_state, pair_of, paired, save, settings
 from PIL import Image
 
 import evaluate
@@ -29,7 +28,6 @@ from pairs.checks import Seen, range_words
 from pairs.find import find_pairs, list_inputs
 from pairs.geometry import Geometry
 from pairs.images import read_header, read_picture, write_picture
-from pairs.jitter import Jitter
 from pairs.picture import Picture, of_pillow, picture_of, to_array
 from pairs.reading import read_pair
 from pairs.values import Values, composite, values_of
@@ -58,14 +56,6 @@ def classes(seed, n=5):
     return image
 
 
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, content)
-    else:
-        (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path)
-
-
 SETS = {  # the sides by folder and ending, the settings, and what an output looks like
     "four channels": ({"A.npy": lambda i: smooth(i, 4), "B.png": smooth}, dict(in_channels=4), ("png", np.uint8, 3)),
     "two inputs": ({"A1.png": smooth, "A2.npy": lambda i: smooth(i, 2, 0, 1, np.float32),
@@ -89,24 +79,19 @@ def made(tmp_path):
             for side, content in sides.items():
                 folder, ending = side.split(".")
                 for i in range(n):
-                    write(tmp_path / "data" / split / folder / f"{i}.{ending}", content(first + i))
+                    save(tmp_path / "data" / split / folder / f"{i}.{ending}", content(first + i))
         return settings(tmp_path / "data", tmp_path / "run", **{**wanted, "n_epochs": 1, **changes})
 
     return make
 
 
-@pytest.fixture
-def call(monkeypatch):
-    def run(command, *words):
-        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, words), "--device", "cpu"])
-        return command.main()
-
-    return run
+def call(command, *words):
+    return begin(command, *words, "--device", "cpu")
 
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.long
-def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, call, capsys, name):
+def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, capsys, name):
     cfg, (ending, dtype, channels) = made(name), SETS[name][2]
     assert check(cfg) == 0
     assert "the input is" in capsys.readouterr().out
@@ -132,12 +117,12 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
     assert load_generator(cfg.out_dir / "gen.pth.tar").trained.inputs == len(sides)
 
 
-def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path, call):
+def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path):
     cfg = made("two inputs", direction="BtoA", in_channels=1, out_channels=5)
     with pytest.raises(UserError, match="side A is the target, and its range is for some of .*A1.* and .*A2.* alone"):
         train(cfg)  # an output would have the range of A2 in the channels of A1
     for path in cfg.data_root.rglob("A2/*.npy"):
-        write(path, smooth(int(path.stem), 2))
+        save(path, smooth(int(path.stem), 2))
     cfg = replace(cfg, range_a=None)
     train(cfg)
     words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", cfg.data_root / "val" / "B"]
@@ -178,7 +163,7 @@ def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
 
 @pytest.mark.parametrize(("name", "ending"), [
     ("float with a range", "translated.npy"), ("two inputs", "translated --ending .png"), ("masks", "translated.png")])
-def test_the_command_that_a_run_prints_names_a_format_that_holds_its_outputs(made, call, capsys, name, ending):
+def test_the_command_that_a_run_prints_names_a_format_that_holds_its_outputs(made, capsys, name, ending):
     cfg = made(name)
     train(cfg)
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
@@ -195,8 +180,8 @@ def test_an_input_among_several_loses_no_channel_for_transparency(made, channels
         path.unlink()
     for split, n in (("train", 6), ("val", 2)):
         for i in range(n):
-            write(cfg.data_root / split / "A1" / f"{i}.npy", smooth(i, channels))
-            write(cfg.data_root / split / "A2" / f"{i}.npy", smooth(i, 2))
+            save(cfg.data_root / split / "A1" / f"{i}.npy", smooth(i, channels))
+            save(cfg.data_root / split / "A2" / f"{i}.npy", smooth(i, 2))
     train(cfg)
     gen = load_generator(cfg.out_dir / "gen.pth.tar")
     assert translate(gen, [smooth(0, channels), smooth(0, 2)]).shape == (SIZE, SIZE)
@@ -229,8 +214,8 @@ def test_a_ranged_output_has_the_kind_of_the_targets_not_of_the_input(made, tmp_
     shutil.rmtree(cfg.data_root)
     for split in ("train", "val"):
         for i in range(3):
-            write(cfg.data_root / split / "A" / f"{i}.npy", smooth(i, 3, 0, 1, np.float32))
-            write(cfg.data_root / split / "B" / f"{i}.png", smooth(i))
+            save(cfg.data_root / split / "A" / f"{i}.npy", smooth(i, 3, 0, 1, np.float32))
+            save(cfg.data_root / split / "B" / f"{i}.png", smooth(i))
     cfg = settings(cfg.data_root, tmp_path / "other", range_a=(0, 1), n_epochs=1)
     train(cfg)  # floats in, 8 bits out
     assert translate(load_generator(cfg.out_dir / "gen.pth.tar"), smooth(0, 3, 0, 1, np.float32)).dtype == np.uint8
@@ -326,7 +311,7 @@ def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
         to_array(of_pillow(Image.new("RGB", (4, 4))), 4)
 
 
-def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path, call):
+def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made, tmp_path):
     for suffix, array in ((".png", np.zeros((4, 4, 5), np.uint8)), (".jpg", np.zeros((4, 4), np.float32)),
                           (".tif", np.zeros((4, 4, 65), np.float32)), (".jpg", np.zeros((4, 4, 4), np.uint8))):
         with pytest.raises(DataError, match="does not hold .* but .npy does"):
@@ -342,9 +327,9 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_translated(made
 
 
 def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(tmp_path):
-    write(tmp_path / "A" / "0.png", classes(3))
+    save(tmp_path / "A" / "0.png", classes(3))
     for name, target in (("B", smooth(0)), ("deep", smooth(0, dtype=np.uint16) * 200)):
-        write(tmp_path / name / "0.npy", target)
+        save(tmp_path / name / "0.npy", target)
     x, y = values_of(replace(Config(), n_labels=5).plain())
     cfg = replace(Config(), n_labels=5, load_size=72, crop_size=64)
     raw = np.asarray(classes(3))
@@ -356,7 +341,7 @@ def test_indices_stay_indices_through_palette_resizing_jitter_and_a_deep_target(
         np.testing.assert_array_equal(one_hot.argmax(0)[raw != 255], raw[raw != 255])
         assert (one_hot.sum(0)[torch.from_numpy(raw == 255)] == 0).all()  # void
         assert (one_hot.sum(0)[torch.from_numpy(raw != 255)] == 1).all()
-        write(tmp_path / "A" / "1.png", np.asarray(classes(3)) // 64 * 4)  # 0 and 12: void beyond, nothing between
+        save(tmp_path / "A" / "1.png", np.asarray(classes(3)) // 64 * 4)  # 0 and 12: void beyond, nothing between
         edges = paired([pair_of(tmp_path / "A" / "1.png", pair.target)], replace(cfg, n_labels=13))
         for epoch in range(3):
             jittered = edges[epoch, 0][0]
@@ -409,7 +394,7 @@ def test_gray_and_colour_of_several_inputs_never_change_places(tmp_path, place):
     for i in range(60):
         for side, n in (("A1", 3), ("A2", 1), ("B", 3)):
             n = 4 - n if i == place and side != "B" else n
-            write(tmp_path / "data" / side / f"{i:02d}.png", smooth(i, n).squeeze())
+            save(tmp_path / "data" / side / f"{i:02d}.png", smooth(i, n).squeeze())
     cfg = settings(tmp_path / "data", tmp_path / "run", in_channels=4, n_epochs=1)
     problem = "A1.*have 1 . 3 channels, where those of training have 3 . 1|" \
               "side A have 3 . 1 channels in most pairs, but 1 . 3 in that of .*A1"
@@ -417,7 +402,7 @@ def test_gray_and_colour_of_several_inputs_never_change_places(tmp_path, place):
         train(cfg)
 
 
-def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, call, capsys):
+def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, capsys):
     cfg = made("two inputs")
     train(cfg)
     gen = load_generator(cfg.out_dir / "gen.pth.tar")
@@ -440,9 +425,9 @@ def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, call,
 def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
     for number, place in ((10, "A10"), (2, "a2"), (1, "A1")):
         for i in range(3):
-            write(tmp_path / place / f"{i}.npy", np.full((4, 4), number, np.uint8))
+            save(tmp_path / place / f"{i}.npy", np.full((4, 4), number, np.uint8))
     for i in range(3):
-        write(tmp_path / "B" / f"{i}.png", np.full((4, 4), 99, np.uint8))
+        save(tmp_path / "B" / f"{i}.png", np.full((4, 4), 99, np.uint8))
     pair = find_pairs(tmp_path).splits["train"][0]
     assert [path.parent.name for path in pair.inputs] == ["A1", "a2", "A10"]
     a, b = read_pair(pair, Values(3), Values(1))
@@ -462,7 +447,7 @@ def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
 def test_numbered_inputs_and_masks_are_found_in_every_layout(tmp_path, layout):
     for split in ("train", "val"):
         for side in ("A1", "A2", "B", "M"):
-            write(tmp_path / layout.format(split).replace("@", side) / "1.png", smooth(len(split)))
+            save(tmp_path / layout.format(split).replace("@", side) / "1.png", smooth(len(split)))
     found = find_pairs(tmp_path)
     for split in ("train", "val"):
         pair, = found.splits[split]
@@ -474,8 +459,8 @@ def test_numbered_inputs_and_masks_are_found_in_every_layout(tmp_path, layout):
 def test_a_pair_without_its_mask_or_of_another_size_is_told(tmp_path):
     for side in "ABM":
         for i in range(3):
-            write(tmp_path / side / f"{i}.png", smooth(i))
-    write(tmp_path / "M" / "1.png", np.zeros((8, 8), np.uint8))
+            save(tmp_path / side / f"{i}.png", smooth(i))
+    save(tmp_path / "M" / "1.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match="M/1.png is 8×8"):
         for pair in sum(find_pairs(tmp_path).splits.values(), []):
             read_pair(pair, RGB, RGB)
@@ -522,21 +507,6 @@ def test_a_white_mask_changes_nothing(small, same):
             step(x, torch.cat([y, torch.ones(2, 1, 64, 64)], 1) if masked else y)
         ends.append(state.gen.state_dict())
     assert same(*ends)
-
-
-def test_as_many_channels_as_there_may_be_go_through_resizing_and_jitter_one_by_one(tmp_path):
-    cfg = replace(Config(), in_channels=64, out_channels=64, load_size=72, crop_size=64)
-    rng = np.random.default_rng(0)
-    for side in "AB":
-        write(tmp_path / side / "0.npy", rng.integers(0, 255, (100, 90, 64), dtype=np.uint8))
-    write(tmp_path / "M" / "0.png", np.full((100, 90), 255, np.uint8))
-    pair = pair_of(*(tmp_path / name for name in ("A/0.npy", "B/0.npy", "M/0.png")))
-    for epoch in range(4):
-        x, y = paired([pair], cfg)[epoch, 0]
-        assert x.shape == (64, 64, 64) and y.shape == (65, 64, 64)
-        last = pair_of(*(np.load(path)[..., 63] for path in pair.files[:2]))
-        one = PairedImages([last], "AtoB", Values(1), Values(1), Geometry.of(cfg.plain()), jitter=Jitter(cfg))
-        torch.testing.assert_close(torch.stack([x[63], y[63]]), torch.cat(one[epoch, 0]))
 
 
 def test_grids_show_any_channels():

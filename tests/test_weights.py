@@ -9,7 +9,7 @@ from pathlib import PureWindowsPath
 
 import pytest
 import torch
-from conftest import equal, write_generator, write_pair
+from conftest import begin, equal, write_generator, write_pair
 from test_published import Published
 
 import evaluate
@@ -148,14 +148,13 @@ def test_a_published_name_is_fetched_and_is_the_network_it_should_be(served, tmp
     assert len(served.asked) == asked
 
 
-def test_the_commands_take_an_address_and_write_nothing_elsewhere(served, gen, tmp_path, monkeypatch):
+def test_the_commands_take_an_address_and_write_nothing_elsewhere(served, gen, tmp_path):
     served.files["/gen.pth.tar"] = save(tmp_path / "here.pth.tar", gen).read_bytes()
     write_pair(tmp_path / "data" / "val" / "1.png", 128, 64)
     address = f"{served.address}/gen.pth.tar"
 
     def run(program, *flags):
-        monkeypatch.setattr(sys, "argv", [program.__name__, "--checkpoint", address, "--device", "cpu", *flags])
-        assert not program.main()
+        assert not begin(program, "--checkpoint", address, "--device", "cpu", *flags)
 
     run(predict, "--input", "data/val", "--output", "out", "--side-by-side", "left")
     run(evaluate, "--data-root", "data", "--num-workers", "0")
@@ -232,14 +231,6 @@ def test_a_file_of_safetensors_tells_what_the_run_told(small, tmp_path):
             assert all((getattr(told["known"], name) == value).all() for name, value in
                        vars(expected["known"]).items() if name != "by_name")
         assert str(tmp_path).encode() not in (tmp_path / "gen.safetensors").read_bytes()  # no paths of one's own
-
-
-def test_the_authors_weights_keep_their_keys(tmp_path):
-    torch.manual_seed(0)
-    saved = Published(7, 4).state_dict()
-    (tmp_path / "gen.safetensors").write_bytes(weights.as_safetensors(saved))
-    torch.save(saved, tmp_path / "gen.pth")
-    assert equal(load_generator(tmp_path / "gen.safetensors"), load_generator(tmp_path / "gen.pth"))
 
 
 def test_damaged_files_of_safetensors_are_a_sentence(gen, tmp_path):
