@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 from making.folder import Blocks, Job, Made, There
 from making.photos import encoded
 from pairs.geometry import resize
+from pairs.picture import over_white
 from runtime.console import say
 from utils import DataError, UserError, name_of, need
 
@@ -201,7 +202,34 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
 
 
 def upright(frame) -> np.ndarray:
-    """(H, W, 3), as a player shows it: phones turn a picture by a number in the file."""
+    """(H, W, 3), as a player shows it: turned, or mirrored, as the file says, and laid over white if transparent."""
+    transparent = is_transparent(frame)
     with CONVERTING:
-        pixels = frame.to_ndarray(format="rgb24", interpolation=ROUNDED)
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+        pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", interpolation=ROUNDED)
+    if transparent:
+        pixels = over_white(pixels[..., :3], pixels[..., 3])
+    across, aside, down, along = axes(frame)
+    if aside:
+        pixels = pixels.swapaxes(0, 1)
+        across, along = down, aside
+    return np.ascontiguousarray(pixels[:: -1 if along < 0 else 1, :: -1 if across < 0 else 1])
+
+
+def is_transparent(frame) -> bool:
+    return any(part.is_alpha for part in frame.format.components)
+
+
+def axes(frame) -> tuple[int, int, int, int]:
+    """Where a step to the right leads in what a player shows, (x, y), then a step down; each is -1, 0 or 1.
+
+    Of FFmpeg's display matrix, whose angle alone (`frame.rotation`) does not tell a mirror from half a turn.
+    """
+    told = frame.side_data.get("DISPLAYMATRIX")
+    if told is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(bytes(told), np.int32).astype(float)
+    if abs(b) > abs(a):
+        a = d = 0
+    else:
+        b = c = 0
+    return tuple(np.sign([a, b, c, d]).astype(int))
