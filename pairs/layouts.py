@@ -20,6 +20,8 @@ PIX2PIXHD = [("{split}_label/{name}_gtFine_labelIds.png", "{split}_img/{name}_le
              ("{split}_label/{name}.*", "{split}_img/{name}.*")]
 CITYSCAPES = [("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_color.png")]
 CITY_LABELS = [("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png")]
+SEASONS = [("*/s1_*/{name}_s1_{name}.*", "*/s2_*/{name}_s2_{name}.*"),  # SEN12MS, all of it or one of its seasons
+           ("s1_*/{name}_s1_{name}.*", "s2_*/{name}_s2_{name}.*")]
 WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("source", "target"),
          ("conditioning_images", "images"), ("label", "image"), ("labels", "images"), ("s1", "s2"), ("before", "after")]
 TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos", "real",
