@@ -17,7 +17,7 @@ from making.folder import names_are_places
 from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
-from pairs.find import evenly, find_pairs, needed
+from pairs.find import evenly, find_pairs
 from pairs.geometry import Geometry, usual_size
 from pairs.identity import Pair
 from pairs.jitter import Jitter
@@ -48,8 +48,9 @@ def check(cfg: Config) -> int:
     ensure_dataset(cfg.data_root)
     photos = cfg.space == "lab"
     found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()), group=cfg.group, photos=photos)
-    problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
-    problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
+    wanted = "train", found.validation
+    problems = [str(found.problems[split]) for split in wanted if split in found.problems]
+    problems += [f"no partner for {name_of(path)}" for split in wanted for path in found.orphans.get(split, [])]
     for note in [*found.notes, *filter(None, [found.meant.removeprefix(". ")])]:
         say(note)
 

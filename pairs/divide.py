@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -34,6 +35,12 @@ class Found:
     held_out: list[str] | None = None
     marks: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def leave_out(self, files: Sequence[Path | str], why: str) -> None:
+        """Notes that these images are not used, if there are any."""
+        if files:
+            n = len(files)
+            self.notes.append(f"not used: {n:,} image{'s' * (n > 1)} {why}, such as {name_of(files[0])}")
+
     def mark(self) -> None:
         """Looks at all pairs, once."""
         own = own_names(pair for pairs in self.splits.values() for pair in pairs)
@@ -58,7 +65,7 @@ class Found:
     @property
     def validation(self) -> str:
         """The split that validation takes."""
-        return "val" if self.splits.get("val") else "test"
+        return "val" if "val" in {*self.splits, *self.orphans, *self.problems} else "test"
 
 
 def divide(found: Found, root: Path, seed: int, known: Known | None = None, resumed: bool = True,

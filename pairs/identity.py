@@ -15,7 +15,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +65,13 @@ class Pair:
     def files(self) -> list[Source]:
         """All of its sources: the inputs, the target, the mask."""
         return [*self.sides, *([] if self.mask is None else [self.mask])]
+
+
+def partners(sides: Sequence[Mapping[Hashable, Path]]) -> tuple[dict[Hashable, list[Path]], list[Path]]:
+    """The files of all sides that have one key, by that key; and those that lack a partner on some side."""
+    common = set.intersection(*map(set, sides))
+    alone = [path for side in sides for key, path in side.items() if key not in common]
+    return {key: [side[key] for side in sides] for key in sides[0] if key in common}, alone
 
 
 def digest(data: bytes) -> int:

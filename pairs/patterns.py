@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pairs.divide import Found
-from pairs.identity import Pair
+from pairs.identity import Pair, partners
 from pairs.images import SUFFIXES, drawn_here
 from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SEASONS, SPLITS, TARGETS, WORDS
 from utils import UserError, command_line, name_of
@@ -172,44 +172,31 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
                             f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
                             "what lies between")
-    for pattern, n in Counter(patterns.all).items():
-        if n > 1:
-            raise UserError(f"{pattern!r} is the pattern of two sides: one file would be its own partner")
+    if len({*patterns.all}) < len(patterns.all):
+        raise UserError(f"{patterns}: one pattern of two sides makes each file its own partner")
 
     found = Found()
-    common = set.intersection(*map(set, sides))
-    if not common:
+    if not set.intersection(*map(set, sides)):
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
                         f"{name_of(root)}, but no name is met on all sides: {_names(sides)}")
-    for split in sorted({split for side in sides for split, _ in side}):
-        keys = [sorted(key for key in side if key[0] == split) for side in sides]
-        if split not in ("", "train") and not all(keys):
-            n = sum(map(len, keys))
-            found.notes.append(f"not used: {n:,} image{'s' * (n > 1)} of {split}, which has one side only")
-            continue
-        orphans = [root / side[key][0] for side, own in zip(sides, keys, strict=True)
-                   for key in own if key not in common]
-        pairs = [_pair(root, patterns, [side[key][0] for side in sides], key)
-                 for key in keys[0] if key in common]
-        if len(orphans) > len(pairs) == min(map(len, keys)):  # as of VOC, whose photos have masks in part
-            found.notes.append(f"not used: {len(orphans):,} images of {split or 'train'} without a partner, such as "
-                               f"{name_of(orphans[0])}")
-        elif orphans:
-            found.orphans[split or "train"] = orphans
-        if pairs:
-            found.splits[split or "train"] = pairs
-    used = {path for side in sides for paths in side.values() for path in paths}
-    if others := [file for file in files if file not in used]:
-        found.notes.append(f"not used: {len(others):,} image{'s' * (len(others) > 1)} that no pattern matches, such as "
-                           f"{name_of(others[0])}")
-    return found
-
-
-def _pair(root: Path, patterns: Patterns, files: Sequence[str], key: Key) -> Pair:
-    paths = [root / file for file in files]
     n = len(patterns.a)
-    mask = paths[n + 1] if patterns.m else None
-    return Pair(tuple(paths[:n]), paths[n], mask, "/".join(filter(None, key)))
+    for word in sorted({split for side in sides for split, _ in side}):
+        split = word or "train"
+        own = [{key: root / paths[0] for key, paths in sorted(side.items()) if key[0] == word} for side in sides]
+        if split != "train" and not all(own):
+            found.leave_out([path for side in own for path in side.values()], f"of {split}, which has one side only")
+            continue
+        together, orphans = partners(own)
+        if len(orphans) > len(together) == min(map(len, own)):  # as of VOC, whose photos have masks in part
+            found.leave_out(orphans, f"of {split} without a partner")
+        elif orphans:
+            found.orphans[split] = orphans
+        if together:
+            found.splits[split] = [Pair(tuple(paths[:n]), *paths[n:], name="/".join(filter(None, key)))
+                                   for key, paths in together.items()]
+    used = {path for side in sides for paths in side.values() for path in paths}
+    found.leave_out([file for file in files if file not in used], "that no pattern matches")
+    return found
 
 
 def _names(sides: Sequence[Mapping[Key, list[str]]]) -> str:

@@ -186,7 +186,7 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
     found = find_pairs(tmp_path)
     assert names_of(everything(found)) == ["0", "1", "2", "3", "sheet"]
     note, = (note for note in found.notes if "not used" in note)
-    assert "4 pictures that this program drew" in note
+    assert "4 images that this program drew" in note
 
 
 def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
