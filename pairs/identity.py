@@ -188,6 +188,10 @@ class Known:
     def held(self) -> np.ndarray:
         return np.concatenate([self.val, self.held_before])
 
+    @property
+    def met(self) -> np.ndarray:
+        return np.concatenate([self.trained, self.held])
+
     def look(self, pairs: Sequence[Pair], found: np.ndarray) -> np.ndarray:
         """Their marks, of the kind that this knows: where names are all, the first is of the name in which it is met.
 
@@ -195,8 +199,7 @@ class Known:
         """
         if not self.by_name:
             return found
-        rows = np.concatenate([self.trained, self.held])
-        names, known_as = {*rows[:, 0].tolist()}, dict(rows[:, ::-1].tolist())
+        names, known_as = {*self.met[:, 0].tolist()}, dict(self.met[:, ::-1].tolist())
         full = [name_mark(pair.name) for pair in pairs]
         first = [name if name in names else known_as.get(short, name)
                  for name, short in zip(full, found[:, 1].tolist(), strict=True)]
