@@ -52,10 +52,7 @@ class Found:
 
     def known_to(self, known: Known | None, split: str) -> bool:
         """Whether any pair of the split was met before; a name that now holds something else tells nothing."""
-        if known is None:
-            return False
-        met = known.met[:, 0]
-        return bool(np.isin(self.seen_by(known, split)[:, 0], met).any())
+        return known is not None and bool(np.isin(self.seen_by(known, split)[:, 0], known.met[:, 0]).any())
 
     def keep(self, split: str, wanted: np.ndarray) -> None:
         """Leaves only the `wanted`, (N,) of bool, in the split."""
@@ -236,8 +233,8 @@ def _draw(pairs: list[Pair], own: np.ndarray, free: np.ndarray, seed: int, names
     Pairs that hold the same share one fate, that of the first of their names, unless all of them do; so do pairs of
     one group, whose `names`, (N,), are given. Raises UserError where all are one group.
     """
-    groups = _together(own[:, 0], *([] if names is None else [names]))
-    if not groups.any():  # all are one
+    groups = own[:, 0] if names is None else _together(own[:, 0], names)
+    if len({*groups.tolist()}) == 1:
         if names is not None:
             raise UserError(f"--group makes one group of all {len(pairs):,} pairs, such as {names[0]!r}: none can be "
                             "held out")

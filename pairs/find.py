@@ -6,7 +6,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair, partners
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS
+from pairs.layouts import BEGINNING, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -49,7 +49,7 @@ def collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        if running:
+        if running:  # else somebody further out has paused it
             gc.enable()
 
 
@@ -61,15 +61,15 @@ def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: b
     Raises FileNotFoundError when there is no folder or no training pair, UserError when what is meant is not clear.
     """
     found = find_splits(root, patterns, photos)
-    wanted = "train", found.validation
-    broken = [split for split in wanted if split in found.orphans or split in found.problems]
+    wanted = {"train", found.validation}
+    broken = {*found.orphans, *found.problems}
     if not found.splits.get("train") and "train" not in broken:
         raise nothing_to_train(root, found)
-    for split in {*found.orphans, *found.problems} - {*wanted}:
+    for split in broken - wanted:
         n = len(found.orphans.get(split, []))
         why = found.problems.get(split) or f"{n} image{'s' * (n > 1)} without a partner"
         found.notes.append(f"not used: {split}, which training does not need: {why}")
-    if not broken:
+    if not broken & wanted:
         divide(found, root, seed, known, resumed, group)
     return found
 
@@ -81,7 +81,7 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
             raise found.problems[split]
         if orphans := found.orphans.get(split):
             raise UserError(f"images without a partner of the same name on the other side: {len(orphans)}: "
-                            f"{_some(orphans)}{found.meant}")
+                            f"{some(orphans)}{found.meant}")
 
 
 @collector_paused()
@@ -156,17 +156,16 @@ class _Index:
     """
 
     def __init__(self, root: Path, photos: bool = False):
-        self.photos = photos
-        self.root, self.images, self.npz = root, defaultdict(list), {}
+        self.root, self.photos, self.images, self.npz = root, photos, defaultdict(list), {}
         self.drawn, self.links, self.endings = [], [], Counter()
         tops = [root]  # and linked folders in known places
         for folder, folders, files in chain.from_iterable(walk(top, self._unreadable) for top in tops):
             for path in (folder / name for name in folders):
                 if path.is_symlink():
                     (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
-            home = next(home for home in (folder, *folder.parents) if PLACE.fullmatch(self._place(home)))
-            images = self.images[self._place(home)]
-            place = place_in(folder, home)
+            match = BEGINNING.match(place_in(folder, root))
+            images = self.images[(match[1] or "").lower()]
+            place = match.string[match.end() :]
             for path in files:
                 stem, ending = split_ending(path.name)
                 self.endings[ending] += 1
@@ -193,10 +192,10 @@ class _Index:
         """Notes each kind of image that is no part of a pair, and links that are not followed."""
         unused = self.unused()
         where = _places(unused, self.root.parent)
-        found.leave_out(unused, f"in {where}; known names are train, val and test, and A and B")
+        found.leave_out(unused, f"in {where} (known names are train, val and test, and A and B)")
         if self.links:
             found.notes.append("not used: folders that are links inside the data, which are not followed: "
-                               + _some(self.links))
+                               + some(self.links))
         if others := other_formats(self.endings):
             found.notes.append(f"not used: {others}")
         found.leave_out(self.drawn, "that this program drew")
@@ -215,7 +214,7 @@ def list_images(folder: Path, tell: bool = False) -> list[Path]:
 
 def other_formats(endings: Counter) -> str:
     """How many files of each format that is not read there are, for a message; or nothing."""
-    others = Counter({ending: n for ending, n in endings.items() if ending in OTHER_SUFFIXES})
+    others = Counter({ending: endings[ending] for ending in endings.keys() & OTHER_SUFFIXES})
     return f"{_counts(others)}; formats that are read: {', '.join(sorted(SUFFIXES))}" if others else ""
 
 
@@ -228,7 +227,7 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
                         f"holds {len(homes)}")
     together, orphans = partners([_side((_name(path, home), path) for path in list_images(home)) for home in homes])
     if orphans:
-        raise UserError(f"images without a partner of the same name among the inputs: {_some(orphans)}")
+        raise UserError(f"images without a partner of the same name among the inputs: {some(orphans)}")
     return [*map(tuple, together.values())]
 
 
@@ -238,20 +237,19 @@ def _numbered(places: Iterable[str], pattern: str) -> list[str]:
     return [place for _, place in sorted(numbered)]
 
 
-def side_of(path: Path) -> tuple[str, str, str] | None:
+def side_of(path: Path) -> tuple[str, Hashable, str] | None:
     """Of an image inside a folder of pairs, by the layouts of `find_pairs`: A, B or M, and what its partners share.
 
     These are the layout and the name, without its ending. None where the image lies on no side.
     """
-    for n in range(len(path.parts) - 1, 0, -1):
-        place = "/".join(path.parts[:n]).lower()
-        if (match := PLACE.fullmatch(place)) and (at := match.lastindex):
-            layout = place[: match.start(at)] + "@" + place[match.end(at) :]
-            return match[at].upper(), layout, _name(path, Path(*path.parts[:n]))
+    place, *sides = BEGINNING.match(path.as_posix()).groups()
+    for layout, side in enumerate(sides):
+        if side:
+            return side.upper(), layout, _name(path, Path(place))
     return None
 
 
-def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, str, str]]:
+def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, Hashable, str]]:
     """What `side_of` tells, of images that are paired by the ends of their names; others are left out."""
     folders, sides = defaultdict(list), {}
     for path in paths:
@@ -259,7 +257,7 @@ def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, str, str]]:
     for folder, images in folders.items():
         _, *both, rest = _by_end(images)
         if len(rest) <= len(images) / 4:
-            sides |= {path: (side, str(folder), stem) for side, named in zip("AB", both, strict=True)
+            sides |= {path: (side, folder, stem) for side, named in zip("AB", both, strict=True)
                       for stem, path in named}
     return sides
 
@@ -297,12 +295,13 @@ def _part(split: str, index: _Index) -> _Part:
         for layout in LAYOUTS[split]:
             a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
             numbered = [] if a else _numbered(index.images, layout.replace("@", r"a(\d+)"))
-            inputs = [index.images.pop(place) for place in numbered]
-            if a or b or inputs:
+            inputs = [index.images.pop(place) for place in numbered] or [a]
+            if b or any(inputs):
                 masks = index.images.pop(layout.replace("@", "m"), [])
-                part.images = [*chain(*inputs), *a, *b, *masks]
-                part.one_sided = not b or not (a or inputs)
-                part.pairs = _pair(index, part, inputs or [a], b, *([masks] if masks else []))
+                sides = [*inputs, b, masks] if masks else [*inputs, b]
+                part.images = [*chain(*sides)]
+                part.one_sided = not (b and any(inputs))
+                part.pairs = _pair(index, part, sides, len(inputs))
                 return part
         part.images = index.images.pop(split, [])
         part.pairs = _one_folder(part.images, split, index, part)
@@ -332,23 +331,24 @@ def _one_folder(images: Named, split: str, index: _Index, part: _Part) -> list[P
 
     Images in sub-folders of unknown names are refused: one side, or both?
     """
-    here = [(name, path) for name, path in images if index.photos or "/" not in name]
-    if images and not here:
+    if not images:
+        return []
+    folder = images[0][1].parents[images[0][0].count("/")]
+    here = [image for image in images if index.photos or "/" not in image[0]]
+    if not here:
         part.one_sided = True  # for all that is known
-        folder = images[0][1].parents[images[0][0].count("/")]
         below = [path for _, path in images]
         raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
                         f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
     index.images[split] = [] if index.photos else [image for image in images if "/" in image[0]]
     ends, a, b, rest = _by_end(here)
-    place = name_of(here[0][1].parent) if here else ""
-    if here and len(rest) <= len(here) / 4:
-        part.notes.append(f"{place}: files paired by the ends of their names, {ends}")
+    if len(rest) <= len(here) / 4:
+        part.notes.append(f"{name_of(folder)}: files paired by the ends of their names, {ends}")
         index.images[split] += rest
-        return _pair(index, part, [a], b)
+        return _pair(index, part, [a, b])
     if ends:
-        part.notes.append(f"{place}: only {len(a + b)} of the {len(here)} names end in {ends}, so that all are taken "
-                          "for side-by-side files")
+        part.notes.append(f"{name_of(folder)}: only {len(a + b)} of the {len(here)} names end in {ends}, so that all "
+                          "are taken for side-by-side files")
     if not index.photos and (twice := _named_as_two(here)):
         part.one_sided = True  # for all that is known
         raise UserError(f"{name_of(twice[0])} and {name_of(twice[1])} are called like two sides of one pair: if each "
@@ -367,10 +367,9 @@ def _named_as_two(images: Named) -> list[Path]:
     return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []
 
 
-def _pair(index: _Index, part: _Part, inputs: list[Named], *others: Named) -> list[Pair]:
-    """Pairs those of all sides (of B and, if there are any, of masks) whose names are equal; tells `part` the rest."""
-    together, part.orphans = partners([*map(_side, [*inputs, *others])])
-    n = len(inputs)
+def _pair(index: _Index, part: _Part, sides: list[Named], n: int = 1) -> list[Pair]:
+    """Pairs those of `n` inputs, B and, if there are any, masks whose names are equal; tells `part` the rest."""
+    together, part.orphans = partners([*map(_side, sides)])
     return [Pair(tuple(paths[:n]), *paths[n:], name=_name(paths[0], index.root)) for paths in together.values()]
 
 
@@ -396,7 +395,7 @@ def _load_npz(path: Path, notes: list[str]) -> list[Pair]:
             arrays = [file[names[name]] for name in order]
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
-    usable = [a.ndim in (3, 4) and len(a) > 0 and is_image_array(a[0]) for a in arrays]
+    usable = [a.ndim > 1 and len(a) > 0 and is_image_array(a[0]) for a in arrays]
     if usable != [True, True] or len(arrays[0]) != len(arrays[1]):
         raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of shape (N, H, W) or "
                         f"(N, H, W, C), with one N above 0, C at most 64; it holds "
@@ -418,7 +417,8 @@ def nothing_to_train(root: Path, found: Found) -> FileNotFoundError:
         + ("" if found.splits else _flags(root) or _hint(images, root)))
 
 
-def _some(names: Sequence[Path | str]) -> str:
+def some(names: Sequence[Path | str | int]) -> str:
+    """The first five of them, for a message."""
     return ", ".join(map(name_of, names[:5])) + (", …" if len(names) > 5 else "")
 
 
@@ -428,7 +428,7 @@ def _counts(endings: Counter, at_most: int | None = None) -> str:
 
 def _places(paths: list[Path], root: Path) -> str:
     """The folders that hold `paths`, as seen from `root`, for a message."""
-    return _some(sorted(folder.relative_to(root).as_posix() for folder in {path.parent for path in paths}))
+    return some(sorted(folder.relative_to(root).as_posix() for folder in {path.parent for path in paths}))
 
 
 def _hint(images: list[Path], root: Path) -> str:

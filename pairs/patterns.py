@@ -13,7 +13,7 @@ from typing import Any
 from pairs.divide import Found
 from pairs.identity import Pair, partners
 from pairs.images import SUFFIXES, drawn_here
-from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SEASONS, SPLITS, TARGETS, WORDS
+from pairs.layouts import PLAIN, PROPOSED, SPLITS, TARGETS, WORDS
 from utils import UserError, command_line, name_of
 
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
@@ -111,8 +111,7 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
     compiled = compiled_pattern(pattern)
     matches = {file: match for file in files if (match := compiled.fullmatch(unicodedata.normalize("NFC", file)))}
     beginnings = {match.string[: match.end(match.lastgroup)] for match in matches.values()}
-    others = [file for file in files if file not in matches]
-    return {file for file in others
+    return {file for file in {*files} - matches.keys()
             if any(file[: mark.start()] in beginnings for mark in re.finditer(r"[-_. ]", file))}
 
 
@@ -128,8 +127,7 @@ def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
                 continue
             linked.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir")))
-        there = {*names}
-        yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
+        yield folder, folders, [folder / name for name in names]
 
 
 def split_ending(name: str) -> tuple[str, str]:
@@ -177,8 +175,9 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
 
     found = Found()
     if not set.intersection(*map(set, sides)):
+        examples = " against ".join(name_of("/".join(filter(None, min(side)))) for side in sides[:2])
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
-                        f"{name_of(root)}, but no name is met on all sides: {_names(sides)}")
+                        f"{name_of(root)}, but no name is met on all sides: {examples}")
     n = len(patterns.a)
     for word in sorted({split for side in sides for split, _ in side}):
         split = word or "train"
@@ -199,14 +198,9 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
     return found
 
 
-def _names(sides: Sequence[Mapping[Key, list[str]]]) -> str:
-    """What {name} stands for on two sides, for a message."""
-    return " against ".join(name_of("/".join(filter(None, min(side)))) for side in sides[:2])
-
-
 def read_as(files: Sequence[str]) -> Patterns | None:
     """The patterns of a layout that can be meant in one way only; None where the files lie otherwise."""
-    return _best(files, [*PIX2PIXHD, *CITYSCAPES])
+    return _best(files, PLAIN)
 
 
 def suggested(files: Sequence[str]) -> Patterns | None:
@@ -214,7 +208,7 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
     They make most pairs; of as many, those that are called as sides often are come first.
     """
-    return _best(files, chain(CITY_LABELS, SEASONS, _one_named(files), _beside(files)))
+    return _best(files, chain(PROPOSED, _one_named(files), _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
@@ -265,7 +259,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             folders = ["{split}" if folder.lower() in SPLIT_OF else folder for folder in above]
             unnamed = [folder if folder in (GAP, "{split}") else "{name}" for folder in folders]
             stem = AROUND.sub("{name}", stem)
-            for place in {"/".join([*folders, stem]): 0, "/".join([*unnamed, stem]): 0}:
+            for place in dict.fromkeys("/".join([*each, stem]) for each in (folders, unnamed)):
                 if "{name}" in place and word[0].lower() not in SPLIT_OF:
                     places[place][word[0]].append(path.rpartition("/")[2])
     for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
