@@ -156,7 +156,7 @@ def sides_of(path: Path, flat: str) -> str:
 def check(folder: Path, splits: dict[str, int], side: int) -> None:
     """Raises UserError where pairs are missing, or a picture cannot be read or is smaller than it must be."""
     for split, wanted in splits.items():
-        halves = [*(folder / split).glob("[AB]")]
+        halves = sorted((folder / split).glob("[AB]"))
         for place in halves or [folder / split]:
             files = [path for path in place.glob("*") if path.suffix.lower() in (".jpg", ".png")]
             if len(files) < wanted:
