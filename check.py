@@ -6,7 +6,6 @@
 import itertools
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,10 +13,10 @@ from tqdm import tqdm
 from config import Config
 from dataset import PairedImages
 from making.folder import names_are_places
-from pairs.checks import check_headers, check_small, check_values, describe_classes, may_lack_values
+from pairs.checks import check_headers, check_small, check_values, describe_classes
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
-from pairs.find import evenly, find_pairs, needed
+from pairs.find import evenly, find_pairs
 from pairs.geometry import Geometry, usual_size
 from pairs.identity import Pair
 from pairs.jitter import Jitter
@@ -31,15 +30,6 @@ from runtime.threads import ordered
 from utils import DataError, UserError, name_of
 
 
-@dataclass(frozen=True)
-class Look:
-    """What `check` sees of a pair."""
-
-    kind: str  # its sizes and sides
-    problem: str = ""  # why it cannot be used
-    empty: bool = False  # whether its mask leaves no pixel that counts
-
-
 def check(cfg: Config) -> int:
     """Decodes every pair, prints what it found and writes a preview grid. Returns 0, or 2 when something is wrong.
 
@@ -48,16 +38,18 @@ def check(cfg: Config) -> int:
     ensure_dataset(cfg.data_root)
     photos = cfg.space == "lab"
     found = find_pairs(cfg.data_root, cfg.seed, patterns=Patterns.of(cfg.plain()), group=cfg.group, photos=photos)
-    problems = [str(found.problems[split]) for split in needed(found) if split in found.problems]
-    problems += [f"no partner for {name_of(path)}" for split in needed(found) for path in found.orphans.get(split, [])]
+    wanted = "train", found.validation
+    problems = [str(found.problems[split]) for split in wanted if split in found.problems]
+    problems += [f"no partner for {name_of(path)}" for split in wanted for path in found.orphans.get(split, [])]
     for note in [*found.notes, *filter(None, [found.meant.removeprefix(". ")])]:
         say(note)
 
-    def look(pair: Pair) -> Look:
+    def look(pair: Pair) -> tuple[str, str, bool]:
+        """Its sizes and sides, why it cannot be used, and whether its mask leaves no pixel that counts."""
         try:
             side, _, *mask = read_pair(pair, a, b)
         except DataError as error:
-            return Look("unusable", str(error))
+            return "unusable", str(error), False
         height, width, _ = side.shape
         several = f"A1 to A{len(pair.inputs)}" if len(pair.inputs) > 1 else "A"
         kind = f"{width}×{height} {several} and B"
@@ -65,9 +57,7 @@ def check(cfg: Config) -> int:
             kind = f"{2 * width}×{height} side by side"
         elif pair.alone:
             kind = f"{width}×{height} photos"
-        if not mask:
-            return Look(kind)
-        return Look(f"{kind} with masks", empty=not mask[0].any())
+        return kind + " with masks" * len(mask), "", any(not each.any() for each in mask)
 
     good, counted, geometry = {}, {}, Geometry.of(cfg.plain())
     x, y = values_of(vars(cfg))
@@ -77,19 +67,19 @@ def check(cfg: Config) -> int:
         if side.channels:
             say(f"side {name}: {side}; the {'input' if values is x else 'target'} is {values}")
         if values.n_labels and side.indices:
-            say(f"side {name}: {describe_classes(side, values.n_labels)}")
+            say(describe_classes(side))
     for split, pairs in found.splits.items():
         with ordered(look, pairs, None, ahead=64) as looks:
-            looks = list(tqdm(looks, f"reading {split}", len(pairs), leave=False, disable=None))
-        kinds = Counter(each.kind for each in looks)
-        counts = ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common(8))
+            looks = tqdm(looks, f"reading {split}", len(pairs), leave=False, disable=None)
+            kinds, faults, empty = zip(*looks, strict=True)
+        counts = ", ".join(f"{n} × {kind}" for kind, n in Counter(kinds).most_common(8))
         say(f"{split}, pairs: {len(pairs)} ({counts})")
-        problems += [each.problem for each in looks if each.problem]
-        good[split] = [pair for pair, each in zip(pairs, looks, strict=True) if not each.problem]
-        if empty := [pair for pair, each in zip(pairs, looks, strict=True) if each.empty]:
-            which = f"{len(empty)} of {len(pairs)} pairs, such as {name_of(empty[0].files[0])}"
-            told = f"{split}: no pixel counts in {which}"
-            say(told) if len(empty) < len(pairs) else problems.append(told)
+        problems += filter(None, faults)
+        good[split] = [pair for pair, fault in zip(pairs, faults, strict=True) if not fault]
+        if any(empty):
+            told = (f"{split}: no pixel counts in {sum(empty)} of {len(pairs)} pairs, such as "
+                    f"{name_of(pairs[empty.index(True)].files[0])}")
+            problems.append(told) if all(empty) else say(told)
         try:
             if good[split]:
                 counted[split] = check_headers(good[split], at_most=0)
@@ -105,22 +95,22 @@ def check(cfg: Config) -> int:
             say(f"{len(twins)} of the {len(found.splits[other])} pairs in {other} hold the same as one in {one}, such "
                 f"as {twins[0]}")
     if "train" in counted:
+        # What training will see of a side.
         sizes = counted["train"].sizes
         check_small(sizes, geometry)
         usual = usual_size(sizes)
         told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")
-    if good.get("train"):
+        # What it will see of some pairs.
         name = cfg.data_root.resolve().name
         preview = Path(f"preview_{name}.png")
         data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg),
-                            masked=may_lack_values(good["train"], seen.values()))
+                            masked=counted["train"].nodata or any(side.kind == "float32" for side in seen.values()))
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         rows = []
         try:
-            for i in evenly(range(len(data)), 6):
-                x_i, y_i = data[i]
+            for x_i, y_i in map(data.__getitem__, evenly(range(len(data)), 6)):
                 y_i, *mask = y_i.split(y.channels)
                 rows.append([x_i, y.shown(x_i, y_i), *mask])
             save_grid(preview, rows, titles, f"{name}, {cfg.direction}, jittered")

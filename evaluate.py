@@ -117,11 +117,11 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
     """
     ensure_dataset(root)
     patterns = next((shorter for shorter in trained.patterns.shorter() if shorter.fit(root)), None)
-    found, index = find_splits(root, patterns, trained.space == "lab")
+    found = find_splits(root, patterns, trained.space == "lab")
     there = {*found.splits, *found.orphans, *found.problems}
     own = there != {"train"}
     if not there:
-        raise nothing_to_train(root, found, index)
+        raise nothing_to_train(root, found)
     refuse_problems(found, there if split == "all" or not own else {split})
     if split == "all":
         found.splits = {"all": sum(found.splits.values(), []), "train": found.splits.get("train", [])}

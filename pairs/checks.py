@@ -3,12 +3,12 @@
 import contextlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pairs.find import evenly
+from pairs.find import evenly, some
 from pairs.geometry import Geometry, Size, enlargement, largest_of
 from pairs.identity import Pair
 from pairs.images import read_header, read_palette
@@ -28,6 +28,7 @@ class Headers:
     """What the headers of pairs tell."""
 
     sides: Counter[tuple[Size, ...]] = field(default_factory=Counter)  # how often inputs and target have these sizes
+    nodata: bool = False  # whether a TIFF among them tells of a number for no data
 
     @property
     def sizes(self) -> Counter[Size]:
@@ -65,44 +66,45 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
     the halves would be upright, but for names that end in _AB, and where a network has learnt from them (`halved`).
     """
-    headers, narrow, photos, moving, wide = Headers(), [], [], [], []
+    headers, odd, wide, moving = Headers(), defaultdict(list), [], []
     for pair in evenly(pairs, at_most):
+        file = pair.files[0]
         try:
             sides = side_sizes(pair)
             headers.sides[sides] += 1
-            width, height = sides[0]
-            width *= 1 + pair.side_by_side
-            file = pair.files[0]
-            if pair.side_by_side and not file.stem.lower().endswith(("_ab", "-ab")):
-                if width <= height:
-                    narrow.append(f"{name_of(file)} ({width}×{height})")
-                elif any(abs(width / height / shape - 1) < 0.01 for shape in PHOTOS):
-                    photos.append(f"{name_of(file)} ({width}×{height})")
-            elif pair.alone and width == 2 * height:
-                wide.append(name_of(file))
-            if several := [source for source in pair.files if read_header(source).frames]:
-                moving.append(name_of(several[0]))
+            found = [(source, read_header(source)) for source in pair.files]
+            moving += [source for source, header in found if header.frames][:1]
+            headers.nodata = headers.nodata or any(header.nodata for _, header in found)
         except DataError as error:
             if not skip:
                 raise
             problem = error
+            continue
+        width, height = sides[0]
+        if pair.side_by_side and not file.stem.lower().endswith(("_ab", "-ab")):
+            shown = f"{name_of(file)} ({2 * width}×{height})"
+            if 2 * width <= height:
+                odd["are not wider than high"].append(shown)
+            elif any(abs(2 * width / height / shape - 1) < 0.01 for shape in PHOTOS):
+                odd["have the shape of a single photo"].append(shown)
+        elif pair.alone and width == 2 * height:
+            wide.append(file)
     if not headers.sides:
         raise DataError(f"none of the pairs can be read: {problem}")
-    n = headers.sides.total()
-    for files, shape in ((narrow, "are not wider than high"), (photos, "have the shape of a single photo")):
-        if files:
-            sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
-                        "by side")
-            if 2 * len(narrow + photos) > n and not halved:
-                raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B"
-                                f"{_or_patterns(pairs)}; if each file does hold both, let the names end in _AB")
-            say(sentence)
+    n, n_odd = headers.sides.total(), sum(map(len, odd.values()))
+    for shape, files in odd.items():
+        sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
+                    "by side")
+        if 2 * n_odd > n and not halved:
+            raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B"
+                            f"{_or_patterns(pairs)}; if each file does hold both, let the names end in _AB")
+        say(sentence)
     if len(wide) == n:
-        say(f"all photos are twice as wide as high, such as {wide[0]}: if each is two images side by side, let the "
-            "names end in _AB")
+        say(f"all photos are twice as wide as high, such as {name_of(wide[0])}: if each is two images side by side, "
+            "let the names end in _AB")
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
-            f"{moving[0]}")
+            f"{name_of(moving[0])}")
     return headers
 
 
@@ -111,19 +113,8 @@ def _or_patterns(pairs: Sequence[Pair]) -> str:
     files = [pair.files[0] for pair in pairs if pair.side_by_side]
     folder = files[0].parent
     root = folder.parent if folder.name.lower() in SPLIT_OF else folder
-    patterns = suggested([file.relative_to(root).as_posix() for file in files if root in file.parents])
+    patterns = suggested([file.relative_to(root).as_posix() for file in files])
     return f", or take {patterns}" if patterns else ""
-
-
-def may_lack_values(pairs: Sequence[Pair], seen: Iterable["Seen"]) -> bool:
-    """Whether some pixels may hold no value: floats may be NaN, and a TIFF's header tells of a number for no data."""
-    if any(side.kind == "float32" for side in seen):
-        return True
-    for pair in evenly(pairs, 2000):
-        with contextlib.suppress(DataError):  # told by whoever needs the pair
-            if any(read_header(file).nodata for file in pair.files):
-                return True
-    return False
 
 
 def describe(headers: Headers, pairs: list[Pair]) -> str:
@@ -163,32 +154,33 @@ ENOUGH = 2**14  # pixels of an image that are enough to tell what it holds
 class Seen:
     """What the files of one side hold, as far as they were read."""
 
-    kind: str = "uint8"  # of KINDS: the narrowest that holds their numbers
-    channels: Counter = field(default_factory=Counter)  # how often which are met: "3", or "3 + 1" of several inputs
-    first: dict[str, str] = field(default_factory=dict)  # a picture that has them
-    numbers: list[np.ndarray] = field(default_factory=list)  # some of those of that kind, one array a picture
+    name: str  # A or B
+    values: Values  # how they are taken
+    is_input: bool = True
+    channels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # "3", or "3 + 1" of two → files
+    numbers: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))  # some, by their kind
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
     clipped: list[tuple[float, str]] = field(default_factory=list)  # by the range: the share in a picture, its name
-    mixed: str = ""  # pictures of one pair of which the range is for some alone
     lacking: list[float] = field(default_factory=list)  # the share of each picture's pixels that hold no value
     palettes: dict[int, tuple[tuple, str]] = field(default_factory=dict)  # an index's first colour, and its file
     clash: str = ""  # where another file has another colour
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
-    def add(self, pictures: Sequence[Picture], values: Values, masked: np.ndarray | None = None) -> None:
-        """One pair's pictures, of which `values` says how they are taken; masked: (H, W), where none counts."""
-        pictures = values.taken(pictures)
-        counts = " + ".join(str(picture.channels) for picture in pictures)
-        self.channels[counts] += 1
-        self.first.setdefault(counts, pictures[0].name)
-        ranged, laid = values.ranged(pictures), values.alpha(pictures) is not None
-        if any(ranged) and not all(ranged):
-            self.mixed = " and ".join(picture.name for picture in pictures)
+    def add(self, pictures: Sequence[Picture], masked: np.ndarray | None = None) -> None:
+        """One pair's pictures; masked: (H, W), where none counts."""
+        pictures = self.values.taken(pictures)
+        self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
+        ranged, laid = self.values.ranged(pictures), self.values.alpha(pictures) is not None
+        if len({*ranged}) > 1 and not self.is_input:
+            which = " and ".join(picture.name for picture in pictures)
+            raise UserError(f"side {self.name} is the target, and its range is for some of {which} alone, but an "
+                            "output has one range for all: train a network for each, or write all as floats in one "
+                            "range")
         for picture, has_range in zip(pictures, ranged, strict=True):
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
             self.lacking.append(float(1 - holds.mean()))
-            if masked is not None and masked.shape == holds.shape:
+            if masked is not None:
                 holds = holds & ~masked
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
             array = picture.array[::step, ::step]
@@ -196,40 +188,43 @@ class Seen:
                 array = over_white(array, picture.alpha[::step, ::step])
             numbers = array[holds[::step, ::step]].astype(np.float64)
             numbers = numbers[np.isfinite(numbers)]
-            if KINDS.index(picture.kind) >= KINDS.index(self.kind):  # what is narrower needs no range
-                self.numbers = [*(self.numbers if picture.kind == self.kind else []), numbers]
-                self.kind = picture.kind
+            self.numbers[picture.kind].append(numbers)
             if has_range and numbers.size:
-                low, high = values.limits
+                low, high = self.values.limits
                 self.clipped.append((float(((numbers < low) | (numbers > high)).mean()), picture.name))
             self._count(picture.indices, holds)
 
     def _count(self, indices: np.ndarray | None, holds: np.ndarray) -> None:
-        if self.indices is None or indices is None or indices.dtype.kind not in "iu":
-            self.indices = None
-            return
-        found, n = np.unique(indices[holds], return_counts=True)
-        if len(found) > 1000:  # they measure something
+        whole = indices is not None and indices.dtype.kind in "iu"
+        found, n = np.unique(indices[holds] if whole else [], return_counts=True)
+        if self.indices is None or not whole or len(found) > 1000:  # they measure something
             self.indices = None
             return
         self.indices.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
         equal = (indices[:, 1:] == indices[:, :-1]).mean() if indices.shape[1] > 1 else 1
         self.flat = self.flat and equal > 0.8 and len(found) <= 64
 
-    def add_palette(self, palette: np.ndarray, indices: np.ndarray, name: str) -> None:
+    def add_palette(self, palette: np.ndarray, picture: Picture) -> None:
         """The colours (n, 3) of a file's indices."""
-        for index in np.unique(indices).tolist():
+        for index in np.unique(picture.indices).tolist():
             colour = tuple(palette[index].tolist()) if index < len(palette) else None
-            first, where = self.palettes.setdefault(index, (colour, name))
-            if colour != first and not self.clash:
-                self.clash = f"{index} is {first} in {where} and {colour} in {name}"
+            first, where = self.palettes.setdefault(index, (colour, picture.name))
+            if colour != first:
+                self.clash = self.clash or f"{index} is {first} in {where} and {colour} in {picture.name}"
+
+    @property
+    def kind(self) -> str:
+        """The narrowest of KINDS that holds all numbers."""
+        return max(self.numbers, key=KINDS.index, default="uint8")
 
     def all_numbers(self) -> np.ndarray:
-        return np.concatenate([*self.numbers, np.zeros(0)])
+        """Those of that kind: what is narrower needs no range."""
+        return np.concatenate([*self.numbers[self.kind], np.zeros(0)])
 
-    def void(self, n_labels: int) -> dict[int, int]:
-        """The indices that are none of so many classes, and how often each is met."""
-        return {index: n for index, n in self.indices.items() if not 0 <= index < n_labels}
+    @property
+    def void(self) -> dict[int, int]:
+        """The indices that are none of the classes, and how often each is met."""
+        return {index: n for index, n in self.indices.items() if not 0 <= index < self.values.n_labels}
 
     def apart(self) -> dict[float, float]:
         """Numbers that many pixels share far outside of all others, such as -9999 for no data, and what share has them.
@@ -242,12 +237,9 @@ class Seen:
         if len(np.unique(rest)) < 2:
             return {}
         low, high = np.percentile(rest, [0.1, 99.9], method="nearest")
-        found = {}
-        for end, gap in zip(ends, (low - ends[0], ends[1] - high), strict=True):
-            share = float((numbers == end).mean())
-            if gap > high - low and share > 5e-4 and (self.kind != "uint8" or end == VOID):
-                found[float(end)] = share
-        return found
+        far = [end for end, gap in zip(ends, (low - ends[0], ends[1] - high), strict=True) if gap > high - low]
+        shares = {float(end): float((numbers == end).mean()) for end in far if self.kind != "uint8" or end == VOID}
+        return {end: share for end, share in shares.items() if share > 5e-4}
 
     def ends(self) -> tuple[float, float] | None:
         """All numbers lie between these but for a thousandth at either end and what is `apart`; None: there is none."""
@@ -272,41 +264,44 @@ class Counted:
     weights: list[float] = field(default_factory=list)  # 0 to 1
     ignored: list[float] = field(default_factory=list)  # the share that does not count at all
     black: list[float] = field(default_factory=list)  # the share that is black in the mask
+    brightest: list[float] = field(default_factory=list)  # what counts most in the mask
     narrow: list[str] = field(default_factory=list)  # masks whose type holds more than 255, and they do not
-    brightest: float = 0.0  # of all masks
 
-    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> None:
+    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | None:
+        """Returns where the mask is black, (H, W) of bool."""
         weight = _shares(mask_array(mask, pictures))
         self.weights.append(float(weight.mean()))
         self.ignored.append(float((weight == 0).mean()))
-        if mask is not None:
-            own = _shares(mask_weight(mask))
-            self.black.append(float((own == 0).mean()))
-            self.brightest = max(self.brightest, float(own.max()))
-            if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
-                self.narrow.append(mask.name)
+        if mask is None:
+            return None
+        own = _shares(mask_weight(mask))[..., 0]
+        self.black.append(float((own == 0).mean()))
+        self.brightest.append(float(own.max()))
+        if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
+            self.narrow.append(mask.name)
+        return own == 0
 
-    def tell(self, sides: Mapping[str, Seen]) -> None:
+    def tell(self, sides: Iterable[Seen]) -> None:
         """Says what does not count. Raises UserError where hardly anything does."""
         n, parts, way_out = len(self.weights), [], ""
         if not n:
             return
-        for name, side in sides.items():
-            share = _mean(side.lacking)
-            if not share:
-                continue
-            parts.append(f"{share:.1%} of side {name} hold no value (NaN, or a TIFF's nodata tag or mask)")
-            if side.indices or side.kind != "float32":
-                way_out = (". If a tag's number is a value or a class, take the tag away: rio edit-info --unset-nodata "
-                           "FILE")
+        for side in sides:
+            if any(side.lacking):
+                parts.append(f"{_mean(side.lacking):.1%} of side {side.name} hold no value (NaN, or a TIFF's nodata "
+                             "tag or mask)")
+                if side.indices or side.kind != "float32":
+                    way_out = (". If a tag's number is a value or a class, take the tag away: rio edit-info "
+                               "--unset-nodata FILE")
         if self.black:
             parts.append(f"{_mean(self.black):.1%} are black in the masks")
-        dim = f"no mask is brighter than {self.brightest:.2%} of white" if self.black and self.brightest < 0.99 else ""
+        most = max(self.brightest, default=1)
+        dim = f"no mask is brighter than {most:.2%} of white" if most < 0.99 else ""
         reasons = "; ".join(parts) + way_out
         weight, ignored = _mean(self.weights), _mean(self.ignored)
         if weight < 0.01:
             raise UserError(f"hardly any pixel counts, {weight:.2%} of those in {n} pairs, so that nothing is learnt: "
-                            f"{reasons}" + (f"; {dim}" if dim else ""))
+                            f"{reasons}; {dim}".removesuffix("; "))
         if ignored > 0.01:
             say(f"{ignored:.1%} of the pixels in {n} pairs do not count: {reasons}")
         if dim:
@@ -343,30 +338,23 @@ def range_words(low: float, high: float) -> str:
     return f"{black:.10g} {white:.10g}"
 
 
-def _some(numbers: Iterable[int]) -> str:
-    """Up to six of them, in order."""
-    first = sorted(numbers)
-    return ", ".join(map(str, first[:6])) + (f", … {first[-1]}" if len(first) > 6 else "")
-
-
-def describe_classes(side: Seen, n_labels: int) -> str:
+def describe_classes(side: Seen) -> str:
     """Which classes occur, and how much is of none, for a message."""
-    void = side.void(n_labels)
-    share, lacking = sum(void.values()) / max(1, side.indices.total()), _mean(side.lacking)
+    void, lacking = side.void, _mean(side.lacking)
+    share = sum(void.values()) / side.indices.total()
     valued = "pixel that holds a value" if lacking else "pixel"
-    there = side.indices.keys() - void.keys()
-    return (f"of the classes 0 to {n_labels - 1}, {len(there)} occur ({_some(there)}); "
-            + (f"{share:.1%} of the pixels are of none, with {_some(void)}" if void else f"every {valued} is of one")
+    there = sorted(side.indices.keys() - void.keys())
+    return (f"side {side.name}: of the classes 0 to {side.values.n_labels - 1}, {len(there)} occur ({some(there)}); "
+            + (f"{share:.1%} of the pixels are of none, with {some(sorted(void))}" if void else
+               f"every {valued} is of one")
             + (f"; {lacking:.1%} of all hold no value" if lacking else ""))
 
 
-def check_classes(name: str, side: Seen, n_labels: int) -> None:
+def check_classes(side: Seen) -> None:
     """Says what is unlikely to be meant so in class indices. Raises UserError where they hold one class at most."""
-    void = side.void(n_labels)
-    n_there = len(side.indices) - len(void)
-    top = max(side.indices, default=0)
-    told = f"side {name}: {describe_classes(side, n_labels)}"
-    if n_there <= 1 and void:
+    void, top, told = side.void, max(side.indices), describe_classes(side)
+    single = len(side.indices) - len(void) <= 1
+    if single and void:
         step = math.gcd(*side.indices)
         if void.keys() == {VOID}:
             way_out = f"{VOID} belongs to no class: write 1 in its place"
@@ -377,20 +365,18 @@ def check_classes(name: str, side: Seen, n_labels: int) -> None:
         raise UserError(f"{told}. {way_out}")
     most = max((index for index in void if index < VOID), default=-1)
     if most >= 0:
-        say(f"side {name} looks like class indices, 0 to {most}: --n-labels {most + 1} makes each a channel, and those "
-            f"from {n_labels} on belong to no class")
-    if n_there <= 1 or sum(void.values()) > side.indices.total() / 2:
+        say(f"side {side.name} looks like class indices, 0 to {most}: --n-labels {most + 1} makes each a channel, and "
+            f"those from {side.values.n_labels} on belong to no class")
+    if single or sum(void.values()) > side.indices.total() / 2:
         say(f"{told}: is that meant?")
 
 
 def class_top(side: Seen) -> int:
     """The largest class index where the numbers look like class indices from 0 on, else 0."""
-    indices = set(side.indices or ()) - {VOID, -1}
+    indices = {*(side.indices or ())} - {VOID, -1}
     top = max(indices, default=0)
-    if side.clash or top >= VOID or min(indices, default=0) < 0:
-        return 0
-    few = side.kind == "uint8" and top < 64
-    return top if few or side.flat and len(indices) > top / 4 else 0
+    few = side.kind == "uint8" and top < 64 or side.flat and len(indices) > top / 4
+    return top if few and not side.clash and top < VOID and min(indices, default=0) >= 0 else 0
 
 
 def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
@@ -401,90 +387,90 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     Raises UserError where numbers need a range, and proposes one, where class indices hold hardly a class, and where
     hardly any pixel counts.
     """
-    counted, alike, n = Counted(), 0, 0
-    seen, wanted = {"A": Seen(), "B": Seen()}, {direction[0]: x, direction[-1]: y}
+    counted, alike, unknown = Counted(), 0, {}
+    wanted = {direction[0]: x, direction[-1]: y}
+    seen = {name: Seen(name, wanted[name], name == direction[0]) for name in "AB"}
+    at = "AB".index(direction[0])
+    given = seen[direction[0]]
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = read_pictures(pair)
-            masked = None if mask is None else mask_weight(mask)[..., 0] == 0
-            counted.add(sum(sides, []), mask)
-            n += 1
+            black = counted.add(sum(sides, []), mask)
             alike += not pair.alone and not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
-            for name, pictures in zip("AB", sides, strict=True):
-                seen[name].add(pictures, wanted[name], masked if name == direction[-1] else None)
-            first, *others = sides["AB".index(direction[0])]
-            file = pair.target if direction[0] == "B" and not pair.side_by_side else pair.inputs[0]
-            if not others and first.indices is not None and (palette := read_palette(file)) is not None:
-                seen[direction[0]].add_palette(palette, first.indices, first.name)
-            if colours and not others:
-                seen[direction[0]].samples.append(sample(to_array(first, 3)))
-    counted.tell(seen)
+            for side, pictures in zip(seen.values(), sides, strict=True):
+                side.add(pictures, None if side.is_input else black)
+            first, *others = sides[at]
+            if others:
+                continue
+            if first.indices is not None and (palette := read_palette(pair.sides[-at])) is not None:
+                given.add_palette(palette, first)
+            if colours:
+                given.samples.append(sample(to_array(first, 3)))
+    counted.tell(seen.values())
+    n = len(counted.weights)
     if n == alike > 0:
         say(f"A and B hold the same in each of {n} pairs: is that meant?")
-    unknown = {name: flag_and_rest for name, side in seen.items()
-               if side.channels and (flag_and_rest := _check_side(name, side, wanted[name], name == direction[0]))}
+    for name, side in seen.items():
+        if side.channels and (flag_and_rest := _check_side(side)):
+            unknown[name] = flag_and_rest
     if unknown:
-        one, n = len(unknown) == 1, max(side.channels.total() for side in seen.values())
         flags, outside = zip(*unknown.values(), strict=True)
-        raise UserError(f"side{'' if one else 's'} {' and '.join(unknown)} hold{'s' if one else ''} numbers of which "
-                        f"nobody knows what is black and what is white: {' '.join(flags)} take{'s' if one else ''} in "
-                        f"nearly all of those in {n} pairs{''.join(outside)}")
+        raise UserError(f"nobody knows what is black and what is white in the numbers of side {' and '.join(unknown)}: "
+                        f"{' '.join(flags)} takes in nearly all of those in {n} pairs{''.join(outside)}")
     return seen
 
 
-def check_several(name: str, side: Seen, is_input: bool) -> None:
-    """Raises UserError where channels of several pictures would mix, or come out in a range that is not theirs."""
+def check_several(side: Seen) -> None:
+    """Raises UserError where channels of several pictures would mix."""
     totals = defaultdict(list)
-    for counts, _ in side.channels.most_common():
+    for counts in sorted(side.channels, key=lambda counts: -len(side.channels[counts])):
         totals[sum(map(int, counts.split(" + ")))].append(counts)
     for usual, *others in totals.values():
         if others:
-            raise UserError(f"the pictures of side {name} have {usual} channels in most pairs, but {others[0]} in that "
-                            f"of {side.first[others[0]]}: write all of each folder as gray, or as colour")
-    if side.mixed and not is_input:
-        raise UserError(f"side {name} is the target, and its range is for some of {side.mixed} alone, but an output "
-                        "has one range for all: train a network for each, or write all as floats in one range")
+            raise UserError(f"the pictures of side {side.name} have {usual} channels in most pairs, but {others[0]} in "
+                            f"that of {side.channels[others[0]][0]}: write all of each folder as gray, or as colour")
 
 
-def _check_side(name: str, side: Seen, values: Values, is_input: bool) -> tuple[str, str] | None:
+def _check_side(side: Seen) -> tuple[str, str] | None:
     """Returns a flag that tells the range, and what it leaves out, where nothing can be read without one."""
-    check_several(name, side, is_input)
+    check_several(side)
+    values, told = side.values, f"side {side.name}"
     if values.n_labels and side.indices:
-        check_classes(name, side, values.n_labels)
+        check_classes(side)
         if side.clash:
-            say(f"the palettes of side {name} differ from file to file: {side.clash}. --n-labels looks at indices "
-                "alone: write all files with one palette, or leave --n-labels out, so that colours count")
+            say(f"the palettes of {told} differ from file to file: {side.clash}. --n-labels looks at indices alone: "
+                "write all files with one palette, or leave --n-labels out, so that colours count")
         return None
-    ends, apart, top = side.ends() or (0.0, 1.0), side.apart(), class_top(side) if is_input else 0
-    flag = f"--range-{name.lower()} {range_words(*ends)}"
+    ends, apart, top = side.ends() or (0.0, 1.0), side.apart(), class_top(side) if side.is_input else 0
+    flag = f"--range-{side.name.lower()} {range_words(*ends)}"
     outside = "".join(f"; {number:g}, in {share:.1%} of it, lies far outside of all the rest: if it marks what has no "
                       "value, let masks in M/ be black there, or say so in the files, by NaN or a TIFF's nodata tag"
                       for number, share in apart.items() if side.kind != "uint8")
     if side.kind == "float32" and values.lab:
-        raise UserError(f"side {name} holds numbers of which nobody knows what is black and what is white: Lab takes "
-                        "photos of 8 or 16 bits")
+        raise UserError(f"nobody knows what is black and what is white in the numbers of {told}: Lab takes photos of "
+                        "8 or 16 bits")
     if side.kind == "float32" and not values.limits:
         if top:
-            raise UserError(f"side {name} holds whole numbers, 0 to {top}, that look like class indices: --n-labels "
+            raise UserError(f"{told} holds whole numbers, 0 to {top}, that look like class indices: --n-labels "
                             f"{top + 1} makes each a channel. If they measure something, {flag} takes in all of them")
         return flag, outside
     low, high = values.limits or (0, 255 if side.kind == "uint8" else 65535)
     spare = side.kind == "uint16" and not values.limits and not values.lab  # sensors rarely use all 16 bits
-    black, white = (min(1.0, max(0.0, (end - low) / (high - low))) for end in ends)
+    black, white = np.clip([(end - low) / (high - low) for end in ends], 0, 1)
     if ends[0] == ends[1]:
-        say(f"nearly every number of side {name} is {ends[0]:g}: is that meant?{outside}")
+        say(f"nearly every number of {told} is {ends[0]:g}: is that meant?{outside}")
     elif top and not values.limits:
-        say(f"side {name} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
+        say(f"{told} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
     elif white - black < (0.5 if spare else 0.1):
         spread = f", {flag}" if (side.kind != "uint8" or not apart) and not values.lab else ""
-        say(f"side {name} uses less than {'a tenth' if white - black < 0.1 else 'half'} of its range, {black:.0%} to "
+        say(f"{told} uses less than {'a tenth' if white - black < 0.1 else 'half'} of its range, {black:.0%} to "
             f"{white:.0%}: class indices, depth or reflectance train better spread over all of it{spread}{outside}")
     elif outside:
-        say(f"side {name} holds {side}{outside}")
+        say(f"{told} holds {side}{outside}")
     clipped = _mean([share for share, _ in side.clipped])
     if clipped > 0.005:
         worst, where = max(side.clipped)
         rest = " of the rest" if apart else ""
-        say(f"side {name}: {clipped:.1%} of the values lie outside of {low:g} to {high:g} and are clipped, most in "
-            f"{where}, {worst:.1%}: {flag} takes in nearly all{rest}")
+        say(f"{told}: {clipped:.1%} of the values lie outside of {low:g} to {high:g} and are clipped, most in {where}, "
+            f"{worst:.1%}: {flag} takes in nearly all{rest}")
     return None

@@ -156,28 +156,24 @@ def sides_of(path: Path, flat: str) -> str:
 def check(folder: Path, splits: dict[str, int], side: int) -> None:
     """Raises UserError where pairs are missing, or a picture cannot be read or is smaller than it must be."""
     for split, wanted in splits.items():
-        halves = [folder / split / name for name in "AB" if (folder / split / name).is_dir()]
+        halves = sorted((folder / split).glob("[AB]"))
         for place in halves or [folder / split]:
             files = [path for path in place.glob("*") if path.suffix.lower() in (".jpg", ".png")]
             if len(files) < wanted:
                 raise UserError(f"there are {len(files)} images in {place.relative_to(folder.parent)} instead of "
                                 f"{wanted}")
             size = (side, side) if halves else (2 * side, side)
-            with ordered(partial(problem, size), files, None, AT_ONCE) as problems:
-                for found in tqdm(problems, "checking", len(files), disable=None):
-                    if found:
-                        raise UserError(found)
+            with ordered(partial(check_size, size), files, None, AT_ONCE) as checked:
+                list(tqdm(checked, "checking", len(files), disable=None))
 
 
-def problem(size: tuple[int, int], path: Path) -> str:
-    """What is wrong with that image, or nothing."""
+def check_size(wanted: tuple[int, int], path: Path) -> None:
     try:
-        picture = read_picture(path)
+        width, height = read_picture(path).size
     except DataError as error:
-        return str(error).replace(str(path), path.name)
-    if picture.size[0] < size[0] or picture.size[1] < size[1]:
-        return f"{path.name} has {'×'.join(map(str, picture.size))} pixels instead of {'×'.join(map(str, size))}"
-    return ""
+        raise UserError(str(error).replace(str(path), path.name)) from error
+    if width < wanted[0] or height < wanted[1]:
+        raise UserError(f"{path.name} has {width}×{height} pixels instead of {wanted[0]}×{wanted[1]}")
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
@@ -16,13 +16,14 @@ import numpy as np
 
 from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
-from pairs.identity import Known, Pair
+from pairs.identity import Known, Pair, partners
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import LAYOUTS, ONE_SIDE, PLACE, SIDE, SIDES, SPLITS
+from pairs.layouts import BEGINNING, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
 
+Named = list[tuple[str, Path]]  # images, and what they are called on their side
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
 
@@ -36,7 +37,7 @@ def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: boo
     found = find_pairs(root, seed, known, resumed, patterns, group, photos)
     for note in found.notes:
         say(note)
-    refuse_problems(found, needed(found))
+    refuse_problems(found, ["train", found.validation])
     return found
 
 
@@ -48,7 +49,7 @@ def collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        if running:
+        if running:  # else somebody further out has paused it
             gc.enable()
 
 
@@ -59,23 +60,18 @@ def find_pairs(root: Path, seed: int = 0, known: Known | None = None, resumed: b
 
     Raises FileNotFoundError when there is no folder or no training pair, UserError when what is meant is not clear.
     """
-    found, index = find_splits(root, patterns, photos)
-    broken = [split for split in needed(found) if split in found.orphans or split in found.problems]
+    found = find_splits(root, patterns, photos)
+    wanted = {"train", found.validation}
+    broken = {*found.orphans, *found.problems}
     if not found.splits.get("train") and "train" not in broken:
-        raise nothing_to_train(root, found, index)
-    for split in {*found.orphans, *found.problems} - {*needed(found)}:
+        raise nothing_to_train(root, found)
+    for split in broken - wanted:
         n = len(found.orphans.get(split, []))
         why = found.problems.get(split) or f"{n} image{'s' * (n > 1)} without a partner"
         found.notes.append(f"not used: {split}, which training does not need: {why}")
-    if not broken:
+    if not broken & wanted:
         divide(found, root, seed, known, resumed, group)
     return found
-
-
-def needed(found: Found) -> list[str]:
-    """The splits that training takes: without these it cannot begin."""
-    there = {split for side in (found.splits, found.orphans, found.problems) for split in side}
-    return ["train", *[split for split in ("val", "test") if split in there][:1]]
 
 
 def refuse_problems(found: Found, splits: Iterable[str]) -> None:
@@ -85,11 +81,11 @@ def refuse_problems(found: Found, splits: Iterable[str]) -> None:
             raise found.problems[split]
         if orphans := found.orphans.get(split):
             raise UserError(f"images without a partner of the same name on the other side: {len(orphans)}: "
-                            f"{_some(orphans)}{found.meant}")
+                            f"{some(orphans)}{found.meant}")
 
 
 @collector_paused()
-def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> tuple[Found, "_Index"]:
+def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
     """The pairs in `root`, in the order of their names: what the patterns match, if there are any.
 
     Else, for each split, the first of these that is there:
@@ -111,10 +107,9 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> tuple[Fo
                                 "Known names, which are downloaded when absent, are data/NAME with NAME one of "
                                 f"{', '.join(DATASETS)}")
     if patterns:
-        return find_matches(root, patterns), _Index(root)
-    index = _Index(root, photos)
+        return find_matches(root, patterns)
     try:
-        found = _known_layout(root, index)
+        found = _known_layout(_Index(root, photos))
     except UserError as error:
         if not (patterns := read_as(list_files(root))):
             raise type(error)(f"{error}{_flags(root)}") from error
@@ -122,7 +117,7 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> tuple[Fo
         found.notes.insert(0, f"{name_of(root)} is read as by {patterns}")
     if found.orphans and not found.splits:
         found.meant = _flags(root)
-    return found, index
+    return found
 
 
 def _flags(root: Path) -> str:
@@ -131,29 +126,25 @@ def _flags(root: Path) -> str:
     return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
 
 
-def _known_layout(root: Path, index: "_Index") -> Found:
+def _known_layout(index: "_Index") -> Found:
     found = Found()
-    parts = {split: _first(names, index) for split, names in SPLITS.items()}
+    parts = {split: next(filter(None, (_part(name, index) for name in names)), _Part())
+             for split, names in SPLITS.items()}
     if not any(parts.values()) or not parts["train"] and any(map(index.images.get, ("a", "a1"))):
         parts["train"] = _part("", index)
-    two_sided = any(part.pairs and not part.pairs[0].side_by_side for part in parts.values())
+    if problem := parts["train"].problem:
+        raise problem
+    two_sided = any(part.pairs and not part.halves for part in parts.values())
     for split, part in parts.items():
-        if split != "train" and part.single and (two_sided or part.one_sided and not part.problem):
-            why = "" if part.one_sided else ", as other splits keep A and B apart"
-            where = _places([path for _, path in part.images], root.parent)
-            found.notes.append(f"not used: {len(part.images)} image{'s' * (len(part.images) > 1)} in "
-                               f"{where}: inputs without targets{why}")
+        if split != "train" and (part.one_sided and not part.problem or two_sided and (part.one_sided or part.halves)):
+            inputs = [path for _, path in part.images]
+            found.leave_out(inputs, f"in {_places(inputs, index.root.parent)}: inputs without targets")
             continue
         found.notes += part.notes
-        if part.problem:
-            found.problems[split] = part.problem
-        if part.orphans:
-            found.orphans[split] = part.orphans
-        if part.pairs:
-            found.splits[split] = part.pairs
-    if "train" in found.problems:
-        raise found.problems["train"]
-    found.notes += index.left_out()
+        for kind, told in ((found.problems, part.problem), (found.orphans, part.orphans), (found.splits, part.pairs)):
+            if told:
+                kind[split] = told
+    index.leave_out(found)
     return found
 
 
@@ -165,17 +156,16 @@ class _Index:
     """
 
     def __init__(self, root: Path, photos: bool = False):
-        self.photos = photos
-        self.root, self.images, self.npz = root, defaultdict(list), {}
+        self.root, self.photos, self.images, self.npz = root, photos, defaultdict(list), {}
         self.drawn, self.links, self.endings = [], [], Counter()
         tops = [root]  # and linked folders in known places
         for folder, folders, files in chain.from_iterable(walk(top, self._unreadable) for top in tops):
             for path in (folder / name for name in folders):
                 if path.is_symlink():
                     (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
-            home = next(home for home in (folder, *folder.parents) if PLACE.fullmatch(self._place(home)))
-            images = self.images[self._place(home)]
-            place = place_in(folder, home)
+            match = BEGINNING.match(place_in(folder, root))
+            images = self.images[(match[1] or "").lower()]
+            place = match.string[match.end() :]
             for path in files:
                 stem, ending = split_ending(path.name)
                 self.endings[ending] += 1
@@ -189,7 +179,7 @@ class _Index:
             images.sort(key=lambda image: str(image[1]).replace(os.sep, "\0"))  # as by their parts, in half the time
 
     def _place(self, folder: Path) -> str:
-        return "/".join(folder.parts[len(self.root.parts) :]).lower()
+        return place_in(folder, self.root)[:-1].lower()
 
     def _unreadable(self, error: OSError) -> None:
         if PLACE.fullmatch(self._place(Path(error.filename))):
@@ -198,20 +188,17 @@ class _Index:
     def unused(self) -> list[Path]:
         return [path for images in self.images.values() for _, path in images]
 
-    def left_out(self) -> list[str]:
-        """A note on each kind of image that is no part of a pair, and on links that are not followed."""
-        notes, unused = [], self.unused()
-        if unused:
-            notes.append(f"{len(unused)} image{'s' * (len(unused) > 1)} in {_places(unused, self.root.parent)}; "
-                         "known names are train, val and test, and A and B")
+    def leave_out(self, found: Found) -> None:
+        """Notes each kind of image that is no part of a pair, and links that are not followed."""
+        unused = self.unused()
+        where = _places(unused, self.root.parent)
+        found.leave_out(unused, f"in {where} (known names are train, val and test, and A and B)")
         if self.links:
-            notes.append(f"folders that are links inside the data, which are not followed: {_some(self.links)}")
+            found.notes.append("not used: folders that are links inside the data, which are not followed: "
+                               + some(self.links))
         if others := other_formats(self.endings):
-            notes.append(others)
-        if self.drawn:
-            notes.append(f"{len(self.drawn)} picture{'s' * (len(self.drawn) > 1)} that this program drew, such as "
-                         f"{name_of(self.drawn[0])}")
-        return [f"not used: {note}" for note in notes]
+            found.notes.append(f"not used: {others}")
+        found.leave_out(self.drawn, "that this program drew")
 
 
 def list_images(folder: Path, tell: bool = False) -> list[Path]:
@@ -227,7 +214,7 @@ def list_images(folder: Path, tell: bool = False) -> list[Path]:
 
 def other_formats(endings: Counter) -> str:
     """How many files of each format that is not read there are, for a message; or nothing."""
-    others = Counter({ending: n for ending, n in endings.items() if ending in OTHER_SUFFIXES})
+    others = Counter({ending: endings[ending] for ending in endings.keys() & OTHER_SUFFIXES})
     return f"{_counts(others)}; formats that are read: {', '.join(sorted(SUFFIXES))}" if others else ""
 
 
@@ -238,55 +225,46 @@ def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
     if len(homes) != n:
         raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
                         f"holds {len(homes)}")
-    orphans = []
-    *inputs, last = ([(_name(path.relative_to(home).as_posix()), path) for path in list_images(home)] for home in homes)
-    together = [tuple(pair.files) for pair in _pair(folder, inputs, last, [], orphans)]
+    together, orphans = partners([_side((_name(path, home), path) for path in list_images(home)) for home in homes])
     if orphans:
-        raise UserError(f"images without a partner of the same name among the inputs: {_some(orphans)}")
-    return together
+        raise UserError(f"images without a partner of the same name among the inputs: {some(orphans)}")
+    return [*map(tuple, together.values())]
 
 
 def _numbered(places: Iterable[str], pattern: str) -> list[str]:
     """Those that match, by the number in them."""
-    numbers = {place: int(match[1]) for place in places if (match := re.fullmatch(pattern, place.lower()))}
-    return sorted(numbers, key=lambda place: (numbers[place], place))
+    numbered = [(int(match[1]), place) for place in places if (match := re.fullmatch(pattern, place.lower()))]
+    return [place for _, place in sorted(numbered)]
 
 
-def side_of(path: Path) -> tuple[str, str, str] | None:
+def side_of(path: Path) -> tuple[str, Hashable, str] | None:
     """Of an image inside a folder of pairs, by the layouts of `find_pairs`: A, B or M, and what its partners share.
 
     These are the layout and the name, without its ending. None where the image lies on no side.
     """
-    for n in range(len(path.parts) - 1, 0, -1):
-        place = "/".join(path.parts[:n]).lower()
-        for layout in chain(*LAYOUTS.values()):
-            if match := re.fullmatch(layout.replace("@", SIDE), place):
-                return match[1].upper(), layout, _name("/".join(path.parts[n:]))
+    place, *sides = BEGINNING.match(path.as_posix()).groups()
+    for layout, side in enumerate(sides):
+        if side:
+            return side.upper(), layout, _name(path, Path(place))
     return None
 
 
-def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, str, str]]:
+def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, Hashable, str]]:
     """What `side_of` tells, of images that are paired by the ends of their names; others are left out."""
     folders, sides = defaultdict(list), {}
     for path in paths:
         folders[path.parent].append((split_ending(path.name)[0], path))
     for folder, images in folders.items():
-        ends, by_end = _by_end(images)
-        if ends and 4 * sum(len(by_end[end]) for end in ends) >= 3 * len(images):
-            sides |= {path: (side, str(folder), stem) for side, end in zip("AB", ends, strict=True)
-                      for stem, path in by_end[end]}
+        _, *both, rest = _by_end(images)
+        if len(rest) <= len(images) / 4:
+            sides |= {path: (side, folder, stem) for side, named in zip("AB", both, strict=True)
+                      for stem, path in named}
     return sides
 
 
-def _name(path: str) -> str:
-    """What a file is called on every system, without its ending."""
-    folder, slash, name = path.rpartition("/")
-    return unicodedata.normalize("NFC", f"{folder}{slash}{split_ending(name)[0]}")
-
-
-def _name_in(root: str, path: Path) -> str:
-    """The same, as seen from `root`."""
-    return _name(path.as_posix().removeprefix(root).lstrip("/"))
+def _name(path: Path, top: Path) -> str:
+    """What a file is called on every system, as seen from `top`, without its ending."""
+    return unicodedata.normalize("NFC", place_in(path.parent, top) + split_ending(path.name)[0])
 
 
 @dataclass
@@ -296,7 +274,7 @@ class _Part:
     pairs: list[Pair] = field(default_factory=list)
     orphans: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    images: list[tuple[str, Path]] = field(default_factory=list)
+    images: Named = field(default_factory=list)
     one_sided: bool = False
     problem: UserError | None = None
 
@@ -304,28 +282,8 @@ class _Part:
         return bool(self.pairs or self.orphans or self.problem)
 
     @property
-    def whole(self) -> bool:
-        return bool(self.pairs) and not self.orphans and not self.pairs[0].side_by_side
-
-    @property
-    def single(self) -> bool:
-        """Whether it would be pairs only in a data set of side-by-side files, or lacks a side."""
-        return self.one_sided or bool(self.pairs and self.pairs[0].side_by_side)
-
-
-def _first(names: list[str], index: _Index) -> _Part:
-    """The first of the folders of these names that holds pairs of two sides, else the first that holds anything."""
-    parts = {}
-    for name in names:
-        if part := _part(name, index):
-            parts[name] = part
-            if part.whole:
-                break
-    chosen = max(parts, key=lambda name: parts[name].whole, default="")
-    for name, part in parts.items():
-        if name != chosen:
-            index.images[name] += part.images
-    return parts.get(chosen, _Part())
+    def halves(self) -> bool:
+        return bool(self.pairs) and self.pairs[0].side_by_side
 
 
 def _part(split: str, index: _Index) -> _Part:
@@ -337,12 +295,13 @@ def _part(split: str, index: _Index) -> _Part:
         for layout in LAYOUTS[split]:
             a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
             numbered = [] if a else _numbered(index.images, layout.replace("@", r"a(\d+)"))
-            inputs = [index.images.pop(place) for place in numbered]
-            if a or b or inputs:
+            inputs = [index.images.pop(place) for place in numbered] or [a]
+            if b or any(inputs):
                 masks = index.images.pop(layout.replace("@", "m"), [])
-                part.images = [*chain(*inputs), *a, *b, *masks]
-                part.one_sided = not b or not (a or inputs)
-                part.pairs = _pair(index.root, inputs or [a], b, masks, part.orphans)
+                sides = [*inputs, b, masks] if masks else [*inputs, b]
+                part.images = [*chain(*sides)]
+                part.one_sided = not (b and any(inputs))
+                part.pairs = _pair(index, part, sides, len(inputs))
                 return part
         part.images = index.images.pop(split, [])
         part.pairs = _one_folder(part.images, split, index, part)
@@ -351,51 +310,54 @@ def _part(split: str, index: _Index) -> _Part:
     return part
 
 
-def _by_end(named: Iterable[tuple[str, Path]]) -> tuple[tuple[str, str] | None, dict[str, list[tuple[str, Path]]]]:
-    """The ends of names (SIDES) that pair most of the images, if any do, and by its end each (name before it, path)."""
+def _by_end(images: Named) -> tuple[str, Named, Named, Named]:
+    """The ends of names (SIDES) that pair most images, for a message; those of A and of B, without them; and others.
+
+    All are others where no two images are paired.
+    """
     by_end = defaultdict(list)
-    end = re.compile(r"(.+)[-_]([A-Za-z]+)")
-    for name, path in named:
-        match = end.fullmatch(name)
-        by_end[match[2].lower() if match else ""].append((match[1] if match else name, path))
+    for name, path in images:
+        stem, end = re.fullmatch(r"(?s)(.+?)(?:[-_]([A-Za-z]+))?", name).groups()
+        by_end[(end or "").lower()].append((stem, path))
     stems = {end: {stem for stem, _ in by_end[end]} for end in chain(*SIDES)}
-    ends = max(SIDES, key=lambda ends: len(stems[ends[0]] & stems[ends[1]]))
-    return ends if stems[ends[0]] & stems[ends[1]] else None, by_end
+    a, b = max(SIDES, key=lambda ends: len(stems[ends[0]] & stems[ends[1]]))
+    if not stems[a] & stems[b]:
+        return "", [], [], images
+    return f"_{a} and _{b}", by_end.pop(a), by_end.pop(b), [*chain(*by_end.values())]
 
 
-def _one_folder(images: list[tuple[str, Path]], split: str, index: _Index, part: _Part) -> list[Pair]:
+def _one_folder(images: Named, split: str, index: _Index, part: _Part) -> list[Pair]:
     """The files directly in a folder, paired by the ends of their names, or else side-by-side files.
 
     Images in sub-folders of unknown names are refused: one side, or both?
     """
-    here = [(name, path) for name, path in images if index.photos or "/" not in name]
-    if images and not here:
+    if not images:
+        return []
+    folder = images[0][1].parents[images[0][0].count("/")]
+    here = [image for image in images if index.photos or "/" not in image[0]]
+    if not here:
         part.one_sided = True  # for all that is known
-        folder = images[0][1].parents[images[0][0].count("/")]
         below = [path for _, path in images]
         raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
                         f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
     index.images[split] = [] if index.photos else [image for image in images if "/" in image[0]]
-    ends, by_end = _by_end(here)
+    ends, a, b, rest = _by_end(here)
+    if len(rest) <= len(here) / 4:
+        part.notes.append(f"{name_of(folder)}: files paired by the ends of their names, {ends}")
+        index.images[split] += rest
+        return _pair(index, part, [a, b])
     if ends:
-        a, b = (by_end.pop(end) for end in ends)
-        n, place, named = len(a) + len(b), name_of(here[0][1].parent), " and ".join(f"_{end}" for end in ends)
-        if 4 * n >= 3 * len(here):
-            part.notes.append(f"{place}: files paired by the ends of their names, {named}")
-            index.images[split] += chain(*by_end.values())
-            return _pair(index.root, [a], b, [], part.orphans)
-        part.notes.append(f"{place}: only {n} of the {len(here)} names end in {named}, so that all are taken for "
-                           "side-by-side files")
+        part.notes.append(f"{name_of(folder)}: only {len(a + b)} of the {len(here)} names end in {ends}, so that all "
+                          "are taken for side-by-side files")
     if not index.photos and (twice := _named_as_two(here)):
         part.one_sided = True  # for all that is known
         raise UserError(f"{name_of(twice[0])} and {name_of(twice[1])} are called like two sides of one pair: if each "
                         "file holds both sides, let the names end in _AB")
     alone = index.photos and not all(name.lower().endswith(("_ab", "-ab")) for name, _ in here)
-    root = index.root.as_posix()
-    return [Pair((path,), path if alone else None, name=_name_in(root, path)) for _, path in here]
+    return [Pair((path,), path if alone else None, name=_name(path, index.root)) for _, path in here]
 
 
-def _named_as_two(images: list[tuple[str, Path]]) -> list[Path]:
+def _named_as_two(images: Named) -> list[Path]:
     """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, 1_sat and 1_mask."""
     by_name = defaultdict(list)
     for name, path in images:
@@ -405,23 +367,19 @@ def _named_as_two(images: list[tuple[str, Path]]) -> list[Path]:
     return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []
 
 
-def _pair(root: Path, inputs: list[list[tuple[str, Path]]], b: list[tuple[str, Path]], masks: list[tuple[str, Path]],
-          orphans: list[Path]) -> list[Pair]:
-    """Pairs those (name, path) of all sides whose names are equal; what has no partner is added to `orphans`."""
-    sides = []
-    for named in [*inputs, b, masks]:
-        sides.append({})
-        for name, path in named:
-            if (other := sides[-1].setdefault(name, path)) is not path:
-                raise UserError(f"{name_of(other)} and {name_of(path)} have the same name, and it is not clear which "
-                                "one is meant")
-    *of_a, of_b, of_m = sides
-    needed = sides if masks else sides[:-1]
-    common = set.intersection(*map(set, needed))
-    orphans += [path for side in needed for name, path in side.items() if name not in common]
-    top = root.as_posix()
-    return [Pair(tuple(side[name] for side in of_a), of_b[name], of_m.get(name), _name_in(top, path))
-            for name, path in of_a[0].items() if name in common]
+def _pair(index: _Index, part: _Part, sides: list[Named], n: int = 1) -> list[Pair]:
+    """Pairs those of `n` inputs, B and, if there are any, masks whose names are equal; tells `part` the rest."""
+    together, part.orphans = partners([*map(_side, sides)])
+    return [Pair(tuple(paths[:n]), *paths[n:], name=_name(paths[0], index.root)) for paths in together.values()]
+
+
+def _side(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    side = {}
+    for name, path in images:
+        if (other := side.setdefault(name, path)) is not path:
+            raise UserError(f"{name_of(other)} and {name_of(path)} have the same name, and it is not clear which one "
+                            "is meant")
+    return side
 
 
 def _load_npz(path: Path, notes: list[str]) -> list[Pair]:
@@ -437,7 +395,7 @@ def _load_npz(path: Path, notes: list[str]) -> list[Pair]:
             arrays = [file[names[name]] for name in order]
     except Exception as error:  # damaged files make numpy raise nearly anything
         raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
-    usable = [a.ndim in (3, 4) and len(a) > 0 and is_image_array(a[0]) for a in arrays]
+    usable = [a.ndim > 1 and len(a) > 0 and is_image_array(a[0]) for a in arrays]
     if usable != [True, True] or len(arrays[0]) != len(arrays[1]):
         raise DataError(f"{path} must hold two arrays of numbers, sources and targets, of shape (N, H, W) or "
                         f"(N, H, W, C), with one N above 0, C at most 64; it holds "
@@ -447,8 +405,9 @@ def _load_npz(path: Path, notes: list[str]) -> list[Pair]:
     return [Pair((a,), b, name=str(i)) for i, (a, b) in enumerate(zip(*arrays, strict=True))]
 
 
-def nothing_to_train(root: Path, found: Found, index: _Index) -> FileNotFoundError:
+def nothing_to_train(root: Path, found: Found) -> FileNotFoundError:
     """The error that says what is there instead of training pairs."""
+    index = _Index(root)
     images = index.unused()
     return FileNotFoundError(
         f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
@@ -458,7 +417,8 @@ def nothing_to_train(root: Path, found: Found, index: _Index) -> FileNotFoundErr
         + ("" if found.splits else _flags(root) or _hint(images, root)))
 
 
-def _some(names: Sequence[Path | str]) -> str:
+def some(names: Sequence[Path | str | int]) -> str:
+    """The first five of them, for a message."""
     return ", ".join(map(name_of, names[:5])) + (", …" if len(names) > 5 else "")
 
 
@@ -468,7 +428,7 @@ def _counts(endings: Counter, at_most: int | None = None) -> str:
 
 def _places(paths: list[Path], root: Path) -> str:
     """The folders that hold `paths`, as seen from `root`, for a message."""
-    return _some(sorted(folder.relative_to(root).as_posix() for folder in {path.parent for path in paths}))
+    return some(sorted(folder.relative_to(root).as_posix() for folder in {path.parent for path in paths}))
 
 
 def _hint(images: list[Path], root: Path) -> str:

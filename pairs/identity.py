@@ -12,11 +12,11 @@ that a run knows from both sides, because the user's own folders hold it twice, 
 
 import filecmp
 import hashlib
+import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,6 @@ PIECES = 64
 PART = 32  # pairs that a thread looks at before it asks whether to go on
 SLOW = 5e-4  # seconds a pair, from where on several threads look
 NOBODY = -1  # the mark that no pair has
-READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 Source = Path | np.ndarray  # a file, or an array of numbers, (H, W) or (H, W, C)
 
@@ -67,6 +66,13 @@ class Pair:
         return [*self.sides, *([] if self.mask is None else [self.mask])]
 
 
+def partners(sides: Sequence[Mapping[Hashable, Path]]) -> tuple[dict[Hashable, list[Path]], list[Path]]:
+    """The files of all sides that have one key, by that key; and those that lack a partner on some side."""
+    common = set.intersection(*map(set, sides))
+    alone = [path for side in sides for key, path in side.items() if key not in common]
+    return {key: [side[key] for side in sides] for key in sides[0] if key in common}, alone
+
+
 def digest(data: bytes) -> int:
     """A number below 2**63 that depends on the bytes alone, on every machine."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little") >> 1
@@ -83,9 +89,9 @@ def same_content(one: Pair, other: Pair) -> bool:
 
 
 def _same(one: Source, other: Source) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.array_equal(one, other)
-    return filecmp.cmp(one, other, shallow=False)
+    if isinstance(one, Path) and isinstance(other, Path):
+        return filecmp.cmp(one, other, shallow=False)
+    return np.array_equal(one, other)
 
 
 def name_mark(name: str) -> int:
@@ -111,13 +117,12 @@ def marks(pairs: Sequence[Pair], own: dict[str, str] | None = None) -> np.ndarra
         return [_marks(pair, own) for pair in pairs[start : start + PART]]
 
     begin = time.perf_counter()
-    first = [part(start) for start in starts[:1]]
+    first = part(0)
     # A slow disk or network answers many questions at once; where files are at hand, a second thread only hinders
-    slow = time.perf_counter() - begin > SLOW * min(PART, len(pairs))
-    with ordered(part, starts[1:], 16, ahead=32) if slow else nullcontext(map(part, starts[1:])) as rest:
-        rest = list(tqdm(rest, "looking at the pairs", len(starts[1:]), delay=3, leave=False, disable=None))
-    parts = first + rest
-    return np.array([row for part in parts for row in part], np.int64).reshape(-1, 2)
+    slow = time.perf_counter() - begin > SLOW * len(first)
+    with ordered(part, starts, 16 if slow else 1, ahead=32) as parts:
+        parts = tqdm(parts, "looking at the pairs", len(starts), delay=3, leave=False, disable=None)
+        return np.array([*itertools.chain(*parts)], np.int64).reshape(-1, 2)
 
 
 def _marks(pair: Pair, own: dict[str, str]) -> tuple[int, int]:
@@ -132,19 +137,16 @@ def _marks(pair: Pair, own: dict[str, str]) -> tuple[int, int]:
 def _sample(source: Source) -> bytes:
     if isinstance(source, np.ndarray):
         return f"{source.dtype.str} {source.shape}".encode() + hashlib.sha256(np.ascontiguousarray(source)).digest()
-    file = os.open(source, READ)  # half the time of a file object
-    try:
-        size = os.fstat(file).st_size
+    with source.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         if size <= WHOLE:
-            return hashlib.sha256(os.read(file, size)).digest()
+            return hashlib.sha256(file.read(size)).digest()
         found = hashlib.sha256(b"%d" % size)
         piece = WHOLE // PIECES
         for i in range(PIECES):
-            os.lseek(file, i * (size - piece) // (PIECES - 1), os.SEEK_SET)
-            found.update(os.read(file, piece))
+            file.seek(i * (size - piece) // (PIECES - 1))
+            found.update(file.read(piece))
         return found.digest()
-    finally:
-        os.close(file)
 
 
 def _no_marks() -> np.ndarray:
@@ -181,6 +183,10 @@ class Known:
     def held(self) -> np.ndarray:
         return np.concatenate([self.val, self.held_before])
 
+    @property
+    def met(self) -> np.ndarray:
+        return np.concatenate([self.trained, self.held])
+
     def look(self, pairs: Sequence[Pair], found: np.ndarray) -> np.ndarray:
         """Their marks, of the kind that this knows: where names are all, the first is of the name in which it is met.
 
@@ -188,8 +194,7 @@ class Known:
         """
         if not self.by_name:
             return found
-        rows = np.concatenate([self.trained, self.held])
-        names, known_as = {*rows[:, 0].tolist()}, dict(rows[:, ::-1].tolist())
+        names, known_as = {*self.met[:, 0].tolist()}, dict(self.met[:, ::-1].tolist())
         full = [name_mark(pair.name) for pair in pairs]
         first = [name if name in names else known_as.get(short, name)
                  for name, short in zip(full, found[:, 1].tolist(), strict=True)]
@@ -197,10 +202,9 @@ class Known:
 
     def sides(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the pairs with these marks: which were trained on, and which were held out; (N,) of bool each."""
-        met = [np.isin(found[:, 0], side[:, 0]) for side in (self.trained, self.held)]
-        unmet = ~(met[0] | met[1])
-        trained, held = (one | unmet & np.isin(found[:, 1], side[:, 1])
-                         for one, side in zip(met, (self.trained, self.held), strict=True))
+        sides = self.trained, self.held
+        content, name = np.array([[np.isin(found[:, i], side[:, i]) for side in sides] for i in range(2)])
+        trained, held = content | ~content.any(axis=0) & name
         return trained & ~held, held & ~trained
 
     def next(self, train: np.ndarray, val: np.ndarray, seen: np.ndarray | None = None) -> "Known":

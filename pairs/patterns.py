@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from pairs.divide import Found
-from pairs.identity import Pair
+from pairs.identity import Pair, partners
 from pairs.images import SUFFIXES, drawn_here
-from pairs.layouts import CITY_LABELS, CITYSCAPES, PIX2PIXHD, SPLITS, TARGETS, WORDS
+from pairs.layouts import PLAIN, PROPOSED, SPLITS, TARGETS, WORDS
 from utils import UserError, command_line, name_of
 
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 SPLIT = "|".join(sorted(SPLIT_OF, key=len, reverse=True))
 Key = tuple[str, str]  # split and name
+
+GAP = "\0"  # in a pattern, where two sides have a word each
+WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ ][^/]*$)|(?<![^-_ /])[A-Za-z]+$")  # that may be one
+AROUND = re.compile(rf".+(?=[-_ ]{GAP}$)|(?<=^{GAP}[-_ ]).+|^[^{GAP}]+$")  # what of a stem is no such word
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,7 @@ def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
     compiled = compiled_pattern(pattern)
     matches = {file: match for file in files if (match := compiled.fullmatch(unicodedata.normalize("NFC", file)))}
     beginnings = {match.string[: match.end(match.lastgroup)] for match in matches.values()}
-    others = [file for file in files if file not in matches]
-    return {file for file in others
+    return {file for file in {*files} - matches.keys()
             if any(file[: mark.start()] in beginnings for mark in re.finditer(r"[-_. ]", file))}
 
 
@@ -124,8 +127,7 @@ def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
                 continue
             linked.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir")))
-        there = {*names}
-        yield folder, folders, [path for path in folder.iterdir() if path.name in there]  # cheaper than folder / name
+        yield folder, folders, [folder / name for name in names]
 
 
 def split_ending(name: str) -> tuple[str, str]:
@@ -143,13 +145,8 @@ def place_in(folder: Path, top: Path) -> str:
 
 def list_files(root: Path) -> list[str]:
     """The images below `root`, as seen from there, in order; folders that are links are followed."""
-    found, seen = [], set()
-    for folder, folders, files in walk(root, followlinks=True):
-        if (real := folder.resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))  # whose own names are kept
+    found = []
+    for folder, _, files in walk(root, followlinks=True):
         place = place_in(folder, root)
         found += [place + path.name for path in files
                   if split_ending(path.name)[1] in SUFFIXES and not drawn_here(path)]
@@ -173,64 +170,45 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
                             f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
                             "what lies between")
-    for pattern, n in Counter(patterns.all).items():
-        if n > 1:
-            raise UserError(f"{pattern!r} is the pattern of two sides: one file would be its own partner")
+    if len({*patterns.all}) < len(patterns.all):
+        raise UserError(f"{patterns}: one pattern of two sides makes each file its own partner")
 
     found = Found()
-    common = set.intersection(*map(set, sides))
-    if not common:
+    if not set.intersection(*map(set, sides)):
+        examples = " against ".join(name_of("/".join(filter(None, min(side)))) for side in sides[:2])
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
-                        f"{name_of(root)}, but no name is met on all sides: {_names(sides)}")
-    for split in sorted({split for side in sides for split, _ in side}):
-        keys = [sorted(key for key in side if key[0] == split) for side in sides]
-        if split not in ("", "train") and not all(keys):
-            n = sum(map(len, keys))
-            found.notes.append(f"not used: {n:,} image{'s' * (n > 1)} of {split}, which has one side only")
-            continue
-        orphans = [root / side[key][0] for side, own in zip(sides, keys, strict=True)
-                   for key in own if key not in common]
-        pairs = [_pair(root, patterns, [side[key][0] for side in sides], key)
-                 for key in keys[0] if key in common]
-        if len(orphans) > len(pairs) == min(map(len, keys)):  # as of VOC, whose photos have masks in part
-            found.notes.append(f"not used: {len(orphans):,} images of {split or 'train'} without a partner, such as "
-                               f"{name_of(orphans[0])}")
-        elif orphans:
-            found.orphans[split or "train"] = orphans
-        if pairs:
-            found.splits[split or "train"] = pairs
-    used = {path for side in sides for paths in side.values() for path in paths}
-    if others := [file for file in files if file not in used]:
-        found.notes.append(f"not used: {len(others):,} image{'s' * (len(others) > 1)} that no pattern matches, such as "
-                           f"{name_of(others[0])}")
-    return found
-
-
-def _pair(root: Path, patterns: Patterns, files: Sequence[str], key: Key) -> Pair:
-    paths = [root / file for file in files]
+                        f"{name_of(root)}, but no name is met on all sides: {examples}")
     n = len(patterns.a)
-    mask = paths[n + 1] if patterns.m else None
-    return Pair(tuple(paths[:n]), paths[n], mask, "/".join(filter(None, key)))
-
-
-def _names(sides: Sequence[Mapping[Key, list[str]]]) -> str:
-    """What {name} stands for on two sides, for a message."""
-    return " against ".join(name_of("/".join(filter(None, min(side)))) for side in sides[:2])
+    for word in sorted({split for side in sides for split, _ in side}):
+        split = word or "train"
+        own = [{key: root / paths[0] for key, paths in sorted(side.items()) if key[0] == word} for side in sides]
+        if split != "train" and not all(own):
+            found.leave_out([path for side in own for path in side.values()], f"of {split}, which has one side only")
+            continue
+        together, orphans = partners(own)
+        if len(orphans) > len(together) == min(map(len, own)):  # as of VOC, whose photos have masks in part
+            found.leave_out(orphans, f"of {split} without a partner")
+        elif orphans:
+            found.orphans[split] = orphans
+        if together:
+            found.splits[split] = [Pair(tuple(paths[:n]), *paths[n:], name="/".join(filter(None, key)))
+                                   for key, paths in together.items()]
+    used = {path for side in sides for paths in side.values() for path in paths}
+    found.leave_out([file for file in files if file not in used], "that no pattern matches")
+    return found
 
 
 def read_as(files: Sequence[str]) -> Patterns | None:
     """The patterns of a layout that can be meant in one way only; None where the files lie otherwise."""
-    return _best(files, [*PIX2PIXHD, *CITYSCAPES])
+    return _best(files, PLAIN)
 
 
 def suggested(files: Sequence[str]) -> Patterns | None:
-    """Patterns for folders, or ends of names, that may be the two sides; None where there are none.
+    """Patterns for folders, or parts of names, that may be the two sides; None where there are none.
 
     They make most pairs; of as many, those that are called as sides often are come first.
     """
-    shapes = Counter(shape for words in WORDS for file in files if (shape := _shape(file, *words)))
-    return _best(files, chain(CITY_LABELS, (shape for shape, _ in shapes.most_common(6)), _one_named(files),
-                              _beside(files)))
+    return _best(files, chain(PROPOSED, _one_named(files), _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
@@ -260,85 +238,59 @@ def _with_ending(pattern: str, side: Mapping[Key, list[str]]) -> str:
 def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of files whose names go on in two ways: 1.jpg and 1.png, 1.png and 1_mask.png."""
     names = [re.fullmatch(r"((.+?)([-_ ][A-Za-z]+)?)(\.\w+)", file) for file in files]
-    there = Counter(name[1] for name in names if name)
-    ends, words = Counter(), Counter()
-    for name in filter(None, names):
-        ends[name[4]] += 1
-        if name[3] and there[name[2]]:
-            ends[name[3] + name[4]] += 1
-            words[name[3]] += 1
+    names = [match.groups() for match in names if match]
+    there = {stem for stem, *_ in names}
+    ends = Counter()
+    for _, beginning, word, ending in names:
+        ends[ending] += 1
+        if word and beginning in there:
+            ends[word + ending] += 1
     split = "{split}/" if all(file.partition("/")[0].lower() in SPLIT_OF for file in files) else ""
-    yield from combinations(sorted((f"{split}{{name}}{end}" for end, _ in ends.most_common(3)), reverse=True), 2)
-    for word, _ in words.most_common(1):
-        yield f"{split}{{name}}{word}.*", f"{split}{{name}}.*"
+    return combinations(sorted((f"{split}{{name}}{end}" for end, _ in ends.most_common(3)), reverse=True), 2)
 
 
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of every two folders beside each other, and of every two words that names end or begin with."""
     places = defaultdict(lambda: defaultdict(list))  # pattern with a gap → word in the gap → stems
     for file in files:
-        *above, name = file.split("/")
-        stem = name.rpartition(".")[0]
-        parts = ["{split}" if part.lower() in SPLIT_OF else part for part in above]
-        end = re.fullmatch(r"(.+[-_ ])?([A-Za-z]+)", stem)
-        begin = re.match(r"([A-Za-z]+)([-_ ])", stem)
-        gaps = {}
-        for others in (parts, ["{split}" if other == "{split}" else "{name}" for other in parts]):
-            for i, part in enumerate(parts):
-                if part != "{split}":
-                    gaps["/".join([*others[:i], "\0", *others[i + 1 :], ""])] = part
-            last = "{name}" + end[1][-1] if end and end[1] else ""
-            if end and "{name}" in [*others, last[:-1]]:
-                gaps["/".join([*others, f"{last}\0"])] = end[2]
-            if begin:
-                gaps["/".join([*others, f"\0{begin[2]}{{name}}"])] = begin[1]
-        for place, word in gaps.items():
-            places[place][word].append(stem)
+        path = file.rpartition(".")[0]
+        for word in WORD.finditer(path):
+            *above, stem = f"{path[: word.start()]}{GAP}{path[word.end() :]}".split("/")
+            folders = ["{split}" if folder.lower() in SPLIT_OF else folder for folder in above]
+            unnamed = [folder if folder in (GAP, "{split}") else "{name}" for folder in folders]
+            stem = AROUND.sub("{name}", stem)
+            for place in dict.fromkeys("/".join([*each, stem]) for each in (folders, unnamed)):
+                if "{name}" in place and word[0].lower() not in SPLIT_OF:
+                    places[place][word[0]].append(path.rpartition("/")[2])
     for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
         stems = places[place]
+        known = [pair for pair in WORDS if {*pair} <= stems.keys()]
         words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
-        rest = "{name}" if place.endswith("/") else ""
         words.sort(key=lambda word: (word.lower() in TARGETS, word.lower()))
-        for pair in sorted(combinations(words, 2), key=lambda pair: pair[1].lower() not in TARGETS):
-            if 2 * sum(len(stems[word]) for word in pair) < sum(map(len, stems.values())):  # two of many scenes
+        for pair in [*known, *sorted(combinations(words, 2), key=lambda pair: pair[1].lower() not in TARGETS)]:
+            n = sum(len(stems[word]) for word in pair)
+            if pair not in known and 2 * n < sum(map(len, stems.values())):  # two of many scenes
                 continue
-            yield tuple(f"{place.replace(chr(0), word)}{rest}.*" for word in pair)
-            if rest:  # where the names on each side have a beginning or an end of their own
+            yield tuple(f"{place.replace(GAP, word)}.*" for word in pair)
+            if place.endswith("/{name}"):  # where the names on each side have a beginning or an end of their own
                 own = _own_names(*(stems[word] for word in pair))
-                yield tuple(f"{place.replace(chr(0), word)}{name}.*" for word, name in zip(pair, own, strict=True))
+                yield tuple(f"{place.replace(GAP, word).removesuffix('{name}')}{name}.*"
+                            for word, name in zip(pair, own, strict=True))
 
 
 def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool]:
     """Sorts first what most files lie in, of that what has two words rather than one for each patient or scene."""
-    return -sum(map(len, words.values())), abs(len(words) - 2), any(char.isdigit() for word in words for char in word)
+    return -sum(map(len, words.values())), abs(len(words) - 2), bool(re.search(r"\d", "".join(words)))
 
 
 def _own_names(*sides: Sequence[str]) -> list[str]:
-    """Of each of two sides, {name} between what all of its stems begin and end with, but the other side's do not.
+    """Of each of two sides, {name} between what all of its stems begin and end with.
 
-    Without digits: those count pairs.
+    Digits count pairs, and so may what lies behind a -, _, point or space.
     """
-    firsts = [re.sub(r"\d+$", "", os.path.commonprefix(stems)) for stems in sides]
-    backwards = [[stem[len(first) :][::-1] for stem in stems] for first, stems in zip(firsts, sides, strict=True)]
-    lasts = [re.sub(r"\d+$", "", os.path.commonprefix(stems))[::-1] for stems in backwards]
-    shared = os.path.commonprefix([first[::-1] for first in firsts])[::-1].lstrip("-_. ")  # img_p and mask_p
-    ended = os.path.commonprefix(lasts).rstrip("-_. ")
-    return [f"{first.removesuffix(shared)}{{name}}{last.removeprefix(ended)}"
-            for first, last in zip(firsts, lasts, strict=True)]
-
-
-def _shape(file: str, word: str, other: str) -> tuple[str, str] | None:
-    """The patterns by which a file in a folder called `word` would be A; None where it lies in no such folder."""
-    parts = file.split("/")
-    at = next((i for i, part in enumerate(parts[:-1]) if re.fullmatch(rf"{word}(_\d+)?", part.lower())), None)
-    if at is None:
-        return None
-    if parts[at].lower() != word:  # s1_12/…_s1_12_p3.png, in each folder of a season
-        tied = re.fullmatch(rf".+_{word}_.+(\.\w+)", parts[-1], re.IGNORECASE)
-        return tuple("*/" * at + f"{side}_*/{{name}}_{side}_{{name}}{tied[1]}" for side in (word, other)) \
-            if tied else None
-    above = ["{split}" if part.lower() in SPLIT_OF else part for part in parts[:at]]
-    below = []
-    if parts[at + 1].lower() in SPLIT_OF and len(parts) > at + 2:
-        below = ["{split}"]
-    return tuple("/".join([*above, side, *below, "{name}.*"]) for side in (parts[at], other))
+    counting = r"(?<=[-_. ])[^-_. ]+$|\d+$"
+    firsts = [re.sub(counting, "", os.path.commonprefix(stems)) for stems in sides]
+    lasts = [re.sub(counting, "", os.path.commonprefix([stem[::-1] for stem in stems]))[::-1] for stems in sides]
+    if firsts[0] == firsts[1]:
+        firsts = ["", ""]
+    return [f"{first}{{name}}{last}" for first, last in zip(firsts, lasts, strict=True)]

@@ -1,23 +1,14 @@
 """What training finds out about its pairs before it begins, and what its checkpoints keep of that."""
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pairs.checks import (
-    Headers,
-    Seen,
-    check_headers,
-    check_shown,
-    check_small,
-    check_values,
-    describe,
-    may_lack_values,
-)
+from pairs.checks import Headers, Seen, check_headers, check_shown, check_small, check_values, describe
 from pairs.divide import Found
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
@@ -87,12 +78,12 @@ class Survey:
         Raises UserError for what training cannot use; with `skip`, not for single pairs that cannot be read.
         """
         # Headers tell the sizes, and what is no pair.
-        headers = check_headers(self.train, skip=skip, halved=self._knows("train"))
-        check_headers(self.held_out, skip=skip, halved=self._knows(self.split))
+        headers, _ = (check_headers(self.found.splits[split], skip=skip, halved=self.found.known_to(self.known, split))
+                      for split in ("train", self.split))
 
         # Pixels tell whether the numbers mean what the settings say.
         seen = check_values(self.train, x, y, direction, colours=not x.n_labels)
-        self.masked = may_lack_values(self.train, seen.values())
+        self.masked = headers.nodata or any(side.kind == "float32" for side in seen.values())
 
         # Sizes tell what a crop and a score will see.
         self.scored = evenly(self.held_out, n_val)
@@ -105,20 +96,17 @@ class Survey:
         # A checkpoint keeps all of this, and who was met.
         self.record = self._facts(headers, seen, direction) | self._marks(n_val)
 
-    def _knows(self, split: str) -> bool:
-        return self.found.known_to(self.known, split)
-
     def _facts(self, headers: Headers, seen: dict[str, Seen], direction: str) -> dict:
         """What whoever translates with the network wants to know of its pairs."""
         a_is_input = direction == "AtoB"
-        several = len(self.train[0].inputs) > 1
+        channels = seen["A"].channels if len(self.train[0].inputs) > 1 else {}
         return {
             "usual_size": usual_size(headers.sizes),
             "size_range": size_range(headers.sizes),
             "enlarge": headers.input_factor(direction),
             "kind": seen[direction[-1]].kind,
             "inputs": len(self.train[0].inputs) if a_is_input else 1,
-            "counts": max(seen["A"].channels, key=seen["A"].channels.get, default="") if several else "",
+            "counts": max(channels, key=lambda counts: len(channels[counts]), default=""),
             "colours": flat_colours(seen[direction[0]].samples),
         }
 
@@ -132,18 +120,12 @@ class Survey:
         before, seen = Known(), None
         if self.resumed:
             now = [self.found.seen_by(self.known, split) for split in ("train", self.split)]
-            tell_changes(now, self.known)
+            sides = zip(("training", "validation"), now, (self.known.train, self.known.val), strict=True)
+            differ = [f"{name} pairs: {change}" for name, new, old in sides
+                      if len(old) and (change := changes(new, old))]
+            if differ:
+                say(f"the data is no longer what the run was trained on: {'; '.join(differ)}")
             self.same_train = np.array_equal(now[0][:, 0], self.known.train[:, 0])
             self.same_scored = all(self.told.get(name) in (None, value) for name, value in told.items())
             before, seen = self.known, np.concatenate(now)
         return {"pairs": before.next(train, held_out, seen).plain(), **told}
-
-
-def tell_changes(now: Sequence[np.ndarray], known: Known) -> None:
-    """Says how the training and the validation pairs differ from those that the run has last met."""
-    said = []
-    for name, new, old in zip(("training", "validation"), now, (known.train, known.val), strict=True):
-        if len(old) and (change := changes(new, old)):
-            said.append(f"{name} pairs: {change}")
-    if said:
-        say(f"the data is no longer what the run was trained on: {'; '.join(said)}")

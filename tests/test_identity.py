@@ -105,7 +105,8 @@ def test_a_val_folder_that_appears_is_validated_on_and_the_tenth_stays_out_of_tr
     found = find_pairs(tmp_path, 0, known_of(before))
     assert contents(found, "train") == contents(before, "train") and len(found.splits["val"]) == 3
     n = len(before.splits["val"])
-    assert f"{n} pairs in train were held out for validation before, and stay out of training" in found.notes
+    told = f"{n} of the 20 pairs in train were held out for validation before, and stay out of training"
+    assert told in found.notes
     known = known_of(before).next(found.marks["train"], found.marks["val"])
     shutil.rmtree(tmp_path / "val")  # and goes again: the tenth was never trained on
     again = find_pairs(tmp_path, 0, known)
@@ -260,9 +261,8 @@ def test_a_resumed_run_refuses_what_may_be_its_held_out_pairs(tmp_path, share):
     n = len(held)
     rest = sorted({*(tmp_path / "data").iterdir()} - {*held})
     rewritten(tmp_path, [*held[share - 1 :], *rest[::share]])
-    which = f"none of the {n} pairs that this run held out can be" if share == 1 else (
-        f"{n - 1} of the {n} pairs that this run held out cannot be")
-    with pytest.raises(UserError, match=f"{which} recognised in .*data, .*move what was held out into val/, or begin"):
+    which = f"{n + 1 - share} of the {n} pairs that this run held out cannot be recognised"
+    with pytest.raises(UserError, match=f"{which} in .*data, .*move what was held out into val/, or begin"):
         find_pairs(tmp_path / "data", 0, known_of(before))
     find_pairs(tmp_path / "data", 0, known_of(before), resumed=False)
     (tmp_path / "val").mkdir()
@@ -304,7 +304,7 @@ def test_names_of_an_earlier_version_are_met_in_another_place(tmp_path, make, th
     after = find_pairs(now, 2, by_name(before))
     assert contents(after, "val") == contents(before, "val")
     renamed(root)
-    with pytest.raises(UserError, match="none of the . pairs that this run held out can be recognised"):
+    with pytest.raises(UserError, match=r"(\d) of the \1 pairs that this run held out cannot be recognised"):
         find_pairs(now, 2, by_name(before))
 
 

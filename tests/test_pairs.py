@@ -178,7 +178,7 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
     found = find_pairs(tmp_path)
     assert names_of(everything(found)) == ["0", "1", "2", "3", "sheet"]
     note, = (note for note in found.notes if "not used" in note)
-    assert "4 pictures that this program drew" in note
+    assert "4 images that this program drew" in note
 
 
 def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
@@ -198,7 +198,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     tree(tmp_path / "split", "val/0", "loose")
     found = find_pairs(tmp_path / "split")  # a split may be a link
-    assert len(found.splits["train"]) == 2 and len(found.notes) == 1 and "1 image in split;" in found.notes[0]
+    assert len(found.splits["train"]) == 2 and len(found.notes) == 1 and "1 image in split (" in found.notes[0]
 
 
 def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path, monkeypatch):
