@@ -22,6 +22,7 @@ Key = tuple[str, str]  # split and name
 
 GAP = "\0"  # in a pattern, where two sides have a word each
 WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ ][^/]*$)|(?<![^-_ /])[A-Za-z]+$")  # that may be one
+SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_]|[^/]*$)|(?<![^/])({SPLIT})(?=annot/)", re.IGNORECASE)
 AROUND = re.compile(rf".+(?=[-_ ]{GAP}$)|(?<=^{GAP}[-_ ]).+|^[^{GAP}]+$")  # what of a stem is no such word
 
 
@@ -253,14 +254,13 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of every two folders beside each other, and of every two words that names end or begin with."""
     places = defaultdict(lambda: defaultdict(list))  # pattern with a gap → word in the gap → stems
     for file in files:
-        path = file.rpartition(".")[0]
+        path = SPLIT_IN.sub("{split}", file.rpartition(".")[0])  # also in train2017 and DIV2K_train_HR
         for word in WORD.finditer(path):
-            *above, stem = f"{path[: word.start()]}{GAP}{path[word.end() :]}".split("/")
-            folders = ["{split}" if folder.lower() in SPLIT_OF else folder for folder in above]
-            unnamed = [folder if folder in (GAP, "{split}") else "{name}" for folder in folders]
+            *folders, stem = f"{path[: word.start()]}{GAP}{path[word.end() :]}".split("/")
+            unnamed = [folder if folder == GAP or "{split}" in folder else "{name}" for folder in folders]
             stem = AROUND.sub("{name}", stem)
             for place in dict.fromkeys("/".join([*each, stem]) for each in (folders, unnamed)):
-                if "{name}" in place and word[0].lower() not in SPLIT_OF:
+                if "{name}" in place and word[0] != "{split}":
                     places[place][word[0]].append(path.rpartition("/")[2])
     for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
         stems = places[place]
