@@ -135,7 +135,7 @@ def test_parts_of_another_job_do_not_count(gen, tmp_path, monkeypatch):
     source, output = write(tmp_path / "in.tif", noise(330, 200)), tmp_path / "out.tif"
     stopped = Translator(gen, tile=128, scale="native", precision="fp32", seed=1)
     parts = tmp_path / "out.tif.parts"
-    interrupt(stopped, 5, once=lambda: len([*parts.glob("*.npy")]) > 1)
+    interrupt(stopped, 5, once=lambda: len([*parts.glob("*.npz")]) > 1)
     with pytest.raises(KeyboardInterrupt):
         translate_raster(stopped, source, output)
     assert not output.exists()
