@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from inference.trained import mark_of
-from inference.translate import Translator, frame, samples, strips, tell_clipped, tile_for
+from inference.translate import Translator, check_finite, frame, samples, strips, tell_clipped, tile_for
 from pairs import tiff
-from pairs.geometry import Interpolation, Size, nearest
+from pairs.geometry import Interpolation, nearest
 from pairs.images import tiff_picture, to_tensor
 from pairs.picture import Picture
 from pairs.values import is_deep
@@ -187,10 +188,8 @@ class Raster:
         bottom = top + ROWS
         if self.seen != self.made:
             rows = resized(rows, *self.y_taps, top, bottom)
-        if not np.isfinite(rows).all():
-            raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
-                            "--precision fp32 may help")
         values, y_fake = self.translator.y, to_tensor(rows)
+        check_finite(y_fake, name_of(self.path))
         if values.lab:
             photo = to_tensor(self.scaled(*self.photo_taps, top, bottom))
             y_fake = values.shown(self.translator.x.to_network(photo), y_fake)
@@ -200,19 +199,16 @@ class Raster:
         return self.place.marked(array, valid), valid
 
 
-def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False,
-                     bar: Callable[[int], object] = lambda rows: None) -> None:
+def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False) -> None:
     """Translates the TIFF `source` into the TIFF `output`, which tells the same place on Earth.
 
-    bar(n) is called whenever n more pixels are done. overviews: also keep reduced copies in the file, for viewers.
+    overviews: also keep reduced copies in the file, for viewers.
     Raises DataError where a file cannot be read or written; UserError where OUTPUT.parts is somebody else's, or another
     process is at work there.
     """
     try:
         with source.open("rb") as file:
             header = tiff.read_header(file)
-        if header.orientation != 1:
-            raise ValueError("it lies on its side, as its orientation says: write it upright first")
         with tiff.opened(source, **GDAL) as image:
             raster = Raster(image, header, source, translator)
             if header.pages:
@@ -220,14 +216,15 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
             middle = header.height // 2
             tell_clipped(translator.x, [raster.picture(middle, middle + 1)])
             with contextlib.closing(Parts(output, raster)) as parts:
+                height = raster.made[1]
                 if parts.rows:
-                    say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
-                    bar(parts.rows * raster.made[0])
-                if parts.rows < raster.made[1]:
-                    with contextlib.closing(raster.output(parts.rows)) as made, \
+                    say(f"{name_of(output)}: {parts.rows:,} of {height:,} rows are done already")
+                if parts.rows < height:
+                    with tqdm(total=height, initial=parts.rows, unit="row", disable=None) as bar, \
+                            contextlib.closing(raster.output(parts.rows)) as made, \
                             ordered(parts.add, made, 1, 1) as added:  # while the next ones are made
-                        for n in added:
-                            bar(n)
+                        for rows in added:
+                            bar.update(rows)
                 parts.join(overviews)
     except UserError:
         raise
@@ -277,11 +274,11 @@ class Parts:
         return self.folder / f"{top:09d}.npz"
 
     def add(self, part: tuple[int, np.ndarray, np.ndarray | None]) -> int:
-        """Keeps what `Raster.output` made, and returns its pixels."""
+        """Keeps what `Raster.output` made, and returns how many rows these are."""
         top, rows, valid = part
         with atomic(self.part(top), durable=False) as file:
             np.savez(file, rows=rows, **{} if valid is None else {"valid": valid})
-        return math.prod(rows.shape[:2])
+        return len(rows)
 
     def join(self, overviews: bool) -> None:
         """Writes the output, compares it with the parts, and removes them. Raises OSError."""
@@ -321,13 +318,12 @@ class Parts:
                 yield ((top, min(top + ROWS, height)), (0, width)), part
 
 
-def is_large(path: Path, translator: Translator) -> Size | None:
-    """The size of the output, where a TIFF goes through the network in tiles."""
+def is_large(path: Path, translator: Translator) -> bool:
+    """Whether it is a TIFF that goes through the network in tiles."""
     try:
         with path.open("rb") as file:
             header = tiff.read_header(file)
     except (OSError, ValueError, KeyError):  # told by whoever reads it, or no TIFF
-        return None
-    size = translator.trained.enlarged((header.width, header.height))
-    width, height = translator.network_size(size)
-    return size if header.orientation == 1 and tile_for(translator.exact, height, width) else None
+        return False
+    width, height = translator.network_size(translator.trained.enlarged((header.width, header.height)))
+    return header.orientation == 1 and tile_for(translator.exact, height, width) > 0

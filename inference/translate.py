@@ -248,6 +248,12 @@ def tell_clipped(x: Values, pictures: Sequence[Picture]) -> None:
                 .format(name, share, *x.limits))
 
 
+def check_finite(y_fake: Tensor, name: str) -> None:
+    """Raises DataError where it is not."""
+    if not y_fake.isfinite().all():
+        raise DataError(f"{name} is not translated: the network's output is not finite; --precision fp32 may help")
+
+
 def check_scale(scale: Scale) -> None:
     """Raises UserError where it is none."""
     if scale in ("trained", "crop", "native"):

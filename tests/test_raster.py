@@ -153,19 +153,21 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(gen, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_two_processes_never_translate_to_one_file(gen, tmp_path, seed):
+def test_two_processes_never_translate_to_one_file(gen, tmp_path, monkeypatch, seed):
     """Nor does one with other settings take away what the other has done."""
-    source = write(tmp_path / "in.tif", noise(200, 200))
+    source, add = write(tmp_path / "in.tif", noise(200, 200)), Parts.add
 
-    def translated(seed, output, **options):
-        translate_raster(Translator(gen, tile=64, scale="native", seed=seed), source, output, **options)
+    def translated(seed, output):
+        translate_raster(Translator(gen, tile=64, scale="native", seed=seed), source, output)
 
-    def second(rows):
+    def second(self, part):
         with pytest.raises(UserError, match="another process is translating to .*out.tif: wait"):
             translated(seed, tmp_path / "out.tif")
+        return add(self, part)
 
-    translated(0, tmp_path / "out.tif", bar=second)
     translated(0, tmp_path / "alone.tif")
+    monkeypatch.setattr(Parts, "add", second)
+    translated(0, tmp_path / "out.tif")
     assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "alone.tif").read_bytes()
 
 
