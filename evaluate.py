@@ -295,19 +295,18 @@ def nan_to_null(report: dict) -> dict:
 def result_folder(opts: Evaluate) -> Iterator[Path]:
     """A folder that holds no evaluation: out_dir, or a new evaluation_SPLIT, evaluation_SPLIT-2, … by the checkpoint.
 
-    Raises UserError when out_dir holds one. A new folder is removed again if the block fails before it writes.
+    Raises UserError when out_dir holds one. A folder is removed again if the block fails before it writes.
     """
-    if opts.out_dir:
-        if any((opts.out_dir / name).exists() for name in ("metrics.json", "sheet.png")):
-            raise UserError(f"{opts.out_dir} already holds an evaluation: choose another folder with --out-dir")
-        opts.out_dir.mkdir(parents=True, exist_ok=True)
-        yield opts.out_dir
-        return
-    for n in itertools.count(1):
-        folder = opts.checkpoint.parent / (f"evaluation_{opts.split}" + (f"-{n}" if n > 1 else ""))
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            break
+    if folder := opts.out_dir:
+        if any((folder / name).exists() for name in ("metrics.json", "sheet.png")):
+            raise UserError(f"{folder} already holds an evaluation: choose another folder with --out-dir")
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        for n in itertools.count(1):
+            folder = opts.checkpoint.parent / (f"evaluation_{opts.split}" + (f"-{n}" if n > 1 else ""))
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
     try:
         yield folder
     finally:
