@@ -92,7 +92,7 @@ def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, dict]:
     gen = load_generator(asked.checkpoint, device)
     geometry = replace(gen.trained.geometry, interpolation="linear")  # of all the same targets
     gen.trained = replace(gen.trained, geometry=geometry)
-    return evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
+    return evaluate(gen, *load_pairs(asked, gen), asked)["scores"]
 
 
 def runs(opts: Recipes, device: torch.device) -> Iterator[dict]:

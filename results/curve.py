@@ -10,7 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,7 +36,7 @@ for path in sorted((run / "kept").glob("*.pth.tar")):
         continue
     gen = load_generator(path)
     opts = Evaluate(path, data, reader=reader, palette=palette, num_workers=0)
-    scores = evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]["output"]
+    scores = evaluate(gen, *load_pairs(opts, gen), opts)["scores"]["output"]
     values = {name: score["mean"] if isinstance(score, dict) else score for name, score in scores.items()}
     rows.append({"epoch": int(epoch), "weights": weights, **{name: values.get(name, "") for name in COLUMNS[2:]}})
     with table.open("w", newline="") as file:
