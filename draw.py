@@ -24,7 +24,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from inference.load import find_checkpoint, load_generator
-from inference.page import check_pictures, choose_palette, example_of, find_examples, settings_of
+from inference.page import check_page, choose_palette, example_of, find_examples, settings_of
 from inference.translate import Translator
 from pairs.images import png, read_picture
 from pairs.picture import Picture
@@ -64,7 +64,7 @@ class App:
         checkpoint = find_checkpoint(opts.checkpoint)
         gen = load_generator(checkpoint, device)
         self.gen, self.trained = gen, gen.trained
-        check_pictures(self.trained)
+        check_page(self.trained)
         # The page draws in the size of the output, and the bands that are taken
         drawn = replace(self.trained, enlarge=1.0, bands_a=(), bands_b=())
         self.translator = Translator(gen, drawn, precision=opts.precision)

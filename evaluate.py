@@ -38,7 +38,7 @@ from pairs.loading import open_batches
 from pairs.palettes import load_palette
 from pairs.values import composite, hidden, to_batch
 from runtime.console import run_main, say
-from runtime.devices import check_seed, memory_advice, seed_draws, use_device, use_precision
+from runtime.devices import check_seed, choose_precision, memory_advice, seed_draws, use_device, use_precision
 from runtime.files import atomic
 from runtime.grids import save_grid
 from utils import UserError, name_of
@@ -66,10 +66,10 @@ class Evaluate:
     device: str = "auto"  # auto, cuda, cuda:1, mps or cpu
 
 
-def predictions(gen: Generator, data: PairedImages, order: Sequence[int], workers: int, opts: Evaluate,
-                dtype: torch.dtype) -> Iterator[tuple]:
+def predictions(gen: Generator, data: PairedImages, order: Sequence[int], opts: Evaluate) -> Iterator[tuple]:
     """(x, y_fake, y) of the pairs, one at a time, each (C, H, W), y with its mask. Raises DataError."""
     device = next(gen.parameters()).device
+    dtype = choose_precision(opts.precision, device)
     if opts.full_size:
         translator = Translator(gen, scale=opts.scale, norm=opts.norm, dropout=opts.dropout, seed=opts.seed,
                                 precision=opts.precision)
@@ -80,7 +80,7 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], worker
             x, y = to_batch(torch.from_numpy(pixels)[None].to(device), data.x)
             yield x[0], y_fake.to(device), y[0]
         return
-    with open_batches(data, [(0, index) for index in order], 1, workers, device) as batches:
+    with open_batches(data, [(0, index) for index in order], 1, opts.num_workers, device) as batches:
         for x, y in tqdm(batches, "scoring", len(order), leave=False, disable=None):
             seed_draws(opts.seed, device)
             with torch.inference_mode(), gen.test_time(opts.norm, opts.dropout), \
@@ -94,10 +94,14 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
 
     Of these counts what their masks show.
 
-    Where the network makes ab of L, x itself is the gray photo.
+    Where the network makes ab of L, x itself is the gray photo. Raises UserError where x is no target.
     """
     if name == "identity":
-        return (lambda x: x.new_zeros(2, *x.shape[1:])) if train.y.lab else lambda x: x
+        if train.y.lab:
+            return lambda x: x.new_zeros(2, *x.shape[1:])
+        if train.x.channels != train.y.channels:
+            raise UserError(f"baseline identity has {train.x.channels} channels, the target has {train.y.channels}")
+        return lambda x: x
     total = counted = 0
     for _, y in map(train.__getitem__, evenly(range(len(train)), 200)):
         y, mask = y[: train.y.channels], y[train.y.channels :]
@@ -122,21 +126,20 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
     own = there != {"train"}
     if not there:
         raise nothing_to_train(root, found)
-    refuse_problems(found, there if split == "all" or not own else {split})
+    refuse_problems(found, {split} if own and split != "all" else there)
     if split == "all":
         found.splits = {"all": sum(found.splits.values(), []), "train": found.splits.get("train", [])}
     elif not own:
         found.splits["val"] = found.splits["train"]
-    elif split not in found.splits:
+    if split not in found.splits:
         raise UserError(f"there is no split {split} in {root}, only {', '.join(found.splits)}: --split "
                         f"{min(found.splits, key=['test', 'val', 'train'].index)}, or all")
     for note in found.notes:
         say(note)
     found.mark()
-    name = split if split == "all" or own else "val"
-    n = len(found.splits[name])
-    known = trained.known or Known()
-    met, held = known.sides(found.seen_by(known, name))
+    n = len(found.splits[split])
+    known = trained.known or Known(by_name=True)
+    met, held = known.sides(found.seen_by(known, split))
     if split == "all":
         if met.any() or held.any():
             say(f"of the {n:,} pairs in {root}, the network was trained on {met.sum():,}, and {held.sum():,} were "
@@ -161,9 +164,7 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
             raise UserError(f"there is no val or test split in {root}, and the network was trained on "
                             f"{met.sum():,} of its {n:,} pairs, none of which was held out: --split train or all "
                             "scores them as what they are")
-        if split not in found.splits:
-            raise UserError(f"there is no split {split} in {root}: --split val or all")
-    if not own and split != "train" and (trained.known is None or known.by_name and not held.any()):
+    if not own and split != "train" and known.by_name and not held.any():
         say("the checkpoint does not tell what it was trained on: it may have been trained on pairs that are scored")
     if not found.splits[split]:
         raise UserError(f"there is no pair in {root} that the network was trained on: --split val or all")
@@ -205,16 +206,17 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
     reader = load_generator(opts.reader, device)
     if not opts.palette:
         raise UserError("--reader needs --palette, the classes of the labels that it reads")
-    channels = gen.in_channels, gen.out_channels, reader.in_channels, reader.out_channels
-    if channels[0] != 3 or channels[1] != channels[2] or channels[3] != 3 or gen.crop_size != reader.crop_size:
-        raise UserError(f"the reader takes {channels[2]} channels to {channels[3]} at {reader.crop_size} pixels, which "
-                        f"does not undo {channels[0]} to {channels[1]} at {gen.crop_size}")
+    undone = reader.out_channels, reader.in_channels, reader.crop_size
+    if undone != (3, gen.out_channels, gen.crop_size) or gen.in_channels != 3:
+        raise UserError(f"the reader takes {reader.in_channels} channels to {reader.out_channels} at "
+                        f"{reader.crop_size} pixels, which does not undo {gen.in_channels} to {gen.out_channels} at "
+                        f"{gen.crop_size}")
     if reader.trained.direction == direction:
         raise UserError(f"the reader translates {direction} as the generator does: it must be trained the other way")
     return reader
 
 
-def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate, dtype: torch.dtype) -> dict:
+def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate) -> dict:
     """The scores of the generator and of the baseline, {who: {metric: {mean, std} or value}}, and l1 of each image.
 
     With a reader, label scores are those of what it reads in the images, and "target" what it reads in real ones.
@@ -231,46 +233,41 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         labels = [(who, LabelScores(load_palette(opts.palette))) for who in read]
     if opts.perceptual:
         metrics += [(who, Perceptual(device)) for who in names]
-    rows, l1, blank, near = {who: [] for who in names}, [], [], []
-    for x, y_fake, y in predictions(gen, data, range(len(data)), opts.num_workers, opts, dtype):
+    rows, l1, near = {who: [] for who in names}, [math.nan] * len(data), []
+    blank, bad = [], []  # files of what cannot be scored
+    for i, (x, y_fake, y) in enumerate(predictions(gen, data, range(len(data)), opts)):
         hide = hidden(y, data.y.channels)
-        if is_blank := hide is not None and bool(hide.all()):
-            blank.append(len(l1))
+        is_blank = hide is not None and hide.all()
         if is_blank or not y_fake.isfinite().all():
-            l1.append(math.nan)
+            (blank if is_blank else bad).append(name_of(data.pairs[i].files[0]))
             continue
         made = {"output": y_fake} | {who: act(x) for who, act in baselines.items()}
-        images = {"target": data.y.shown(x, y[: data.y.channels])}
-        for who, image in made.items():
-            if len(image) != data.y.channels:
-                raise UserError(f"baseline {who} has {len(image)} channels, the target has {data.y.channels}")
-            images[who] = data.y.shown(x, composite(image, y)[0])
-            rows[who].append(image_scores(images[who], images["target"]))
+        target = data.y.shown(x, y[: data.y.channels])
+        images = {who: data.y.shown(x, composite(image, y)[0]) for who, image in made.items()}
+        for who, image in images.items():
+            rows[who].append(image_scores(image, target))
+        images["target"] = target
         for who, metric in metrics:
-            metric.update(images[who], images["target"])
+            metric.update(images[who], target)
         if labels and not reader:
-            near.append(labels[0][1].near(images["target"], hide))
+            near.append(labels[0][1].near(target, hide))
         for who, metric in labels:
             if reader:
                 with torch.inference_mode(), reader.test_time(dropout="off"):
                     metric.update(at_any_size(reader, images[who][None])[0], x, hide)
             else:
-                metric.update(images[who], images["target"], hide)
-        l1.append(rows["output"][-1]["l1"])
+                metric.update(images[who], target, hide)
+        l1[i] = rows["output"][-1]["l1"]
     if sum(near) < len(near) / 2:
         say(f"{1 - sum(near) / len(near):.0%} of the targets' pixels have no colour of {opts.palette}, so that their "
             "scores as labels tell nothing: a --reader tells which labels it sees in photos")
-    bad = [i for i, value in enumerate(l1) if math.isnan(value) and i not in blank]
-    if len(blank) == len(l1):
-        raise UserError(f"no pixel of these {len(l1)} pairs counts: masks are black, or pixels hold no value")
-    if len(blank) + len(bad) == len(l1):
+    if len(blank) == len(data):
+        raise UserError(f"no pixel of these {len(data)} pairs counts: masks are black, or pixels hold no value")
+    if not rows["output"]:
         raise UserError(f"none of the {len(bad)} outputs is finite: --precision fp32 may help")
-    told = ((bad, f"outputs {'is' if len(bad) == 1 else 'are'} not finite, and"),
-            (blank, f"pairs {'has' if len(blank) == 1 else 'have'} no pixel that counts, and"))
-    for places, what in told:
-        if places:
-            files = ", ".join(name_of(data.pairs[i].files[0]) for i in places[:5])
-            say(f"{len(places)} of {len(l1)} {what} left out of all scores: {files}" + ", …" * (len(places) > 5))
+    for files, why in ((bad, "the output is not finite"), (blank, "no pixel counts")):
+        if files:
+            say(f"left out of all scores, since {why}: {len(files)} of {len(data)} pairs, such as {files[0]}")
     scores = {who: summary(rows[who]) for who in names}
     for who, metric in metrics + labels:
         scores.setdefault(who, {}).update(metric.compute())
@@ -298,19 +295,18 @@ def nan_to_null(report: dict) -> dict:
 def result_folder(opts: Evaluate) -> Iterator[Path]:
     """A folder that holds no evaluation: out_dir, or a new evaluation_SPLIT, evaluation_SPLIT-2, … by the checkpoint.
 
-    Raises UserError when out_dir holds one. A new folder is removed again if the block fails before it writes.
+    Raises UserError when out_dir holds one. A folder is removed again if the block fails before it writes.
     """
-    if opts.out_dir:
-        if held := [name for name in ("metrics.json", "sheet.png") if (opts.out_dir / name).exists()]:
-            raise UserError(f"{opts.out_dir} already holds {' and '.join(held)}: choose another folder with --out-dir")
-        opts.out_dir.mkdir(parents=True, exist_ok=True)
-        yield opts.out_dir
-        return
-    for n in itertools.count(1):
-        folder = opts.checkpoint.parent / (f"evaluation_{opts.split}" + (f"-{n}" if n > 1 else ""))
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            break
+    if folder := opts.out_dir:
+        if any((folder / name).exists() for name in ("metrics.json", "sheet.png")):
+            raise UserError(f"{folder} already holds an evaluation: choose another folder with --out-dir")
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        for n in itertools.count(1):
+            folder = opts.checkpoint.parent / (f"evaluation_{opts.split}" + (f"-{n}" if n > 1 else ""))
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
     try:
         yield folder
     finally:
@@ -328,7 +324,7 @@ def main() -> int:
     if opts.scale != "trained" and not opts.full_size:
         raise UserError("--scale needs --full-size: without it, images are scored as validation shows them")
     device = use_device(opts.device)
-    dtype = use_precision(opts.precision, device)
+    use_precision(opts.precision, device)
     opts = replace(opts, checkpoint=find_checkpoint(opts.checkpoint))
     gen = load_generator(opts.checkpoint, device)
     if opts.palette and load_palette(opts.palette) and gen.out_channels != 3 and not opts.reader:
@@ -341,7 +337,7 @@ def main() -> int:
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()
     with result_folder(opts) as folder:
-        found = evaluate(gen, data, train, opts, dtype)
+        found = evaluate(gen, data, train, opts)
         own = "their own size" if opts.full_size else "the scale of training"
         size = "{}×{}".format(*data.size) if data.size else own
         say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {opts.direction}: N = {len(data)} images of {size}, "
@@ -360,7 +356,7 @@ def main() -> int:
         order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]
         rows = [[x, *(data.y.shown(x, image) for image in composite(y_fake, y))]
-                for x, y_fake, y in predictions(gen, data, chosen, 0, opts, dtype)]
+                for x, y_fake, y in predictions(gen, data, chosen, replace(opts, num_workers=0))]
         save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
                   "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")

@@ -9,7 +9,6 @@
 import contextlib
 import functools
 import itertools
-import math
 import sys
 import tempfile
 import time
@@ -26,9 +25,9 @@ from tqdm import tqdm
 
 from inference.load import load_generator
 from inference.raster import is_large, translate_raster
-from inference.trained import Trained
-from inference.translate import Taken, Translator, tell_clipped
-from inference.video import ENCODERS, check_network, is_video, translate_video
+from inference.trained import Trained, check_pictures
+from inference.translate import Taken, Translator, check_finite, tell_clipped
+from inference.video import ENCODERS, INPUTS, translate_video
 from making.frames import Video
 from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of, sides_by_end
@@ -77,37 +76,6 @@ class Predict:
 
 INSTEAD = {"--resize": "--scale crop", "--no-resize": "--scale trained", "--half": "python export.py --half",
            "--export": "python export.py --checkpoint CHECKPOINT --output FILE"}  # of flags that there were
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image to translate."""
-
-    inputs: tuple[Path, ...]  # one file, or those of a network with several inputs
-    output: Path
-    target: Path | None = None  # what belongs there, where the folder holds pairs
-
-    @property
-    def name(self) -> str:
-        return name_of(self.inputs[0])
-
-    def is_raster(self, opts: Predict) -> bool:
-        """Whether a TIFF becomes a TIFF of the same place on Earth."""
-        suffixes = {self.inputs[0].suffix.lower(), self.output.suffix.lower()}
-        return suffixes <= {*tiff.SUFFIXES} and opts.side_by_side == "no" and not opts.compare
-
-
-@dataclass(frozen=True)
-class Item:
-    """One job on its way, and what is needed to write the result."""
-
-    output: Path
-    taken: Taken
-    place: tiff.Place | None  # on Earth, of a TIFF that becomes a TIFF
-    shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
-    more: str  # the name of an input that holds more pages or frames than the one that is translated; empty if none
-
-
 Stamp = tuple[int, int, int] | None  # of a file: another one has another; None where there is none
 
 
@@ -119,15 +87,44 @@ def stamp(path: Path) -> Stamp:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def check_alone(output: Path, before: dict[Path, Stamp]) -> None:
-    """Raises DataError where the output is no longer what it was `before` the work began."""
-    if stamp(output) != before[output]:
-        raise DataError(f"{name_of(output)} was written by another program meanwhile, and stays")
+@dataclass(frozen=True)
+class Job:
+    """One image to translate."""
+
+    inputs: tuple[Path, ...]  # one file, or those of a network with several inputs
+    output: Path
+    target: Path | None = None  # what belongs there, where the folder holds pairs
+    before: Stamp = None  # of the output, when the work began
+
+    @property
+    def name(self) -> str:
+        return name_of(self.inputs[0])
+
+    def is_raster(self, opts: Predict) -> bool:
+        """Whether a TIFF becomes a TIFF of the same place on Earth."""
+        suffixes = {self.inputs[0].suffix.lower(), self.output.suffix.lower()}
+        return suffixes <= {*tiff.SUFFIXES} and opts.side_by_side == "no" and not opts.compare
+
+    def check_alone(self) -> None:
+        """Raises DataError where the output is no longer what it was `before`."""
+        if stamp(self.output) != self.before:
+            raise DataError(f"{name_of(self.output)} was written by another program meanwhile, and stays")
 
 
-def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path, Stamp]) -> Item:
+@dataclass(frozen=True)
+class Item:
+    """One job on its way, and what is needed to write the result."""
+
+    job: Job
+    taken: Taken
+    place: tiff.Place | None  # on Earth, of a TIFF that becomes a TIFF
+    shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
+    more: str  # the name of an input that holds more pages or frames than the one that is translated; empty if none
+
+
+def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     """Raises DataError when a file cannot be used, or the output is another program's."""
-    check_alone(job.output, before)
+    job.check_alone()
     pictures = [read_picture(file) for file in job.inputs]
     target = read_picture(job.target) if job.target and opts.compare else None
     if opts.side_by_side != "no":
@@ -150,21 +147,19 @@ def read_item(job: Job, translator: Translator, opts: Predict, before: dict[Path
         shown.append(rgb(normalise(to_tensor(target))))
     if job.is_raster(opts) and (place := read_place(job.inputs[0])):
         place = place.scaled(own_size, size)
-    return Item(job.output, taken, place, shown, more)
+    return Item(job, taken, place, shown, more)
 
 
-def write_item(made: tuple[Item, Tensor], translator: Translator, opts: Predict, before: dict[Path, Stamp]) -> Item:
+def write_item(made: tuple[Item, Tensor], translator: Translator, opts: Predict) -> Item:
     """Returns the item. Raises DataError when the output is not finite, another program's, or cannot be written."""
     item, y_fake = made
-    if not y_fake.isfinite().all():
-        raise DataError(f"{name_of(item.output)} is not written: the network's output is not finite; "
-                        "--precision fp32 may help")
+    check_finite(y_fake, item.job.name)
     if item.shown:
         picture = sheet(item, rgb(translator.shown(y_fake, item.taken)))
     else:
         picture = translator.finished(y_fake, item.taken)
-    check_alone(item.output, before)
-    write_picture(item.output, picture, item.place, opts.overviews, translator.trained.y_is_label)
+    item.job.check_alone()
+    write_picture(item.job.output, picture, item.place, opts.overviews, translator.trained.y_is_label)
     return item
 
 
@@ -217,12 +212,12 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     if len(jobs) > 1:  # one picture would take a seventh more memory for it
         choose_levers("auto", translator.device, translator.dtype).use()
     failures, moving, start, n = [], [], time.perf_counter(), len(jobs)
-    before = {job.output: stamp(job.output) for job in jobs}
-    jobs = translate_rasters(translator, jobs, opts, failures, before)
-    with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar, \
-            ordered(attempt(read_item, translator, opts, before), jobs, 2, opts.batch_size + 1) as items:
+    jobs = [replace(job, before=stamp(job.output)) for job in jobs]
+    jobs = translate_rasters(translator, jobs, opts, failures)
+    with tqdm(total=len(jobs), unit="img", disable=None) as bar, \
+            ordered(attempt(read_item, translator, opts), jobs, 2, opts.batch_size + 1) as items:
         translated = translate_items(translator, sound(items, failures), opts.batch_size)
-        with ordered(attempt(write_item, translator, opts, before), translated, 2, 2 * opts.batch_size) as written:
+        with ordered(attempt(write_item, translator, opts), translated, 2, 2 * opts.batch_size) as written:
             for item in sound(written, failures):
                 bar.update()
                 if item.more:
@@ -234,22 +229,18 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     return failures
 
 
-def translate_rasters(translator: Translator, jobs: list[Job], opts: Predict, failures: list[str],
-                      before: dict[Path, Stamp]) -> list[Job]:
+def translate_rasters(translator: Translator, jobs: list[Job], opts: Predict, failures: list[str]) -> list[Job]:
     """Does those of TIFFs that are too large to be in memory whole, one after the other; returns the others.
 
     The sentences of those that failed go to `failures`.
     """
-    sizes = {job: is_large(job.inputs[0], translator) for job in jobs if len(job.inputs) == 1 and job.is_raster(opts)}
-    rasters = {job: math.prod(size) for job, size in sizes.items() if size}
-    total = sum(rasters.values())
-    with tqdm(total=total, unit="px", unit_scale=True, disable=not rasters or not sys.stderr.isatty()) as bar:
-        def work(job: Job) -> None:
-            check_alone(job.output, before)
-            translate_raster(translator, job.inputs[0], job.output, opts.overviews, bar.update)
+    def work(job: Job) -> None:
+        job.check_alone()
+        translate_raster(translator, job.inputs[0], job.output, opts.overviews)
 
-        for _ in sound(map(attempt(work), rasters), failures):
-            pass
+    rasters = {job for job in jobs
+               if len(job.inputs) == 1 and job.is_raster(opts) and is_large(job.inputs[0], translator)}
+    failures += map(str, filter(None, map(attempt(work), [job for job in jobs if job in rasters])))
     return [job for job in jobs if job not in rasters]
 
 
@@ -260,8 +251,6 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
     Raises FileNotFoundError, or UserError where outputs and inputs, or two outputs, meet.
     """
     source, output, ending = opts.input, opts.output, opts.ending
-    if ending and ending.lower() not in SUFFIXES:
-        raise UserError(f"--ending must be one of {', '.join(sorted(SUFFIXES))}; it is {ending!r}")
     if not source.exists():
         raise FileNotFoundError(f"--input {name_of(source)} is not there")
     if source.is_file():
@@ -278,10 +267,10 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
     if not jobs:
         raise FileNotFoundError(f"0 images in {name_of(source)}")
     if ending:
-        jobs = [replace(job, output=job.output.with_suffix(ending)) for job in jobs]
+        jobs = [replace(job, output=Path(f"{job.output.with_suffix('')}{ending}")) for job in jobs]
     if jobs[0].output.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}, or be a folder that is there; it "
-                        f"is {name_of(jobs[0].output)}")
+        raise UserError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}, or be a folder that is there, and "
+                        f"--ending be one of these; it is {name_of(jobs[0].output)}")
     check_jobs(jobs, source)
     return jobs
 
@@ -316,8 +305,8 @@ def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] 
                 raise UserError(f"{name_of(source / inputs[0][key][0])} has no partner of the same name among the "
                                 "other inputs")
             together = [side[key][0] for side in inputs]
-            target = source / targets[0][key][0] if len(targets) == 1 and key in targets[0] else None
-            jobs.append(Job(tuple(source / file for file in together), output / together[0], target))
+            target = targets[0].get(key) if len(targets) == 1 else None
+            jobs.append(Job(tuple(map(source.joinpath, together)), output / together[0], target and source / target[0]))
         say(f"{name_of(source)} holds pairs as the network's: the {len(jobs)} inputs are translated")
         return jobs
     return None
@@ -393,7 +382,7 @@ def check_writable(folder: Path) -> None:
 
 def open_video(opts: Predict) -> Video | None:
     """The input, where it is a video. Raises UserError or OSError where it, or what is asked for, cannot be done."""
-    if not is_video(opts.input):
+    if opts.input.suffix.lower() not in INPUTS or opts.input.is_dir():
         return None
     for name in ("side_by_side", "compare", "ending", "overviews"):
         if getattr(opts, name) != getattr(Predict, name):
@@ -418,12 +407,12 @@ def with_defaults(opts: Predict, video: bool) -> Predict:
 
 def predict_video(translator: Translator, video: Video, output: Path, batch_size: int) -> None:
     """Prints the speed at the end. Raises DataError or OSError, and leaves no file then."""
-    check_network(translator.trained)
+    trained = translator.trained
+    check_pictures(trained, "video", trained.y.written in (1, 3) and trained.kind == "uint8")
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output.parent)
     start = time.perf_counter()
-    with tqdm(total=video.n or None, unit="frame", disable=not sys.stderr.isatty()) as bar:
-        n = translate_video(translator, video, output, batch_size, bar.update)
+    n = translate_video(translator, video, output, batch_size)
     seconds = time.perf_counter() - start
     say(f"{n} frames in {seconds:.1f} s, {n / seconds:.1f} frames/s")
 
@@ -453,9 +442,9 @@ def main() -> int | None:
     jobs = find_jobs(opts, trained)
     tell_pairs(jobs, opts, trained)
     endings = {job.output.suffix.lower() for job in jobs}
+    n, kind = trained.y.written, trained.kind
     for suffix in endings:
-        if not opts.compare and not can_hold(suffix, trained.y.written, trained.kind):
-            n, kind = trained.y.written, trained.kind
+        if not opts.compare and not can_hold(suffix, n, kind):
             way_out = next(other for other in (".png", ".tif", ".npy") if can_hold(other, n, kind))
             raise UserError(f"the outputs are {kind} of {n} channels, which {suffix} files do not hold: --ending "
                             f"{way_out}, or an --output of that ending")

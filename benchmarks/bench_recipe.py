@@ -94,7 +94,7 @@ def scored(cfg: Config, opts: Recipes, device: torch.device) -> dict[str, float]
     gen = load_generator(asked.checkpoint, device)
     geometry = replace(gen.trained.geometry, interpolation="linear")  # of all the same targets
     gen.trained = replace(gen.trained, geometry=geometry)
-    scores = evaluate(gen, *load_pairs(asked, gen), asked, torch.float32)["scores"]
+    scores = evaluate(gen, *load_pairs(asked, gen), asked)["scores"]
     output, target = scores["output"], scores.get("target", {})
     found = {name: output.get(name, math.nan) for name in ENDS}
     found |= {f"real_{name}": target.get(name, math.nan) for name in ENDS}

@@ -2,7 +2,6 @@
 
 import copy
 import errno
-import importlib.util
 import io
 import json
 import math
@@ -19,7 +18,7 @@ from torch.nn.utils import parametrize
 from generator import Generator
 from inference.trained import crop_of, trained_of
 from runtime.files import atomic, remove_leftovers
-from utils import UserError, name_of
+from utils import UserError, name_of, need
 
 
 class Widened(nn.Module):
@@ -58,17 +57,13 @@ def metadata(gen: Generator, norm: str, size: tuple[int, int] | None = None) -> 
     """What another program must know to use `gen`, each value as JSON; what its file does not tell is left out."""
     trained = trained_of(gen)
     told = vars(trained) | vars(trained.geometry)
-    for name in ("geometry", "sizes", "known", "patterns", "seed"):  # the last three are of the training alone
-        del told[name]
-    if trained.sizes:
-        told["usual_size"] = trained.sizes.usual
-    if fixed := size[::-1] if size else crop_of(gen):
-        told["size"] = fixed
-    told |= dict(crop_size=gen.crop_size, multiple=gen.multiple, crop_width=gen.crop_width, norm=norm)
-    return {name: json.dumps(value) for name, value in told.items() if value is not None}
+    told |= dict(usual_size=trained.sizes and trained.sizes.usual, size=size[::-1] if size else crop_of(gen), norm=norm,
+                 crop_size=gen.crop_size, crop_width=gen.crop_width, multiple=gen.multiple)
+    left_out = "geometry", "sizes", "known", "patterns", "seed"  # the last three are of the training alone
+    return {name: json.dumps(value) for name, value in told.items() if value is not None and name not in left_out}
 
 
-NEEDS = {".onnx": ("onnx", "onnxscript"), ".pt2": (), ".tflite": ("litert_torch",)}  # packages of each format
+NEEDS = {".onnx": ("onnx", "onnxscript"), ".pt2": (), ".tflite": ("litert_torch",)}  # modules of each format
 
 
 def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | None = None, half: bool = False,
@@ -91,12 +86,11 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if suffix == ".tflite":
         width, height = crop_of(gen) or (256, 256)
         size = size or (height, width)
-    if any(side % gen.multiple or not gen.smallest <= side <= gen.multiple * most(gen) for side in size or ()):
-        raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to "
-                        f"{gen.multiple * most(gen)}, height and width; it is {size[0]} {size[1]}")
-    missing = [name.replace("_", "-") for name in NEEDS[suffix] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"exporting to {suffix} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    largest = gen.multiple * most(gen)
+    if any(side % gen.multiple or not gen.smallest <= side <= largest for side in size or ()):
+        raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to {largest}, height and "
+                        f"width; it is {size[0]} {size[1]}")
+    packages = [need(name, name.replace("_", "-"), f"exports to {suffix}") for name in NEEDS[suffix]]
     if half and suffix == ".tflite":
         raise UserError("--half is for .onnx and .pt2: what a .tflite computes with is for LiteRT's own tools")
     if int8 and (half or suffix != ".onnx"):
@@ -110,8 +104,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     remove_leftovers(path.parent)
     with torch.no_grad(), gen.test_time(norm, dropout=False):
         if suffix == ".tflite":
-            import litert_torch  # large, and nothing else needs it
-
+            litert_torch, = packages
             content = litert_torch.convert(gen, (torch.zeros(1, gen.in_channels, *size),)).model_content()
         elif suffix == ".onnx":
             content = as_onnx(traced(gen, size), told, large(gen) if int8 else None)
@@ -123,8 +116,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
         file.write(content)
     if size:
         return f"wrote {path}: for one image of {size[1]}×{size[0]} at a time"
-    return (f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to "
-            f"{gen.multiple * most(gen)}")
+    return (f"wrote {path}: for batches up to 1024, widths and heights in multiples of {gen.multiple} up to {largest}")
 
 
 def most(gen: Generator) -> int:

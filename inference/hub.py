@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from generator import Generator
-from inference.page import check_pictures, example_of, find_examples
+from inference.page import check_page, example_of, find_examples
 from inference.trained import mark_of
 from inference.translate import Translator
 from inference.weights import FILE, as_safetensors, told_of
 from pairs.identity import Pair
+from pairs.images import normalise, to_tensor
+from pairs.picture import picture_of
 from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
@@ -68,7 +69,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     pairs = find_examples(checkpoint, gen.trained, examples)
     folder = new_folder(folder, "--hub")
     content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
-    repo, data = f"USER/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}", data_of(checkpoint)
+    repo = f"USER/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"
     rows = pictures(gen, pairs)
     report = evaluation(checkpoint, gen)
     with complete_folder(folder) as new:
@@ -77,11 +78,13 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
         (new / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         if rows:
             save_grid(new / "strip.png", rows, ["input", "output", "target"])
-        what = f"A generator of pix2pix, {gen.in_channels} channels to {gen.out_channels}"
-        way = f", {gen.trained.direction}" if gen.trained.direction else ""
+        what = [f"A generator of pix2pix, {gen.in_channels} channels to {gen.out_channels}", gen.trained.direction]
+        with contextlib.suppress(UserError, OSError):
+            if cfg := load_settings(checkpoint.parent):
+                what.append(f"of the data set {name_of_data(cfg.data_root)}")
         card = CARD.format(
             licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
-            title=folder.name, what=what + way + (f", of the data set {data}" if data else ""),
+            title=folder.name, what=", ".join(filter(None, what)),
             index=model_index(folder.name, report) if report else "", scores=table(report) if report else "",
             strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
         (new / "README.md").write_text(card, encoding="utf-8")
@@ -90,22 +93,14 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     say(f"wrote {folder}; upload it with: {command_line(['hf', 'upload', repo, str(folder)])}")
 
 
-def data_of(checkpoint: Path) -> str:
-    """The name of the data that the run was trained on, or nothing."""
-    with contextlib.suppress(UserError, OSError):
-        if cfg := load_settings(checkpoint.parent):
-            return name_of_data(cfg.data_root)
-    return ""
-
-
 def name_of_data(root: Path | str) -> str:
     return re.sub(r"[^\w.-]", "_", Path(root).name)
 
 
-def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
+def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[Tensor]]:
     """Input, output and target of these pairs, where they are pictures."""
     try:
-        check_pictures(gen.trained)
+        check_page(gen.trained)
     except UserError:
         return []
     # An example is as large as its target, and holds the bands that are taken, from black to white
@@ -113,11 +108,9 @@ def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[torch.Tensor]]:
     translator, rows = Translator(gen, shown), []
     for pair in pairs:
         x, y = example_of(pair, gen.trained)
-        y_fake = translator.picture(x)
-        if y_fake.dtype == np.uint16:
-            y_fake = (y_fake >> 8).astype(np.uint8)
-        made = [np.atleast_3d(image) for image in (x, y_fake, y)]
-        rows.append([torch.from_numpy(image.copy()).permute(2, 0, 1) / 127.5 - 1 for image in made])
+        taken = translator.take([picture_of(x)])
+        y_fake = translator.shown(translator.tensor(taken.x[None])[0], taken)
+        rows.append([normalise(to_tensor(x)), y_fake, normalise(to_tensor(y))])
     return rows
 
 

@@ -125,16 +125,18 @@ class LabelScores:
         self.void = len(scored)  # the class of all void colours
         self.matrix = MulticlassConfusionMatrix(self.void + 1, ignore_index=self.void)  # rows: target
 
+    def distances(self, pixels: Tensor) -> Tensor:
+        """(3, N) in [-1, 1] → (N, colours), how far each pixel is from each colour, in levels of 8 bits."""
+        return torch.cdist((pixels.float().cpu() + 1).T * 127.5, self.colours)
+
     def classes(self, image: Tensor) -> Tensor:
         """(3, H, W) in [-1, 1] → (H·W,), the index of each pixel's class."""
-        pixels = (image.float().cpu() + 1).flatten(1).T * 127.5
-        return torch.cdist(pixels, self.colours).argmin(1).clamp(max=self.void)
+        return self.distances(image.flatten(1)).argmin(1).clamp(max=self.void)
 
     def near(self, image: Tensor, hide: Tensor | None) -> float:
         """The share of the pixels of (3, H, W), every 16th, that have a colour of the palette but for JPEG's noise."""
         shown = image.flatten(1) if hide is None else image[:, ~hide]
-        pixels = (shown[:, ::16].float().cpu() + 1).T * 127.5
-        return (torch.cdist(pixels, self.colours).amin(1) < 32).float().mean().item()
+        return (self.distances(shown[:, ::16]).amin(1) < 32).float().mean().item()
 
     def targets(self, y: Tensor, hide: Tensor | None) -> Tensor:
         classes = self.classes(y)

@@ -15,7 +15,7 @@ import numpy as np
 
 from generator import Generator
 from inference.export import export, fits_fp16
-from inference.trained import Trained, crop_of
+from inference.trained import Trained, check_pictures, crop_of
 from inference.weights import fetched
 from pairs.find import evenly, find_pairs
 from pairs.geometry import resize
@@ -33,7 +33,6 @@ EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as i
 # ONNX Runtime Web, as npm has it: its script, its module, its WebAssembly, each with the SHA-256 of its bytes
 RUNTIME = "1.30.0"
 URL = "https://cdn.jsdelivr.net/npm/onnxruntime-web@{version}/dist/{name}"
-INSTEAD = f"unpack what npm pack onnxruntime-web@{RUNTIME} gives elsewhere, and add --runtime package"
 WASM = {"ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
         "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
         "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"}
@@ -42,15 +41,10 @@ WEBGPU = {"ort.webgpu.min.js": "7d65dad7eb4564ad98db9924a259af2e2c68ebfbdbf254fa
           "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da"}
 
 
-def check_pictures(trained: Trained) -> None:
-    """Raises UserError where the network does not take a picture, or does not make one."""
-    x, y, inputs = trained.x, trained.y, trained.inputs
-    if inputs > 1 or x.n_labels or x.channels not in (1, 3):
-        what = (f"{inputs} inputs together" if inputs > 1 else f"indices of {x.n_labels} classes" if x.n_labels
-                else f"{x.channels} channels")
-        raise UserError(f"the network takes {what}, and the page gives one gray or colour image: take predict.py")
-    if not can_hold(".png", y.written, y.kind):
-        raise UserError(f"the outputs are {y.kind} of {y.written} channels, which no page shows: take predict.py")
+def check_page(trained: Trained, most: int = 4) -> None:
+    """Raises UserError where the network does not take a picture, or does not make one, of at most so many channels."""
+    y = trained.y
+    check_pictures(trained, "page", y.written <= most and can_hold(".png", y.written, y.kind))
 
 
 def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
@@ -66,7 +60,8 @@ def choose_palette(name: str, trained: Sequence[tuple]) -> dict[str, tuple]:
 
     if name:
         palette = EDGES if name == "edges" else load_palette(name)
-        return {key: (*colour, shares(palette).get(key, 0)) for key, colour in palette.items()}
+        met = shares(palette)
+        return {key: (*colour, met.get(key, 0)) for key, colour in palette.items()}
     for palette in (EDGES, *PALETTES.values()):
         met = shares(palette)
         if len(met) == len(trained) and 2 * len(met) >= len(palette):
@@ -81,9 +76,8 @@ def find_examples(checkpoint: Path, trained: Trained, at_most: int = 100) -> lis
     with contextlib.suppress(UserError, OSError):
         if at_most and (cfg := load_settings(checkpoint.parent)):
             found = find_pairs(cfg.data_root, trained.seed, trained.known, patterns=trained.patterns,
-                               photos=trained.space == "lab").splits
-            few = evenly(found.get("val") or found.get("test") or [], 100)
-            return evenly(few, at_most)
+                               photos=trained.space == "lab")
+            return evenly(found.splits.get(found.validation, []), at_most)
     return []
 
 
@@ -133,28 +127,24 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
     Raises UserError where the page cannot show what the network takes or makes, `folder` holds something, or the
     runtime is not to be had, and OSError when it cannot be written.
     """
-    check_pictures(gen.trained)
+    check_page(gen.trained, most=3)
     if gen.trained.space == "lab":
         raise UserError("the network makes ab of L, which the page joins only where draw.py serves it")
-    if gen.out_channels > 3:
-        raise UserError(f"the outputs have {gen.out_channels} channels, which the page does not show: take predict.py")
     found = find_examples(checkpoint, gen.trained, 0 if gen.trained.x.limits else examples)  # shown black to white
     folder = new_folder(folder, "--page")
     classes = choose_palette(palette, gen.trained.colours)
     if cdn and runtime:
         raise UserError("--cdn leaves the runtime out of the page: give --runtime or --cdn")
-    marks = WEBGPU if webgpu else WASM
-    files = [] if cdn else runtime_files(marks, runtime)
     here = Path(__file__)
     with complete_folder(folder) as new:
+        told = write_runtime(new, WEBGPU if webgpu else WASM, runtime, webgpu, cdn)
         model = new / "model.onnx"
         export(gen, model, norm, half=not int8 and fits_fp16(gen), int8=int8)
         mark = hashlib.sha256(model.read_bytes()).hexdigest()[:8]  # a new one is no kept old one
         model = model.rename(new / f"model-{mark}.onnx")
-        told = pinned(marks) if cdn else write_runtime(files, new, webgpu)
         settings = settings_of(gen, classes, found) | dict(
             model=dict(file=model.name, bytes=model.stat().st_size), network=network_of(gen, norm),
-            runtime=told | dict(webgpu=webgpu))
+            runtime=told)
         (new / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         shutil.copyfile(here.parents[1] / "draw.html", new / "index.html")
         shutil.copyfile(here.with_suffix(".js"), new / "worker.js")
@@ -166,22 +156,24 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         say(f"it shows {len(found)} of the run's validation pairs to whoever opens it: --examples 0 leaves them out")
 
 
-def write_runtime(files: Sequence[bytes], folder: Path, webgpu: bool) -> dict:
-    """Writes script, module and WebAssembly into the page's folder, and returns what its worker must know of them."""
-    # Some hosts know no .mjs, and serve it as what no browser runs; browsers keep a file by its name.
-    mark = f"webgpu-{RUNTIME}" if webgpu else RUNTIME
-    names = {"script": f"ort-{mark}.js", "module": f"ort-module-{mark}.js", "file": f"ort-{mark}.wasm"}
-    for name, content in zip(names.values(), files, strict=True):
-        (folder / name).write_bytes(content)
-    return names | dict(bytes=len(files[-1]))
+def write_runtime(folder: Path, marks: dict[str, str], given: Path | None, webgpu: bool, cdn: bool) -> dict:
+    """Writes script, module and WebAssembly into the page's folder, and returns what its worker must know of them.
 
-
-def pinned(marks: dict[str, str]) -> dict:
-    """The same of files that the browser fetches: their addresses, and the hashes that it compares them with."""
+    With `cdn`, writes none: it is told their addresses, and the hashes that the browser compares them with.
+    """
     parts = "script", "module", "file"
-    hashes = [base64.b64encode(bytes.fromhex(mark)).decode() for mark in marks.values()]
-    addresses = {part: URL.format(version=RUNTIME, name=name) for part, name in zip(parts, marks, strict=True)}
-    return addresses | dict(integrity={part: f"sha256-{mark}" for part, mark in zip(parts, hashes, strict=True)})
+    if cdn:
+        addresses = [URL.format(version=RUNTIME, name=name) for name in marks]
+        hashes = [f"sha256-{base64.b64encode(bytes.fromhex(mark)).decode()}" for mark in marks.values()]
+        told = dict(integrity=dict(zip(parts, hashes, strict=True)))
+    else:
+        # Some hosts know no .mjs, and serve it as what no browser runs; browsers keep a file by its name.
+        mark = f"webgpu-{RUNTIME}" if webgpu else RUNTIME
+        addresses = f"ort-{mark}.js", f"ort-module-{mark}.js", f"ort-{mark}.wasm"
+        for name, content in zip(addresses, runtime_files(marks, given), strict=True):
+            (folder / name).write_bytes(content)
+        told = dict(bytes=len(content))
+    return dict(zip(parts, addresses, strict=True)) | told | dict(webgpu=webgpu)
 
 
 def write_examples(folder: Path, pairs: Sequence[Pair], trained: Trained, side: int) -> None:
@@ -203,26 +195,18 @@ def runtime_files(wanted: dict[str, str], given: Path | None) -> list[bytes]:
 
     given: its folder dist, or one that holds that.
     """
-    if given:
-        places = [given / inner for inner in ("", "dist", "package/dist", "node_modules/onnxruntime-web/dist")]
-        place = next((place for place in places if (place / next(iter(wanted))).is_file()), None)
-        if place is None:
-            raise UserError(f"{name_of(given)} holds no {next(iter(wanted))}: --runtime must be the folder dist of "
-                            f"onnxruntime-web {RUNTIME} (npm pack onnxruntime-web@{RUNTIME})")
-    else:
-        place = cache()
     files = []
     for name, mark in wanted.items():
-        path = place / name
-        if not given:
-            fetched(URL.format(version=RUNTIME, name=name), path, partial(check_mark, mark), INSTEAD)
-        if not path.is_file():
-            raise UserError(f"{name_of(place)} holds no {name}")
-        try:
-            check_mark(mark, path)
-        except UserError as error:
-            advice = f"--runtime must hold that of version {RUNTIME}" if given else "remove it, and it is fetched again"
-            raise UserError(f"{error}: {advice}") from error
+        check = partial(check_mark, mark)
+        if given:
+            places = given, given / "dist", given / "package/dist", given / "node_modules/onnxruntime-web/dist"
+            path = next((place / name for place in places if (place / name).is_file()), None)
+            if not path:
+                raise UserError(f"{name_of(given)} holds no {name}: --runtime must be the folder dist of "
+                                f"onnxruntime-web {RUNTIME} (npm pack onnxruntime-web@{RUNTIME})")
+        else:
+            path = fetched(URL.format(version=RUNTIME, name=name), cache() / name, check)
+        check(path)
         files.append(path.read_bytes())
     return files
 
@@ -230,11 +214,10 @@ def runtime_files(wanted: dict[str, str], given: Path | None) -> list[bytes]:
 def check_mark(mark: str, path: Path) -> None:
     """Raises UserError where the SHA-256 of the file is another."""
     if hashlib.sha256(path.read_bytes()).hexdigest() != mark:
-        raise UserError(f"{name_of(path)} is not the file of onnxruntime-web {RUNTIME}")
+        raise UserError(f"{name_of(path)} is not the file of onnxruntime-web {RUNTIME}: remove or replace it")
 
 
 def cache() -> Path:
     """Where the files of the network's runtime are kept."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "pix2pix" / f"onnxruntime-web-{RUNTIME}"
-

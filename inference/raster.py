@@ -8,22 +8,24 @@ What is done is kept in a folder beside the output, OUTPUT.parts, until the outp
 """
 
 import contextlib
+import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from inference.trained import mark_of
-from inference.translate import Translator, frame, samples, strips, tell_clipped, tile_for
+from inference.translate import Translator, check_finite, frame, samples, strips, tell_clipped, tile_for
 from pairs import tiff
-from pairs.geometry import Interpolation, Size, nearest
+from pairs.geometry import Interpolation, nearest
 from pairs.images import tiff_picture, to_tensor
 from pairs.picture import Picture
 from pairs.values import is_deep
@@ -124,12 +126,9 @@ class Raster:
         self.place = tiff.Place.of(image).scaled(self.size, self.made)
         self.deep = is_deep([self.picture(0, 1)])
         self.seen = translator.network_size(self.made)
-        trained = translator.trained
-        how = trained.geometry.how(trained.x_is_label)
-        back = "nearest" if trained.y_is_label else "linear"
-        self.x_taps = list(map(taps, self.size, self.seen, (how, how)))
-        self.y_taps = list(map(taps, self.seen, self.made, (back, back)))
-        self.photo_taps = list(map(taps, self.size, self.made, (how, how)))
+        self.x_taps = list(map(taps, self.size, self.seen, [translator.x_how] * 2))
+        self.y_taps = list(map(taps, self.seen, self.made, [translator.y_how] * 2))
+        self.photo_taps = list(map(taps, self.size, self.made, [translator.x_how] * 2))
         gen = translator.exact
         self.columns, self.lines = (frame(gen, length) for length in self.seen)
         self.tile = translator.tile or tile_for(gen, len(self.lines.index), len(self.columns.index)) or 1024
@@ -187,10 +186,8 @@ class Raster:
         bottom = top + ROWS
         if self.seen != self.made:
             rows = resized(rows, *self.y_taps, top, bottom)
-        if not np.isfinite(rows).all():
-            raise DataError(f"{name_of(self.path)} is not translated: the network's output is not finite; "
-                            "--precision fp32 may help")
         values, y_fake = self.translator.y, to_tensor(rows)
+        check_finite(y_fake, name_of(self.path))
         if values.lab:
             photo = to_tensor(self.scaled(*self.photo_taps, top, bottom))
             y_fake = values.shown(self.translator.x.to_network(photo), y_fake)
@@ -200,38 +197,36 @@ class Raster:
         return self.place.marked(array, valid), valid
 
 
-def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False,
-                     bar: Callable[[int], object] = lambda rows: None) -> None:
+def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False) -> None:
     """Translates the TIFF `source` into the TIFF `output`, which tells the same place on Earth.
 
-    bar(n) is called whenever n more pixels are done. overviews: also keep reduced copies in the file, for viewers.
+    overviews: also keep reduced copies in the file, for viewers.
     Raises DataError where a file cannot be read or written; UserError where OUTPUT.parts is somebody else's, or another
     process is at work there.
     """
     try:
         with source.open("rb") as file:
             header = tiff.read_header(file)
-        if header.orientation != 1:
-            raise ValueError("it lies on its side, as its orientation says: write it upright first")
         with tiff.opened(source, **GDAL) as image:
             raster = Raster(image, header, source, translator)
             if header.pages:
                 say(f"{name_of(source)} holds several pages, of which the first is translated")
             middle = header.height // 2
             tell_clipped(translator.x, [raster.picture(middle, middle + 1)])
-            with contextlib.closing(Parts(output, identity(raster))) as parts:
+            with contextlib.closing(Parts(output, raster)) as parts:
+                height = raster.made[1]
                 if parts.rows:
-                    say(f"{name_of(output)}: {parts.rows:,} of {raster.made[1]:,} rows are done already")
-                    bar(parts.rows * raster.made[0])
-                if parts.rows < raster.made[1]:
-                    with contextlib.closing(raster.output(parts.rows)) as made, \
+                    say(f"{name_of(output)}: {parts.rows:,} of {height:,} rows are done already")
+                if parts.rows < height:
+                    with tqdm(total=height, initial=parts.rows, unit="row", disable=None) as bar, \
+                            contextlib.closing(raster.output(parts.rows)) as made, \
                             ordered(parts.add, made, 1, 1) as added:  # while the next ones are made
-                        for n in added:
-                            bar(n)
-                parts.join(output, raster, overviews)
+                        for rows in added:
+                            bar.update(rows)
+                parts.join(overviews)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise DataError(f"{name_of(source)} is not translated to {name_of(output)}: {error}") from error
 
 
@@ -247,100 +242,86 @@ def identity(raster: Raster) -> dict:
 class Parts:
     """The folder OUTPUT.parts, with the rows of the output that are done, from above."""
 
-    def __init__(self, output: Path, job: dict):
+    def __init__(self, output: Path, raster: Raster):
+        self.output, self.raster = output, raster
         self.folder = output.with_name(f"{output.name}.parts")
-        self.files: list[Path] = []
-        self.rows = 0
-        told = json.dumps(job)
-        mine = self.folder / JOB
-        if mine.is_file():
-            self.claimed = claimed(mine, output)
-            if mine.read_text() != told:  # of another input, network or setting
-                self.close()
-                shutil.rmtree(self.folder)
-        elif self.folder.exists():
+        job = self.folder / JOB
+        if self.folder.exists() and not job.is_file():
             raise UserError(f"{name_of(self.folder)} is there already, and not from here: choose another --output")
-        if not mine.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic(mine) as file:
-                file.write(told.encode())
-            self.claimed = claimed(mine, output)
-        while (path := self.part(self.rows)).is_file():
-            self.files.append(path)
-            self.rows += len(np.load(path, mmap_mode="r"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.job = job.open("a+b")  # this process's until it is closed
+        if not claim(self.job):
+            self.close()
+            raise UserError(f"another process is translating to {name_of(output)}: wait for it, or choose another "
+                            "--output")
+        self.job.seek(0)
+        told = json.dumps(identity(raster)).encode()
+        if self.job.read() != told:  # of another input, network or setting
+            for path in self.folder.glob("*.npz"):
+                path.unlink()
+            self.job.truncate(0)
+            self.job.write(told)
+            self.job.flush()
+        tops = itertools.takewhile(lambda top: self.part(top).is_file(), itertools.count(0, ROWS))
+        self.rows = min(ROWS * len(list(tops)), raster.made[1])
 
     def close(self) -> None:
-        self.claimed.close()
+        self.job.close()
 
     def part(self, top: int) -> Path:
-        return self.folder / f"{top:09d}.npy"
+        return self.folder / f"{top:09d}.npz"
 
     def add(self, part: tuple[int, np.ndarray, np.ndarray | None]) -> int:
-        """Keeps what `Raster.output` made, and returns its pixels."""
+        """Keeps what `Raster.output` made, and returns how many rows these are."""
         top, rows, valid = part
-        if valid is not None:
-            with atomic(self.part(top).with_suffix(".valid"), durable=False) as file:
-                np.save(file, valid)
         with atomic(self.part(top), durable=False) as file:
-            np.save(file, rows)
-        self.files.append(self.part(top))
-        return rows.shape[0] * rows.shape[1]
+            np.savez(file, rows=rows, **{} if valid is None else {"valid": valid})
+        return len(rows)
 
-    def join(self, output: Path, raster: Raster, overviews: bool) -> None:
-        """Writes `output`, compares it with the parts, and removes them. Raises OSError."""
-        first, place = np.load(self.files[0]), raster.place
-        told = tiff.layout((raster.made[1], *first.shape[1:]), first.dtype, place=place)
+    def join(self, overviews: bool) -> None:
+        """Writes the output, compares it with the parts, and removes them. Raises OSError."""
+        made, place = self.raster.made, self.raster.place
+        first = np.load(self.part(0))["rows"]
+        told = tiff.layout((made[1], *first.shape[1:]), first.dtype, place=place)
         told |= dict(bigtiff="IF_SAFER", predictor=3 if first.dtype.kind == "f" else 2)
-        if min(raster.made) >= BLOCK:
+        if min(made) >= BLOCK:
             told |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
-        with atomic(output) as file:
+        with atomic(self.output) as file:
             path = Path(file.name)
             with tiff.created(path, told, **GDAL) as image:
                 tiff.describe(image, place)
-                masked = not place.fits(first.dtype) and any(self.folder.glob("*.valid"))
+                masked = not place.fits(first.dtype) and any("valid" in part for _, part in self)
                 if masked:
                     image.write_mask(True)  # also where no part has a hole
-                for window, rows, valid in self:
-                    image.write(rows.transpose(2, 0, 1), window=window)
-                    if masked and valid is not None:
-                        image.write_mask(valid, window=window)
+                for window, part in self:
+                    image.write(part["rows"].transpose(2, 0, 1), window=window)
+                    if masked and "valid" in part:
+                        image.write_mask(part["valid"], window=window)
             with tiff.opened(path, **GDAL) as image:
-                for window, rows, _ in self:  # a full disk may not have been told
+                for window, part in self:  # a full disk may not have been told
                     found = image.read(window=window).transpose(1, 2, 0)
-                    if not np.array_equal(found, rows, equal_nan=rows.dtype.kind == "f"):
-                        raise OSError(f"what was written is not what stands in {name_of(output)}: is the disk full?")
+                    if not np.array_equal(found, part["rows"], equal_nan=found.dtype.kind == "f"):
+                        raise OSError(f"what was written is not what stands in {name_of(self.output)}: is the disk "
+                                      "full?")
             if overviews:
-                tiff.add_overviews(path, raster.made, raster.translator.trained.y_is_label)
+                tiff.add_overviews(path, made, self.raster.translator.trained.y_is_label)
         self.close()
         shutil.rmtree(self.folder)
 
-    def __iter__(self) -> Iterator[tuple[tuple, np.ndarray, np.ndarray | None]]:
-        """Of each part, rasterio's window of the output, the rows, and where they hold values."""
-        for path in self.files:
-            top, rows, valid = int(path.stem), np.load(path), path.with_suffix(".valid")
-            window = (top, top + len(rows)), (0, rows.shape[1])
-            yield window, rows, np.load(valid) if valid.is_file() else None
+    def __iter__(self) -> Iterator[tuple[tuple, Mapping[str, np.ndarray]]]:
+        """Of each part, rasterio's window of the output, and what was kept: rows, and valid if some hold no value."""
+        width, height = self.raster.made
+        for top in range(0, height, ROWS):
+            with np.load(self.part(top)) as part:
+                yield ((top, min(top + ROWS, height)), (0, width)), part
 
 
-def claimed(path: Path, output: Path) -> BinaryIO:
-    """The open file, which is this process's until it is closed. Raises UserError where it is another's."""
-    file = path.open("r+b")
-    if claim(file):
-        return file
-    file.close()
-    raise UserError(f"another process is translating to {name_of(output)}: wait for it, or choose another --output")
-
-
-def is_large(path: Path, translator: Translator) -> Size | None:
-    """The size of the output, where a TIFF goes through the network in tiles."""
+def is_large(path: Path, translator: Translator) -> bool:
+    """Whether it is a TIFF that goes through the network in tiles."""
     try:
         with path.open("rb") as file:
-            if file.read(4) not in tiff.MAGIC:
-                return None
-            file.seek(0)
             header = tiff.read_header(file)
-    except (OSError, ValueError):  # told by whoever reads it
-        return None
-    size = translator.trained.enlarged((header.width, header.height))
-    width, height = translator.network_size(size)
-    return size if header.orientation == 1 and tile_for(translator.exact, height, width) else None
+    except (OSError, ValueError, KeyError):  # told by whoever reads it, or no TIFF
+        return False
+    width, height = translator.network_size(translator.trained.enlarged((header.width, header.height)))
+    return header.orientation == 1 and tile_for(translator.exact, height, width) > 0

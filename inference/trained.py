@@ -20,8 +20,8 @@ from runtime.checkpoint import VERSION
 from utils import DataError, UserError
 
 # Settings that are words, of which an unknown one would silently give other pictures
-NAMES = "direction", "resize", "label_side", "space", "generator"
-WORDS = {name: get_args(get_type_hints(Config)[name]) for name in NAMES}
+WORDS = {name: get_args(get_type_hints(Config)[name])
+         for name in ("direction", "resize", "label_side", "space", "generator")}
 WORDS |= {"interpolation": ("linear", "bicubic"), "dropout_blocks": ("paper", "release")}
 
 
@@ -140,6 +140,18 @@ class Trained:
 def trained_of(gen: nn.Module) -> Trained:
     """What `load_generator` read of `gen`; of a network that came from no file, its channels and its size."""
     return getattr(gen, "trained", None) or Trained.of_network(gen)
+
+
+def check_pictures(trained: Trained, medium: str, holds: bool) -> None:
+    """Raises UserError where the network does not take a picture, or does not make one that the medium `holds`."""
+    x, y = trained.values()
+    if trained.inputs > 1 or x.n_labels or x.channels not in (1, 3):
+        what = f"{trained.inputs} inputs together" if trained.inputs > 1 else x
+        raise UserError(f"the network takes {what}, where a {medium} gives one gray or colour image: let predict.py "
+                        "translate files")
+    if not holds:
+        raise UserError(f"the outputs are {y.kind} of {y.written} channels, which no {medium} shows: let predict.py "
+                        "translate files")
 
 
 def mark_of(gen: nn.Module) -> str:

@@ -69,6 +69,8 @@ class Translator:
                             f"{gen.smallest}; it is {tile}")
         self.trained = trained or trained_of(gen)
         self.x, self.y = self.trained.values()
+        self.x_how = self.trained.geometry.how(self.trained.x_is_label)
+        self.y_how = "nearest" if self.trained.y_is_label else "linear"
         self.scale, self.norm, self.seed, self.tile = scale, norm, seed, tile
         self.dropout = dropout in (True, "on")
         self.device = next(gen.parameters()).device
@@ -136,8 +138,7 @@ class Translator:
         if math.prod(size) > max(Image.MAX_IMAGE_PIXELS, math.prod(largest)):
             raise DataError(f"{pictures[0].name} would become {size[0]}×{size[1]}, which is too large: cut it into "
                             "parts, or let input and output be TIFFs")
-        how = self.trained.geometry.how(self.trained.x_is_label)
-        return [resized(picture, size, how) for picture in pictures]
+        return [resized(picture, size, self.x_how) for picture in pictures]
 
     def take(self, pictures: Sequence[Picture]) -> Taken:
         """What `enlarged` returns, on its way. Raises DataError."""
@@ -217,14 +218,13 @@ class Translator:
         if width * height > Image.MAX_IMAGE_PIXELS:
             raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
                             f"{width}×{height}, which is too large")
-        return resize(array, (width, height), self.trained.geometry.how(self.trained.x_is_label))
+        return resize(array, (width, height), self.x_how)
 
     def to_size(self, y_fake: Tensor, size: Size) -> Tensor:
         """(C, H, W), brought back to the width and height `size`, on the CPU."""
         if y_fake.shape[:0:-1] == size:
             return y_fake
-        how = "nearest" if self.trained.y_is_label else "linear"
-        return to_tensor(resize(y_fake.cpu().permute(1, 2, 0).numpy(), size, how))
+        return to_tensor(resize(y_fake.cpu().permute(1, 2, 0).numpy(), size, self.y_how))
 
 
 def translate(gen: Generator, image: Image.Image | np.ndarray | Sequence, **options) -> Image.Image | np.ndarray:
@@ -246,6 +246,12 @@ def tell_clipped(x: Values, pictures: Sequence[Picture]) -> None:
         if share > 0.9:
             say("{}: {:.0%} of the values lie outside of {:g} to {:g}, the range of training, and are clipped"
                 .format(name, share, *x.limits))
+
+
+def check_finite(y_fake: Tensor, name: str) -> None:
+    """Raises DataError where it is not."""
+    if not y_fake.isfinite().all():
+        raise DataError(f"{name} is not translated: the network's output is not finite; --precision fp32 may help")
 
 
 def check_scale(scale: Scale) -> None:

@@ -69,7 +69,9 @@ class Validation:
                     if hide is not None and hide.all():
                         sums["blank"] += 1
                     elif scored:
-                        sums.update(self.scores(*row[1:], hide, n))
+                        sums.update({f"val_{name}": value / n for name, value in image_scores(*row[1:]).items()})
+                        if self.labels:
+                            sums.update(self.labels.count(*row[1:], hide))
                     index += self.ranks.world
         sums["val_l1"] = l1.item() / n
         if batches.skipped:
@@ -87,10 +89,3 @@ class Validation:
         if scored and self.labels:
             total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
         return dict(total), [examples[index] for index in sorted(examples)]
-
-    def scores(self, y_fake: Tensor, y: Tensor, hide: Tensor | None, n: int) -> dict[str, float]:
-        """What one image of n adds to the sums."""
-        scores = {f"val_{name}": value / n for name, value in image_scores(y_fake, y).items()}
-        if self.labels:
-            scores |= self.labels.count(y_fake, y, hide)
-        return scores

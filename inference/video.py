@@ -5,15 +5,15 @@ Frames are written upright, so that the number by which a phone's video is turne
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from inference.trained import Trained
-from inference.translate import Translator
+from inference.translate import Translator, check_finite
 from making.frames import ROUNDED, Video, upright
 from pairs.picture import picture_of
 from runtime.console import say
@@ -31,34 +31,20 @@ TAGS = ("colorspace", "color_range", "color_primaries", "color_trc")
 SLACK = 1.0  # second by which sound and picture may end before the file says
 
 
-def is_video(path: Path) -> bool:
-    """Whether its name is a video's."""
-    return path.suffix.lower() in INPUTS and not path.is_dir()
-
-
-def check_network(trained: Trained) -> None:
-    """Raises UserError where a network's inputs or outputs are no frames."""
-    if trained.inputs > 1:
-        raise UserError(f"the network takes {trained.inputs} inputs together, and a video is one")
-    if trained.in_channels not in (1, 3) or trained.n_labels:
-        raise UserError("the network takes other inputs than pictures, which no video holds")
-    if trained.y.written not in (1, 3) or trained.kind != "uint8":
-        raise UserError(f"the outputs are {trained.kind} of {trained.y.written} channels, which no video holds")
-
-
-def translate_video(translator: Translator, video: Video, output: Path, batch_size: int = 1,
-                    bar: Callable[[int], object] = lambda n: None) -> int:
+def translate_video(translator: Translator, video: Video, output: Path, batch_size: int = 1) -> int:
     """Translates a video into the file `output`, `batch_size` frames at a time. Returns how many there were.
 
-    bar(n) is called whenever n more frames are done. Raises DataError or OSError, and leaves no file then.
+    Raises DataError or OSError, and leaves no file then.
     """
     n = 0
-    with video.opened() as container, atomic(output) as file:
+    with tqdm(total=video.n or None, unit="frame", disable=None) as bar, video.opened() as container, \
+            atomic(output) as file:
         try:
             with contextlib.closing(Writer(file, output, video, container)) as writer:
                 frames = frames_of(video, container, writer)
                 while batch := list(itertools.islice(frames, batch_size)):
-                    translate_frames(translator, batch, writer, bar)
+                    translate_frames(translator, batch, writer)
+                    bar.update(len(batch))
                     n += len(batch)
                 if not n:
                     raise DataError(f"{name_of(video.path)} holds no frame that can be read")
@@ -82,19 +68,16 @@ def frames_of(video: Video, container: Any, writer: "Writer") -> Iterator[Any]:
         raise DataError(f"{name_of(video.path)} is damaged after {video.time:.1f} s ({reason}); nothing is written")
 
 
-def translate_frames(translator: Translator, frames: list, writer: "Writer", bar: Callable[[int], object]) -> None:
+def translate_frames(translator: Translator, frames: list, writer: "Writer") -> None:
     """Neighbours go through the network together."""
     images = [translator.take(translator.enlarged([picture_of(upright(frame))])) for frame in frames]
     writer.check_size(images[0].size, frames[0])
     if {image.size for image in images} != {writer.size}:
         raise DataError(f"{name_of(writer.source)} changes its size on the way, which one video cannot hold")
     y_fake = translator.tensor(torch.stack([image.x for image in images]))
-    if not y_fake.isfinite().all():
-        raise DataError(f"{name_of(writer.source)} is not translated: the network's output is not finite; --precision "
-                        "fp32 may help")
+    check_finite(y_fake, name_of(writer.source))
     for frame, image, each in zip(frames, images, y_fake, strict=True):
         writer.add_frame(translator.finished(each, image).numbers, frame)
-        bar(1)
 
 
 class Writer:

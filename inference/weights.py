@@ -54,8 +54,8 @@ def find_weights(checkpoint: Path | str, check: Callable[[Path], None]) -> Path:
     return path / FILE if (path / FILE).is_file() else path
 
 
-def fetched(url: str, path: Path, check: Callable[[Path], None], instead: str = "") -> Path:
-    """`path`, where what lies at `url` is put unless something is there already. instead: what else one may do."""
+def fetched(url: str, path: Path, check: Callable[[Path], None]) -> Path:
+    """`path`, where what lies at `url` is put unless something is there already."""
     if path.exists():
         return path
     say(f"downloading {url} to {path}")
@@ -70,8 +70,8 @@ def fetched(url: str, path: Path, check: Callable[[Path], None], instead: str = 
             except UserError as error:  # which names a file that nobody will find
                 raise UserError(str(error).replace(file.name, "what came")) from error
     except UserError as error:
-        instead = instead or f"download it elsewhere and put it at {path}"
-        raise UserError(f"could not fetch {url}: {error}. To go on without the network, {instead}") from error
+        raise UserError(f"could not fetch {url}: {error}. To go on without the network, download it elsewhere and put "
+                        f"it at {path}") from error
     return path
 
 

@@ -10,7 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -38,7 +37,7 @@ for path in sorted((run / "kept").glob("*.pth.tar")):
     gen = load_generator(path)
     opts = Evaluate(path, data, reader=reader, palette=palette, num_workers=0)
     row = {"epoch": int(epoch), "weights": weights}
-    for name, score in evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]["output"].items():
+    for name, score in evaluate(gen, *load_pairs(opts, gen), opts)["scores"]["output"].items():
         row[name] = score["mean"] if isinstance(score, dict) else score
     rows.append(row)
     with table.open("w", newline="") as file:

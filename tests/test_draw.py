@@ -286,7 +286,7 @@ def test_an_example_of_floats_is_shown_in_their_range_and_without_its_mask(run, 
 
 @pytest.mark.parametrize("told, sentence", [
     (dict(inputs=2), "takes 2 inputs together"), (dict(kind="float32"), "float32 of 3 channels, which no page shows"),
-    (dict(config=dict(n_labels=3)), "takes indices of 3 classes"),
+    (dict(config=dict(n_labels=3)), "takes 3 classes"),
     (dict(config=dict(in_channels=4)), "takes 4 channels"), (dict(config=dict(out_channels=2)), "uint8 of 2 channels"),
 ], ids=str)
 def test_a_network_without_pictures_is_refused_at_the_start(run, tmp_path, told, sentence):

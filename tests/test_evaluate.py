@@ -136,16 +136,16 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     data, others = load_pairs(opts, gen)
     wanted = torch.tensor([*colours.values()], dtype=torch.float32)
     right = counted = 0
-    for _, y_fake, y in evaluate_module.predictions(gen, data, range(2), 0, opts, torch.float32):
+    for _, y_fake, y in evaluate_module.predictions(gen, data, range(2), opts):
         classes = [torch.cdist(((image + 1) * 127.5).flatten(1).T, wanted).argmin(1) for image in (y_fake, y[:3])]
         shown = (y[3] == 1).flatten()
         right += (classes[0] == classes[1])[shown].sum().item()
         counted += shown.sum().item()
     assert counted == 2 * 64 * 16
-    found = evaluate_module.evaluate(gen, data, others, opts, torch.float32)["scores"]["output"]
+    found = evaluate_module.evaluate(gen, data, others, opts)["scores"]["output"]
     assert found["pixel_accuracy"] == pytest.approx(right / counted)
     assert "no colour" not in capsys.readouterr().out
-    evaluate_module.evaluate(gen, data, others, replace(opts, palette="demo"), torch.float32)
+    evaluate_module.evaluate(gen, data, others, replace(opts, palette="demo"))
     assert "100% of the targets' pixels have no colour of demo" in capsys.readouterr().out
     with (cfg.out_dir / "log.csv").open() as file:
         assert float([*csv.DictReader(file)][-1]["val_label_accuracy"]) == pytest.approx(right / counted, abs=1e-6)
@@ -211,7 +211,7 @@ def scored(opts):
 def test_l1_of_the_evaluation_is_the_one_that_training_logs(trained, end_of):
     opts = options(trained)
     gen = load_generator(opts.checkpoint)
-    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
+    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts)
     assert found["scores"]["output"]["l1"]["mean"] == pytest.approx(end_of(trained)["history"][0]["val_l1"], abs=0.02)
 
 
@@ -225,7 +225,7 @@ def test_a_published_file_is_scored_at_its_own_size_or_the_images(data, tmp_path
     gen = load_generator(opts.checkpoint)
     pairs, train_pairs = load_pairs(opts, gen)
     assert pairs[0][0].shape[:0:-1] == size
-    found = evaluate_module.evaluate(gen, pairs, train_pairs, opts, torch.float32)
+    found = evaluate_module.evaluate(gen, pairs, train_pairs, opts)
     assert found["scores"].keys() == {"output", "mean"}
 
 
@@ -284,7 +284,7 @@ def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data
     forward = Generator.forward
     monkeypatch.setattr(Generator, "forward", lambda self, x: forward(self, x) * (torch.nan if x.min() == 1 else 1))
     status, said, folders = call("--baseline", "identity", "--palette", "facades")
-    assert status == 0 and "1 of 3 outputs is not finite" in said and "bad.png" in said
+    assert status == 0 and "not finite: 1 of 3 pairs" in said and "bad.png" in said
     report = json.loads((folders[0] / "metrics.json").read_text())
     assert [value is None for value in report["l1_of_each"]] == [False, False, True]
     l1 = report["scores"]["output"]["l1"]
@@ -305,7 +305,7 @@ def test_a_second_evaluation_leaves_the_first_one_alone(call, trained, tmp_path)
     assert call("--out-dir", tmp_path / "mine")[0] == 0
     before = (tmp_path / "mine" / "metrics.json").read_bytes()
     status, said, _ = call("--out-dir", tmp_path / "mine", "--seed", 9)
-    assert status == 2 and "already holds metrics.json" in said and "--out-dir" in said
+    assert status == 2 and "already holds an evaluation" in said and "--out-dir" in said
     assert (tmp_path / "mine" / "metrics.json").read_bytes() == before
 
 
@@ -405,7 +405,7 @@ def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeyp
     monkeypatch.setattr(PairedImages, "pixels", lambda self, keys: (
         os.kill(os.getpid(), signal.SIGKILL) if (0, 4) in keys else read(self, keys)))
     with pytest.raises(DataError, match="process that loads images was killed.*--num-workers"):
-        evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)
+        evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts)
 
 
 @pytest.mark.parametrize(("best_by", "column", "values", "best"), [
@@ -525,7 +525,7 @@ def test_the_reader_s_labels_are_compared_with_the_input(readable, monkeypatch):
     gen = load_generator(opts.checkpoint)
     forward = Generator.forward  # the reader takes the negative; the generator paints all gray
     monkeypatch.setattr(Generator, "forward", lambda self, x: -x if self is not gen else forward(self, x))
-    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts, torch.float32)["scores"]
+    found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts)["scores"]
     assert len(scored(opts)[0][0].flatten(1).unique(dim=1).T) == 2  # no colours are mixed
     assert found["target"].keys() == {"pixel_accuracy", "class_accuracy", "class_iou"}
     assert found["target"]["pixel_accuracy"] > 0.99  # resizing mixes the colours of the photos
