@@ -33,7 +33,7 @@ from pairs import tiff
 from pairs.find import list_images, list_inputs, side_of, sides_by_end
 from pairs.geometry import Scale, has_shape_of, resized
 from pairs.images import (
-    SUFFIXES,
+    WRITTEN,
     can_hold,
     normalise,
     read_header,
@@ -268,8 +268,11 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
         raise FileNotFoundError(f"0 images in {name_of(source)}")
     if ending:
         jobs = [replace(job, output=Path(f"{job.output.with_suffix('')}{ending}")) for job in jobs]
-    if jobs[0].output.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--output must end in one of {', '.join(sorted(SUFFIXES))}, or be a folder that is there, and "
+    elif jobs[0].output != output:  # formats that are only read
+        jobs = [job if job.output.suffix.lower() in WRITTEN else replace(job, output=job.output.with_suffix(".png"))
+                for job in jobs]
+    if jobs[0].output.suffix.lower() not in WRITTEN:
+        raise UserError(f"--output must end in one of {', '.join(sorted(WRITTEN))}, or be a folder that is there, and "
                         f"--ending be one of these; it is {name_of(jobs[0].output)}")
     check_jobs(jobs, source)
     return jobs

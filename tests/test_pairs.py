@@ -183,7 +183,7 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
 
 def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     tree(tmp_path, *(f"{place}/{i}" for place in ("mine", "mine/more/deep", "elsewhere") for i in range(2)))
-    for name in ("a.gif", "b.HEIC", "c.gif", "notes.txt", ".hidden.gif"):
+    for name in ("a.jp2", "b.HEIC", "c.jp2", "notes.txt", ".hidden.jp2"):
         (tmp_path / "mine" / name).write_bytes(b"x")
     (tmp_path / "mine" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "mine" / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")  # links to files are followed
@@ -192,7 +192,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     notes = [note for note in found.notes if note.startswith("not used")]
     assert len(notes) == 3
     assert "2 images in mine/more/deep" in notes[0] and str(tmp_path / "mine" / "link") in notes[1]
-    assert "2 × .gif, 1 × .heic" in notes[2]
+    assert "2 × .jp2, 1 × .heic" in notes[2]
     assert len(list_images(tmp_path / "mine", tell=True)) == 7 and notes[2] in capsys.readouterr().out  # with links
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -318,8 +318,8 @@ def test_an_npz_of_anything_else_is_refused(tmp_path, arrays):
 def test_a_folder_without_images_says_what_it_holds(tmp_path):
     with pytest.raises(FileNotFoundError, match="which holds nothing"):
         find_pairs(tmp_path)
-    (tmp_path / "a.gif").write_bytes(b"x")
-    with pytest.raises(FileNotFoundError, match="1 × .gif"):
+    (tmp_path / "a.jp2").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match="1 × .jp2"):
         find_pairs(tmp_path)
     (tmp_path / "maps_256.npz").write_bytes(b"x")
     with pytest.raises(FileNotFoundError, match="1 × .npz.* Wanted: .* two arrays in train.npz"):

@@ -337,7 +337,7 @@ def test_the_command_translates_a_folder_and_tells_failures_by_its_status(checkp
 @pytest.mark.parametrize(("flag", "value", "said"), [
     ("--checkpoint", "nowhere", "nowhere"), ("--checkpoint", "damaged", "gen.pth.tar"),
     ("--input", "nowhere", "nowhere"), ("--input", "empty", "0 images"),
-    ("--output", "out.gif", "must end in .* or be a folder that is there"),
+    ("--output", "out.pgm", "must end in .* or be a folder that is there"),
     ("--output", "results.v2", "must end in .* or be a folder that is there"), ("--tile", 65, "tile must be"),
     ("--scale", 0, "scale must be"), ("--batch-size", 0, "batch_size must be"), ("--seed", 2**70, "seed must be"),
     ("--seed", -1, "seed must be"), ("--device", "meta", "device")])

@@ -272,7 +272,7 @@ def test_a_run_inside_its_own_data_never_trains_on_its_own_pictures(flat, capsys
     train(cfg)
     assert (flat.data_root / "losses.png").exists()
     assert used(load_data(cfg)) == before
-    assert "not used: 2 pictures that this program drew" in capsys.readouterr().out
+    assert "not used: 2 images that this program drew" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["none", "a file more", "a file less", "another seed"])
