@@ -112,7 +112,7 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
         found = _known_layout(_Index(root, photos))
     except UserError as error:
         if not (patterns := read_as(list_files(root))):
-            raise type(error)(f"{error}{_flags(root)}") from error
+            raise type(error)(f"{error}{_flags(root)}".replace("?. ", "? ")) from error
         found = find_matches(root, patterns)
         found.notes.insert(0, f"{name_of(root)} is read as by {patterns}")
     if found.orphans and not found.splits:
