@@ -5,7 +5,7 @@ Frames are written upright, so that the number by which a phone's video is turne
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from inference.translate import Translator, check_finite
-from making.frames import ROUNDED, Video, upright
+from making.frames import ROUNDED, Video, is_on_its_side, is_transparent, upright
 from pairs.picture import picture_of
 from runtime.console import say
 from runtime.files import atomic
@@ -28,6 +28,7 @@ ENCODERS = {".mp4": ("mp4", *H264), ".m4v": ("mp4", *H264), ".mov": ("mov", *H26
 INPUTS = {*ENCODERS, ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv", ".flv", ".ogv"}
 MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m", 9: "bt2020"}  # by the tag `colorspace`
 TAGS = ("colorspace", "color_range", "color_primaries", "color_trc")
+PREROLL = 0.05  # second of sound before the beginning, from which decoders start
 SLACK = 1.0  # second by which sound and picture may end before the file says
 
 
@@ -63,7 +64,8 @@ def frames_of(video: Video, container: Any, writer: "Writer") -> Iterator[Any]:
             writer.add_sound(part)
         else:
             yield part
-    if video.error or video.lasts and video.time < video.lasts - SLACK - float(1 / video.rate):
+    end = video.time + max(video.stands, float(1 / video.rate))
+    if video.error or video.lasts and end < video.lasts - SLACK:
         reason = video.error or f"it ends there, and should last {video.lasts:.1f} s"
         raise DataError(f"{name_of(video.path)} is damaged after {video.time:.1f} s ({reason}); nothing is written")
 
@@ -93,6 +95,7 @@ class Writer:
         self.made = self.av.open(file, "w", format=kind)
         stream = container.streams.video[0]
         self.ratio = stream.sample_aspect_ratio  # of a pixel's sides, or None
+        self.durations = {}  # in seconds, of frames that the encoder has not handed out yet, by their times
         try:
             self.stream = self.made.add_stream(encoder, rate=video.rate, options=options, time_base=stream.time_base)
         except ValueError as error:  # PyAV's UnknownCodecError is one
@@ -120,13 +123,16 @@ class Writer:
             self.stream.pix_fmt = "yuv444p"
             say(f"{size[0]}×{size[1]} is odd: {name_of(self.output)} keeps that size by colour at full resolution "
                 "(4:4:4), which some players and browsers do not show; an --output in .webm is shown by all")
+        if is_transparent(frame):
+            say(f"what is transparent in {name_of(self.source)} is laid over white: {name_of(self.output)} keeps no "
+                "transparency")
         for tag in TAGS:
             setattr(self.stream.codec_context, tag, getattr(frame, tag))
         if self.ratio not in (None, 1) and self.output.suffix.lower() == ".webm":
             say(f"the pixels of {name_of(self.source)} are no squares ({self.ratio}), which .webm does not tell: with "
                 ".mp4 or .mkv the picture keeps its shape")
         if self.ratio:
-            self.stream.codec_context.sample_aspect_ratio = 1 / self.ratio if frame.rotation % 180 else self.ratio
+            self.stream.codec_context.sample_aspect_ratio = 1 / self.ratio if is_on_its_side(frame) else self.ratio
         try:
             self.made.start_encoding()
         except self.av.FFmpegError as error:
@@ -149,10 +155,21 @@ class Writer:
         if self.last is not None and frame.pts is not None:  # of two frames of one time, MP4 holds none
             frame.pts = max(frame.pts, self.last + 1)
         self.last = frame.pts
-        self.made.mux(self.stream.encode(frame))
+        if frame.duration and frame.time_base:
+            self.durations[frame.pts] = frame.duration * frame.time_base
+        self.add_pictures(self.stream.encode(frame))
+
+    def add_pictures(self, packets: Sequence) -> None:
+        """Encoders pass times on, but no durations, so that the last frame would stand as long as others do."""
+        for packet in packets:
+            if duration := self.durations.pop(packet.pts, 0):
+                packet.duration = round(duration / packet.time_base)
+            self.made.mux(packet)
 
     def add_sound(self, packet: Any) -> None:
         if packet.dts is None:  # the mark at the end
+            return
+        if packet.is_discard and packet.pts * packet.time_base < -PREROLL:  # cut off, and heard in no player
             return
         packet.stream = self.sounds[packet.stream.index]
         if self.size:
@@ -161,4 +178,7 @@ class Writer:
             self.early.append(packet)
 
     def finish(self) -> None:
-        self.made.mux(self.stream.encode())
+        packets = self.stream.encode()
+        if packets and self.made.format.name in ("mp4", "mov"):  # whose last packet, which may be of a frame before
+            self.durations[packets[-1].pts] = self.durations.get(self.last, 0)  # the last, tells where the whole ends
+        self.add_pictures(packets)

@@ -109,7 +109,8 @@ class Video:
 
     def __init__(self, path: Path):
         self.path = path
-        self.time = 0.0
+        self.time = 0.0  # seconds, of the last frame, and how long that stands
+        self.stands = 0.0
         self.error = ""
         self.corrupt = 0
         self.av = need("av", "av", "videos")
@@ -156,6 +157,7 @@ class Video:
                     time = float(number / self.rate) if frame.time is None else frame.time
                     begin = time if begin is None else begin
                     self.time = time - begin
+                    self.stands = float((frame.duration or 0) * (frame.time_base or 0))
                     number += 1
                     if frame.is_corrupt:
                         self.corrupt += 1
@@ -217,6 +219,10 @@ def upright(frame) -> np.ndarray:
 
 def is_transparent(frame) -> bool:
     return any(part.is_alpha for part in frame.format.components)
+
+
+def is_on_its_side(frame) -> bool:
+    return axes(frame)[1] != 0
 
 
 def axes(frame) -> tuple[int, int, int, int]:

@@ -598,6 +598,10 @@ def test_bits_that_frames_do_not_keep_are_told(tmp_path, pix_fmt, bits):
     assert status == 0 and (told if bits else "5 in train") in said and ("keep 8" in said) == (bits > 0)
 
 
+TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0), "mirrored": (-1, 0, 0, 1),
+         "upside down": (1, 0, 0, -1), "transposed": (0, 1, 1, 0), "on the other diagonal": (0, -1, -1, 0)}  # where x and y of a pixel lead
+
+
 def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0, ratio=1):
     """Frames of one colour, whose red is four times their number from the beginning of the scene at 10 a second."""
     with av.open(str(path), "w") as file:
@@ -616,8 +620,8 @@ def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx2
     if turn:  # as a phone does: by the matrix in the track's header
         content = path.read_bytes()
         matrix = content.index(b"tkhd") + 4 + 40
-        cos, sin = ((0, 1), (-1, 0), (0, -1))[turn // 90 - 1]
-        turned = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+        a, b, c, d = (number << 16 for number in TURNS[turn])
+        turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
         path.write_bytes(content[:matrix] + turned + content[matrix + 36 :])
     return path
 

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, files_up_to, launch, translated, wait_until
 from skimage import color
 from test_predict import checkpoint, gen  # noqa: F401
-from test_prepare import video
+from test_prepare import TURNS, video
 
 from generator import Generator
 from inference import video as video_module
@@ -134,12 +134,69 @@ def test_sound_is_the_same_to_the_byte(same, tmp_path):
     assert max(abs(a - b) for (a, _), (b, _) in zip(before, after, strict=True)) < 0.03
 
 
-@pytest.mark.parametrize("turn", [90, 180, 270])
-def test_a_turned_video_is_shown_as_before(same, tmp_path, turn):
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_or_mirrored_video_is_shown_as_players_do_and_as_before(same, tmp_path, turn):
     source, made = video(tmp_path / "in.mp4", seconds=1, turn=turn, codec="libx264"), tmp_path / "out.mp4"
     translate_video(same, Video(source), made)
+    (_, first), *_ = seen(source)
+    across, down = np.reshape(TURNS[turn], (2, 2)).sum(axis=0)  # where the green upper left corner leads
+    height, width, _ = first.shape
+    assert (width > height) == (TURNS[turn][0] != 0)
+    assert first[0 if down > 0 else -1, 0 if across > 0 else -1, 1] > 200 > first[..., 1].mean()
     for (_, a), (_, b) in zip(seen(source), seen(made), strict=True):
         assert a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 3
+
+
+def test_transparent_pixels_of_a_video_become_white(same, tmp_path, capsys):
+    source = tmp_path / "in.mov"
+    with av.open(str(source), "w") as file:
+        stream = file.add_stream("qtrle", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "argb"
+        image = np.full((48, 64, 4), (255, 0, 0, 255), np.uint8)
+        image[:, :32, 3] = 0
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
+        file.mux(stream.encode())
+    translate_video(same, Video(source), tmp_path / "out.mp4")
+    for path in (source, tmp_path / "out.mp4"):
+        ((_, picture),) = seen(path)
+        assert np.abs(picture[24, [8, 56]].astype(int) - [[255] * 3, [255, 0, 0]]).max() < 8
+    assert "keeps no transparency" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm"])
+def test_the_last_frame_stands_as_long_as_before(same, tmp_path, ending):
+    clip(tmp_path / "in.mkv", times=(0, 1, 2), codec="ffv1")
+    held = tmp_path / "held.mp4"
+    with av.open(str(tmp_path / "in.mkv")) as source, av.open(str(held), "w") as file:
+        stream = file.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(part for part in source.demux(video=0) if part.size):
+            packet.stream = stream
+            packet.duration = 5000 if number == 2 else 100
+            file.mux(packet)
+    assert Video(held).lasts == pytest.approx(5.2)
+    assert translate_video(same, Video(held), tmp_path / f"out{ending}") == 3
+    with av.open(str(tmp_path / f"out{ending}")) as file:
+        assert file.duration == pytest.approx(5.2e6, abs=1e4)
+
+
+def test_sound_that_was_cut_off_is_not_heard_again(same, tmp_path):
+    """A cut without encoding anew keeps the sound back to the last whole picture, and hides it: Matroska cannot."""
+    whole = clip(tmp_path / "whole.mp4", times=range(20), sound="aac")
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as file:
+        streams = {stream.index: file.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                second = round(1 / packet.time_base)
+                packet.stream = streams[packet.stream.index]
+                packet.pts -= second
+                packet.dts -= second
+                file.mux(packet)
+    assert Video(cut).duration == pytest.approx(1, abs=0.05) and min(heard(cut))[0] < -0.9
+    translate_video(same, Video(cut), tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as file:
+        assert file.duration < 1.2e6
+    assert len(heard(tmp_path / "out.mkv")) < 0.6 * len(heard(whole))
 
 
 @pytest.mark.parametrize("span", [1, 2])
