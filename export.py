@@ -17,8 +17,8 @@ from inference.export import export
 from inference.hub import write_hub
 from inference.load import find_checkpoint, load_generator
 from inference.page import write_page
-from inference.weights import read_weights
 from runtime.console import run_main, say
+from runtime.weights import read_weights
 from utils import UserError
 
 

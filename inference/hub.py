@@ -14,7 +14,6 @@ from generator import Generator
 from inference.page import check_page, example_of, find_examples
 from inference.trained import mark_of
 from inference.translate import Translator
-from inference.weights import FILE, as_safetensors, told_of
 from pairs.identity import Pair
 from pairs.images import normalise, to_tensor
 from pairs.picture import picture_of
@@ -22,6 +21,7 @@ from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
 from runtime.grids import save_grid
+from runtime.weights import FILE, as_safetensors, told_of
 from utils import UserError, command_line
 
 BETTER = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}  # of all scores, those that a card names

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from generator import Generator
 from hd.networks import GlobalGenerator, LocalEnhancer, make_generator, release_dropout
 from inference.trained import Trained, check_known
-from inference.weights import PUBLISHED, check_published, find_weights, read_weights
-from runtime.checkpoint import load_tensors
 from runtime.console import say
 from runtime.speed import is_channels_last
 from runtime.state import result_of
+from runtime.weights import PUBLISHED, find_weights, read_weights
 from utils import UserError
 
 UNET = "model.model.0.weight"  # which every U-Net of the authors' has
@@ -53,6 +52,14 @@ def find_checkpoint(checkpoint: Path | str) -> Path:
             check_published(gen)
 
     return find_weights(checkpoint, check)
+
+
+def check_published(gen: nn.Module) -> None:
+    """Raises UserError where it is none of the networks of PUBLISHED."""
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in Generator().state_dict().items()}
+    if {name: value.shape for name, value in gen.state_dict().items()} != shapes:
+        raise UserError("what came is no U-Net of 256 pixels, three channels to three, ngf 64, as the authors' are")
 
 
 def generator_of(saved: dict, path: Path) -> Generator:
@@ -106,7 +113,7 @@ def head_start(gen: nn.Module, disc: nn.Module, path: Path) -> None:
     which less than half fits, nothing is taken. Says what was.
     Raises FileNotFoundError, or UserError when the file is damaged, holds no generator, or one that does not fit.
     """
-    saved = load_tensors(path)
+    saved = read_weights(path)
     theirs = generator_of(saved, path)
     shift = depth_of(gen) - depth_of(theirs)  # the decoder is numbered from the bottleneck
     of_gen = {re.sub(r"^decoder\.(\d+)", lambda found: f"decoder.{int(found[1]) + shift}", key): value

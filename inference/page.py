@@ -16,7 +16,6 @@ import numpy as np
 from generator import Generator
 from inference.export import export, fits_fp16
 from inference.trained import Trained, check_pictures, crop_of
-from inference.weights import fetched
 from pairs.find import evenly, find_pairs
 from pairs.geometry import resize
 from pairs.identity import Pair
@@ -26,6 +25,7 @@ from pairs.reading import read_pair
 from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
+from runtime.weights import fetched
 from utils import UserError, name_of
 
 EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes

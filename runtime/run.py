@@ -21,6 +21,7 @@ from runtime.folder import numbered, refuse_foreign, run_files, run_name
 from runtime.former import current
 from runtime.state import State, snapshot
 from runtime.summary import commit_of
+from runtime.weights import find_weights, read_weights
 from runtime.writer import Writer
 from utils import UserError, name_of
 
@@ -91,7 +92,7 @@ class Run:
         """What the file that this run begins with tells of its pairs; says where it translates the other way."""
         if not self.cfg.init_from:
             return None
-        saved = load_tensors(self.cfg.init_from)
+        saved = read_weights(self.cfg.init_from)
         then = (saved.get("config") or {}).get("direction", self.cfg.direction)
         if then != self.cfg.direction:
             say(f"{self.cfg.init_from} translates {then}, and this run {self.cfg.direction}: it begins with weights "
@@ -138,12 +139,11 @@ class Run:
                 self._lock(folder)
             else:
                 folder = self._free_folder()
+            if cfg.init_from and cfg.init_from.exists():
+                cfg = replace(cfg, init_from=cfg.init_from.absolute())
             cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
-                          init_from=cfg.init_from and cfg.init_from.absolute(),
                           best_by=str(Path(cfg.best_by).absolute()) if cfg.best_by.endswith(".json") else cfg.best_by)
             saved = self._read(cfg)
-            if saved:
-                cfg = replace(cfg, init_from=saved["config"].get("init_from"))
             for place in (folder, folder / "examples"):
                 remove_leftovers(place)
             with tempfile.TemporaryFile(dir=folder) as probe:
@@ -151,7 +151,11 @@ class Run:
         except OSError as error:
             where = f": {name_of(error.filename)}" if error.filename else ""
             raise OSError(f"cannot use out_dir '{folder or Path()}': {error.strerror or error}{where}") from error
-        return cfg, saved
+        if saved:
+            return replace(cfg, init_from=saved["config"].get("init_from")), saved
+        if cfg.init_from:
+            cfg = replace(cfg, init_from=find_weights(cfg.init_from, read_weights).absolute())
+        return cfg, None
 
     def _lock(self, folder: Path) -> None:
         self.made = not folder.exists()

@@ -599,7 +599,8 @@ def test_bits_that_frames_do_not_keep_are_told(tmp_path, pix_fmt, bits):
 
 
 TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0), "mirrored": (-1, 0, 0, 1),
-         "upside down": (1, 0, 0, -1), "transposed": (0, 1, 1, 0), "on the other diagonal": (0, -1, -1, 0)}  # where x and y of a pixel lead
+         "upside down": (1, 0, 0, -1), "transposed": (0, 1, 1, 0),
+         "on the other diagonal": (0, -1, -1, 0)}  # where a step to the right leads, (x, y), then one down
 
 
 def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0, ratio=1):

@@ -9,15 +9,17 @@ from pathlib import PureWindowsPath
 
 import pytest
 import torch
-from conftest import begin, equal, write_generator, write_pair
+from conftest import begin, equal, flags, write_generator, write_pair
 from test_published import Published
 
 import evaluate
 import predict
 from generator import Generator
-from inference import weights
 from inference.load import load_generator
+from runtime import weights
+from runtime.cli import parse
 from runtime.files import temporary_name
+from train import train
 from utils import UserError
 
 save = partial(write_generator, told={"direction": "AtoB"})
@@ -217,8 +219,6 @@ def test_without_the_package_its_name_is_told(monkeypatch):
 
 
 def test_a_file_of_safetensors_tells_what_the_run_told(small, tmp_path):
-    from train import train
-
     train(small(n_epochs=1))
     path = small().out_dir / "gen.pth.tar"
     for source in (path, small().out_dir / "checkpoint.pth.tar"):
@@ -231,6 +231,34 @@ def test_a_file_of_safetensors_tells_what_the_run_told(small, tmp_path):
             assert all((getattr(told["known"], name) == value).all() for name, value in
                        vars(expected["known"]).items() if name != "by_name")
         assert str(tmp_path).encode() not in (tmp_path / "gen.safetensors").read_bytes()  # no paths of one's own
+
+
+@pytest.mark.parametrize("source", ["an address", "a name", "a folder for the Hub"])
+def test_a_run_begins_with_what_checkpoint_would_name(served, gen, data, tmp_path, monkeypatch, capsys, source):
+    content = save(tmp_path / "gen.pth.tar", gen).read_bytes()
+    if source == "a name":
+        served.files["/sat2map.pth"] = content
+        monkeypatch.setattr(weights, "URL", f"{served.address}/{{name}}.pth")
+        init_from = "sat2map"
+    elif source == "an address":
+        served.files["/gen.pth.tar"] = content
+        init_from = f"{served.address}/gen.pth.tar"
+    else:
+        (tmp_path / "hub").mkdir()
+        (tmp_path / "hub" / weights.FILE).write_bytes(weights.as_safetensors(torch.load(tmp_path / "gen.pth.tar")))
+        init_from = "hub"
+    run = tmp_path / "run"
+    words = [*flags(data, run, ngf=4, crop_size=64, load_size=64), "--init-from", init_from, "--lr", "1e-20"]
+    train(parse(words))
+    begun = load_generator(run / "gen.pth.tar")
+    assert all(torch.allclose(*both, atol=1e-6) for both in zip(begun.parameters(), gen.parameters(), strict=True))
+    asked = len(served.asked)
+    train(parse([*words, "--resume", "--n-epochs", "3"]))
+    assert len(served.asked) == asked == (source != "a folder for the Hub")
+    said = capsys.readouterr().out
+    assert f"{init_from if source == 'a folder for the Hub' else 'weights'}" in said
+    with pytest.raises(UserError, match="is a folder without model.safetensors: take .*gen.pth.tar"):
+        train(parse([*flags(data, tmp_path / "another"), "--init-from", str(run)]))
 
 
 def test_damaged_files_of_safetensors_are_a_sentence(gen, tmp_path):

@@ -8,10 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from generator import Generator
 from runtime.checkpoint import SETTINGS, load_tensors
 from runtime.console import say
 from runtime.files import atomic, remove_leftovers
@@ -27,7 +25,7 @@ ENDINGS = (".pth.tar", ".pth", ".safetensors")
 FILE = "model.safetensors"  # in a folder for the Hub
 
 
-def find_weights(checkpoint: Path | str, check: Callable[[Path], None]) -> Path:
+def find_weights(checkpoint: Path | str, check: Callable[[Path], object]) -> Path:
     """The file or folder that `checkpoint` names. What lies on the network is fetched once, whole or not at all.
 
     A name of PUBLISHED becomes weights/NAME.pth, an address a file beside it, and hf:USER/REPO one in a folder there.
@@ -54,7 +52,7 @@ def find_weights(checkpoint: Path | str, check: Callable[[Path], None]) -> Path:
     return path / FILE if (path / FILE).is_file() else path
 
 
-def fetched(url: str, path: Path, check: Callable[[Path], None]) -> Path:
+def fetched(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     """`path`, where what lies at `url` is put unless something is there already."""
     if path.exists():
         return path
@@ -73,14 +71,6 @@ def fetched(url: str, path: Path, check: Callable[[Path], None]) -> Path:
         raise UserError(f"could not fetch {url}: {error}. To go on without the network, download it elsewhere and put "
                         f"it at {path}") from error
     return path
-
-
-def check_published(gen: nn.Module) -> None:
-    """Raises UserError where it is none of the networks of PUBLISHED."""
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in Generator().state_dict().items()}
-    if {name: value.shape for name, value in gen.state_dict().items()} != shapes:
-        raise UserError("what came is no U-Net of 256 pixels, three channels to three, ngf 64, as the authors' are")
 
 
 def from_hub(name: str) -> Path:
