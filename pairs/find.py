@@ -109,7 +109,10 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
     if patterns:
         return find_matches(root, patterns)
     try:
-        found = _known_layout(_Index(root, photos))
+        index = _Index(root, photos)
+        found = _known_layout(index)
+        if index.unused():
+            found.notes += _beside_halves(root, found)
     except UserError as error:
         if not (patterns := read_as(list_files(root))):
             raise type(error)(f"{error}{_flags(root)}".replace("?. ", "? ")) from error
@@ -124,6 +127,18 @@ def _flags(root: Path) -> str:
     """The end of a sentence that tells the patterns which may be meant."""
     patterns = suggested(list_files(root))
     return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
+
+
+def _beside_halves(root: Path, found: Found) -> list[str]:
+    """Tells where side-by-side files may each be one side, whose partners are among the files that are not used."""
+    pairs = found.splits.get("train", [])
+    if not pairs or not pairs[0].side_by_side:
+        return []
+    patterns = suggested(list_files(root))
+    first = pairs[0].files[0].relative_to(root).as_posix()
+    if not patterns or not any([first] in side.values() for side in patterns.sides([first])):
+        return []
+    return [f"{name_of(first)} and others are taken for two images side by side; if each is one side, take {patterns}"]
 
 
 def _known_layout(index: "_Index") -> Found:

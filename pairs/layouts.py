@@ -20,7 +20,8 @@ ENDS = re.compile("(.+)[-_](ab|" + "|".join(ends[0] for ends in SIDES) + ")", re
 PLAIN = [("{split}_label/{name}_gtFine_labelIds.png", "{split}_img/{name}_leftImg8bit.png"),  # pix2pixHD
          ("{split}_label/{name}.*", "{split}_img/{name}.*"),
          ("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_color.png")]  # Cityscapes
-PROPOSED = [("stuffthingmaps*/{split}2017/{name}.*", "{split}2017/{name}.*"),  # COCO-Stuff
+PROPOSED = [("{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{split}.*"),  # DRIVE
+            ("stuffthingmaps*/{split}2017/{name}.*", "{split}2017/{name}.*"),  # COCO-Stuff
             *((f"DIV2K_{{split}}_LR_bicubic/X{n}/{{name}}x{n}.*", "DIV2K_{split}_HR/{name}.*") for n in (4, 3, 2)),
             ("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png"),
             ("*/s1_*/{name}_s1_{name}.*", "*/s2_*/{name}_s2_{name}.*"),  # SEN12MS, all of it or one of its seasons

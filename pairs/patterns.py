@@ -260,7 +260,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             unnamed = [folder if folder == GAP or "{split}" in folder else "{name}" for folder in folders]
             stem = AROUND.sub("{name}", stem)
             for place in dict.fromkeys("/".join([*each, stem]) for each in (folders, unnamed)):
-                if "{name}" in place and word[0] != "{split}":
+                if "{name}" in place:
                     places[place][word[0]].append(path.rpartition("/")[2])
     for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
         stems = places[place]

@@ -123,6 +123,24 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     (both("low/{}.png", "high/{}.png"), "--files-a 'low/{name}.*' --files-b 'high/{name}.*'"),
     (both("p1/x{}.png", "p1/x{}_mask.png", NUMBERS[:2]) + both("p2/x{}.png", "p2/x{}_mask.png", NUMBERS[:2]),
      "--files-a '{name}_mask.png' --files-b '{name}.png'"),
+    (both("train/train_A/{}.png", "train/train_B/{}.png", NUMBERS[:2])
+     + both("test/test_A/{}.png", "test/test_B/{}.png", NUMBERS[2:]),
+     "--files-a '{split}/{split}_A/{name}.*' --files-b '{split}/{split}_B/{name}.*'"),
+    (both("images/train2017/{}.jpg", "labels/train2017/{}.png", NUMBERS[:2])
+     + both("images/val2017/{}.jpg", "labels/val2017/{}.png", NUMBERS[2:]),
+     "--files-a 'labels/{split}2017/{name}.*' --files-b 'images/{split}2017/{name}.*'"),
+    (both("train2017/{}.jpg", "stuffthingmaps/train2017/{}.png"),
+     "--files-a 'stuffthingmaps*/{split}2017/{name}.*' --files-b '{split}2017/{name}.*'"),
+    (both("DIV2K_train_LR_bicubic/X3/{}x3.png", "DIV2K_train_HR/{}.png"),
+     "--files-a 'DIV2K_{split}_LR_bicubic/X3/{name}x3.*' --files-b 'DIV2K_{split}_HR/{name}.*'"),
+    (both("S/trainannot/{}.png", "S/train/{}.png", NUMBERS[:2])
+     + both("S/valannot/{}.png", "S/val/{}.png", NUMBERS[2:]),
+     "--files-a 'S/{split}/{name}.*' --files-b 'S/{split}annot/{name}.*'"),
+    (both("V/SegmentationClass/{}.png", "V/JPEGImages/{}.jpg") + ["V/SegmentationObject/5.png", "V/X/5.jpg"],
+     "--files-a 'V/SegmentationClass/{name}.*' --files-b 'V/JPEGImages/{name}.*'"),
+    (both("training/1st_manual/{}_manual1.gif", "training/images/{}_training.tif")
+     + [f"training/mask/{n}_training_mask.gif" for n in NUMBERS],
+     "--files-a '{split}/1st_manual/{name}_manual1.*' --files-b '{split}/images/{name}_{split}.*'"),
     (both("it's/{}.png", "so/{}.png"), """--files-a 'it'"'"'s/{name}.*' --files-b 'so/{name}.*'"""),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
@@ -131,6 +149,16 @@ def test_folders_are_answered_with_flags_that_work(tmp_path, files, flags):
         find_pairs(tmp_path)
     assert str(error.value).endswith(flags)
     _, a, _, b = shlex.split(flags)
+    assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
+
+
+def test_photos_in_train_beside_masks_of_their_names_are_told(tmp_path):
+    tree(tmp_path, *both("train/{}_01.png", "train_masks/{}_01_mask.gif"))
+    found = find_pairs(tmp_path)
+    assert all(pair.side_by_side for pair in found.splits["train"])
+    flags = next(filter(None, (note.partition("if each is one side, take ")[2] for note in found.notes)))
+    _, a, _, b = shlex.split(flags)
+    assert (a, b) == ("{split}/{name}_01.*", "{split}_masks/{name}_01_mask.*")
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
 
 
