@@ -66,7 +66,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
     the halves would be upright, but for names that end in _AB, and where a network has learnt from them (`halved`).
     """
-    headers, odd, wide, moving = Headers(), defaultdict(list), [], []
+    headers, odd, wide, three, moving = Headers(), defaultdict(list), [], [], []
     for pair in evenly(pairs, at_most):
         file = pair.files[0]
         try:
@@ -81,6 +81,8 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             problem = error
             continue
         width, height = sides[0]
+        if pair.side_by_side and 2 * width == 3 * height:
+            three.append(file)
         if pair.side_by_side and not file.stem.lower().endswith(("_ab", "-ab")):
             shown = f"{name_of(file)} ({2 * width}×{height})"
             if 2 * width <= height:
@@ -102,6 +104,9 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     if len(wide) == n:
         say(f"all photos are twice as wide as high, such as {name_of(wide[0])}: if each is two images side by side, "
             "let the names end in _AB")
+    if len(three) == n:
+        say(f"all files are three times as wide as high, such as {name_of(three[0])}, and cut in the middle: if each is "
+            "three images side by side, cut them apart before")
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{name_of(moving[0])}")

@@ -11,7 +11,9 @@ from PIL import Image
 
 from check import check
 from dataset import load_data
+from pairs.checks import check_headers
 from pairs.find import find_pairs
+from pairs.identity import Pair
 from pairs.reading import read_pair
 from pairs.values import values_of
 from utils import UserError
@@ -273,3 +275,11 @@ def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told, w
         found = re.search(r"the palettes of side A differ from file to file: \d is \(.*\) in .*A/\d.(png|tif) and "
                           r"\(.*\) in .*A/\d.(png|tif)", said)
         assert bool(found) == ("the palettes of" in said) == differ
+
+
+@pytest.mark.parametrize("widths", [(192, 192), (192, 128)])
+def test_three_images_in_each_file_are_asked_about(tmp_path, capsys, widths):
+    for i, width in enumerate(widths):
+        Image.new("RGB", (width, 64), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    check_headers([Pair((path,), None) for path in sorted(tmp_path.iterdir())])
+    assert ("if each is three images side by side" in capsys.readouterr().out) == (widths == (192, 192))
