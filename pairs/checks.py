@@ -105,7 +105,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
         say(f"all photos are twice as wide as high, such as {name_of(wide[0])}: if each is two images side by side, "
             "let the names end in _AB")
     if len(three) == n:
-        say(f"all files are three times as wide as high, such as {name_of(three[0])}, and cut in the middle: if each is "
+        say(f"all files are three times as wide as high, such as {name_of(three[0])}, and cut in two: if each is "
             "three images side by side, cut them apart before")
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
