@@ -172,7 +172,7 @@ class _Index:
 
     def __init__(self, root: Path, photos: bool = False):
         self.root, self.photos, self.images, self.npz = root, photos, defaultdict(list), {}
-        self.drawn, self.links, self.endings = [], [], Counter()
+        self.drawn, self.links, self.tables, self.endings = [], [], [], Counter()
         tops = [root]  # and linked folders in known places
         for folder, folders, files in chain.from_iterable(walk(top, self._unreadable) for top in tops):
             for path in (folder / name for name in folders):
@@ -188,6 +188,8 @@ class _Index:
                     self.drawn.append(path)
                 elif ending in SUFFIXES:
                     images.append((unicodedata.normalize("NFC", place + stem), path))
+                elif path.name in ("metadata.csv", "metadata.jsonl"):
+                    self.tables.append(path)
                 elif ending == ".npz" and folder == root:
                     self.npz[path.name.lower()] = path
         for images in self.images.values():
@@ -214,6 +216,8 @@ class _Index:
         if others := other_formats(self.endings):
             found.notes.append(f"not used: {others}")
         found.leave_out(self.drawn, "that this program drew")
+        if self.tables:
+            found.notes.append(f"not used: {name_of(self.tables[0])}; pairs are told by folders and names alone")
 
 
 def list_images(folder: Path, tell: bool = False) -> list[Path]:

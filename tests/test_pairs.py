@@ -183,14 +183,14 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
 
 def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     tree(tmp_path, *(f"{place}/{i}" for place in ("mine", "mine/more/deep", "elsewhere") for i in range(2)))
-    for name in ("a.jp2", "b.HEIC", "c.jp2", "notes.txt", ".hidden.jp2"):
+    for name in ("a.jp2", "b.HEIC", "c.jp2", "notes.txt", ".hidden.jp2", "metadata.csv"):
         (tmp_path / "mine" / name).write_bytes(b"x")
     (tmp_path / "mine" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "mine" / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")  # links to files are followed
     found = find_pairs(tmp_path / "mine")
     assert len(everything(found)) == 3
     notes = [note for note in found.notes if note.startswith("not used")]
-    assert len(notes) == 3
+    assert len(notes) == 4 and "metadata.csv; pairs are told by" in notes[3]
     assert "2 images in mine/more/deep" in notes[0] and str(tmp_path / "mine" / "link") in notes[1]
     assert "2 × .jp2, 1 × .heic" in notes[2]
     assert len(list_images(tmp_path / "mine", tell=True)) == 7 and notes[2] in capsys.readouterr().out  # with links
