@@ -70,11 +70,11 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     for pair in evenly(pairs, at_most):
         file = pair.files[0]
         try:
-            sides = side_sizes(pair)
+            found = [*map(read_header, pair.files)]
+            sides = side_sizes(pair, found)
             headers.sides[sides] += 1
-            found = [(source, read_header(source)) for source in pair.files]
-            moving += [source for source, header in found if header.frames][:1]
-            headers.nodata = headers.nodata or any(header.nodata for _, header in found)
+            moving += [source for source, header in zip(pair.files, found, strict=True) if header.frames][:1]
+            headers.nodata = headers.nodata or any(header.nodata for header in found)
         except DataError as error:
             if not skip:
                 raise

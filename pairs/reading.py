@@ -1,25 +1,25 @@
 """Reads the files of a pair: as pictures, or as arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pairs.geometry import Interpolation, Size, has_shape_of, largest_of, resized
 from pairs.identity import Pair
-from pairs.images import read_header, read_picture
+from pairs.images import Header, read_header, read_picture
 from pairs.picture import Picture
 from pairs.values import Values, mask_array
 from utils import DataError, name_of
 
 
-def side_sizes(pair: Pair) -> tuple[Size, ...]:
-    """Width and height of the inputs and the target, or of one half, from the headers of the files.
+def side_sizes(pair: Pair, headers: Sequence[Header] = ()) -> tuple[Size, ...]:
+    """Width and height of the inputs and the target, or of one half, from the headers of the files, which may be given.
 
     Raises DataError when a side-by-side file has an odd width, when the files of the sides are not of one shape, or
     when the mask has the size of none of them.
     """
-    sizes = [read_header(source).size for source in pair.files]
+    sizes = [header.size for header in headers or map(read_header, pair.files)]
     if pair.side_by_side:
         width, height = sizes[0]
         if width % 2:
