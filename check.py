@@ -102,11 +102,13 @@ def check(cfg: Config) -> int:
         told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")
+    if good.get("train"):
         # What it will see of some pairs.
         name = cfg.data_root.resolve().name
         preview = Path(f"preview_{name}.png")
         data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg),
-                            masked=counted["train"].nodata or any(side.kind == "float32" for side in seen.values()))
+                            masked=any(side.kind == "float32" for side in seen.values())
+                            or "train" in counted and counted["train"].nodata)
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         rows = []
         try:

@@ -46,7 +46,7 @@ class Config:
     n_blocks: int = 9  # global, local: number of residual blocks at the smallest size
     n_scales: int = 0  # 1 to 3: number of pix2pixHD's discriminators, each at half the size of the last; 0: the paper's
     spectral_norm: bool = False  # divide the weights of each of D's layers by their largest singular value
-    init_from: Path | None = None  # weights to start from: gen.pth.tar, checkpoint.pth.tar (D's too) or *_net_G.pth
+    init_from: Path | None = None  # weights to start from: checkpoint.pth.tar (D's too) or all that --checkpoint takes
 
     # Optimisation
     gan_loss: Literal["bce", "lsgan"] = "bce"  # cross-entropy (the paper) or least squares

@@ -281,7 +281,8 @@ def table(scores: dict[str, dict]) -> str:
         cells = []
         for values in scores.values():
             value = values.get(metric, math.nan)
-            cells.append(f"{value['mean']:.4f} ± {value['std']:.4f}" if isinstance(value, dict) else f"{value:.4f}")
+            mean, std = (value["mean"], value["std"]) if isinstance(value, dict) else (value, math.nan)
+            cells.append(f"{mean:.4f}" + ("" if math.isnan(std) else f" ± {std:.4f}"))
         lines.append(f"{metric:16}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 
@@ -297,6 +298,7 @@ def result_folder(opts: Evaluate) -> Iterator[Path]:
 
     Raises UserError when out_dir holds one. A folder is removed again if the block fails before it writes.
     """
+    made = not opts.out_dir or not opts.out_dir.exists()
     if folder := opts.out_dir:
         if any((folder / name).exists() for name in ("metrics.json", "sheet.png")):
             raise UserError(f"{folder} already holds an evaluation: choose another folder with --out-dir")
@@ -311,7 +313,8 @@ def result_folder(opts: Evaluate) -> Iterator[Path]:
         yield folder
     finally:
         with contextlib.suppress(OSError):  # there are files in it
-            folder.rmdir()
+            if made:
+                folder.rmdir()
 
 
 @memory_advice("take a smaller --num-workers, or another --device")

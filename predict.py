@@ -268,14 +268,27 @@ def find_jobs(opts: Predict, trained: Trained) -> list[Job]:
         raise FileNotFoundError(f"0 images in {name_of(source)}")
     if ending:
         jobs = [replace(job, output=Path(f"{job.output.with_suffix('')}{ending}")) for job in jobs]
-    elif jobs[0].output != output:  # formats that are only read
-        jobs = [job if job.output.suffix.lower() in WRITTEN else replace(job, output=job.output.with_suffix(".png"))
-                for job in jobs]
+    elif jobs[0].output != opts.output:  # formats that are only read
+        jobs = as_png(jobs)
     if jobs[0].output.suffix.lower() not in WRITTEN:
         raise UserError(f"--output must end in one of {', '.join(sorted(WRITTEN))}, or be a folder that is there, and "
                         f"--ending be one of these; it is {name_of(jobs[0].output)}")
     check_jobs(jobs, source)
     return jobs
+
+
+def as_png(jobs: list[Job]) -> list[Job]:
+    """Outputs of formats that are only read become PNGs, unless another image's output is called so."""
+    taken = {job.output for job in jobs}
+    kept = []
+    for job in jobs:
+        if job.output.suffix.lower() not in WRITTEN:
+            job = replace(job, output=job.output.with_suffix(".png"))
+            if job.output in taken:
+                say(f"not used: {name_of(job.inputs[0])}, beside which there is one whose output is {job.output.name}")
+                continue
+        kept.append(job)
+    return kept
 
 
 def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] | None:

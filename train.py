@@ -97,7 +97,7 @@ def step_for(cfg: Config, state: State, autocast: Callable, vgg_loss: nn.Module 
 
 
 def masked_step(step: Callable, state: State, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """A step for a y whose last channel is a mask in [-1, 1], which weights each pixel's L1.
+    """A step for a y whose last channel is a mask in [-1, 1], by which y_fake is blended into y for all losses.
 
     Where it is -1, y_fake equals y, so that D sees no difference there.
     """

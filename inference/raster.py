@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,7 +263,7 @@ class Parts:
             self.job.truncate(0)
             self.job.write(told)
             self.job.flush()
-        tops = itertools.takewhile(lambda top: self.part(top).is_file(), itertools.count(0, ROWS))
+        tops = itertools.takewhile(self.is_whole, itertools.count(0, ROWS))
         self.rows = min(ROWS * len(list(tops)), raster.made[1])
 
     def close(self) -> None:
@@ -270,6 +271,12 @@ class Parts:
 
     def part(self, top: int) -> Path:
         return self.folder / f"{top:09d}.npz"
+
+    def is_whole(self, top: int) -> bool:
+        """Parts are not synced to the disk one by one, so that a power failure may leave one cut short."""
+        with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(self.part(top)) as part:
+            return "rows" in part
+        return False
 
     def add(self, part: tuple[int, np.ndarray, np.ndarray | None]) -> int:
         """Keeps what `Raster.output` made, and returns how many rows these are."""

@@ -147,11 +147,11 @@ def check_pictures(trained: Trained, medium: str, holds: bool) -> None:
     x, y = trained.values()
     if trained.inputs > 1 or x.n_labels or x.channels not in (1, 3):
         what = f"{trained.inputs} inputs together" if trained.inputs > 1 else x
-        raise UserError(f"the network takes {what}, where a {medium} gives one gray or colour image: let predict.py "
-                        "translate files")
+        raise UserError(f"the network takes {what}, where a {medium} gives one gray or colour image: predict.py "
+                        "translates image files")
     if not holds:
-        raise UserError(f"the outputs are {y.kind} of {y.written} channels, which no {medium} shows: let predict.py "
-                        "translate files")
+        raise UserError(f"the outputs are {y.kind} of {y.written} channels, which no {medium} shows: predict.py "
+                        "writes image files")
 
 
 def mark_of(gen: nn.Module) -> str:

@@ -5,7 +5,7 @@ Frames are written upright, so that the number by which a phone's video is turne
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from inference.translate import Translator, check_finite
-from making.frames import ROUNDED, Video, is_on_its_side, is_transparent, upright
+from making.frames import ROUNDED, Video, is_transparent, upright
 from pairs.picture import picture_of
 from runtime.console import say
 from runtime.files import atomic
@@ -72,7 +72,8 @@ def frames_of(video: Video, container: Any, writer: "Writer") -> Iterator[Any]:
 
 def translate_frames(translator: Translator, frames: list, writer: "Writer") -> None:
     """Neighbours go through the network together."""
-    images = [translator.take(translator.enlarged([picture_of(upright(frame))])) for frame in frames]
+    pictures = [picture_of(upright(frame, writer.video.axes)) for frame in frames]
+    images = [translator.take(translator.enlarged([picture])) for picture in pictures]
     writer.check_size(images[0].size, frames[0])
     if {image.size for image in images} != {writer.size}:
         raise DataError(f"{name_of(writer.source)} changes its size on the way, which one video cannot hold")
@@ -87,7 +88,9 @@ class Writer:
 
     def __init__(self, file: BinaryIO, output: Path, video: Video, container: Any):
         self.av = video.av
-        self.source, self.output = video.path, output
+        self.video = video
+        self.source = video.path
+        self.output = output
         self.size = None  # width and height, once a frame has told them
         self.early = []  # sound from before then
         self.last = None  # the time of the last frame, in the input's units
@@ -95,7 +98,6 @@ class Writer:
         self.made = self.av.open(file, "w", format=kind)
         stream = container.streams.video[0]
         self.ratio = stream.sample_aspect_ratio  # of a pixel's sides, or None
-        self.durations = {}  # in seconds, of frames that the encoder has not handed out yet, by their times
         try:
             self.stream = self.made.add_stream(encoder, rate=video.rate, options=options, time_base=stream.time_base)
         except ValueError as error:  # PyAV's UnknownCodecError is one
@@ -132,7 +134,7 @@ class Writer:
             say(f"the pixels of {name_of(self.source)} are no squares ({self.ratio}), which .webm does not tell: with "
                 ".mp4 or .mkv the picture keeps its shape")
         if self.ratio:
-            self.stream.codec_context.sample_aspect_ratio = 1 / self.ratio if is_on_its_side(frame) else self.ratio
+            self.stream.codec_context.sample_aspect_ratio = 1 / self.ratio if self.video.axes[1] else self.ratio
         try:
             self.made.start_encoding()
         except self.av.FFmpegError as error:
@@ -155,16 +157,7 @@ class Writer:
         if self.last is not None and frame.pts is not None:  # of two frames of one time, MP4 holds none
             frame.pts = max(frame.pts, self.last + 1)
         self.last = frame.pts
-        if frame.duration and frame.time_base:
-            self.durations[frame.pts] = frame.duration * frame.time_base
-        self.add_pictures(self.stream.encode(frame))
-
-    def add_pictures(self, packets: Sequence) -> None:
-        """Encoders pass times on, but no durations, so that the last frame would stand as long as others do."""
-        for packet in packets:
-            if duration := self.durations.pop(packet.pts, 0):
-                packet.duration = round(duration / packet.time_base)
-            self.made.mux(packet)
+        self.made.mux(self.stream.encode(frame))
 
     def add_sound(self, packet: Any) -> None:
         if packet.dts is None:  # the mark at the end
@@ -178,7 +171,14 @@ class Writer:
             self.early.append(packet)
 
     def finish(self) -> None:
+        """Encoders pass times on, but no durations, so that the last frame would stand as long as others do."""
         packets = self.stream.encode()
-        if packets and self.made.format.name in ("mp4", "mov"):  # whose last packet, which may be of a frame before
-            self.durations[packets[-1].pts] = self.durations.get(self.last, 0)  # the last, tells where the whole ends
-        self.add_pictures(packets)
+        stands = (self.video.lasts or 0) - self.video.time
+        if packets and stands > 0:
+            ends = {self.last}
+            if self.made.format.name in ("mp4", "mov"):  # where the packet that is written last must tell it too
+                ends.add(packets[-1].pts)
+        for packet in packets:
+            if stands > 0 and packet.pts in ends:
+                packet.duration = round(stands / packet.time_base)
+            self.made.mux(packet)

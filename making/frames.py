@@ -79,7 +79,7 @@ class Frames:
                 left_out += 1
                 continue
             name = f"{first.path.stem}_{number:06d}"
-            yield Job(name, partial(self.make, split, frame, partner), split)
+            yield Job(name, partial(self.make, videos, split, frame, partner), split)
         if left_out:
             say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them are "
                 "trained on")
@@ -87,12 +87,12 @@ class Frames:
             if video.error:
                 yield Job(f"the end of {video.path}", video.tell_error)
 
-    def make(self, split: str, frame, partner) -> Made:
-        b = upright(frame)
+    def make(self, videos: Sequence["Video"], split: str, frame, partner) -> Made:
+        b = upright(frame, videos[0].axes)
         if partner is None:
             return Made(split, None, encoded(b))
         a = b
-        b = upright(partner)
+        b = upright(partner, videos[1].axes)
         size = max(image.shape[1::-1] for image in (a, b))
         if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) > 0.01:
             raise UserError(f"{' and '.join(map(name_of, self.inputs))} have two shapes, {a.shape[1]}×{a.shape[0]} and "
@@ -111,6 +111,7 @@ class Video:
         self.path = path
         self.time = 0.0  # seconds, of the last frame, and how long that stands
         self.stands = 0.0
+        self.axes = None  # of the first frame: each look at side data keeps frames until Python collects garbage
         self.error = ""
         self.corrupt = 0
         self.av = need("av", "av", "videos")
@@ -157,6 +158,7 @@ class Video:
                     time = float(number / self.rate) if frame.time is None else frame.time
                     begin = time if begin is None else begin
                     self.time = time - begin
+                    self.axes = self.axes or axes(frame)
                     self.stands = float((frame.duration or 0) * (frame.time_base or 0))
                     number += 1
                     if frame.is_corrupt:
@@ -203,14 +205,18 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
             "frames at the same time since the beginning, until the shorter ends")
 
 
-def upright(frame) -> np.ndarray:
-    """(H, W, 3), as a player shows it: turned, or mirrored, as the file says, and laid over white if transparent."""
+def upright(frame, where: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """(H, W, 3), as a player shows it: turned, or mirrored, as the file says, and laid over white if transparent.
+
+    where: the `axes` of its video.
+    """
     transparent = is_transparent(frame)
     with CONVERTING:
         pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", interpolation=ROUNDED)
     if transparent:
-        pixels = over_white(pixels[..., :3], pixels[..., 3])
-    across, aside, down, along = axes(frame)
+        alpha = pixels[..., 3]  # 0 everywhere where a program left the fourth byte of uncompressed AVI unused
+        pixels = over_white(pixels[..., :3], alpha) if alpha.any() else pixels[..., :3]
+    across, aside, down, along = where or axes(frame)
     if aside:
         pixels = pixels.swapaxes(0, 1)
         across, along = down, aside
@@ -219,10 +225,6 @@ def upright(frame) -> np.ndarray:
 
 def is_transparent(frame) -> bool:
     return any(part.is_alpha for part in frame.format.components)
-
-
-def is_on_its_side(frame) -> bool:
-    return axes(frame)[1] != 0
 
 
 def axes(frame) -> tuple[int, int, int, int]:

@@ -343,14 +343,20 @@ def range_words(low: float, high: float) -> str:
     return f"{black:.10g} {white:.10g}"
 
 
+def _span(numbers: Iterable[int]) -> str:
+    """The first of them, and the last."""
+    numbers = [*numbers]
+    return some(numbers) + (f" {numbers[-1]}" if len(numbers) > 5 else "")
+
+
 def describe_classes(side: Seen) -> str:
     """Which classes occur, and how much is of none, for a message."""
     void, lacking = side.void, _mean(side.lacking)
-    share = sum(void.values()) / side.indices.total()
+    share = sum(void.values()) / max(1, side.indices.total())
     valued = "pixel that holds a value" if lacking else "pixel"
     there = sorted(side.indices.keys() - void.keys())
-    return (f"side {side.name}: of the classes 0 to {side.values.n_labels - 1}, {len(there)} occur ({some(there)}); "
-            + (f"{share:.1%} of the pixels are of none, with {some(sorted(void))}" if void else
+    return (f"side {side.name}: of the classes 0 to {side.values.n_labels - 1}, {len(there)} occur ({_span(there)}); "
+            + (f"{share:.1%} of the pixels are of none, with {_span(sorted(void))}" if void else
                f"every {valued} is of one")
             + (f"; {lacking:.1%} of all hold no value" if lacking else ""))
 
@@ -420,8 +426,9 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             unknown[name] = flag_and_rest
     if unknown:
         flags, outside = zip(*unknown.values(), strict=True)
+        takes = "takes" if len(flags) == 1 else "take"
         raise UserError(f"nobody knows what is black and what is white in the numbers of side {' and '.join(unknown)}: "
-                        f"{' '.join(flags)} takes in nearly all of those in {n} pairs{''.join(outside)}")
+                        f"{' '.join(flags)} {takes} in nearly all of those in {n} pairs{''.join(outside)}")
     return seen
 
 
@@ -465,7 +472,8 @@ def _check_side(side: Seen) -> tuple[str, str] | None:
     if ends[0] == ends[1]:
         say(f"nearly every number of {told} is {ends[0]:g}: is that meant?{outside}")
     elif top and not values.limits:
-        say(f"{told} looks like class indices, 0 to {top}: --n-labels {top + 1} makes each a channel")
+        say(f"{told} looks like class indices, 0 to {top} in what was looked at: --n-labels {top + 1} or more makes "
+            "each a channel")
     elif white - black < (0.5 if spare else 0.1):
         spread = f", {flag}" if (side.kind != "uint8" or not apart) and not values.lab else ""
         say(f"{told} uses less than {'a tenth' if white - black < 0.1 else 'half'} of its range, {black:.0%} to "

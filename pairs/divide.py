@@ -59,10 +59,11 @@ class Found:
         self.splits[split] = [*compress(self.splits[split], wanted)]
         self.marks[split] = self.marks[split][wanted]
 
-    def take_out(self, split: str, met: np.ndarray, why: str) -> None:
+    def take_out(self, split: str, met: np.ndarray, why: str, root: Path) -> None:
         """Leaves out what a run has `met`, (N,) of bool, on the other side. Raises UserError where nothing is left."""
         if met.all():
-            raise UserError(f"all pairs in {split} {why}: put others there, or begin a new run with another --out-dir")
+            raise UserError(f"all pairs in {split} of {name_of(root)} {why}: put others there, or begin a new run with "
+                            "another --out-dir")
         if met.any():
             self.keep(split, ~met)
             self.notes.append(f"{met.sum():,} of the {len(met):,} pairs in {split} {why}")
@@ -97,8 +98,8 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
         _, held = known.sides(found.seen_by(known, "train"))
         trained, _ = known.sides(found.seen_by(known, split))
         if resumed:
-            found.take_out("train", held, "were held out for validation before, and stay out of training")
-            found.take_out(split, trained, "have been trained on, and are not validated on")
+            found.take_out("train", held, "were held out for validation before, and stay out of training", root)
+            found.take_out(split, trained, "have been trained on, and are not validated on", root)
         elif trained.any():
             found.notes.append(f"{trained.sum():,} of the {len(trained):,} pairs in {split} were trained on by "
                                f"{whose}: their scores say nothing of new images")

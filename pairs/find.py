@@ -111,8 +111,8 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
     try:
         index = _Index(root, photos)
         found = _known_layout(index)
-        if index.unused():
-            found.notes += _beside_halves(root, found)
+        if index.unused() and (why := _one_side(root, found)):
+            found.notes.append(why)
     except UserError as error:
         if not (patterns := read_as(list_files(root))):
             raise type(error)(f"{error}{_flags(root)}".replace("?. ", "? ")) from error
@@ -129,22 +129,28 @@ def _flags(root: Path) -> str:
     return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
 
 
-def _beside_halves(root: Path, found: Found) -> list[str]:
-    """Tells where side-by-side files may each be one side, whose partners are among the files that are not used."""
+def _one_side(root: Path, found: Found) -> str:
+    """Tells where side-by-side files may each be one side, whose partners are among the files that are not used.
+
+    Raises UserError where these lie in a folder of the split, as train_masks: there, results of a network hardly do.
+    """
     pairs = found.splits.get("train", [])
-    if not pairs or not pairs[0].side_by_side:
-        return []
+    if not pairs or not pairs[0].side_by_side or pairs[0].name.lower().endswith("_ab"):
+        return ""
     patterns = suggested(list_files(root))
     first = pairs[0].files[0].relative_to(root).as_posix()
     if not patterns or not any([first] in side.values() for side in patterns.sides([first])):
-        return []
-    return [f"{name_of(first)} and others are taken for two images side by side; if each is one side, take {patterns}"]
+        return ""
+    if all("{split}" in pattern for pattern in patterns.all):
+        raise UserError(f"{name_of(first)} and others have partners of their names in another folder: if each is two "
+                        "images side by side, let the names end in _AB")
+    return (f"{name_of(first)} and others are taken for two images side by side; if each is one side, with A as the "
+            f"input: {patterns}")
 
 
 def _known_layout(index: "_Index") -> Found:
     found = Found()
-    parts = {split: next(filter(None, (_part(name, index) for name in names)), _Part())
-             for split, names in SPLITS.items()}
+    parts = {split: _first(names, index) for split, names in SPLITS.items()}
     if not any(parts.values()) or not parts["train"] and any(map(index.images.get, ("a", "a1"))):
         parts["train"] = _part("", index)
     if problem := parts["train"].problem:
@@ -301,8 +307,21 @@ class _Part:
         return bool(self.pairs or self.orphans or self.problem)
 
     @property
+    def whole(self) -> bool:
+        return bool(self.pairs) and not self.orphans and not self.halves
+
+    @property
     def halves(self) -> bool:
         return bool(self.pairs) and self.pairs[0].side_by_side
+
+
+def _first(names: Sequence[str], index: _Index) -> _Part:
+    """The first of the folders of these names that holds pairs of two sides, else the first that holds anything."""
+    parts = {name: part for name in names if (part := _part(name, index))}
+    chosen = max(parts, key=lambda name: parts[name].whole, default="")
+    for name in parts.keys() - {chosen}:
+        index.images[name] += parts[name].images
+    return parts.get(chosen, _Part())
 
 
 def _part(split: str, index: _Index) -> _Part:

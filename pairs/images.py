@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"}
 SUFFIXES = {*WRITTEN, ".jfif", ".gif", ".ppm", ".pgm", ".pbm"}  # that are read
 OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".psd", ".svg", ".eps", ".ico", ".tga",
                   ".dds", ".exr", ".hdr", ".pnm", ".pfm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf",
-                  ".rw2", ".raf", ".apng", ".mp4", ".mov", ".avi", ".mkv", ".webm"}
+                  ".rw2", ".raf", ".apng", ".mp4", ".mov", ".avi", ".mkv", ".webm"} - SUFFIXES
 # images, and videos, that are not read
 DRAWN_NAMES = re.compile(r"(preview_.*|losses|sheet|epoch_\d+)\.png", re.DOTALL)
 MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
@@ -61,7 +62,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image | tiff.Header]:
         raise DataError(f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name} is no image of a format that is read") from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, zlib.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, struct.error, zlib.error) as error:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
@@ -130,7 +131,7 @@ def _of_pnm(image: Image.Image, name: str) -> Picture:
     """Of PPM, PGM or PBM: of 8 bits, the largest value in the header is white, and indices are as they are written."""
     content = _content(image)
     if content[:2] not in (b"P4", b"P5", b"P6"):
-        raise ValueError("its numbers are spelled out, and only binary ones are read (P4, P5, P6)")
+        raise ValueError("of PPM, PGM and PBM, only binary files are read (P4, P5, P6), not numbers spelled out")
     picture = of_pillow(image, name)  # which refuses a file that was cut
     array = _by_opencv(content, image.size, (1, 3))
     if array.dtype == np.uint16:
@@ -221,8 +222,8 @@ def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
 
 def read_colours(image: Image.Image) -> np.ndarray | None:
     """The same of a PIL image."""
-    palette = getattr(image, "palette", None)
-    return np.frombuffer(bytes(palette.palette), np.uint8).reshape(-1, 3) if palette else None
+    palette = image.getpalette() if image.mode == "P" else None
+    return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
 
 
 def read_place(path: Path) -> tiff.Place | None:

@@ -93,8 +93,10 @@ def load_palette(name: str) -> dict[str, tuple[int, int, int]]:
     try:
         palette = json.loads(Path(name).read_text(encoding="utf-8"))
         palette = {key: tuple(bytes([*colour])) for key, colour in palette.items()}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except OSError as error:
         raise UserError(f"palette {name} is not {', '.join(PALETTES)} or a JSON file of colours: {error}") from error
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        palette = {}
     if {*map(len, palette.values())} != {3} or sum(not is_void(key) for key in palette) < 2:
         raise UserError(f"palette {name} must hold two classes or more, each with three integers from 0 to 255")
     if len(set(palette.values())) < len(palette):

@@ -146,8 +146,13 @@ def place_in(folder: Path, top: Path) -> str:
 
 def list_files(root: Path) -> list[str]:
     """The images below `root`, as seen from there, in order; folders that are links are followed."""
-    found = []
-    for folder, _, files in walk(root, followlinks=True):
+    found, seen = [], set()
+    for folder, folders, files in walk(root, followlinks=True):
+        if (real := folder.resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))  # whose own names are kept
         place = place_in(folder, root)
         found += [place + path.name for path in files
                   if split_ending(path.name)[1] in SUFFIXES and not drawn_here(path)]
@@ -209,7 +214,7 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
     They make most pairs; of as many, those that are called as sides often are come first.
     """
-    return _best(files, chain(PROPOSED, _one_named(files), _beside(files)))
+    return _best(files, PROPOSED) or _best(files, chain(_one_named(files), _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
@@ -217,8 +222,10 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
     best, most = None, 0
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
-        n = len(of_a.keys() & of_b.keys())
-        if n > most and 2 * n > len(of_a):
+        common = of_a.keys() & of_b.keys()
+        n = len(common)
+        splits = {split for split, _ in common}  # in others, there may be inputs alone
+        if n > most and 2 * n > sum(split in splits for split, _ in of_a):
             best, most = Patterns((a,), b), n
         if n == len(of_a) == len(of_b) and 2 * n == len(files):
             break  # with a partner for each file, of which there may be very many

@@ -64,7 +64,8 @@ class Values:
         if self.n_labels:
             indices = pictures[0].indices
             if indices is None:
-                raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole numbers")
+                raise DataError(f"{names} holds no class indices, as n_labels wants them: one channel of whole "
+                                "numbers, not those of a GIF's colours, which many programs number anew")
             known = (indices >= 0) & (indices < self.n_labels)
             return np.where(known, indices, VOID).astype(np.uint8)[..., None]
         if self.lab:

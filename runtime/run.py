@@ -154,7 +154,10 @@ class Run:
         if saved:
             return replace(cfg, init_from=saved["config"].get("init_from")), saved
         if cfg.init_from:
-            cfg = replace(cfg, init_from=find_weights(cfg.init_from, read_weights).absolute())
+            found = find_weights(cfg.init_from, read_weights)
+            if not found.exists():
+                raise FileNotFoundError(f"--init-from {name_of(found)} is not there")
+            cfg = replace(cfg, init_from=found.absolute())
         return cfg, None
 
     def _lock(self, folder: Path) -> None:

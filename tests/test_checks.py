@@ -144,7 +144,7 @@ def test_two_sides_of_floats_get_both_flags_at_once(tmp_path):
         (tmp_path / side).mkdir()
         for i in range(3):
             tiff(tmp_path / side / f"{i}", elevation(i) * np.float32(factor))
-    with pytest.raises(UserError, match=r"numbers of side A and B: --range-a 9\d0 14\d0 --range-b 9\d 14\d takes in"):
+    with pytest.raises(UserError, match=r"numbers of side A and B: --range-a 9\d0 14\d0 --range-b 9\d 14\d take in"):
         check(settings(tmp_path, tmp_path / "run", in_channels=1, out_channels=1))
 
 
@@ -214,7 +214,8 @@ HARDLY = (r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so 
     pytest.param("A", on_glass, {}, "nearly every number of side A is 255: is that meant?", "", id="white on glass"),
     pytest.param("A", on_glass, dict(range_a=(0.0, 255.0)), "", "clipped|nearly every", id="a range before white"),
     pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(151))), {},
-                 r"side A looks like class indices, 0 to 1[45]\d: --n-labels 1[45]\d makes each", "", id="150 classes"),
+                 r"side A looks like class indices, 0 to 1[45]\d in .*: --n-labels 1[45]\d or more makes each", "",
+                 id="150 classes"),
     pytest.param("A", lambda path, i: png(path, smooth(i, 0, 150)), {}, "", "class indices", id="gray photos"),
     pytest.param("B", saturated, {}, r"side B uses less than a tenth of its range, 1% to 2%: .*, --range-b 9\d0 14\d0",
                  "", id="one saturated pixel of 16 bits does not hide that the range is hardly used"),

@@ -17,7 +17,7 @@ import torch
 from conftest import GRAY, RGB, Runs, pair_of, paired
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from config import Config
 from generator import Generator
@@ -39,7 +39,8 @@ def picture(suffix, mode="RGB", size=(32, 16)):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (*size[::-1], 4), dtype=np.uint8), "RGBA").convert(mode)
     file = io.BytesIO()
-    image.save(file, Image.registered_extensions()[f".{suffix}"])
+    frames = dict(save_all=True, append_images=[ImageOps.flip(image)]) if suffix == "gif" else {}
+    image.save(file, Image.registered_extensions()[f".{suffix}"], **frames)
     return file.getvalue()
 
 

@@ -1,3 +1,5 @@
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -87,6 +89,11 @@ def test_of_gif_gray_is_gray_and_colours_are_no_classes(tmp_path):
     first.save(tmp_path / "two.gif", save_all=True, append_images=[second])
     assert read_header(tmp_path / "two.gif").frames
     assert (read_picture(tmp_path / "two.gif").indices == values // 2).all()
+    whole = (tmp_path / "two.gif").read_bytes()
+    for end in range(len(whole) // 2, len(whole)):  # Pillow raises IndexError and more
+        (tmp_path / "cut.gif").write_bytes(whole[:end])
+        with contextlib.suppress(DataError):
+            read_header(tmp_path / "cut.gif")
     second.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
     second.save(tmp_path / "classes.gif", transparency=2, optimize=False)
     picture = read_picture(tmp_path / "classes.gif")

@@ -229,6 +229,17 @@ def test_an_image_that_may_hold_both_sides_is_told(tmp_path, capsys, direction, 
         assert said.endswith(f"add --side-by-side {half}\n") if half and side == "no" else not said
 
 
+@pytest.mark.parametrize("suffix", ["gif", "ppm", "jfif"])
+def test_of_formats_that_are_only_read_png_is_written(run, tmp_path, suffix):
+    save(tmp_path / "in" / f"a.{suffix}", image(64, 64))
+    for source in (tmp_path / "in", tmp_path / "in" / f"a.{suffix}"):
+        folder = tmp_path / f"out of {source.name[:2]}"
+        run(source, folder)
+        assert [path.name for path in folder.iterdir()] == ["a.png"]
+    with pytest.raises(UserError, match="must end in .*, or be a folder"):
+        run(source, tmp_path / f"a.{suffix}")
+
+
 def test_one_image_is_never_split_but_by_request(run, gen, tmp_path):
     pair = np.concatenate([image(64, 64), 255 - image(64, 64)], axis=1)
     source = save(tmp_path / "pair.png", pair)

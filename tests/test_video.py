@@ -161,6 +161,13 @@ def test_transparent_pixels_of_a_video_become_white(same, tmp_path, capsys):
         ((_, picture),) = seen(path)
         assert np.abs(picture[24, [8, 56]].astype(int) - [[255] * 3, [255, 0, 0]]).max() < 8
     assert "keeps no transparency" in capsys.readouterr().out
+    with av.open(str(tmp_path / "in.avi"), "w") as file:  # uncompressed, whose fourth byte is often unused
+        stream = file.add_stream("rawvideo", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgra"
+        image[..., 3] = 0
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
+    ((_, picture),) = seen(tmp_path / "in.avi")
+    assert (picture == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm"])
