@@ -191,7 +191,7 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
          "must be 0 where bands of the input are chosen"),
         ("group", is_pattern(c.group), "must be a regular expression"),
         *((name, rgb or getattr(c, name) == only,
-           "must be left out with space lab, whose photos have no labels, and whose L and ab have ranges of their own")
+           "must keep its default with space lab, which makes ab of a photo's L")
           for name, only in LAB.items()),
         ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),

@@ -22,6 +22,7 @@ from runtime.devices import use_precision
 from runtime.speed import Levers, choose_levers, graphed
 from runtime.state import State
 from train import step_for
+from utils import UserError
 
 # What the well-known implementations run. On CUDA torch's default lets fp32 convolutions use TF32, so that is "plain".
 PLAIN = dict(precision="fp32", speed="plain")
@@ -114,6 +115,7 @@ def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.devic
             else:
                 runs[name] = common.Elsewhere(make_step, *args)
         except (RuntimeError, ValueError) as error:
+            runs.pop(name, None)  # whose networks would take memory from the next
             print(f"batch {batch}, {name}: not measured: {str(error).splitlines()[0]}")
             continue
         rows[name] = {"batch": batch, "variant": name, "warm_up": time.perf_counter() - start, "memory": memory}
@@ -139,6 +141,8 @@ def bench(opts: Bench, device: torch.device) -> Iterator[dict]:
         if not only and not opts.every and device.type == "cpu":
             only = "^(plain eager fp32|auto)$" if batch > 1 else "^(?!.*compile)"
         named = {name: change for name, change in variants(device).items() if re.search(only, name)}
+        if not named:
+            raise UserError(f"no variant is called like --only {only}: {', '.join(variants(device))}")
         for row in measure(named, batch, opts, device):
             print(f"batch {batch:<2} {row['variant']:<22} {line(row)}", flush=True)
             if row["variant"] == "auto":

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def in_turns(acts: dict[str, Callable], rounds: int = 0, seconds: float = 0.0) -
     """
     found, end = {name: [] for name in acts}, time.perf_counter() + seconds
     for i in itertools.count():
-        if i >= (rounds or 3) and (rounds or time.perf_counter() >= end):
+        if not acts or i >= (rounds or 3) and (rounds or time.perf_counter() >= end):
             return found
         for name, act in acts.items():
             found[name].append(act())
@@ -106,7 +107,8 @@ class Elsewhere:
     """
 
     def __init__(self, make: Callable, *args):
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(1, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
         self.pool.submit(begin, make, *args).result()
         self()
 
@@ -146,7 +148,12 @@ def start(options: type, bench: Callable, description: str) -> None:
         device = use_device(getattr(opts, "device", "cpu"))
         machine = hardware(device)
         print(", ".join(f"{key} {value}" for key, value in machine.items()))
-        rows = [*bench(opts, device)]
+        try:
+            rows = [*bench(opts, device)]
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # else each would be waited for
+                child.kill()
+            raise
         if path := getattr(opts, "json", None):
             path.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=2), encoding="utf-8")
 

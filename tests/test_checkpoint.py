@@ -323,6 +323,12 @@ def test_a_lost_checkpoint_never_costs_the_trained_generator(run):
     assert (run.out_dir / "gen.pth.tar").read_bytes() == before
 
 
+def test_a_changed_beta_takes_effect_on_resume(run, end_of):
+    train(replace(run, resume=True, n_epochs=2, beta1=0.9))
+    assert [tuple(end_of(run)["state"][name]["param_groups"][0]["betas"]) for name in ("opt_g", "opt_d")] == [
+        (0.9, 0.999)] * 2
+
+
 def test_a_run_without_a_scaler_can_go_on_with_one(small):
     """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
     saved = fresh_state(small()).state_dict()

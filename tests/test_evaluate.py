@@ -102,6 +102,7 @@ def test_the_mean_of_targets_is_of_what_their_masks_show(tmp_path):
                                for side, image in (("A", target), ("B", target), ("M", mask)))))
     data = PairedImages(pairs, geometry=Geometry("stretch", 64, 64))
     assert baseline("mean", data)(data[0][0]).unique().tolist() == pytest.approx([200 / 127.5 - 1])
+    assert torch.equal(baseline("identity", data)(data[0][0]), data[0][0])
 
 
 def test_hidden_pixels_have_no_label():
@@ -118,7 +119,7 @@ def test_hidden_pixels_have_no_label():
 def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, capsys, monkeypatch):
     """In training and in evaluate.py, counted by hand; the hidden three quarters would be black, as "sea" nearly is."""
     monkeypatch.chdir(tmp_path)
-    colours = {"sea": (40, 40, 90), "roof": (255, 0, 0), "tree": (0, 200, 0)}
+    colours = {"sea": (40, 40, 90), "roof": (255, 0, 0), "rock": (128, 128, 128)}
     (tmp_path / "palette.json").write_text(json.dumps(colours))
     rng = np.random.default_rng(0)
     for split, n in (("train", 2), ("val", 2)):
@@ -141,7 +142,7 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
         shown = (y[3] == 1).flatten()
         right += (classes[0] == classes[1])[shown].sum().item()
         counted += shown.sum().item()
-    assert counted == 2 * 64 * 16
+    assert counted == 2 * 64 * 16 and right > 0
     found = evaluate_module.evaluate(gen, data, others, opts)["scores"]["output"]
     assert found["pixel_accuracy"] == pytest.approx(right / counted)
     assert "no colour" not in capsys.readouterr().out
