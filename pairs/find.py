@@ -111,8 +111,8 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
     try:
         index = _Index(root, photos)
         found = _known_layout(index)
-        if index.unused() and (why := _one_side(root, found)):
-            found.notes.append(why)
+        if index.unused():
+            _refuse_one_side(root, found)
     except UserError as error:
         if not (patterns := read_as(list_files(root))):
             raise type(error)(f"{error}{_flags(root)}".replace("?. ", "? ")) from error
@@ -129,23 +129,16 @@ def _flags(root: Path) -> str:
     return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
 
 
-def _one_side(root: Path, found: Found) -> str:
-    """Tells where side-by-side files may each be one side, whose partners are among the files that are not used.
-
-    Raises UserError where these lie in a folder of the split, as train_masks: there, results of a network hardly do.
-    """
+def _refuse_one_side(root: Path, found: Found) -> None:
+    """Raises UserError where side-by-side files have partners in a folder of the split, such as train_masks."""
     pairs = found.splits.get("train", [])
-    if not pairs or not pairs[0].side_by_side or pairs[0].name.lower().endswith("_ab"):
-        return ""
+    if not pairs or not pairs[0].side_by_side or pairs[0].files[0].stem.lower().endswith(("_ab", "-ab")):
+        return
     patterns = suggested(list_files(root))
     first = pairs[0].files[0].relative_to(root).as_posix()
-    if not patterns or not any([first] in side.values() for side in patterns.sides([first])):
-        return ""
-    if all("{split}" in pattern for pattern in patterns.all):
+    if patterns and any([first] in side.values() for side in patterns.sides([first])):
         raise UserError(f"{name_of(first)} and others have partners of their names in another folder: if each is two "
                         "images side by side, let the names end in _AB")
-    return (f"{name_of(first)} and others are taken for two images side by side; if each is one side, with A as the "
-            f"input: {patterns}")
 
 
 def _known_layout(index: "_Index") -> Found:

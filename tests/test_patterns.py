@@ -161,21 +161,16 @@ def test_a_folder_that_a_link_shows_again_is_listed_once(tmp_path):
         find_pairs(tmp_path)
 
 
-@pytest.mark.parametrize(("beside", "is_side"), [("{split}_masks/{name}_mask.gif", True),
-                                                 ("results/{name}.png", False)])
-def test_photos_in_train_beside_files_of_their_names_are_told(tmp_path, beside, is_side):
-    """Results of a network may lie there, but hardly so where the folder is called as the split is."""
-    tree(tmp_path, *both("train/{}.png", beside.format(split="train", name="{}")))
-    if is_side:
-        with pytest.raises(UserError, match="have partners of their names in another folder") as error:
-            find_pairs(tmp_path)
-        _, a, _, b = shlex.split(str(error.value).partition("with A as the input: ")[2])
-        assert (a, b) == ("{split}/{name}.*", "{split}_masks/{name}_mask.*")
-        assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
-    else:
-        found = find_pairs(tmp_path)
-        assert all(pair.side_by_side for pair in found.splits["train"])
-        assert any("taken for two images side by side; if each is one side" in note for note in found.notes)
+def test_photos_in_train_beside_masks_of_their_names_are_not_cut_in_two(tmp_path):
+    """Results of a network that lie there change nothing."""
+    tree(tmp_path, *both("train/{}.png", "results/{}.png"))
+    assert all(pair.side_by_side for pair in find_pairs(tmp_path).splits["train"])
+    tree(tmp_path, *both("train/{}.png", "train_masks/{}_mask.gif"))
+    with pytest.raises(UserError, match="have partners of their names in another folder") as error:
+        find_pairs(tmp_path)
+    _, a, _, b = shlex.split(str(error.value).partition("with A as the input: ")[2])
+    assert (a, b) == ("{split}/{name}.*", "{split}_masks/{name}_mask.*")
+    assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
     for path in [*(tmp_path / "train").iterdir()]:
         path.rename(path.with_stem(f"{path.stem}_AB"))
     assert sum(map(len, find_pairs(tmp_path).splits.values())) == 4

@@ -362,7 +362,7 @@ def test_colours_and_floats_are_no_class_indices(image):
         Values(5, n_labels=5).array([picture_of(image)])
 
 
-@pytest.mark.parametrize(("labels", "said"), [(0, "0 to 4: --n-labels 5 makes each a channel"), (5, ""),
+@pytest.mark.parametrize(("labels", "said"), [(0, "0 to 4 in what .*: --n-labels 5 or more makes each"), (5, ""),
                                               (3, "--n-labels 5 .* those from 3 on belong to no class")])
 def test_class_indices_are_recognised_and_what_to_do_is_said(made, capsys, labels, said):
     cfg = made("class indices", n_labels=labels)
