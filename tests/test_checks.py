@@ -263,18 +263,24 @@ def with_palette(path, i, differ):
     png(path, blocks(i, np.arange(5)), np.roll(colours, differ * i, axis=0).tobytes())
 
 
+def bmp_with_palette(path, i, differ):
+    image = Image.fromarray(blocks(i, np.arange(5)).astype(np.uint8))
+    image.putpalette(bytes(range(15)) if not differ else bytes(range(i, 15 + i)))
+    image.save(path.with_suffix(".bmp"))
+
+
 def tiff_with_palette(path, i, differ):
     palette = {index: (20 * index, 9, 30 * differ * i, 255) for index in range(5)}
     write_raster(path.with_suffix(".tif"), blocks(i, np.arange(5)).astype(np.uint8)[None], palette,
                  photometric="PALETTE")
 
 
-@pytest.mark.parametrize("write", [with_palette, tiff_with_palette])
+@pytest.mark.parametrize("write", [with_palette, bmp_with_palette, tiff_with_palette])
 @pytest.mark.parametrize("differ", [False, True])
 def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told, write, differ):
     for said in told("A", partial(write, differ=differ), n_labels=5):
-        found = re.search(r"the palettes of side A differ from file to file: \d is \(.*\) in .*A/\d.(png|tif) and "
-                          r"\(.*\) in .*A/\d.(png|tif)", said)
+        found = re.search(r"the palettes of side A differ from file to file: \d is \(.*\) in .*A/\d.(png|bmp|tif) and "
+                          r"\(.*\) in .*A/\d.(png|bmp|tif)", said)
         assert bool(found) == ("the palettes of" in said) == differ
 
 

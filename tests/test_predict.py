@@ -230,7 +230,7 @@ def test_an_image_that_may_hold_both_sides_is_told(tmp_path, capsys, direction, 
 
 
 @pytest.mark.parametrize("suffix", ["gif", "ppm", "jfif"])
-def test_of_formats_that_are_only_read_png_is_written(run, tmp_path, suffix):
+def test_of_formats_that_are_only_read_png_is_written(run, tmp_path, capsys, suffix):
     save(tmp_path / "in" / f"a.{suffix}", image(64, 64))
     for source in (tmp_path / "in", tmp_path / "in" / f"a.{suffix}"):
         folder = tmp_path / f"out of {source.name[:2]}"
@@ -238,6 +238,10 @@ def test_of_formats_that_are_only_read_png_is_written(run, tmp_path, suffix):
         assert [path.name for path in folder.iterdir()] == ["a.png"]
     with pytest.raises(UserError, match="must end in .*, or be a folder"):
         run(source, tmp_path / f"a.{suffix}")
+    save(tmp_path / "in" / "a.png", image(64, 64))
+    run(tmp_path / "in", tmp_path / "both")
+    assert [path.name for path in (tmp_path / "both").iterdir()] == ["a.png"]
+    assert f"not used: {tmp_path / 'in' / f'a.{suffix}'}, beside which" in capsys.readouterr().out
 
 
 def test_one_image_is_never_split_but_by_request(run, gen, tmp_path):
