@@ -119,10 +119,15 @@ class Config:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("lambda_")}
 
     @property
+    def paper_gan(self) -> bool:
+        """Whether D and its losses are the paper's, so that they are log 2 where D is undecided."""
+        return self.gan_loss == "bce" and not self.n_scales
+
+    @property
     def paper_step(self) -> bool:
         """Whether losses and D are those of `train_step`, the paper's; whatever goes beyond needs `hd_step`."""
         used = {name for name, weight in self.loss_weights.items() if weight}
-        return self.gan_loss == "bce" and not self.n_scales and used <= {"lambda_l1"}
+        return self.paper_gan and used <= {"lambda_l1"}
 
     def plain(self) -> dict:
         """The settings as strings, numbers, booleans and lists, from which `Config(**plain)` restores them."""

@@ -153,8 +153,8 @@ def train(cfg: Config) -> None:
                     # dropout follow from the seed and the position, which `meter` counts and checkpoints keep.
                     lr = rate(epoch)
                     state.set_rate(lr)
-                    batches = meter.watch(train_batches.epoch(epoch, start=meter.done))
-                    for x, y in stop.between(batches):
+                    left = meter.watch(train_batches.epoch(epoch, start=meter.done))
+                    for x, y in stop.between(left):
                         seed_step(cfg.seed, ranks.rank, epoch, meter.step, device)  # dropout's mask
                         losses = step(x, y)
                         meter.add(losses, len(x))

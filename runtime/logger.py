@@ -90,7 +90,7 @@ class Logger:
         self._submit("log", self.tables)
         if time.monotonic() - self.drawn_at >= runs.SPACING:
             self._draw()
-        for sentence in (self.cfg.paper_step and verdict(self.history), self.overfitting.add(row)):
+        for sentence in (self.cfg.paper_gan and verdict(self.history), self.overfitting.add(row)):
             if sentence:
                 say(sentence)
 
@@ -145,7 +145,7 @@ def write_curves(path: Path, history: list[dict], cfg: Config) -> None:
         for name in names:
             style = "--" if name == "val_l1" else "-"
             axes.plot(epochs, [row.get(name, math.nan) for row in history], style, marker=".", label=name)
-        if cfg.paper_step and "g_gan" in names:
+        if cfg.paper_gan and "g_gan" in names:
             axes.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
         axes.set(ylabel=title, ylim=(0, None))
         axes.legend()

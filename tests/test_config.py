@@ -54,3 +54,9 @@ def test_every_field_is_read_by_some_script():
 
 def test_the_palettes_by_name_are_those_that_there_are():
     assert (*sorted(palettes.PALETTES),) == PALETTES
+
+
+def test_added_losses_leave_the_cross_entropies_as_they_are():
+    assert Config(lambda_vgg=1.0).paper_gan and not Config(lambda_vgg=1.0).paper_step
+    for changes in (dict(gan_loss="lsgan"), dict(n_scales=1)):
+        assert not Config(**changes).paper_gan and not Config(**changes).paper_step
