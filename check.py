@@ -108,7 +108,7 @@ def check(cfg: Config) -> int:
         preview = Path(f"preview_{name}.png")
         data = PairedImages(good["train"], cfg.direction, x, y, geometry, cfg.label_side, Jitter(cfg),
                             masked=any(side.kind == "float32" for side in seen.values())
-                            or "train" in counted and counted["train"].nodata)
+                            or "train" not in counted or counted["train"].nodata)
         titles = [f"input ({cfg.direction[0]})", f"target ({cfg.direction[-1]})", *(["mask"] if data.masked else [])]
         rows = []
         try:

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from inference.translate import Translator, check_finite
-from making.frames import ROUNDED, Video, is_transparent, upright
+from making.frames import ROUNDED, Video, is_transparent
 from pairs.picture import picture_of
 from runtime.console import say
 from runtime.files import atomic
@@ -72,7 +72,7 @@ def frames_of(video: Video, container: Any, writer: "Writer") -> Iterator[Any]:
 
 def translate_frames(translator: Translator, frames: list, writer: "Writer") -> None:
     """Neighbours go through the network together."""
-    pictures = [picture_of(upright(frame, writer.video.axes)) for frame in frames]
+    pictures = [picture_of(writer.video.upright(frame)) for frame in frames]
     images = [translator.take(translator.enlarged([picture])) for picture in pictures]
     writer.check_size(images[0].size, frames[0])
     if {image.size for image in images} != {writer.size}:
@@ -125,7 +125,7 @@ class Writer:
             self.stream.pix_fmt = "yuv444p"
             say(f"{size[0]}×{size[1]} is odd: {name_of(self.output)} keeps that size by colour at full resolution "
                 "(4:4:4), which some players and browsers do not show; an --output in .webm is shown by all")
-        if is_transparent(frame):
+        if is_transparent(frame) and not self.video.opaque:
             say(f"what is transparent in {name_of(self.source)} is laid over white: {name_of(self.output)} keeps no "
                 "transparency")
         for tag in TAGS:

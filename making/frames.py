@@ -88,11 +88,11 @@ class Frames:
                 yield Job(f"the end of {video.path}", video.tell_error)
 
     def make(self, videos: Sequence["Video"], split: str, frame, partner) -> Made:
-        b = upright(frame, videos[0].axes)
+        b = videos[0].upright(frame)
         if partner is None:
             return Made(split, None, encoded(b))
         a = b
-        b = upright(partner, videos[1].axes)
+        b = videos[1].upright(partner)
         size = max(image.shape[1::-1] for image in (a, b))
         if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) > 0.01:
             raise UserError(f"{' and '.join(map(name_of, self.inputs))} have two shapes, {a.shape[1]}×{a.shape[0]} and "
@@ -121,6 +121,7 @@ class Video:
             if not container.streams.video:
                 raise UserError(f"{name_of(path)} holds no video")
             stream = container.streams.video[0]
+            self.opaque = container.format.name == "avi"  # whose fourth byte many programs leave unused
             self.rate = stream.average_rate or Fraction(25)
             self.bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
             self.lasts = lasting(stream)
@@ -168,6 +169,10 @@ class Video:
         except self.av.FFmpegError as error:
             self.error = error.strerror
 
+    def upright(self, frame) -> np.ndarray:
+        """(H, W, 3) of one of its frames."""
+        return upright(frame, self.axes, self.opaque)
+
     def tell_error(self) -> None:
         raise DataError(f"{name_of(self.path)} is damaged after {self.time:.1f} s ({self.error}); what comes before "
                         "has been made")
@@ -205,17 +210,16 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
             "frames at the same time since the beginning, until the shorter ends")
 
 
-def upright(frame, where: tuple[int, int, int, int] | None = None) -> np.ndarray:
+def upright(frame, where: tuple[int, int, int, int] | None = None, opaque: bool = False) -> np.ndarray:
     """(H, W, 3), as a player shows it: turned, or mirrored, as the file says, and laid over white if transparent.
 
-    where: the `axes` of its video.
+    where: the `axes` of its video. opaque: leaves the fourth channel out of account.
     """
-    transparent = is_transparent(frame)
+    transparent = is_transparent(frame) and not opaque
     with CONVERTING:
         pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", interpolation=ROUNDED)
     if transparent:
-        alpha = pixels[..., 3]  # 0 everywhere where a program left the fourth byte of uncompressed AVI unused
-        pixels = over_white(pixels[..., :3], alpha) if alpha.any() else pixels[..., :3]
+        pixels = over_white(pixels[..., :3], pixels[..., 3])
     across, aside, down, along = where or axes(frame)
     if aside:
         pixels = pixels.swapaxes(0, 1)

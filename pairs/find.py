@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair, partners
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import BEGINNING, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS
+from pairs.layouts import BEGINNING, LABELS_OF_SPLIT, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -111,8 +111,7 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
     try:
         index = _Index(root, photos)
         found = _known_layout(index)
-        if index.unused():
-            _refuse_one_side(root, found)
+        _refuse_one_side(index, found)
     except UserError as error:
         if not (patterns := read_as(list_files(root))):
             raise type(error)(f"{error}{_flags(root)}".replace("?. ", "? ")) from error
@@ -129,16 +128,19 @@ def _flags(root: Path) -> str:
     return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
 
 
-def _refuse_one_side(root: Path, found: Found) -> None:
+def _refuse_one_side(index: "_Index", found: Found) -> None:
     """Raises UserError where side-by-side files have partners in a folder of the split, such as train_masks."""
-    pairs = found.splits.get("train", [])
-    if not pairs or not pairs[0].side_by_side or pairs[0].files[0].stem.lower().endswith(("_ab", "-ab")):
+    n = len(index.root.parts)
+    beside = [path for path in index.unused() if any(map(LABELS_OF_SPLIT.fullmatch, path.parts[n:-1]))]
+    halves = [pair.files[0] for pair in chain(*found.splits.values()) if pair.side_by_side]
+    if not beside or not halves or halves[0].stem.lower().endswith(("_ab", "-ab")):
         return
-    patterns = suggested(list_files(root))
-    first = pairs[0].files[0].relative_to(root).as_posix()
-    if patterns and any([first] in side.values() for side in patterns.sides([first])):
-        raise UserError(f"{name_of(first)} and others have partners of their names in another folder: if each is two "
-                        "images side by side, let the names end in _AB")
+    files = [path.relative_to(index.root).as_posix() for path in (*halves, *beside)]
+    patterns = suggested(files)
+    a, b = patterns.sides(files) if patterns else ({}, {})
+    if 2 * len(a.keys() & b.keys()) > len(halves):
+        raise UserError(f"{name_of(halves[0])} and others have partners of their names in another folder: if each is "
+                        "two images side by side, let the names end in _AB")
 
 
 def _known_layout(index: "_Index") -> Found:
@@ -310,10 +312,15 @@ class _Part:
 
 def _first(names: Sequence[str], index: _Index) -> _Part:
     """The first of the folders of these names that holds pairs of two sides, else the first that holds anything."""
-    parts = {name: part for name in names if (part := _part(name, index))}
+    parts = {}
+    for name in names:
+        if part := _part(name, index):
+            parts[name] = part
+            if part.whole:
+                break
     chosen = max(parts, key=lambda name: parts[name].whole, default="")
     for name in parts.keys() - {chosen}:
-        index.images[name] += parts[name].images
+        index.images[name] = [*dict.fromkeys([*index.images[name], *parts[name].images])]
     return parts.get(chosen, _Part())
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
 from conftest import tree
@@ -162,9 +163,10 @@ def test_a_folder_that_a_link_shows_again_is_listed_once(tmp_path):
 
 
 def test_photos_in_train_beside_masks_of_their_names_are_not_cut_in_two(tmp_path):
-    """Results of a network that lie there change nothing."""
-    tree(tmp_path, *both("train/{}.png", "results/{}.png"))
+    """Results of a network that lie there change nothing, nor do masks of other photos."""
+    tree(tmp_path, *both("train/{}.png", "results/{}.png"), *both("train_out/{}.png", "train_masks/1{}.png"))
     assert all(pair.side_by_side for pair in find_pairs(tmp_path).splits["train"])
+    shutil.rmtree(tmp_path / "train_masks")
     tree(tmp_path, *both("train/{}.png", "train_masks/{}_mask.gif"))
     with pytest.raises(UserError, match="have partners of their names in another folder") as error:
         find_pairs(tmp_path)
