@@ -287,6 +287,7 @@ def as_png(jobs: list[Job]) -> list[Job]:
             if job.output in taken:
                 say(f"not used: {name_of(job.inputs[0])}, beside which there is one whose output is {job.output.name}")
                 continue
+            taken.add(job.output)
         kept.append(job)
     return kept
 

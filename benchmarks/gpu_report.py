@@ -292,14 +292,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for name, (limit, command) in sections(opts, Path(scratch)).items():
             left = 60 * opts.minutes - (time.perf_counter() - begin)
+            seconds = left if opts.only else min(left, limit)
             if opts.only and name not in opts.only:
                 continue
             tell(f"\n## {name}")
             takes = re.findall(r"200 epochs would take: (\d+) s", (opts.out / "report.txt").read_text())
             needed = int(takes[-1]) if takes and name == "whole" and not opts.quick else 15
-            if left < needed:
-                tell(f"skipped: it takes {needed} s, and {left:.0f} are left of {opts.minutes:g} minutes")
-            elif status := carry_out(command, opts, left if opts.only else min(left, limit)):
+            if seconds < needed:
+                tell(f"skipped: it may take {seconds:.0f} s, and needs {needed}")
+            elif status := carry_out(command, opts, seconds):
                 failed = True
                 tell(f"FAILED: status {status}, a signal's number if below 0; errors.txt has the traceback")
     tell(f"\n{time.perf_counter() - begin:.0f} s in all")

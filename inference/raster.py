@@ -227,7 +227,7 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
                 parts.join(overviews)
     except UserError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{name_of(source)} is not translated to {name_of(output)}: {error}") from error
 
 
@@ -275,7 +275,7 @@ class Parts:
     def is_whole(self, top: int) -> bool:
         """Parts are not synced to the disk one by one, so that a power failure may leave one cut short."""
         with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(self.part(top)) as part:
-            return "rows" in part
+            return "rows" in part and part.zip.testzip() is None
         return False
 
     def add(self, part: tuple[int, np.ndarray, np.ndarray | None]) -> int:

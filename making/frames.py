@@ -149,15 +149,21 @@ class Video:
         stream = container.streams.video[0]
         number = 0
         begin = None
+        written = 0.0
         stream.thread_type = "AUTO"
         try:
             for packet in container.demux(stream, *sounds):
                 if packet.stream.index != stream.index:
                     yield self.time, packet
                     continue
+                if packet.duration:  # of MP4, the packet that was written last tells where all end
+                    written = float(packet.duration * packet.time_base)
                 for frame in packet.decode():
                     time = float(number / self.rate) if frame.time is None else frame.time
-                    begin = time if begin is None else begin
+                    if begin is None:
+                        begin = time
+                        if self.lasts:  # recordings may begin between whole pictures
+                            self.lasts -= max(0, begin - float((stream.start_time or 0) * stream.time_base))
                     self.time = time - begin
                     self.axes = self.axes or axes(frame)
                     self.stands = float((frame.duration or 0) * (frame.time_base or 0))
@@ -168,6 +174,7 @@ class Video:
                         yield self.time, frame
         except self.av.FFmpegError as error:
             self.error = error.strerror
+        self.stands = max(self.stands, written)
 
     def upright(self, frame) -> np.ndarray:
         """(H, W, 3) of one of its frames."""

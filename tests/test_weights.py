@@ -256,6 +256,7 @@ def test_a_run_begins_with_what_checkpoint_would_name(served, gen, data, tmp_pat
     train(parse([*words, "--resume", "--n-epochs", "3"]))
     assert len(served.asked) == asked == (source != "a folder for the Hub")
     said = capsys.readouterr().out
+    assert ("init_from is ignored" in said) == (source != "a folder for the Hub")
     assert f"{init_from if source == 'a folder for the Hub' else 'weights'}" in said
     with pytest.raises(UserError, match="is a folder without model.safetensors: take .*gen.pth.tar"):
         train(parse([*flags(data, tmp_path / "another"), "--init-from", str(run)]))
