@@ -62,9 +62,15 @@ class Picture:
         return self.map(TURNED[orientation]) if orientation in TURNED else self
 
     def painted(self) -> "Picture":
-        """Of a mask, the same without transparency: unpainted is black beside light paint, white beside dark."""
+        """Of a mask, the same without transparency: unpainted is black beside light paint, white beside dark.
+
+        Raises DataError where nothing is painted.
+        """
         if self.alpha is None:
             return self
+        if not self.alpha.any():
+            raise DataError(f"{self.name} is transparent everywhere, so that it cannot be told whether all counts or "
+                            "nothing: fill it with white or black")
         share = (self.alpha / np.iinfo(self.alpha.dtype).max)[..., None]
         light = self.array / np.iinfo(self.array.dtype).max * share
         paper = 0 if light.mean() > share.mean() / 2 else np.iinfo(self.array.dtype).max

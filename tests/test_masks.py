@@ -18,7 +18,7 @@ from pairs.images import read_picture
 from pairs.reading import read_pair
 from pairs.values import Values, mask_weight
 from train import train as train_on
-from utils import UserError
+from utils import DataError, UserError
 
 HEIGHT, WIDTH = 90, 130
 
@@ -122,6 +122,12 @@ def test_paint_on_a_transparent_layer_is_a_mask(tmp_path, mode, paint):
     Image.fromarray(layer).save(tmp_path / "mask.png")
     weight = mask_weight(read_picture(tmp_path / "mask.png"))[..., 0]
     assert np.array_equal(weight, np.where(marked == (paint == 255), 255, 0))
+
+
+def test_a_layer_without_paint_is_no_mask(tmp_path):
+    save(tmp_path / "mask.png", np.zeros((HEIGHT, WIDTH, 4), np.uint8))
+    with pytest.raises(DataError, match=r"mask\.png is transparent everywhere.* white or black"):
+        mask_weight(read_picture(tmp_path / "mask.png"))
 
 
 def by_rasterio(path, array, driver="GTiff", **told):
