@@ -26,7 +26,8 @@ VP9 = "libvpx-vp9", {"crf": "24", "b": "0", "row-mt": "1"}
 ENCODERS = {".mp4": ("mp4", *H264), ".m4v": ("mp4", *H264), ".mov": ("mov", *H264), ".mkv": ("matroska", *H264),
             ".webm": ("webm", *VP9)}
 INPUTS = {*ENCODERS, ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv", ".flv", ".ogv"}
-MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m", 9: "bt2020"}  # by the tag `colorspace`
+MATRICES = {1: "itu709", 2: "itu601", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m",
+            9: "bt2020"}  # by the tag `colorspace`
 TAGS = ("colorspace", "color_range", "color_primaries", "color_trc")
 PREROLL = 0.05  # second of sound before the beginning, from which decoders start
 SLACK = 1.0  # second by which sound and picture may end before the file says
@@ -83,6 +84,14 @@ def translate_frames(translator: Translator, frames: list, writer: "Writer") -> 
         writer.add_frame(translator.finished(each, image).numbers, frame)
 
 
+def mark(made: Any, frame: Any) -> None:
+    """Gives a frame or an encoder the colour tags of `frame`; instead of RGB, and of what is rare, ITU 601's."""
+    for tag in TAGS:
+        setattr(made, tag, getattr(frame, tag))
+    if frame.colorspace not in MATRICES:
+        made.colorspace = 5
+
+
 class Writer:
     """A video in the making, whose streams begin as those of `container` do."""
 
@@ -128,8 +137,7 @@ class Writer:
         if is_transparent(frame) and not self.video.opaque:
             say(f"what is transparent in {name_of(self.source)} is laid over white: {name_of(self.output)} keeps no "
                 "transparency")
-        for tag in TAGS:
-            setattr(self.stream.codec_context, tag, getattr(frame, tag))
+        mark(self.stream.codec_context, frame)
         if self.ratio not in (None, 1) and self.output.suffix.lower() == ".webm":
             say(f"the pixels of {name_of(self.source)} are no squares ({self.ratio}), which .webm does not tell: with "
                 ".mp4 or .mkv the picture keeps its shape")
@@ -151,8 +159,7 @@ class Writer:
         frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
         frame = frame.reformat(format=self.stream.pix_fmt, dst_colorspace=MATRICES.get(like.colorspace, "itu601"),
                                dst_color_range=like.color_range or None, interpolation=ROUNDED)
-        for tag in TAGS:
-            setattr(frame, tag, getattr(like, tag))
+        mark(frame, like)
         frame.pts, frame.time_base, frame.duration = like.pts, like.time_base, like.duration
         if self.last is not None and frame.pts is not None:  # of two frames of one time, MP4 holds none
             frame.pts = max(frame.pts, self.last + 1)

@@ -223,6 +223,16 @@ def test_colour_tags_stay_and_colours_are_written_by_them(same, tmp_path, span):
         assert np.abs(picture.mean(axis=(0, 1)) - (20 * number, 100, 200)).max() < 6
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm"])
+def test_videos_of_rgb_become_what_their_tag_then_says(same, tmp_path, ending):
+    source, made = clip(tmp_path / "in.mkv", codec="libx264rgb", pix_fmt="rgb24"), tmp_path / f"out{ending}"
+    translate_video(same, Video(source), made)
+    with av.open(str(source)) as a, av.open(str(made)) as b:
+        assert next(a.decode(video=0)).colorspace == 0 and next(b.decode(video=0)).colorspace == 5
+    for number, (_, picture) in enumerate(seen(made)):
+        assert np.abs(picture.mean(axis=(0, 1)) - (20 * number, 100, 200)).max() < 6
+
+
 @pytest.mark.parametrize(("turn", "ratio"), [(0, Fraction(64, 45)), (90, Fraction(45, 64))])
 def test_pixels_that_are_no_squares_stay_so(same, tmp_path, capsys, turn, ratio):
     source = video(tmp_path / "in.mp4", seconds=1, turn=turn, codec="libx264", ratio=Fraction(64, 45))
