@@ -140,12 +140,13 @@ function weights(old, size, how) {  // of each new pixel: the first old one, and
 function stage({data, w, h, c}, width, height, how, whole) {
   const across = weights(w, width, how), down = weights(h, height, how);
   const rows = new Float32Array(h * width * c), made = new Float32Array(height * width * c);
+  const bytes = whole && how === "bicubic";  // Pillow's are bytes between the axes too, and round halves up
   for (let y = 0; y < h; y++)
     across.forEach(([first, all], x) => {
       for (let k = 0; k < c; k++) {
         let sum = 0;
         for (let j = 0; j < all.length; j++) sum += all[j] * data[(y * w + first + j) * c + k];
-        rows[(y * width + x) * c + k] = sum;
+        rows[(y * width + x) * c + k] = bytes ? clamp(Math.floor(sum + .5), 0, 255) : sum;
       }
     });
   const n = width * c;
@@ -153,7 +154,7 @@ function stage({data, w, h, c}, width, height, how, whole) {
     for (let i = 0; i < n; i++) {
       let sum = 0;
       for (let j = 0; j < all.length; j++) sum += all[j] * rows[(first + j) * n + i];
-      made[y * n + i] = whole ? clamp(even(sum), 0, 255) : sum;
+      made[y * n + i] = whole ? clamp(bytes ? Math.floor(sum + .5) : even(sum), 0, 255) : sum;
     }
   });
   return {data: made, w: width, h: height, c};
