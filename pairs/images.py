@@ -141,8 +141,8 @@ def _of_pnm(image: Image.Image, name: str) -> Picture:
 
 def _of_gif(image: Image.Image, name: str) -> Picture:
     """Its first frame. Its numbers are no classes, since programs that write GIF number the colours in use anew."""
-    palette = read_colours(image)
-    if palette is not None and (palette == palette[:, :1]).all():
+    palette = image.getpalette() if image.mode == "P" else None
+    if palette is not None and palette[::3] == palette[1::3] == palette[2::3]:
         image = image.convert("LA" if image.has_transparency_data else "L")
     elif image.mode == "P":
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -205,25 +205,6 @@ def read_header(source: Path | np.ndarray) -> Header:
             hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it to look behind
             orientation = 1 if hidden else image.getexif().get(0x0112, 1)
         return Header(size[::-1] if orientation in (5, 6, 7, 8) else size, frames, nodata)  # which turn it on its side
-
-
-def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
-    """The colours, (n, 3), of a PNG's, BMP's or TIFF's indices; None where it has no palette. Raises DataError."""
-    if is_array(source):
-        return None
-    with _opened(source) as image:
-        if not isinstance(image, tiff.Header):
-            return None if image.format == "GIF" else read_colours(image)
-        if image.photometric != tiff.PALETTE:
-            return None
-        with tiff.opened(_bytes(source)) as raster:
-            return tiff.palette_of(raster)
-
-
-def read_colours(image: Image.Image) -> np.ndarray | None:
-    """The same of a PIL image."""
-    palette = image.getpalette() if image.mode == "P" else None
-    return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
 
 
 def read_place(path: Path) -> tiff.Place | None:
