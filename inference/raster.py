@@ -295,7 +295,7 @@ class Parts:
             told |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
         with atomic(self.output) as file:
             path = Path(file.name)
-            with tiff.created(path, told, **GDAL) as image:
+            with tiff.session(**GDAL) as rasterio, rasterio.open(path, "w", **told) as image:
                 tiff.describe(image, place)
                 masked = not place.fits(first.dtype) and any("valid" in part for _, part in self)
                 if masked:

@@ -22,8 +22,8 @@ DEPTHS = {(1, 1): "u1", (1, 2): "u1", (1, 4): "u1", (1, 8): "u1", (1, 16): "u2",
           (3, 16): "f4", (3, 32): "f4", (3, 64): "f8"}  # as what GDAL decodes numbers of (SampleFormat, bits)
 WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # PhotometricInterpretation
 FIELDS = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}  # how struct calls the types of a tag
-TAGS = {"subfile": 254, "width": 256, "height": 257, "bits": 258, "photometric": 262, "orientation": 274, "bands": 277,
-        "format": 339, "nodata": 42113}
+TAGS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation", 277: "bands",
+        339: "format", 42113: "nodata"}
 QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO",  # no other files are looked at
          "GDAL_TIFF_INTERNAL_MASK": "YES"}  # nor written
 
@@ -50,10 +50,14 @@ def read_header(file: BinaryIO) -> Header:
     """The header of an open TIFF, and nothing else of it. Raises ValueError where it is damaged or not of use."""
     pages = _pages(file)
     first = next(pages, {})
-    others = list(_kinds(pages))
+    kinds = []  # of the pages behind it: up to a second one (0), overviews (1) and masks (4) belong to the first
+    for page in pages:
+        kinds.append(int(page.get("subfile", [0])[0]) & 5)
+        if not kinds[-1]:
+            break
 
     def one(name: str, default: int) -> int:
-        values = set(first.get(TAGS[name], [default]))
+        values = set(first.get(name, [default]))
         if len(values) > 1:
             raise ValueError(f"its bands differ in {name}")
         return int(values.pop())
@@ -74,10 +78,10 @@ def read_header(file: BinaryIO) -> Header:
         raise ValueError(f"a TIFF whose colours are not read: PhotometricInterpretation {photometric} of {bands} bands"
                          f", SampleFormat {kind}; gray and RGB are")
     return Header(width, height, bands, np.dtype(DEPTHS[kind, bits]), bits, photometric, one("orientation", 1),
-                  TAGS["nodata"] in first or "mask" in others, "page" in others)
+                  "nodata" in first or any(kind & 4 for kind in kinds), 0 in kinds)
 
 
-def _pages(file: BinaryIO) -> Iterator[dict[int, tuple]]:
+def _pages(file: BinaryIO) -> Iterator[dict[str, tuple]]:
     """The tags in TAGS of each page, one after the other."""
     order = {b"II": "<", b"MM": ">"}[file.read(2)]
 
@@ -101,50 +105,34 @@ def _pages(file: BinaryIO) -> Iterator[dict[int, tuple]]:
         (at,) = read(word)
         page = {}
         for tag, kind, count, value in entries:
-            if tag in TAGS.values() and kind in FIELDS and 0 < count < 2**16:
+            if tag in TAGS and kind in FIELDS and 0 < count < 2**16:
                 form = f"{count}{FIELDS[kind]}"
                 if struct.calcsize(order + form) > len(value):
                     file.seek(*struct.unpack(order + word, value))
-                    page[tag] = read(form)
+                    page[TAGS[tag]] = read(form)
                 else:
-                    page[tag] = struct.unpack_from(order + form, value)
+                    page[TAGS[tag]] = struct.unpack_from(order + form, value)
         yield page
 
 
-def _kinds(pages: Iterator[dict[int, tuple]]) -> Iterator[str]:
-    """What follows the first page, up to a second one: overviews and masks belong to the first."""
-    for page in pages:
-        subfile = int(page.get(TAGS["subfile"], [0])[0])
-        yield "mask" if subfile & 4 else "overview" if subfile & 1 else "page"
-        if not subfile & 5:
-            return
-
-
 @contextlib.contextmanager
-def session(raised: type[Exception], before: str = "", **options) -> Iterator[Any]:
-    """rasterio, whose errors become such an exception in the block. Raises UserError without rasterio."""
+def session(before: str = "", **options) -> Iterator[Any]:
+    """rasterio, whose errors become OSErrors in the block. Raises UserError without rasterio."""
     rasterio = need("rasterio", "rasterio", "TIFF files")  # a second, and hundreds of MB: most data holds no TIFF
     try:
         with rasterio.Env(**QUIET, **options):
             yield rasterio
     except rasterio.errors.RasterioError as error:
-        raise raised(f"{before}{error}") from error
+        raise OSError(f"{before}{error}") from error
 
 
 @contextlib.contextmanager
 def opened(file: bytes | Path, **options) -> Iterator[Any]:
-    """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
-    damaged = session(ValueError, "a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
+    """The file as rasterio's dataset. Raises UserError without rasterio, OSError where GDAL finds it damaged."""
+    damaged = session("a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
     with damaged as rasterio, contextlib.ExitStack() as stack:
         path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file.resolve()
         yield stack.enter_context(rasterio.open(path, driver="GTiff"))
-
-
-@contextlib.contextmanager
-def created(path: Path, told: dict, **options) -> Iterator[Any]:
-    """A new file at `path`, laid out as told, as rasterio's dataset. Raises UserError without rasterio, OSError."""
-    with session(OSError, **options) as rasterio, rasterio.open(path, "w", **told) as image:
-        yield image
 
 
 def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
@@ -152,8 +140,7 @@ def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
     factors = [2**i for i in range(1, 16) if max(size) / 2**i >= 256]
     if not factors:
         return
-    with session(OSError, COMPRESS_OVERVIEW="DEFLATE") as rasterio, \
-            rasterio.open(path, "r+", driver="GTiff") as image:
+    with session(COMPRESS_OVERVIEW="DEFLATE") as rasterio, rasterio.open(path, "r+", driver="GTiff") as image:
         image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
@@ -264,7 +251,7 @@ def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = Non
     colours = " ".join(each.name for each in like.colorinterp) if like else ""
     if like:
         told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(colours, "MINISBLACK")
-    with session(OSError) as rasterio, rasterio.MemoryFile() as memory:
+    with session() as rasterio, rasterio.MemoryFile() as memory:
         with memory.open(**told) as image:
             if colours == "palette":
                 image.write_colormap(1, like.colormap(1))  # before the values, or it would not fit any more
