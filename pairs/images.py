@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -96,9 +95,10 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
         return picture_of(source, name)
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
-            with tiff.opened(_bytes(source)) as raster:
-                header = replace(image, nodata=image.nodata and nodata)
-                return tiff_picture(raster, header, name).turned(header.orientation)
+            header = replace(image, nodata=image.nodata and nodata)
+            content = source if isinstance(source, bytes) else source.read_bytes()  # of names, GDAL takes UTF-8 only
+            with tiff.opened(content) as raster:
+                return tiff.read_window(raster, header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             return _of_deep_png(image, name)
         if image.format == "PPM":
@@ -112,11 +112,6 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
     picture = of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
     spread = {"L;2": 85, "L;4": 17}.get(bits, 1)  # what gray of few bits is multiplied by, so that it ends at white
     return picture if spread == 1 else replace(picture, indices=picture.indices // spread)
-
-
-def _bytes(source: Path | bytes) -> bytes:
-    """GDAL takes no names that are not UTF-8."""
-    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def _of_deep_png(image: Image.Image, name: str) -> Picture:
@@ -164,21 +159,6 @@ def _by_opencv(content: bytes, size: tuple[int, int], channels: tuple[int, ...])
     return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] > 1 else array
 
 
-def tiff_picture(image: Any, header: tiff.Header, name: str, rows: slice = slice(None)) -> Picture:
-    """The picture in rasterio's dataset, or some rows of it, before it is turned upright. Raises ValueError."""
-    array, missing = tiff.read_rows(image, header, rows)
-    indices = array[..., 0]
-    if header.photometric == tiff.PALETTE:
-        array = tiff.palette_of(image)[indices]
-    elif header.bits < 8:
-        array = array * np.uint8(255 // (2**header.bits - 1))
-    if header.photometric == tiff.WHITE_IS_0:
-        array = np.iinfo(array.dtype).max - array
-    picture = picture_of(array, name, missing)
-    whole = header.bands == 1 and indices.dtype.kind in "iu"
-    return replace(picture, indices=indices if whole else None)
-
-
 @dataclass(frozen=True)
 class Header:
     """What a file tells before it is decoded."""
@@ -212,7 +192,7 @@ def read_place(path: Path) -> tiff.Place | None:
     with _opened(path) as image:
         if not isinstance(image, tiff.Header) or image.orientation != 1:
             return None
-        with tiff.opened(_bytes(path)) as raster:
+        with tiff.opened(path.read_bytes()) as raster:
             return tiff.Place.of(raster)
 
 

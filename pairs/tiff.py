@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pairs.picture import Picture, picture_of
 from utils import need
 
 MAGIC = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # of both byte orders; BigTIFF
@@ -144,8 +145,8 @@ def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
         image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
-def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
-    """Some rows of rasterio's dataset: the bands, (H, W, C), and where values are missing, (H, W) bool.
+def read_window(image: Any, header: Header, name: str, window: tuple | None = None) -> Picture:
+    """The picture in rasterio's dataset, or a window of it, before it is turned upright.
 
     A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
     in two bands. Raises ValueError where the file is not what its header says.
@@ -153,8 +154,6 @@ def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.n
     if (image.height, image.width) != (header.height, header.width) or image.dtypes[0] != header.dtype.name:
         raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
                          f"{image.width}×{image.height} of {image.dtypes[0]}")
-    top, bottom, _ = rows.indices(image.height)
-    window = ((top, bottom), (0, image.width))
     bands = image.read(window=window)
     missing = None
     if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
@@ -165,12 +164,18 @@ def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.n
         bands = bands[:3]  # a fourth that it adds is opaque
     elif len(bands) != header.bands:
         raise ValueError(f"its header says {header.bands} bands, but GDAL decodes {len(bands)}")
-    return np.ascontiguousarray(bands.transpose(1, 2, 0)), missing
 
-
-def palette_of(image: Any) -> np.ndarray:
-    """(N, 3), the colours of a palette's indices."""
-    return np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
+    # The numbers as they are written are indices; as they are shown, they are colours, or go from black to white.
+    array = np.ascontiguousarray(bands.transpose(1, 2, 0))
+    indices = array[..., 0]
+    if header.photometric == PALETTE:
+        array = np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)[indices]
+    elif header.bits < 8:
+        array = array * np.uint8(255 // (2**header.bits - 1))
+    if header.photometric == WHITE_IS_0:
+        array = np.iinfo(array.dtype).max - array
+    whole = header.bands == 1 and indices.dtype.kind in "iu"
+    return replace(picture_of(array, name, missing), indices=indices if whole else None)
 
 
 @dataclass(frozen=True)
