@@ -27,7 +27,7 @@ from inference.trained import mark_of
 from inference.translate import Translator, check_finite, frame, samples, strips, tell_clipped, tile_for
 from pairs import tiff
 from pairs.geometry import Interpolation, nearest
-from pairs.images import tiff_picture, to_tensor
+from pairs.images import to_tensor
 from pairs.picture import Picture
 from pairs.values import is_deep
 from runtime.console import say
@@ -136,7 +136,7 @@ class Raster:
 
     def picture(self, top: int, bottom: int) -> Picture:
         """The rows from `top` to before `bottom` of the file."""
-        return tiff_picture(self.image, self.header, name_of(self.path), slice(top, bottom))
+        return tiff.read_window(self.image, self.header, name_of(self.path), ((top, bottom), (0, self.size[0])))
 
     def scaled(self, across: Taps, down: Taps, top: int, bottom: int) -> np.ndarray:
         """(rows, W, C), those rows of the image as `x_taps` or `photo_taps` resize it."""
@@ -295,7 +295,7 @@ class Parts:
             told |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK)
         with atomic(self.output) as file:
             path = Path(file.name)
-            with tiff.created(path, told, **GDAL) as image:
+            with tiff.session(**GDAL) as rasterio, rasterio.open(path, "w", **told) as image:
                 tiff.describe(image, place)
                 masked = not place.fits(first.dtype) and any("valid" in part for _, part in self)
                 if masked:

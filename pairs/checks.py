@@ -11,7 +11,7 @@ import numpy as np
 from pairs.find import evenly, some
 from pairs.geometry import Geometry, Size, enlargement, largest_of
 from pairs.identity import Pair
-from pairs.images import read_header, read_palette
+from pairs.images import read_header
 from pairs.palettes import sample
 from pairs.patterns import SPLIT_OF, suggested
 from pairs.picture import Picture, over_white, to_array
@@ -209,10 +209,12 @@ class Seen:
         equal = (indices[:, 1:] == indices[:, :-1]).mean() if indices.shape[1] > 1 else 1
         self.flat = self.flat and equal > 0.8 and len(found) <= 64
 
-    def add_palette(self, palette: np.ndarray, picture: Picture) -> None:
-        """The colours (n, 3) of a file's indices."""
-        for index in np.unique(picture.indices).tolist():
-            colour = tuple(palette[index].tolist()) if index < len(palette) else None
+    def add_palette(self, picture: Picture) -> None:
+        """The colours of its indices."""
+        holds = ... if picture.valid is None else picture.valid
+        indices, at = np.unique(picture.indices[holds], return_index=True)
+        for index, *colour in np.column_stack([indices, picture.array[holds].reshape(-1, 3)[at]]).tolist():
+            colour = tuple(colour)
             first, where = self.palettes.setdefault(index, (colour, picture.name))
             if colour != first:
                 self.clash = self.clash or f"{index} is {first} in {where} and {colour} in {picture.name}"
@@ -413,8 +415,8 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             first, *others = sides[at]
             if others:
                 continue
-            if first.indices is not None and (palette := read_palette(pair.sides[-at])) is not None:
-                given.add_palette(palette, first)
+            if first.has_palette:
+                given.add_palette(first)
             if colours:
                 given.samples.append(sample(to_array(first, 3)))
     counted.tell(seen.values())

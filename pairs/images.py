@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -96,9 +95,10 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
         return picture_of(source, name)
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
-            with tiff.opened(_bytes(source)) as raster:
-                header = replace(image, nodata=image.nodata and nodata)
-                return tiff_picture(raster, header, name).turned(header.orientation)
+            header = replace(image, nodata=image.nodata and nodata)
+            content = source if isinstance(source, bytes) else source.read_bytes()  # of names, GDAL takes UTF-8 only
+            with tiff.opened(content) as raster:
+                return tiff.read_window(raster, header, name).turned(header.orientation)
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile):
             return _of_deep_png(image, name)
         if image.format == "PPM":
@@ -112,11 +112,6 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
     picture = of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
     spread = {"L;2": 85, "L;4": 17}.get(bits, 1)  # what gray of few bits is multiplied by, so that it ends at white
     return picture if spread == 1 else replace(picture, indices=picture.indices // spread)
-
-
-def _bytes(source: Path | bytes) -> bytes:
-    """GDAL takes no names that are not UTF-8."""
-    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def _of_deep_png(image: Image.Image, name: str) -> Picture:
@@ -141,8 +136,8 @@ def _of_pnm(image: Image.Image, name: str) -> Picture:
 
 def _of_gif(image: Image.Image, name: str) -> Picture:
     """Its first frame. Its numbers are no classes, since programs that write GIF number the colours in use anew."""
-    palette = read_colours(image)
-    if palette is not None and (palette == palette[:, :1]).all():
+    palette = image.getpalette() if image.mode == "P" else None
+    if palette is not None and palette[::3] == palette[1::3] == palette[2::3]:
         image = image.convert("LA" if image.has_transparency_data else "L")
     elif image.mode == "P":
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -162,21 +157,6 @@ def _by_opencv(content: bytes, size: tuple[int, int], channels: tuple[int, ...])
     if array is None or array.shape not in [(*size[::-1], n) for n in channels]:
         raise ValueError("damaged, or a kind of image that is not known")
     return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] > 1 else array
-
-
-def tiff_picture(image: Any, header: tiff.Header, name: str, rows: slice = slice(None)) -> Picture:
-    """The picture in rasterio's dataset, or some rows of it, before it is turned upright. Raises ValueError."""
-    array, missing = tiff.read_rows(image, header, rows)
-    indices = array[..., 0]
-    if header.photometric == tiff.PALETTE:
-        array = tiff.palette_of(image)[indices]
-    elif header.bits < 8:
-        array = array * np.uint8(255 // (2**header.bits - 1))
-    if header.photometric == tiff.WHITE_IS_0:
-        array = np.iinfo(array.dtype).max - array
-    picture = picture_of(array, name, missing)
-    whole = header.bands == 1 and indices.dtype.kind in "iu"
-    return replace(picture, indices=indices if whole else None)
 
 
 @dataclass(frozen=True)
@@ -207,31 +187,12 @@ def read_header(source: Path | np.ndarray) -> Header:
         return Header(size[::-1] if orientation in (5, 6, 7, 8) else size, frames, nodata)  # which turn it on its side
 
 
-def read_palette(source: Path | np.ndarray) -> np.ndarray | None:
-    """The colours, (n, 3), of a PNG's, BMP's or TIFF's indices; None where it has no palette. Raises DataError."""
-    if is_array(source):
-        return None
-    with _opened(source) as image:
-        if not isinstance(image, tiff.Header):
-            return None if image.format == "GIF" else read_colours(image)
-        if image.photometric != tiff.PALETTE:
-            return None
-        with tiff.opened(_bytes(source)) as raster:
-            return tiff.palette_of(raster)
-
-
-def read_colours(image: Image.Image) -> np.ndarray | None:
-    """The same of a PIL image."""
-    palette = image.getpalette() if image.mode == "P" else None
-    return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
-
-
 def read_place(path: Path) -> tiff.Place | None:
     """Where on Earth the TIFF lies, with its bands' names; None where it lies on its side. Raises DataError."""
     with _opened(path) as image:
         if not isinstance(image, tiff.Header) or image.orientation != 1:
             return None
-        with tiff.opened(_bytes(path)) as raster:
+        with tiff.opened(path.read_bytes()) as raster:
             return tiff.Place.of(raster)
 
 

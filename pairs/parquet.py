@@ -9,6 +9,7 @@ from pairs.images import read_picture
 from utils import DataError, UserError, name_of, need
 
 COLUMNS = "imageA", "imageB"
+PICTURES = r"^((large_)?binary|struct<.*bytes: (large_)?(binary|null).*)$"  # as pyarrow writes the type of a column
 AT_ONCE = 16  # rows in memory
 
 
@@ -21,24 +22,12 @@ def opened(path: Path, columns: tuple[str, str] = COLUMNS):
         file = module.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{name_of(path)} cannot be read as parquet: {error}") from error
-    kinds = {field.name: kind_of(field.type) for field in file.schema_arrow}
-    pictures = [name for name, kind in kinds.items() if kind == "pictures"]
-    for name in columns:
-        if name not in kinds:
-            hint = f"--columns {' '.join(pictures[:2])}" if len(pictures) >= 2 else "--columns"
-            raise UserError(f"{name_of(path)} has no column {name}; it has {', '.join(kinds)}: {hint} names the two "
-                            "that become A and B")
-        if kinds[name] != "pictures":
-            raise UserError(f"{name_of(path)}: the column {name} holds {kinds[name]}, not pictures")
+    kinds = {field.name: re.sub(PICTURES, "pictures", str(field.type)) for field in file.schema_arrow}
+    if not all(kinds.get(name) == "pictures" for name in columns):
+        told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise UserError(f"{name_of(path)} holds no pictures in columns {' and '.join(columns)}: of what it has, {told}"
+                        ", --columns names the two with pictures that become A and B")
     return file
-
-
-def kind_of(kind) -> str:
-    """What a column of this type holds: pictures, or what it is called in a message."""
-    name = str(kind)
-    if name in ("binary", "large_binary") or re.match("struct<.*bytes: (large_)?(binary|null)", name):
-        return "pictures"
-    return "text (perhaps the paths of pictures)" if name in ("string", "large_string") else name
 
 
 def rows(file, path: Path, columns: tuple[str, str] = COLUMNS) -> Iterator[tuple[Any, Any]]:

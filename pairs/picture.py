@@ -46,6 +46,10 @@ class Picture:
         return self.array.dtype.name
 
     @property
+    def has_palette(self) -> bool:
+        return self.indices is not None and self.channels == 3
+
+    @property
     def numbers(self) -> np.ndarray:
         """(H, W) for one channel, else (H, W, C); transparency follows the three channels of colour."""
         if self.alpha is not None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pairs.picture import Picture, picture_of
 from utils import need
 
 MAGIC = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # of both byte orders; BigTIFF
@@ -22,8 +23,8 @@ DEPTHS = {(1, 1): "u1", (1, 2): "u1", (1, 4): "u1", (1, 8): "u1", (1, 16): "u2",
           (3, 16): "f4", (3, 32): "f4", (3, 64): "f8"}  # as what GDAL decodes numbers of (SampleFormat, bits)
 WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # PhotometricInterpretation
 FIELDS = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}  # how struct calls the types of a tag
-TAGS = {"subfile": 254, "width": 256, "height": 257, "bits": 258, "photometric": 262, "orientation": 274, "bands": 277,
-        "format": 339, "nodata": 42113}
+TAGS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation", 277: "bands",
+        339: "format", 42113: "nodata"}
 QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO",  # no other files are looked at
          "GDAL_TIFF_INTERNAL_MASK": "YES"}  # nor written
 
@@ -50,10 +51,14 @@ def read_header(file: BinaryIO) -> Header:
     """The header of an open TIFF, and nothing else of it. Raises ValueError where it is damaged or not of use."""
     pages = _pages(file)
     first = next(pages, {})
-    others = list(_kinds(pages))
+    kinds = []  # of the pages behind it: up to a second one (0), overviews (1) and masks (4) belong to the first
+    for page in pages:
+        kinds.append(int(page.get("subfile", [0])[0]) & 5)
+        if not kinds[-1]:
+            break
 
     def one(name: str, default: int) -> int:
-        values = set(first.get(TAGS[name], [default]))
+        values = set(first.get(name, [default]))
         if len(values) > 1:
             raise ValueError(f"its bands differ in {name}")
         return int(values.pop())
@@ -74,10 +79,10 @@ def read_header(file: BinaryIO) -> Header:
         raise ValueError(f"a TIFF whose colours are not read: PhotometricInterpretation {photometric} of {bands} bands"
                          f", SampleFormat {kind}; gray and RGB are")
     return Header(width, height, bands, np.dtype(DEPTHS[kind, bits]), bits, photometric, one("orientation", 1),
-                  TAGS["nodata"] in first or "mask" in others, "page" in others)
+                  "nodata" in first or any(kind & 4 for kind in kinds), 0 in kinds)
 
 
-def _pages(file: BinaryIO) -> Iterator[dict[int, tuple]]:
+def _pages(file: BinaryIO) -> Iterator[dict[str, tuple]]:
     """The tags in TAGS of each page, one after the other."""
     order = {b"II": "<", b"MM": ">"}[file.read(2)]
 
@@ -101,50 +106,34 @@ def _pages(file: BinaryIO) -> Iterator[dict[int, tuple]]:
         (at,) = read(word)
         page = {}
         for tag, kind, count, value in entries:
-            if tag in TAGS.values() and kind in FIELDS and 0 < count < 2**16:
+            if tag in TAGS and kind in FIELDS and 0 < count < 2**16:
                 form = f"{count}{FIELDS[kind]}"
                 if struct.calcsize(order + form) > len(value):
                     file.seek(*struct.unpack(order + word, value))
-                    page[tag] = read(form)
+                    page[TAGS[tag]] = read(form)
                 else:
-                    page[tag] = struct.unpack_from(order + form, value)
+                    page[TAGS[tag]] = struct.unpack_from(order + form, value)
         yield page
 
 
-def _kinds(pages: Iterator[dict[int, tuple]]) -> Iterator[str]:
-    """What follows the first page, up to a second one: overviews and masks belong to the first."""
-    for page in pages:
-        subfile = int(page.get(TAGS["subfile"], [0])[0])
-        yield "mask" if subfile & 4 else "overview" if subfile & 1 else "page"
-        if not subfile & 5:
-            return
-
-
 @contextlib.contextmanager
-def session(raised: type[Exception], before: str = "", **options) -> Iterator[Any]:
-    """rasterio, whose errors become such an exception in the block. Raises UserError without rasterio."""
+def session(before: str = "", **options) -> Iterator[Any]:
+    """rasterio, whose errors become OSErrors in the block. Raises UserError without rasterio."""
     rasterio = need("rasterio", "rasterio", "TIFF files")  # a second, and hundreds of MB: most data holds no TIFF
     try:
         with rasterio.Env(**QUIET, **options):
             yield rasterio
     except rasterio.errors.RasterioError as error:
-        raise raised(f"{before}{error}") from error
+        raise OSError(f"{before}{error}") from error
 
 
 @contextlib.contextmanager
 def opened(file: bytes | Path, **options) -> Iterator[Any]:
-    """The file as rasterio's dataset. Raises UserError without rasterio, ValueError where GDAL finds it damaged."""
-    damaged = session(ValueError, "a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
+    """The file as rasterio's dataset. Raises UserError without rasterio, OSError where GDAL finds it damaged."""
+    damaged = session("a TIFF that is damaged, or of a kind that GDAL does not know: ", **options)
     with damaged as rasterio, contextlib.ExitStack() as stack:
         path = stack.enter_context(rasterio.MemoryFile(file)).name if isinstance(file, bytes) else file.resolve()
         yield stack.enter_context(rasterio.open(path, driver="GTiff"))
-
-
-@contextlib.contextmanager
-def created(path: Path, told: dict, **options) -> Iterator[Any]:
-    """A new file at `path`, laid out as told, as rasterio's dataset. Raises UserError without rasterio, OSError."""
-    with session(OSError, **options) as rasterio, rasterio.open(path, "w", **told) as image:
-        yield image
 
 
 def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
@@ -152,13 +141,12 @@ def add_overviews(path: Path, size: tuple[int, int], labels: bool) -> None:
     factors = [2**i for i in range(1, 16) if max(size) / 2**i >= 256]
     if not factors:
         return
-    with session(OSError, COMPRESS_OVERVIEW="DEFLATE") as rasterio, \
-            rasterio.open(path, "r+", driver="GTiff") as image:
+    with session(COMPRESS_OVERVIEW="DEFLATE") as rasterio, rasterio.open(path, "r+", driver="GTiff") as image:
         image.build_overviews(factors, rasterio.enums.Resampling["nearest" if labels else "average"])
 
 
-def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
-    """Some rows of rasterio's dataset: the bands, (H, W, C), and where values are missing, (H, W) bool.
+def read_window(image: Any, header: Header, name: str, window: tuple | None = None) -> Picture:
+    """The picture in rasterio's dataset, or a window of it, before it is turned upright.
 
     A pixel lacks a value where all bands hold the number for no data, or the file's mask says so: a pure red one has 0
     in two bands. Raises ValueError where the file is not what its header says.
@@ -166,8 +154,6 @@ def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.n
     if (image.height, image.width) != (header.height, header.width) or image.dtypes[0] != header.dtype.name:
         raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
                          f"{image.width}×{image.height} of {image.dtypes[0]}")
-    top, bottom, _ = rows.indices(image.height)
-    window = ((top, bottom), (0, image.width))
     bands = image.read(window=window)
     missing = None
     if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
@@ -178,12 +164,18 @@ def read_rows(image: Any, header: Header, rows: slice) -> tuple[np.ndarray, np.n
         bands = bands[:3]  # a fourth that it adds is opaque
     elif len(bands) != header.bands:
         raise ValueError(f"its header says {header.bands} bands, but GDAL decodes {len(bands)}")
-    return np.ascontiguousarray(bands.transpose(1, 2, 0)), missing
 
-
-def palette_of(image: Any) -> np.ndarray:
-    """(N, 3), the colours of a palette's indices."""
-    return np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)
+    # The numbers as they are written are indices; as they are shown, they are colours, or go from black to white.
+    array = np.ascontiguousarray(bands.transpose(1, 2, 0))
+    indices = array[..., 0]
+    if header.photometric == PALETTE:
+        array = np.array([colour[:3] for _, colour in sorted(image.colormap(1).items())], np.uint8)[indices]
+    elif header.bits < 8:
+        array = array * np.uint8(255 // (2**header.bits - 1))
+    if header.photometric == WHITE_IS_0:
+        array = np.iinfo(array.dtype).max - array
+    whole = header.bands == 1 and indices.dtype.kind in "iu"
+    return replace(picture_of(array, name, missing), indices=indices if whole else None)
 
 
 @dataclass(frozen=True)
@@ -264,7 +256,7 @@ def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = Non
     colours = " ".join(each.name for each in like.colorinterp) if like else ""
     if like:
         told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(colours, "MINISBLACK")
-    with session(OSError) as rasterio, rasterio.MemoryFile() as memory:
+    with session() as rasterio, rasterio.MemoryFile() as memory:
         with memory.open(**told) as image:
             if colours == "palette":
                 image.write_colormap(1, like.colormap(1))  # before the values, or it would not fit any more

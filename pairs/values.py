@@ -230,8 +230,7 @@ def mask_weight(mask: Picture) -> np.ndarray:
     gray = to_array(mask, 1)
     shown = gray[..., 0] > 0
     indices = gray[..., 0] if mask.indices is None else mask.indices
-    has_palette = mask.indices is not None and mask.channels == 3
-    marked = indices == (indices.max(where=shown, initial=0) if has_palette else 1)
+    marked = indices == (indices.max(where=shown, initial=0) if mask.has_palette else 1)
     return shown[..., None] * np.uint8(255) if np.array_equal(shown, marked & shown) else gray
 
 

@@ -407,8 +407,9 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
     pq.write_table(pa.table({"imageA": images, "imageB": broken}), tmp_path / "broken.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "broken.parquet").read_bytes()[:-20])
     for name, message in (("paths", "holds a path, /home/a/0.png, and no picture"),
-                          ("text", "the column imageB holds text"), ("gone", "gone.parquet is no file"),
-                          ("names", "has no column imageA; it has image, caption, edit: --columns image edit names"),
+                          ("text", "columns imageA and imageB: of what it has, imageA (pictures), imageB (string), --"),
+                          ("gone", "gone.parquet is no file"),
+                          ("names", "image (pictures), caption (string), edit (pictures), --columns names"),
                           ("cut", "cannot be read as parquet")):
         status, said = run("parquet", tmp_path / f"{name}.parquet", tmp_path / "out")
         assert status == 2 and message in said and said.count("\n") == 1, said
