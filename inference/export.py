@@ -4,11 +4,9 @@ import copy
 import errno
 import io
 import json
-import math
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
@@ -22,31 +20,37 @@ from utils import UserError, name_of, need
 
 
 class Widened(nn.Module):
-    """Weights that are kept in fp16 and computed with in fp32."""
+    """Weights that are kept in fp16, or in 8 bits with a scale for each output channel, and computed with in fp32."""
+
+    def __init__(self, scale: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("scale", scale)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.float()
+        return weight.float() if self.scale is None else weight.float() * self.scale
 
 
-def halved(gen: Generator) -> Generator:
-    """A copy whose large convolutions keep their weights in fp16. Raises UserError where one is too large for that.
+def reduced(gen: Generator, int8: bool) -> Generator:
+    """A copy whose large convolutions keep their weights in fp16, or 8 bits. Raises UserError where fp16 is too small.
 
     Those of less than 1 % of all weights, which are the ones beside the images, are left alone: together they have 2 %
-    of the weights of the paper's network and more than half of the error.
+    of the weights of the paper's network and, in fp16, more than half of the error. Activations stay as they are: in 8
+    bits too, they took as long and moved the output four times as far (benchmarks/LOG.md).
     """
-    if not fits_fp16(gen):
+    if not int8 and not fits_fp16(gen):
         raise UserError("a weight of the generator is too large for fp16: export it without --half")
-    gen, least = copy.deepcopy(gen), large(gen)
+    gen, least = copy.deepcopy(gen), sum(p.numel() for p in gen.parameters()) / 100
     for module in gen.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() >= least:
-            module.weight = nn.Parameter(module.weight.detach().half(), requires_grad=False)
-            parametrize.register_parametrization(module, "weight", Widened(), unsafe=True)
+            weight, scale = module.weight.detach(), None
+            if int8:
+                others = [1, 2, 3] if isinstance(module, nn.Conv2d) else [0, 2, 3]  # than that of the output channels
+                most = weight.abs().amax(others, keepdim=True)
+                scale = torch.where(most > 0, most / 127, 1)
+            kept = weight.half() if scale is None else (weight / scale).round().to(torch.int8)
+            module.weight = nn.Parameter(kept, requires_grad=False)
+            parametrize.register_parametrization(module, "weight", Widened(scale), unsafe=True)
     return gen
-
-
-def large(gen: Generator) -> float:
-    """So many weights of a convolution, or more, are worth being made smaller: 1 % of all."""
-    return sum(p.numel() for p in gen.parameters()) / 100
 
 
 def fits_fp16(gen: Generator) -> bool:
@@ -72,7 +76,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
 
     N is at most 1024, H and W are at most 64 · gen.multiple, or 4096. With `size`, height and width, N is 1, and H and
     W are these; so they are in .tflite, which knows no free ones. With `half`, the file holds most weights in fp16 and
-    is half as large, with `int8` (.onnx only) in 8 bits and a quarter; x, y_fake and all arithmetic stay fp32. Beside
+    is half as large, with `int8` in 8 bits and a quarter; x, y_fake and all arithmetic stay fp32. Beside
     the network it holds its `metadata`: ONNX as metadata_props, .pt2 as extra files, .tflite none.
     Returns a sentence that says what was written.
     Raises UserError on another ending or a size that the network does not take, where `path` is the `checkpoint`, or
@@ -91,13 +95,12 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
         raise UserError(f"size must be two multiples of {gen.multiple} from {gen.smallest} to {largest}, height and "
                         f"width; it is {size[0]} {size[1]}")
     packages = [need(name, name.replace("_", "-"), f"exports to {suffix}") for name in NEEDS[suffix]]
-    if half and suffix == ".tflite":
-        raise UserError("--half is for .onnx and .pt2: what a .tflite computes with is for LiteRT's own tools")
-    if int8 and (half or suffix != ".onnx"):
-        raise UserError("--int8 is for .onnx and pages, and without --half")
+    if half and int8 or (half or int8) and suffix == ".tflite":
+        raise UserError("--half or --int8, not both, is for .onnx and .pt2: what a .tflite computes with is for "
+                        "LiteRT's own tools")
     told = metadata(gen, norm, size)
     gen = copy.deepcopy(gen).to(memory_format=torch.contiguous_format)  # of others, the tracer would fix sizes
-    gen = halved(gen) if half else gen
+    gen = reduced(gen, int8) if half or int8 else gen
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -107,7 +110,7 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
             litert_torch, = packages
             content = litert_torch.convert(gen, (torch.zeros(1, gen.in_channels, *size),)).model_content()
         elif suffix == ".onnx":
-            content = as_onnx(traced(gen, size), told, large(gen) if int8 else None)
+            content = as_onnx(traced(gen, size), told)
         else:
             packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
             torch.export.save(traced(gen, size), packed, extra_files=told)
@@ -138,8 +141,7 @@ def traced(gen: Generator, size: tuple[int, int] | None) -> ExportedProgram:
         return torch.export.export(gen, (x,), dynamic_shapes=shapes)
 
 
-def as_onnx(program: ExportedProgram, told: dict[str, str], large: float | None) -> bytes:
-    """large: from so many weights on, convolutions have them in 8 bits; None: nowhere."""
+def as_onnx(program: ExportedProgram, told: dict[str, str]) -> bytes:
     onnx = torch.onnx.export(program, (), input_names=["x"], output_names=["y_fake"], verbose=False)
     onnx.model.metadata_props.update(told)
     proto = onnx.model_proto
@@ -148,31 +150,4 @@ def as_onnx(program: ExportedProgram, told: dict[str, str], large: float | None)
         for dim, name in zip(value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=True):
             if dim.HasField("dim_param"):
                 dim.dim_param = name
-    if large is not None:
-        in_8_bits(proto.graph, large)
     return proto.SerializeToString()
-
-
-def in_8_bits(graph, large: float) -> None:
-    """Keeps weights of an ONNX graph in 8 bits, each output channel with a scale of its own; fp32 is computed with.
-
-    Activations stay as they are: in 8 bits too, they took as long and moved the output four times as far
-    (benchmarks/LOG.md).
-    """
-    from onnx import helper, numpy_helper  # which only exports need
-
-    initializers = {each.name: each for each in graph.initializer}
-    for node in [*graph.node]:
-        axis = {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)  # of the output channels
-        if axis is None or math.prod(initializers[node.input[1]].dims) < large:
-            continue
-        kept = initializers[node.input[1]]
-        weights = numpy_helper.to_array(kept)
-        others = tuple(each for each in range(weights.ndim) if each != axis)
-        most = np.abs(weights).max(axis=others, keepdims=True)
-        scale = np.where(most > 0, most / 127, 1).astype(np.float32)
-        small = np.rint(weights / scale).astype(np.int8)
-        names = f"{kept.name}_int8", f"{kept.name}_scale"
-        graph.initializer.remove(kept)
-        graph.initializer.extend(map(numpy_helper.from_array, (small, scale.ravel()), names))
-        graph.node.insert(0, helper.make_node("DequantizeLinear", names, [kept.name], axis=axis))

@@ -31,7 +31,7 @@ license: {licence}
 pipeline_tag: image-to-image
 library_name: pix2pix
 tags: [pix2pix, image-to-image, paired, safetensors]
-{index}---
+---
 
 # {title}
 
@@ -85,7 +85,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
         card = CARD.format(
             licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
             title=folder.name, what=", ".join(filter(None, what)),
-            index=model_index(folder.name, report) if report else "", scores=table(report) if report else "",
+            scores=table(report) if report else "",
             strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
         (new / "README.md").write_text(card, encoding="utf-8")
     if rows:
@@ -130,26 +130,12 @@ def evaluation(checkpoint: Path, gen: Generator) -> dict | None:
     return None
 
 
-def means(report: dict) -> dict[str, float]:
-    """The mean of each score in BETTER."""
-    scores = report["scores"]["output"]
-    means = {name: scores.get(name, {}).get("mean") for name in BETTER}
-    return {name: value for name, value in means.items() if value is not None}
-
-
-def model_index(name: str, report: dict) -> str:
-    """The scores as the Hub reads them: JSON, which is YAML too."""
-    metrics = [{"type": key, "name": BETTER[key], "value": round(value, 4)} for key, value in means(report).items()]
-    data = name_of_data(report["settings"]["data_root"])
-    result = {"task": {"type": "image-to-image"}, "metrics": metrics,
-              "dataset": {"name": data, "type": data, "split": report["settings"]["split"]}}
-    return f"model-index: {json.dumps([{'name': name, 'results': [result]}])}\n"
-
-
 def table(report: dict) -> str:
-    settings, found = report["settings"], means(report)
-    head = " | ".join(BETTER[name] for name in found)
-    line = " | ".join(f"{value:.3f}" for value in found.values())
+    settings, scores = report["settings"], report["scores"]["output"]
+    means = {told: scores.get(name, {}).get("mean") for name, told in BETTER.items()}  # None where it is not finite
+    found = {told: mean for told, mean in means.items() if mean is not None}
+    head = " | ".join(found)
+    line = " | ".join(f"{mean:.3f}" for mean in found.values())
     size = ", in full size" if settings["full_size"] == "True" else ""
     return (f"## Scores\n\n`evaluate.py` on {report['n']} pairs of {name_of_data(settings['data_root'])}, "
             f"{settings['split']}{size}, norm {settings['norm']}, dropout {settings['dropout']}, means over images:\n\n"

@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference.trained import mark_of
-from inference.translate import Translator, check_finite, frame, samples, strips, tell_clipped, tile_for
+from inference.translate import Taken, Translator, check_finite, frame, strips, tell_clipped, tile_for
 from pairs import tiff
 from pairs.geometry import Interpolation, nearest
 from pairs.images import to_tensor
@@ -103,16 +103,15 @@ def resized(rows: np.ndarray, across: Taps, down: Taps, top: int, bottom: int) -
     return across.apply(down.apply(rows, 0, top, bottom, first), 1, 0, new, 0)
 
 
-def windows(parts: Iterator[tuple[int, np.ndarray]], spans: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
-    """The rows, (last - first, W, C), of each (first, last) among those that come from above, each with its place.
+def windows(parts: Iterator[np.ndarray], spans: list[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """The rows, (last - first, W, C), of each (first, last) among those that come from above, from the first span on.
 
     The first ones never fall from span to span: what lies above is dropped.
     """
-    top, held = next(parts)
+    top, held = spans[0][0], next(parts)
     for first, last in spans:
         while top + len(held) < last:
-            _, part = next(parts)
-            held = np.concatenate([held[max(0, first - top) :], part])
+            held = np.concatenate([held[max(0, first - top) :], next(parts)])
             top = max(top, first)
         yield held[first - top : last - top]
 
@@ -161,17 +160,15 @@ class Raster:
         array = self.scaled(*self.x_taps, first, last)
         return to_tensor(array.take(index - first, axis=0).take(self.columns.index, axis=1))[None]
 
-    def translated(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
+    def translated(self, start: int) -> Iterator[np.ndarray]:
         """The rows of the result at the network's scale, (rows, W, C) in [-1, 1], from `start` on."""
         gen, shape = self.translator.exact, (len(self.lines.index), len(self.columns.index))
-        above, below = self.lines.crop.start, self.lines.crop.stop
+        start += self.lines.crop.start
         with torch.inference_mode():
-            some = samples(self.padded, *shape, gen)
-            network = self.translator.network(some.dtype, some)
-            for top, part in strips(network, self.padded, *shape, self.tile, gen.multiple, above + start):
-                rows = part[0, :, : max(0, below - top), self.columns.crop].permute(1, 2, 0).numpy()
+            for part in strips(self.translator.network_for, self.padded, *shape, self.tile, gen, start):
+                rows = part[0, ..., self.columns.crop].permute(1, 2, 0).numpy()
                 for i in range(0, len(rows), CHUNK):
-                    yield top - above + i, rows[i : i + CHUNK].copy()
+                    yield rows[i : i + CHUNK].copy()
 
     def output(self, start: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         """(top, rows (H, W, C), valid (H, W)) of the output file from `start` on, ROWS at a time."""
@@ -187,15 +184,13 @@ class Raster:
         bottom = top + ROWS
         if self.seen != self.made:
             rows = resized(rows, *self.y_taps, top, bottom)
-        values, y_fake = self.translator.y, to_tensor(rows)
+        y_fake = to_tensor(rows)
         check_finite(y_fake, name_of(self.path))
-        if values.lab:
-            photo = to_tensor(self.scaled(*self.photo_taps, top, bottom))
-            y_fake = values.shown(self.translator.x.to_network(photo), y_fake)
-        array = values.picture(y_fake, self.deep).array
         holes = self.header.nodata or self.header.dtype.kind == "f"
         valid = self.valid(top, bottom) if holes else None
-        return self.place.marked(array, valid), valid
+        photo = self.scaled(*self.photo_taps, top, bottom) if self.translator.y.lab else None
+        taken = Taken(y_fake, y_fake.shape[:0:-1], photo, self.deep, None, valid)
+        return self.place.marked(self.translator.finished(y_fake, taken).array, valid), valid
 
 
 def translate_raster(translator: Translator, source: Path, output: Path, overviews: bool = False) -> None:

@@ -164,42 +164,43 @@ class Translator:
 
         C counts one channel for class indices. Pixels are taken as they are, whatever the scale.
         """
-        network_for = functools.partial(self.network, pixels.dtype)
-        return at_any_size(self.exact, pixels, self.tile, network_for)
+        return at_any_size(self.exact, pixels, self.tile, self.network_for)
 
-    def network(self, kind: torch.dtype, samples: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """What translates pixels of that type, (N, C, H, W) of a size that the network takes, to y_fake on the CPU.
+    def network_for(self, samples: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """What translates pixels, (N, C, H, W) of a size that the network takes, to y_fake on the CPU.
 
         For the tiles of one image, parts of which are its `samples`: with the statistics of these, if it may.
         """
-        dtype = self.dtype if kind == torch.uint8 else torch.float32
-        net = self.exact if dtype == torch.float32 else self.fast
-        if samples is not None and self.norm == "image":
-            net = self._with_statistics(net, dtype, self.x.to_network(samples))
-        return lambda pixels: self._run(net, dtype, self.x.to_network(pixels))
+        shared = samples is not None and self.norm == "image"
+        return functools.partial(self._run, self._with_statistics(samples) if shared else None)
 
-    def _with_statistics(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Generator:
-        """A copy of `net` whose statistics are those of x, all images together."""
-        net = copy_in(net, torch.float32)  # whose weights are in their types already
+    def _with_statistics(self, samples: Tensor) -> Generator:
+        """A copy of the network whose statistics are those of all samples together."""
+        net = copy_in(self._net(samples), torch.float32)  # whose weights are in their types already
         norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
         for norm in norms:
             norm.per_image, norm.training, norm.momentum = False, True, 1.0
             norm.num_batches_tracked = None
             norm.running_mean, norm.running_var = norm.running_mean.clone(), norm.running_var.clone()
-        self._forward(net, dtype, x)
+        self._forward(net, samples)
         for norm in norms:
             norm.training = False
         return net
 
-    def _run(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
-        """net(x), as many images at a time as PIXELS allows, each time with the same noise."""
-        parts = x.split(max(1, PIXELS // (x.shape[-2] * x.shape[-1])))
-        return torch.cat([self._forward(net, dtype, part) for part in parts])
+    def _net(self, pixels: Tensor) -> Generator:
+        return self.fast if pixels.dtype == torch.uint8 else self.exact
 
-    def _forward(self, net: Generator, dtype: torch.dtype, x: Tensor) -> Tensor:
+    def _run(self, net: Generator | None, pixels: Tensor) -> Tensor:
+        """y_fake, of as many images at a time as PIXELS allows, each time with the same noise."""
+        parts = pixels.split(max(1, PIXELS // (pixels.shape[-2] * pixels.shape[-1])))
+        return torch.cat([self._forward(net or self._net(part), part) for part in parts])
+
+    def _forward(self, net: Generator, pixels: Tensor) -> Tensor:
+        x = self.x.to_network(pixels).to(self.device)
+        is_fast = pixels.dtype == torch.uint8 and self.dtype != torch.float32
         self.noise.begin(self.seed, self.device)
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return net(x.to(self.device)).float().cpu()
+        with torch.autocast(self.device.type, self.dtype, enabled=is_fast):
+            return net(x).float().cpu()
 
     def network_size(self, size: Size) -> Size:
         """The width and height at which the network sees an image of `size`."""
@@ -300,8 +301,8 @@ def at_any_size(gen: Generator, x: Tensor, tile: int = 0, network_for: Callable 
     if not tile:
         y_fake = network_for()(padded)
     else:
-        y_fake = torch.cat([_in_tiles(network_for(samples(rows_of(image), *size, gen)), image, tile, gen.multiple)
-                            for image in padded.split(1)])
+        y_fake = torch.cat([torch.cat([part.clone() for part in strips(network_for, rows_of(image), *size, tile, gen)],
+                                      dim=-2) for image in padded.split(1)])
     return y_fake[..., rows.crop, columns.crop]
 
 
@@ -345,22 +346,19 @@ def samples(rows: Rows, height: int, width: int, gen: Generator) -> Tensor:
     return torch.cat([band[..., left : left + side] for band in bands for left in places(width)])
 
 
-def _in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int, size: int) -> Tensor:
-    """network(x) tile by tile, as `strips` has it."""
-    return torch.cat([part.clone() for _, part in strips(network, rows_of(x), *x.shape[-2:], tile, size)], dim=-2)
-
-
-def strips(network: Callable[[Tensor], Tensor], rows: Rows, height: int, width: int, tile: int, size: int,
-           start: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """network(x) tile by tile, from above: (top, y_fake (N, C, rows, W)), as soon as no tile below adds to them.
+def strips(network_for: Callable, rows: Rows, height: int, width: int, tile: int, gen: Generator,
+           start: int = 0) -> Iterator[Tensor]:
+    """What network_for(samples) makes of an image tile by tile, from above: y_fake (N, C, rows, W), as soon as no tile
+    below adds to them.
 
     What is returned is a view, whose memory the next rows take.
 
     Neighbours overlap by a quarter of a tile or more, where one fades into the other. Height and width are multiples of
-    `size`, and so, where tile > size, are the places of the tiles: every layer of the network then samples them as it
-    would sample the whole image.
+    gen.multiple, and so, where tile is larger, are the places of the tiles: every layer of the network then samples
+    them as it would sample the whole image.
     start: the row from which results are wanted; they are the same to the bit.
     """
+    size, network = gen.multiple, network_for(samples(rows, height, width, gen))
     step = max(tile * 3 // 4 // size * size, size * 3 // 4)
     h, w = min(tile, height), min(tile, width)
 
@@ -387,8 +385,7 @@ def strips(network: Callable[[Tensor], Tensor], rows: Rows, height: int, width: 
                 result = part.new_zeros(*part.shape[:2], h, width)
             result[..., left : left + w] += part * (share[:, None] * own).to(part)
         del x, part  # before the next rows are read
-        first = max(top, start)
-        yield first, result[..., first - top : bottom - top, :]
+        yield result[..., max(top, start) - top : bottom - top, :]
         kept = result[..., bottom - top :, :].clone()  # what the next tiles add to
         result.zero_()
         result[..., : kept.shape[-2], :] = kept

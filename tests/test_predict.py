@@ -137,20 +137,21 @@ def test_dropout_and_norm_take_the_words_of_the_command_line_and_no_others(gen):
 
 
 @pytest.mark.parametrize("tile", [64, 128, 256])
-def test_tiles_that_disagree_fade_into_one_another_without_a_seam(tile):
+def test_tiles_that_disagree_fade_into_one_another_without_a_seam(gen, tile):
     """The worst case, one tile black and the next one white: no step between neighbouring pixels stands out."""
     calls = []
-    tiled = translate_module._in_tiles(lambda part: calls.append(1) or torch.full_like(part, len(calls) % 2),
-                                     torch.zeros(1, 3, 64, 704), tile, 64)
+    tiled = translate_module.at_any_size(gen, torch.zeros(1, 3, 64, 704), tile, lambda samples: lambda part: (
+        calls.append(1) or torch.full_like(part, len(calls) % 2)))
     steps = (tiled[..., 1:] - tiled[..., :-1]).abs()
     assert tiled.min() == 0 and tiled.max() == 1 and steps.max() < 2.5 / (tile / 4)
 
 
-def test_tiles_cover_every_pixel_with_weights_that_sum_to_one():
+def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(gen):
     for width, height in ((192, 128), (128, 512), (960, 704), (320, 64)):
         for tile in (64, 128, 256):
             x, seen = torch.rand(1, 3, height, width), []
-            tiled = translate_module._in_tiles(lambda part: seen.append(part) or part, x, tile, 64)  # noqa: B023
+            tiled = translate_module.at_any_size(
+                gen, x, tile, lambda samples: lambda part: seen.append(part) or part)  # noqa: B023
             torch.testing.assert_close(tiled, x)
             assert all(part.shape[-1] <= tile and part.shape[-2] <= tile for part in seen)
 
@@ -380,14 +381,6 @@ def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_pat
                          "elsewhere": "gen.gguf"}[mistake]
     status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", output)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-
-
-@pytest.mark.parametrize(("flags", "instead"), [
-    (["--export", "gen.onnx"], "export.py"), (["--export=gen.pt2"], "export.py"), (["--half"], "export.py --half"),
-    (["--resize"], "--scale crop"), (["--no-resize"], "--scale trained")])
-def test_a_flag_that_has_gone_is_told_with_what_to_write_instead(checkpoint, flags, instead):
-    status, _, err = call(predict_module, "--checkpoint", checkpoint, *flags)
-    assert status == 2 and instead in err and err.startswith("error: --") and err.count("\n") == 1, err
 
 
 @pytest.mark.parametrize(("label_side", "ending", "said"), [("B", "jpg", True), ("both", "webp", True),
