@@ -20,7 +20,6 @@ import torch
 import tyro
 from PIL import Image
 from torch.backends import cudnn
-from torch.profiler import ProfilerActivity, profile
 
 from runtime.console import run_main
 from runtime.devices import use_device
@@ -71,20 +70,6 @@ def wall_and_cpu(act: Callable) -> tuple[float, float]:
     start = time.perf_counter(), time.process_time()
     act()
     return time.perf_counter() - start[0], time.process_time() - start[1]
-
-
-def memory_of(act: Callable, device: torch.device) -> int:
-    """Bytes that act() takes at once, on top of what was there."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        act()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        act()
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
 
 
 def in_turns(acts: dict[str, Callable], rounds: int = 0, seconds: float = 0.0) -> dict[str, list]:
