@@ -19,9 +19,8 @@ def test_the_gpu_report_has_no_failure(data, tmp_path):
                            "--minutes", "30"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + (out / "errors.txt").read_text()
     told = dict(re.findall(r"^## (\w+)\n(.+?)(?=^## |\Z)", (out / "report.txt").read_text(), re.MULTILINE | re.DOTALL))
-    assert (*told,) == ("tests", "profile", "layers", "data", "facades", "steps", "fidelity", "nccl", "whole")
+    assert (*told,) == ("tests", "profile", "data", "facades", "steps", "fidelity", "nccl", "whole")
     assert not [text for text in told.values() if "FAILED" in text or "DIFFER" in text or "skipped:" in text]
-    assert float(told["layers"].split("agree to ")[1]) < 1e-4  # three ways to compute the same convolutions
     assert {path.name for path in out.iterdir()} == {
         "report.txt", "errors.txt", "profile.txt", "grid.png", "bench_data.json", "bench_train.json",
         "bench_recipe.json"}
