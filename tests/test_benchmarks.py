@@ -53,7 +53,7 @@ def test_every_runtime_that_is_there_gives_the_picture_of_pytorch(small, data, c
     off = {line[0]: float(line[-4]) for line in lines if len(line) > 4 and line[0] != "runtime"}
     exact = {"onnxruntime", "OpenVINO, f32", "OpenCV dnn"} & {*off}
     assert "onnxruntime" in exact and all(off[name] < 0.05 for name in exact), off
-    assert 0.05 < off["onnxruntime, --int8"] < off["onnxruntime, static int8"], off
+    assert off["onnxruntime, --int8"] > 0.05, off
 
 
 @pytest.mark.long
