@@ -18,10 +18,12 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from PIL import Image
 
 from generator import Generator
 from inference.export import export
 from inference.load import load_generator
+from utils import UserError
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -36,9 +38,12 @@ class Options:
 
 def inputs(folder: Path, n: int, gen: Generator) -> list[np.ndarray]:
     """(1, 3, H, W) in [-1, 1], of the size of a training crop."""
+    if not (files := sorted(folder.glob("*.png"))[:n]):
+        raise UserError(f"{folder} holds no PNG")
     size = gen.crop_width or gen.crop_size, gen.crop_size
-    return [np.asarray(half.resize(size), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-            for half in common.left_halves(folder, n)]
+    images = [Image.open(file).convert("RGB") for file in files]
+    halves = [image.crop((0, 0, image.width // 2, image.height)).resize(size) for image in images]
+    return [np.asarray(half, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1 for half in halves]
 
 
 def in_pytorch(gen: Generator, dtype: torch.dtype) -> Run:

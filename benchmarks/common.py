@@ -18,13 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import tyro
-from PIL import Image
 from torch.backends import cudnn
 
 from runtime.console import run_main
 from runtime.devices import use_device
 from runtime.summary import peak_memory
-from utils import UserError
 
 
 def hardware(device: torch.device) -> dict:
@@ -39,15 +37,6 @@ def hardware(device: torch.device) -> dict:
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__,
             "python": platform.python_version(), "system": platform.system(), **more}
-
-
-def left_halves(path: Path, n: int = 1) -> list[Image.Image]:
-    """The inputs of a side-by-side PNG, or of the first n in a folder. Raises UserError where it holds none."""
-    files = [path] if path.is_file() else sorted(path.glob("*.png"))[:n]
-    if not files:
-        raise UserError(f"{path} holds no PNG")
-    images = [Image.open(file).convert("RGB") for file in files]
-    return [image.crop((0, 0, image.width // 2, image.height)) for image in images]
 
 
 def wait(device: torch.device) -> None:
