@@ -75,8 +75,9 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
 def refuse_unknown(settings: dict, path: Path) -> None:
     """Raises UserError where the run whose settings these are, read from `path`, was trained by another version."""
     if unknown := settings.keys() - {f.name for f in fields(Config)}:
-        raise UserError(f"{path} holds settings that this version does not know ({', '.join(sorted(unknown))}): the "
-                        "version that wrote them goes on with the run, --init-from takes its weights into a new one")
+        names = ", ".join(sorted(map(str, unknown)))
+        raise UserError(f"{path} holds settings that this version does not know ({names}): the version that wrote "
+                        "them goes on with the run, --init-from takes its weights into a new one")
 
 
 def load_tensors(path: Path, kind: str = "") -> dict:
