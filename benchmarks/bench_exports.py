@@ -5,11 +5,9 @@
 Inputs are the left halves of the side-by-side PNGs in data/val; differences are in grey levels of 255 from PyTorch in
 fp32. Milliseconds are of one picture on one thread, wall and CPU, medians of rounds in turns: wall times suffer from
 what else runs. Runtimes that are not installed are left out; `pip install onnxruntime openvino opencv-python` has all.
-"static int8" is onnxruntime's quantisation of weights and activations, calibrated on pairs in data/train.
 """
 
 import importlib.util
-import logging
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,10 +18,12 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from PIL import Image
 
 from generator import Generator
 from inference.export import export
 from inference.load import load_generator
+from utils import UserError
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -31,16 +31,19 @@ Run = Callable[[np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Options:
     checkpoint: Path  # of a generator of three channels, from left to right
-    data: Path  # a folder with train/ and val/
+    data: Path  # a folder with val/
     pictures: int = 4
     rounds: int = 10
 
 
 def inputs(folder: Path, n: int, gen: Generator) -> list[np.ndarray]:
     """(1, 3, H, W) in [-1, 1], of the size of a training crop."""
+    if not (files := sorted(folder.glob("*.png"))[:n]):
+        raise UserError(f"{folder} holds no PNG")
     size = gen.crop_width or gen.crop_size, gen.crop_size
-    return [np.asarray(half.resize(size), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-            for half in common.left_halves(folder, n)]
+    images = [Image.open(file).convert("RGB") for file in files]
+    halves = [image.crop((0, 0, image.width // 2, image.height)).resize(size) for image in images]
+    return [np.asarray(half, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1 for half in halves]
 
 
 def in_pytorch(gen: Generator, dtype: torch.dtype) -> Run:
@@ -80,37 +83,16 @@ def in_opencv(path: Path) -> Run:
     return run
 
 
-def static_int8(path: Path, made: Path, calibration: list[np.ndarray]) -> None:
-    """Activations in 8 bits too, of all convolutions but the first and the last."""
-    import onnx
-    from onnxruntime import quantization as q
-
-    class Reader(q.CalibrationDataReader):
-        given = iter(calibration)
-
-        def get_next(self):
-            x = next(self.given, None)
-            return None if x is None else {"x": x}
-
-    model = onnx.load(path)
-    first, *_, last = (node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose"))
-    logging.disable(logging.WARNING)
-    q.quantize_static(model, made, Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
-                      op_types_to_quantize=["Conv", "ConvTranspose"], nodes_to_exclude=[first, last],
-                      activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
-
-
-def runtimes(gen: Generator, folder: Path, calibration: list[np.ndarray]) -> Iterator[tuple[str, Run, Path | None]]:
+def runtimes(gen: Generator, folder: Path) -> Iterator[tuple[str, Run, Path | None]]:
     """What each is called, how it runs a picture, and from which file."""
-    full, half, int8, static = (folder / f"{name}.onnx" for name in ("fp32", "half", "int8", "static"))
+    full, half, int8 = (folder / f"{name}.onnx" for name in ("fp32", "half", "int8"))
     export(gen, full, "image")
     export(gen, half, "image", half=True)
     export(gen, int8, "image", int8=True)
     yield "PyTorch", in_pytorch(gen, torch.float32), None
     yield "PyTorch, bf16", in_pytorch(gen, torch.bfloat16), None
     if importlib.util.find_spec("onnxruntime"):
-        static_int8(full, static, calibration)
-        for name, path in (("", full), (", --half", half), (", --int8", int8), (", static int8", static)):
+        for name, path in (("", full), (", --half", half), (", --int8", int8)):
             yield f"onnxruntime{name}", in_onnxruntime(path), path
     if importlib.util.find_spec("openvino"):
         for name, path, precision in (("as it chooses", full, ""), ("f32", full, "f32"), ("--int8", int8, "")):
@@ -124,7 +106,7 @@ def bench(opts: Options, device: torch.device) -> Iterator[dict]:
     gen = load_generator(opts.checkpoint)
     shown = inputs(opts.data / "val", opts.pictures, gen)
     with tempfile.TemporaryDirectory() as folder:
-        found = [*runtimes(gen, Path(folder), inputs(opts.data / "train", 8, gen))]
+        found = [*runtimes(gen, Path(folder))]
         wanted = [found[0][1](x) for x in shown]
         times = common.in_turns({name: partial(common.wall_and_cpu, partial(run, shown[0])) for name, run, _ in found},
                                 opts.rounds)

@@ -1,8 +1,10 @@
 """Times train_step: plain eager fp32, auto, and each single optimisation, in turns; on the CPU in a process each.
 
     python benchmarks/bench_train.py [--batches 1 4 16] [--crop-size 128] [--ngf 32] [--steps N] [--json FILE]
+    python benchmarks/bench_train.py --generator local --ngf 32 --crop-size 512 --batches 1 --only "^auto$"
 
 Without arguments: batch 1, 4 and 16 at 256×256; on the CPU the two larger ones compare plain and auto only.
+The generators of pix2pixHD train as its recipe does.
 """
 
 import contextlib
@@ -12,11 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import common
 import torch
 
-from config import Config
+from config import Config, recipe
 from hd.networks import make_networks
 from runtime.devices import use_precision
 from runtime.speed import Levers, choose_levers, graphed
@@ -36,6 +39,7 @@ class Bench:
     seconds: float = 0  # for one batch size, warm-up apart; 0 chooses 15 on CUDA, 60 on the CPU
     crop_size: int = 256  # pixels
     ngf: int = 64  # of both networks
+    generator: Literal["unet", "global", "local"] = "unet"
     every: bool = False  # every variant at every batch size, and compile, also on the CPU
     only: str = ""  # a regular expression: variants whose names match
     device: str = "auto"  # auto, cuda, cuda:1 or cpu
@@ -81,7 +85,8 @@ def make_step(settings: dict, batch: int, opts: Bench, device: torch.device) -> 
     changes = {name: on for name, on in settings.items() if name in LEVERS}
     others = {name: value for name, value in settings.items() if name not in LEVERS}
     size = dict(crop_size=opts.crop_size, load_size=opts.crop_size, ngf=opts.ngf, ndf=opts.ngf)
-    cfg = replace(Config(), **size, **others)
+    base = Config() if opts.generator == "unet" else recipe("pix2pixhd")
+    cfg = replace(base, generator=opts.generator, **size, **others)
     torch.manual_seed(0)
     _, step = real_step(cfg, device, **changes)
     tf32, (x, y) = torch.backends.cudnn.allow_tf32, batch_of(batch, cfg, device)
@@ -91,6 +96,14 @@ def make_step(settings: dict, batch: int, opts: Bench, device: torch.device) -> 
         return step(x, y)
 
     return run
+
+
+def memory_of(act: Callable, device: torch.device) -> int:
+    """Bytes that act() takes at once on CUDA, on top of what was there."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    act()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def warm_up(runs: dict[str, Callable], name: str, *args) -> None:
@@ -111,7 +124,7 @@ def measure(named: dict[str, dict], batch: int, opts: Bench, device: torch.devic
         args, memory, start = (settings, batch, opts, device), None, time.perf_counter()
         try:
             if cuda:
-                memory = common.memory_of(partial(warm_up, runs, name, *args), device)
+                memory = memory_of(partial(warm_up, runs, name, *args), device)
             else:
                 runs[name] = common.Elsewhere(make_step, *args)
         except (RuntimeError, ValueError) as error:

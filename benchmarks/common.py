@@ -18,14 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import tyro
-from PIL import Image
 from torch.backends import cudnn
-from torch.profiler import ProfilerActivity, profile
 
 from runtime.console import run_main
 from runtime.devices import use_device
 from runtime.summary import peak_memory
-from utils import UserError
 
 
 def hardware(device: torch.device) -> dict:
@@ -40,15 +37,6 @@ def hardware(device: torch.device) -> dict:
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__,
             "python": platform.python_version(), "system": platform.system(), **more}
-
-
-def left_halves(path: Path, n: int = 1) -> list[Image.Image]:
-    """The inputs of a side-by-side PNG, or of the first n in a folder. Raises UserError where it holds none."""
-    files = [path] if path.is_file() else sorted(path.glob("*.png"))[:n]
-    if not files:
-        raise UserError(f"{path} holds no PNG")
-    images = [Image.open(file).convert("RGB") for file in files]
-    return [image.crop((0, 0, image.width // 2, image.height)) for image in images]
 
 
 def wait(device: torch.device) -> None:
@@ -71,20 +59,6 @@ def wall_and_cpu(act: Callable) -> tuple[float, float]:
     start = time.perf_counter(), time.process_time()
     act()
     return time.perf_counter() - start[0], time.process_time() - start[1]
-
-
-def memory_of(act: Callable, device: torch.device) -> int:
-    """Bytes that act() takes at once, on top of what was there."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        act()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        act()
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
 
 
 def in_turns(acts: dict[str, Callable], rounds: int = 0, seconds: float = 0.0) -> dict[str, list]:

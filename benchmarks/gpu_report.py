@@ -26,24 +26,21 @@ from typing import Literal
 import common
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 import tyro
 from bench_train import batch_of, real_step
 from common import seconds_of, spread, told
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from config import Config, recipe
-from hd.networks import make_networks
 from runtime.console import run_main
 from runtime.devices import use_device, use_seed
 from runtime.distributed import Ranks
 from runtime.speed import WARM_UP
 
 ROOT = Path(__file__).parents[1]
-Section = Literal["tests", "profile", "layers", "data", "facades", "steps", "fidelity", "nccl", "whole"]
+Section = Literal["tests", "profile", "data", "facades", "steps", "fidelity", "nccl", "whole"]
 
 
 @dataclass(frozen=True)
@@ -101,67 +98,6 @@ def profile(opts: Options, device: torch.device) -> None:
     table = kernels.table(sort_by=column, row_limit=-1, max_name_column_width=200)
     (opts.out / "profile.txt").write_text(table, encoding="utf-8")
 
-
-def ways(conv: nn.Module, x: Tensor, dtype: torch.dtype) -> dict[str, dict[str, Callable]]:
-    """Of forward, dgrad and wgrad, what computes them: cuDNN (or its like) in NHWC and NCHW, and a matmul."""
-    across, acts = isinstance(conv, nn.ConvTranspose2d), {"forward": {}, "dgrad": {}, "wgrad": {}}
-    args = (None, conv.stride, conv.padding, (1, 1), across, (0, 0), 1)
-    grad = torch.randn_like(conv(x)).to(dtype)
-    for name, layout in (("NHWC", torch.channels_last), ("NCHW", torch.contiguous_format)):
-        image, weight, out = (t.to(dtype).contiguous(memory_format=layout) for t in (x, conv.weight, grad))
-        acts["forward"][name] = partial(torch.ops.aten.convolution, image, weight, *args)
-        backward = partial(torch.ops.aten.convolution_backward, out, image, weight, *args)
-        acts["dgrad"][name] = lambda act=backward: act([True, False, False])[0]
-        acts["wgrad"][name] = lambda act=backward: act([False, True, False])[1]
-    # Either kind of layer leads between a large image and a small one
-    large, small = (out, image.flatten(2)) if across else (image, out.flatten(2))
-    how, matrix = dict(kernel_size=4, padding=conv.padding, stride=conv.stride), weight.flatten(1)
-    acts["dgrad" if across else "forward"]["matmul"] = lambda: matrix @ F.unfold(large, **how)
-    acts["forward" if across else "dgrad"]["matmul"] = lambda: F.fold(matrix.t() @ small, large.shape[2:], **how)
-    acts["wgrad"]["matmul"] = lambda: small @ F.unfold(large, **how).transpose(1, 2)
-    return acts
-
-
-def alone(act: Callable, device: torch.device, n: int = 20) -> float:
-    """Seconds a call; on CUDA within a graph, without the host's."""
-    if device.type != "cuda":
-        return seconds_of(act, device, 2)
-    for _ in range(3):  # cuDNN searches
-        act()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(n):
-            act()
-    graph.replay()
-    return seconds_of(graph.replay, device, 5) / n
-
-
-@torch.no_grad()
-def layers(opts: Options, device: torch.device) -> None:
-    """Convolutions of two memory layouts, and as products of matrices."""
-    cfg, found = settings(opts), []
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cudnn.benchmark = True
-    gen, disc = (net.to(device) for net in make_networks(cfg))
-    for net in (gen, disc):
-        for name, conv in net.named_modules():
-            if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d):
-                title = f"{type(net).__name__[0]} {name} {conv.in_channels}→{conv.out_channels}"
-                conv.register_forward_hook(lambda conv, x, y, title=title: found.append((title, conv, x[0])))
-    x, _ = batch_of(1, cfg, device)
-    disc(x, gen(x))
-    sums, off = Counter(), 0.0
-    for title, conv, image in found:
-        conv._forward_hooks.clear()
-        row = {}
-        for side, acts in ways(conv, image, dtype).items():
-            wanted = acts["NCHW"]().flatten().float()
-            for act in acts.values():
-                off = max(off, ((act().flatten().float() - wanted).abs().max() / wanted.abs().max()).item())
-            row[side] = {name: round(1e6 * alone(act, device), 1) for name, act in acts.items()}
-            sums.update(row[side] | {"the best of each": min(row[side].values())})
-        print(f"{title}, {image.shape[3]}×{image.shape[2]}, µs: {row}")
-    print(f"sums, weights warm in the cache, µs: {dict(sums)}; the ways agree to {off:.1g}")
 
 def clocked(make: Callable, times: list[tuple[float, float]]) -> Callable:
     """make, but of each call of what it makes, beginning and end by the host's clock go into `times`."""
@@ -228,7 +164,7 @@ def nccl(opts: Options, device: torch.device) -> None:
 
 # The report
 
-OWN = {act.__name__: act for act in (profile, layers, facades, nccl)}
+OWN = {act.__name__: act for act in (profile, facades, nccl)}
 
 
 def sections(opts: Options, scratch: Path) -> dict[str, tuple[int, list]]:
@@ -244,7 +180,6 @@ def sections(opts: Options, scratch: Path) -> dict[str, tuple[int, list]]:
     return {
         "tests": (90, ["-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", ROOT / "tests" / "test_speed.py"]),
         "profile": (45, [*own, "profile"]),
-        "layers": (90, [*own, "layers"]),
         "data": (70, bench("bench_data", "--data-roots", opts.data_root, "--n-pairs", 4 if quick else 400)),
         "facades": (60, [*own, "facades"]),
         "steps": (60, bench("bench_train", *small, "--batches", 1, "--seconds", 0.5 if quick else 15,

@@ -10,11 +10,18 @@ from pathlib import Path
 import tyro
 
 from config import RECIPES, Config, recipe
-from runtime.checkpoint import load_tensors
+from runtime.checkpoint import load_tensors, refuse_unknown
 from runtime.console import say
 from runtime.folder import age, run_name
-from runtime.former import current, refuse_former_flags
 from utils import UserError, name_of
+
+OF_THE_AUTHORS = {  # flags of their programs, and those here
+    "which_direction": "direction", "continue_train": "resume", "niter": "n-epochs", "niter_decay": "n-epochs-decay",
+    "fineSize": "crop-size", "loadSize": "load-size", "batchSize": "batch-size", "input_nc": "in-channels",
+    "output_nc": "out-channels", "label_nc": "n-labels", "netG": "generator", "gpu_ids": "device",
+    "checkpoints_dir": "out-dir", "dataroot": "data-root", "no_flip": "flip none", "lambda_L1": "lambda-l1",
+    "name": "out-dir runs/NAME",
+}
 
 
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
@@ -24,7 +31,9 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     Raises UserError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    refuse_former_flags(argv)
+    for flag in (word.split("=")[0] for word in argv if word.startswith("--")):
+        if own := OF_THE_AUTHORS.get(flag.removeprefix("--").replace("-", "_")):
+            raise UserError(f"{flag} is a flag of the authors' programs: here, it is --{own}")
     word = argv.pop(0) if argv and not argv[0].startswith("-") else None
     try:
         base = recipe(word) if word else Config()
@@ -107,7 +116,7 @@ def load_settings(folder: Path) -> Config | None:
     """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
 
     The data stays the run's, whatever was edited. They are read from the checkpoint where config.json is missing, or
-    empty, as a crash of the machine may leave it. Raises UserError when its files are damaged.
+    empty, as a crash of the machine may leave it. Raises UserError when its files are damaged, or of another version.
     """
     path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
@@ -120,7 +129,7 @@ def load_settings(folder: Path) -> Config | None:
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
             return None
-        settings, defaults = (current(each)[0] for each in (settings, defaults))
+        refuse_unknown(settings, path)
         edited = {name: value for name, value in Config().plain().items()
                   if value != defaults.get(name, value) and name not in ("data_root", "out_dir", "resume")}
         return Config(**{**settings, **edited})

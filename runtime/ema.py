@@ -42,5 +42,4 @@ class EMA:
     def load_state_dict(self, saved: dict) -> None:
         self.net.load_state_dict(saved["net"])
         self.steps = saved["steps"]
-        # Earlier versions took in the first EVERY steps, then every eighth
-        self.taken = saved.get("taken", max(min(self.steps, EVERY), self.steps // EVERY * EVERY))
+        self.taken = saved["taken"]

@@ -13,12 +13,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from config import Config
-from runtime.checkpoint import OTHER_GENERATORS, Progress, check_finite, load_tensors, save_generator, save_run
+from runtime.checkpoint import (
+    OTHER_GENERATORS,
+    Progress,
+    check_finite,
+    load_tensors,
+    refuse_unknown,
+    save_generator,
+    save_run,
+)
 from runtime.console import say
 from runtime.distributed import Ranks, env_number
 from runtime.files import UNSUPPORTED, atomic, remove_leftovers
 from runtime.folder import numbered, refuse_foreign, run_files, run_name
-from runtime.former import current
 from runtime.state import State, snapshot
 from runtime.summary import commit_of
 from runtime.weights import find_weights, read_weights
@@ -112,10 +119,8 @@ class Run:
             return Progress()
         state.load_state_dict(saved["state"])
         if self.ranks.main and self.cfg.best_by != "none":
-            self.best = self._best(saved)
+            self.best = self._best()
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
-        if isinstance(progress.sums, list):  # of an earlier version, which named none: the log counts from here
-            progress = replace(progress, sums={})
         if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
             say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
             progress = Progress(progress.epoch)
@@ -207,12 +212,13 @@ class Run:
                 raise UserError(f"there is no run to resume in {folder}: checkpoint.pth.tar is missing")
             say(f"no checkpoint in {folder} yet: the run begins; to go on with another, give its --out-dir")
             return None
-        saved = load_tensors(folder / "checkpoint.pth.tar", "pix2pix checkpoint")
-        saved["config"], notes = current(saved["config"])
+        path = folder / "checkpoint.pth.tar"
+        saved = load_tensors(path, "pix2pix checkpoint")
+        refuse_unknown(saved["config"], path)
         new = cfg.plain()
         before = {**Config().plain(), **saved["config"]}  # a setting that is newer than the run had its default
         changed = {name: old for name, old in before.items()
-                   if name in new and new[name] != old and name not in ("resume", "out_dir")}
+                   if new[name] != old and name not in ("resume", "out_dir")}
         for name in FIXED:
             if name in changed:
                 flag, value = name.replace("_", "-"), changed[name]
@@ -225,14 +231,12 @@ class Run:
         if not cfg.data_root.exists():
             raise UserError(f"the pairs of the run in {folder} are no longer at {name_of(cfg.data_root)}: tell where "
                             "they are with --data-root")
-        for note in notes:
-            say(f"this version differs from that of the run: {note}")
         for name, old in changed.items():
             say("init_from is ignored: the run has weights of its own" if name == "init_from" else
                 f"changed since the run began: {name} from {old} to {new[name]}")
         return saved
 
-    def _best(self, saved: dict) -> dict[str, float]:
+    def _best(self) -> dict[str, float]:
         """The scores of what best.pth.tar holds, each with its name; none where today's do not compare with them."""
         path = self.cfg.out_dir / "best.pth.tar"
         if not path.exists():
@@ -242,10 +246,8 @@ class Run:
         except UserError as error:
             say(f"{error}: the next epoch that is scored takes its place")
             return {}
-        if "scores" not in best:  # of earlier versions
-            best["scores"] = next((row for row in saved["history"] if row["epoch"] == best["epoch"]), {})
-            best["validated_on"] = saved.get("validated_on")
-        if (any(best.get(name) not in (None, self.record[name]) for name in ("validated_on", "masked_by"))
+        if ("scores" not in best  # of an earlier version
+                or any(best.get(name) not in (None, self.record[name]) for name in ("validated_on", "masked_by"))
                 or not same_targets(best["config"], self.cfg.plain())
                 or self.cfg.palette and best.get("best_by", self.cfg.best_by) != self.cfg.best_by):
             say("best.pth.tar was scored on other validation pairs, or in another way: the next epoch that is scored "

@@ -19,9 +19,8 @@ def test_the_gpu_report_has_no_failure(data, tmp_path):
                            "--minutes", "30"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + (out / "errors.txt").read_text()
     told = dict(re.findall(r"^## (\w+)\n(.+?)(?=^## |\Z)", (out / "report.txt").read_text(), re.MULTILINE | re.DOTALL))
-    assert (*told,) == ("tests", "profile", "layers", "data", "facades", "steps", "fidelity", "nccl", "whole")
+    assert (*told,) == ("tests", "profile", "data", "facades", "steps", "fidelity", "nccl", "whole")
     assert not [text for text in told.values() if "FAILED" in text or "DIFFER" in text or "skipped:" in text]
-    assert float(told["layers"].split("agree to ")[1]) < 1e-4  # three ways to compute the same convolutions
     assert {path.name for path in out.iterdir()} == {
         "report.txt", "errors.txt", "profile.txt", "grid.png", "bench_data.json", "bench_train.json",
         "bench_recipe.json"}
@@ -30,12 +29,13 @@ def test_the_gpu_report_has_no_failure(data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "flags"), [
     ("bench_data", ["--n-pairs", "4", "--workers", "0", "1", "--epochs", "1"]),
-    ("bench_hd", ["--sizes", "64", "--ngf", "4", "--steps", "1", "--device", "cpu"]),
     ("bench_predict", ["--n-images", "2", "--rounds", "1", "--device", "cpu"]),
     ("bench_recipe", ["--crop-size", "64", "--ngf", "4", "--n-epochs", "2", "--seeds", "0", "--num-workers", "0",
                       "--variants", "paper", "ema+decay+fm", "plain", "--out-dir", "runs", "--palette", "demo",
                       "--rounds", "1", "--device", "cpu"]),
-    ("bench_train", ["--batches", "1", "--crop-size", "64", "--steps", "1", "--device", "cpu"])])
+    ("bench_train", ["--batches", "1", "--crop-size", "64", "--steps", "1", "--device", "cpu"]),
+    ("bench_train", ["--batches", "1", "--crop-size", "64", "--steps", "1", "--device", "cpu", "--generator", "local",
+                     "--ngf", "4", "--only", "^auto$"])])
 def test_every_benchmark_runs_and_writes_its_rows(data, tmp_path, name, flags):
     roots = {"bench_data": ["--data-roots", data], "bench_recipe": [data]}.get(name, [])
     rows = tmp_path / "rows.json"
@@ -53,7 +53,7 @@ def test_every_runtime_that_is_there_gives_the_picture_of_pytorch(small, data, c
     off = {line[0]: float(line[-4]) for line in lines if len(line) > 4 and line[0] != "runtime"}
     exact = {"onnxruntime", "OpenVINO, f32", "OpenCV dnn"} & {*off}
     assert "onnxruntime" in exact and all(off[name] < 0.05 for name in exact), off
-    assert 0.05 < off["onnxruntime, --int8"] < off["onnxruntime, static int8"], off
+    assert off["onnxruntime, --int8"] > 0.05, off
 
 
 @pytest.mark.long

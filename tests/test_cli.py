@@ -1,13 +1,15 @@
 import json
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import config
 from config import PAPER, RECIPES, Config, recipe
+from runtime.checkpoint import load_tensors
 from runtime.cli import load_settings, parse
-from runtime.former import GONE, current
 from train import train
 from utils import UserError
 
@@ -33,13 +35,9 @@ def test_flags_override_a_recipe():
     assert parse([]) == Config()
 
 
-@pytest.mark.parametrize(("old", "new"), [(True, "mirror"), (False, "none"), ("all", "all")])
-def test_the_flip_of_an_earlier_run_is_todays_word(old, new):
-    assert current({"flip": old})[0] == {"flip": new}
-
-
-def test_the_former_flag_against_mirroring_and_those_of_the_authors_programs_are_answered():
-    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e")):
+def test_flags_of_the_authors_programs_are_answered():
+    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e"),
+                        ("--name", "--out-dir runs/NAME")):
         with pytest.raises(UserError, match=f"a flag of the authors' programs: here, it is {words}"):
             parse([flag])
     for flag in ("--no-flip", "--no_flip"):
@@ -94,8 +92,8 @@ def test_settings_come_from_the_checkpoint_where_config_json_is_gone_or_empty(sm
         load_settings(small().out_dir)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b'"x"', b"\xff\xfe", b'{"no_such_field": 1}',
-                                     b'{"lr": "fast"}', b"[" * 100_000, b'{"a":' * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b'"x"', b"\xff\xfe", b'{"lr": "fast"}',
+                                     b"[" * 100_000, b'{"a":' * 100_000])
 def test_a_damaged_config_file_gets_a_sentence(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match="config.json holds no settings"):
@@ -118,48 +116,23 @@ def test_without_docstrings_the_flags_are_the_same():
     assert parse(["--n-epochs", "3"], None).n_epochs == 3
 
 
-# Files and flags of earlier versions
+# Files of earlier versions
 
-FORMER = dict(name="mine", save_every=3, n_examples=2, checkpointing=True, eval_every=0, best_by="val_l1", palette="",
-              interpolation="linear", dropout_blocks="paper", color_jitter_side="A", fused_adam=True,
-              channels_last="auto", small_matmul="auto", compile="auto", cuda_graph="auto", deterministic=False)
-
-
-def former(**changes):
-    """The settings of a run as commit f25edf7 wrote them."""
-    plain = {name: value for name, value in Config().plain().items() if name not in ("speed", "best_by")}
-    return {**plain, **FORMER, **changes}
-
-
-@pytest.mark.parametrize(("old", "new"), [
-    ({}, {}), (dict(eval_every=4), dict(best_by="val_l1")), (dict(eval_every=1, best_by="psnr"), dict(best_by="psnr")),
-    (dict(eval_every=1, best_by="label_accuracy", palette="facades", label_side="B"),
-     dict(best_by="facades", label_side="B")),
-    (dict(interpolation="bicubic", dropout_blocks="release"), dict(generator="release")),
-    (dict(color_jitter=0.5), dict(color_jitter=0.5)),
-    (dict(color_jitter=0.5, color_jitter_side="B", label_side="A"), dict(color_jitter=0.5, label_side="A")),
-    (dict(deterministic=True, compile="on"), dict(speed="deterministic")), (dict(compile="on"), dict(speed="compile")),
-    (dict(fused_adam=False, channels_last="off", small_matmul="off", cuda_graph="off"), dict(speed="plain")),
-    (dict(small_matmul="off"), dict(speed="auto"))])
-def test_a_run_of_an_earlier_version_goes_on_with_what_took_the_place_of_its_settings(tmp_path, old, new):
-    (tmp_path / "config.json").write_text(json.dumps({**former(**old), "defaults": former()}))
-    assert load_settings(tmp_path) == replace(Config(), **new)
-    assert len(current(former(**old))[1]) == ("speed" in new) + (old.get("eval_every", 0) > 1)
-
-
-@pytest.mark.parametrize(("old", "told"), [
-    (dict(interpolation="bicubic"), "interpolation bicubic and dropout_blocks paper.*--generator release"),
-    (dict(dropout_blocks="release"), "interpolation linear and dropout_blocks release.*--generator release"),
-    (dict(color_jitter=0.5, direction="BtoA"), "color_jitter on side A.*--label-side")])
-def test_a_run_of_an_earlier_version_that_would_go_on_otherwise_is_refused(tmp_path, old, told):
-    (tmp_path / "config.json").write_text(json.dumps({**former(**old), "defaults": former()}))
-    with pytest.raises(UserError, match=f"^the run has {told}"):
-        load_settings(tmp_path)
-
-
-@pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",
-                                  "--interpolation=bicubic", "--deterministic", "--color-jitter-side"])
-def test_a_flag_that_is_gone_is_told_what_to_write(flag):
-    with pytest.raises(UserError, match=f"^{flag.split('=')[0]} is gone: .+"):
-        parse(["facades", flag, "1"])
-    assert not {*GONE} & {f.name for f in fields(Config)}
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["config.json", "checkpoint.pth.tar"])
+def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, name):
+    """It went on with another dropout, or without its scores: what a setting did that nobody reads any more."""
+    train(small(n_epochs=1))
+    folder = small().out_dir
+    settings = {**small(n_epochs=1).plain(), "dropout_blocks": "release", "eval_every": 1}
+    if name == "config.json":
+        (folder / name).write_text(json.dumps(settings))
+        act = partial(parse, ["--resume", "--out-dir", str(folder)])
+    else:
+        torch.save({**load_tensors(folder / name), "config": settings}, folder / name)
+        act = partial(train, small(n_epochs=2, resume=True))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=rf"{name} holds .* \(dropout_blocks, eval_every\): .*--init-from"):
+        act()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    train(small("new", n_epochs=1, init_from=folder / "gen.pth.tar"))

@@ -247,13 +247,6 @@ def test_the_average_of_a_run_holds_its_last_steps(small, end_of):
         torch.testing.assert_close(after[name], keep * before[name] + (1 - keep) * state["gen"][name])
 
 
-@pytest.mark.parametrize(("steps", "taken"), [(5, 5), (8, 8), (11, 8), (16, 16), (30, 24)])
-def test_an_average_of_an_earlier_version_goes_on_where_it_was(steps, taken):
-    average = EMA(nn.Linear(1, 1), 0.9)
-    average.load_state_dict({"net": average.net.state_dict(), "steps": steps})
-    assert average.taken == taken
-
-
 def test_a_run_shorter_than_a_round_of_the_average_leaves_what_it_learnt(small):
     """Six pairs in batches of six: one step, after which the average was still the initialisation."""
     train(small(n_epochs=1, batch_size=6, ema=0.999))
