@@ -19,7 +19,7 @@ from dataset import load_data
 from evaluate import Evaluate, load_pairs
 from inference.load import load_generator
 from pairs.find import find_pairs
-from pairs.identity import Known, changes, marks, name_mark
+from pairs.identity import Known, changes, marks
 from runtime.checkpoint import load_tensors
 from runtime.cli import parse
 from train import train
@@ -287,27 +287,6 @@ def test_pairs_that_are_really_gone_end_nothing(tmp_path):
     assert any("none of the pairs that were held out before is recognised here" in note for note in found.notes)
 
 
-def by_name(found):
-    """What a file of an earlier version tells."""
-    names = [name_mark(pair.name) for pair in found.splits["train"]]
-    return Known.of({"held_out": found.held_out, "trained_on": torch.tensor(names)})
-
-
-@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
-@pytest.mark.parametrize("there", [False, True])
-def test_names_of_an_earlier_version_are_met_in_another_place(tmp_path, make, there):
-    root = make(tmp_path / "data")
-    if there:
-        moved_into_train(root)
-    before = find_pairs(root, 1)
-    now = root / "train" if there else moved_into_train(root)
-    after = find_pairs(now, 2, by_name(before))
-    assert contents(after, "val") == contents(before, "val")
-    renamed(root)
-    with pytest.raises(UserError, match=r"(\d) of the \1 pairs that this run held out cannot be recognised"):
-        find_pairs(now, 2, by_name(before))
-
-
 def test_halves_of_any_shape_are_told_and_not_refused_where_a_network_has_learnt_from_them(small, tmp_path, capsys):
     folder = tmp_path / "halves"
     for i in range(5):
@@ -393,24 +372,17 @@ def test_an_epoch_goes_on_where_only_the_root_has_changed(small, tmp_path, at_st
 
 
 @pytest.mark.long
-def test_files_that_know_pairs_by_name_alone_still_hold_them_out(small, tmp_path, capsys):
+def test_files_that_know_pairs_by_name_alone_are_refused_or_told(small, tmp_path, capsys):
     cfg = small(data_root=flat(tmp_path / "flat"), n_epochs=1)
     train(cfg)
-    split = find_pairs(cfg.data_root, cfg.seed)
-    old = {"held_out": split.held_out, "trained_on": torch.tensor([name_mark(p.name) for p in split.splits["train"]])}
     for name in ("checkpoint.pth.tar", "gen.pth.tar"):
         saved = load_tensors(cfg.out_dir / name)
-        for key in ("pairs", "validated_on"):
-            saved.pop(key, None)
-        saved |= old if name == "checkpoint.pth.tar" else {"held_out": old["held_out"]}
-        torch.save(saved, cfg.out_dir / name)
-    write_pair(cfg.data_root / "new.png", seed=99)
-    assert [pair.name for pair in evaluated(cfg, cfg.data_root)] == split.held_out
-    capsys.readouterr()
-    train(replace(cfg, resume=True, n_epochs=2, seed=5))
-    assert "training pairs: 1 added\n" in capsys.readouterr().out
-    known = Known.of(load_tensors(cfg.out_dir / "checkpoint.pth.tar"))
-    assert sorted(known.val[:, 0]) == contents(split, "val") and len(known.train) == len(split.splits["train"]) + 1
+        del saved["pairs"]
+        torch.save(saved | {"held_out": ["1"]}, cfg.out_dir / name)
+    assert len(evaluated(cfg, cfg.data_root)) == 20
+    assert "does not tell what it was trained on" in capsys.readouterr().out
+    with pytest.raises(UserError, match="an earlier version, which knew its pairs by name"):
+        train(replace(cfg, resume=True, n_epochs=2))
 
 
 def test_a_generator_s_file_takes_few_bytes_for_a_pair():
