@@ -203,7 +203,7 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
-    """Those that make most pairs, and find partners for more than half of A; with an ending, where files need one."""
+    """Those that make most pairs, and find partners for more than half of A."""
     best, most = None, 0
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
@@ -214,18 +214,7 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
             best, most = Patterns((a,), b), n
         if n == len(of_a) == len(of_b) and 2 * n == len(files):
             break  # with a partner for each file, of which there may be very many
-    if not best:
-        return None
-    a, b = (_with_ending(pattern, side) for pattern, side in zip(best.all, best.sides(files), strict=True))
-    return Patterns((a,), b)
-
-
-def _with_ending(pattern: str, side: Mapping[Key, list[str]]) -> str:
-    """The pattern with the ending of most files, where it gives some pair several files."""
-    if not pattern.endswith(".*") or all(len(paths) == 1 for paths in side.values()):
-        return pattern
-    endings = Counter(path.rpartition(".")[2] for paths in side.values() for path in paths)
-    return pattern.removesuffix("*") + endings.most_common(1)[0][0]
+    return best
 
 
 def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
