@@ -138,8 +138,7 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
         say(note)
     found.mark()
     n = len(found.splits[split])
-    known = trained.known or Known(by_name=True)
-    met, held = known.sides(found.seen_by(known, split))
+    met, held = (trained.known or Known()).sides(found.marks[split])
     if split == "all":
         if met.any() or held.any():
             say(f"of the {n:,} pairs in {root}, the network was trained on {met.sum():,}, and {held.sum():,} were "
@@ -164,7 +163,7 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
             raise UserError(f"there is no val or test split in {root}, and the network was trained on "
                             f"{met.sum():,} of its {n:,} pairs, none of which was held out: --split train or all "
                             "scores them as what they are")
-    if not own and split != "train" and known.by_name and not held.any():
+    if not own and split != "train" and not trained.known:
         say("the checkpoint does not tell what it was trained on: it may have been trained on pairs that are scored")
     if not found.splits[split]:
         raise UserError(f"there is no pair in {root} that the network was trained on: --split val or all")

@@ -12,7 +12,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,8 +30,9 @@ from inference.translate import Taken, Translator, check_finite, tell_clipped
 from inference.video import ENCODERS, INPUTS, translate_video
 from making.frames import Video
 from pairs import tiff
-from pairs.find import list_images, list_inputs, side_of, sides_by_end
+from pairs.find import by_key, sides_in, some
 from pairs.geometry import Scale, has_shape_of, resized
+from pairs.identity import partners
 from pairs.images import (
     WRITTEN,
     can_hold,
@@ -42,7 +43,8 @@ from pairs.images import (
     to_tensor,
     write_picture,
 )
-from pairs.patterns import files_beside, list_files, read_as
+from pairs.layouts import numbered
+from pairs.patterns import list_files, read_as
 from pairs.picture import Picture
 from pairs.values import Values
 from runtime.console import printable, run_main, say
@@ -290,65 +292,59 @@ def as_png(jobs: list[Job]) -> list[Job]:
     return kept
 
 
-def jobs_by_patterns(source: Path, output: Path, trained: Trained) -> list[Job] | None:
-    """The inputs where the folder, or one above it, lies as the network's training pairs did; None where it does not.
+def sides_by_patterns(source: Path, trained: Trained) -> dict[Path, tuple[str, Hashable]]:
+    """What `sides_in` tells where the folder, or one above it, lies as the network's pairs did; else nothing.
 
-    Of a folder that holds none of the targets, if the network takes one input, all images are inputs but those which
-    only differ from an input in what the pattern has behind {name}, such as _labelIds where it has _color.
+    What no pattern matches is on side M. One input may lie there without targets, if its pattern has more than an
+    ending behind {name}, such as _color: then _labelIds lies beside it.
     """
     files = list_files(source)
     patterns = trained.patterns or read_as(files)
     if not patterns or not trained.direction:
-        return None
+        return {}
+    names = [f"A{i}" for i, _ in enumerate(patterns.a, 1)] if patterns.a[1:] else ["A"]
     for shorter in patterns.shorter():
-        sides = shorter.sides(files)[: len(shorter.a) + 1]  # without masks
-        inputs, targets = (sides[:-1], sides[-1:]) if trained.input_side == "A" else (sides[-1:], sides[:-1])
-        if not all(inputs):
-            continue
-        if not all(targets) and len(inputs) == 1:
-            pattern = shorter.a[0] if trained.input_side == "A" else shorter.b
-            if beside := files_beside(pattern, files):
-                say(f"{name_of(source)} holds inputs as the network's: {len(beside)} files beside them, such as "
-                    f"{name_of(min(beside))}, are not translated")
-                return [Job((source / file,), output / file) for file in files if file not in beside]
-            continue
-        if len({path for side in sides for paths in side.values() for path in paths}) < sum(map(len, sides)):
-            return None  # a file on two sides: the folders that told them apart lie above
-        jobs = []
-        for key in sorted(inputs[0]):
-            if not all(key in side for side in inputs):
-                raise UserError(f"{name_of(source / inputs[0][key][0])} has no partner of the same name among the "
-                                "other inputs")
-            together = [side[key][0] for side in inputs]
-            target = targets[0].get(key) if len(targets) == 1 else None
-            jobs.append(Job(tuple(map(source.joinpath, together)), output / together[0], target and source / target[0]))
-        say(f"{name_of(source)} holds pairs as the network's: the {len(jobs)} inputs are translated")
-        return jobs
-    return None
+        sides = dict(zip([*names, "B"], shorter.sides(files), strict=False))  # without masks
+        inputs = [side for name, side in sides.items() if name[0] == trained.input_side]
+        end = (shorter.a[0] if trained.input_side == "A" else shorter.b).rpartition("{name}")[2]
+        if all(inputs) and (all(sides.values()) or len(inputs) > 1 or end.rpartition(".")[0]):
+            met = [(source / file, (name, key)) for name, side in sides.items() for key in side for file in side[key]]
+            # A file on two sides: the folders that told them apart lie above
+            return {source / file: ("M", file) for file in files} | dict(met) if len(met) == len(dict(met)) else {}
+    return {}
 
 
 def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
-    """Where the folder holds pairs, those of the inputs' side, and of the images that lie on neither."""
-    if (jobs := jobs_by_patterns(source, output, trained)) is not None:
-        return jobs
-    places = {path: side_of(path.relative_to(source)) or ("",) for path in list_images(source, tell=True)}
-    if trained.inputs > 1:
-        targets = {place[1:]: path for path, place in places.items() if place[0] == "B"}
-        named = {files: files[0].relative_to(source) for files in list_inputs(source, trained.inputs)}
-        return [Job(files, output.joinpath(*name.parts[1:]), targets.get(side_of(name)[1:]))
-                for files, name in named.items()]
-    if trained.direction and not any(side for side, *_ in places.values()):
-        places |= sides_by_end(places)
-    if not {"A", "B"} <= {side[:1] for side, *_ in places.values()}:
-        return [Job((path,), output / path.relative_to(source)) for path in places]
-    if not trained.direction:
+    """Where the folder holds pairs, those of the inputs' side, and of the images that lie on neither.
+
+    Of several inputs, each job has one of each of the folders A1, A2, …, which have no place in the output folder.
+    """
+    by_patterns = sides_by_patterns(source, trained)
+    places, n = by_patterns or sides_in(source, bool(trained.direction)), trained.inputs
+    pairs = bool(by_patterns) or {"A", "B"} <= {side[:1] for side, _ in places.values()}
+    if pairs and not trained.direction:
         raise UserError(f"{name_of(source)} holds both sides of pairs, and the checkpoint does not tell which one it "
                         "takes: let --input be the folder A, or the folder B")
-    paths = {place: path for path, place in places.items()}
-    jobs = [Job((path,), output / path.relative_to(source), paths.get((trained.target_side, *rest)))
-            for path, (side, *rest) in places.items() if side[:1] in ("", trained.input_side)]
-    say(f"{name_of(source)} holds pairs: the {len(jobs)} images of {trained.input_side}, or of neither side, are "
-        f"translated, the {len(places) - len(jobs)} others are not")
+    together = [[path] for path, (side, _) in places.items() if not pairs or side[:1] in ("", trained.input_side)]
+    if n > 1:
+        names = numbered({side for side, _ in places.values()})
+        if len(names) != n:
+            raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which "
+                            f"{name_of(source)} holds {len(names)}")
+        together, orphans = partners([by_key((key, path) for path, (side, key) in places.items() if side == name)
+                                      for name in names])
+        if alone := [path for path in orphans if not by_patterns or places[path][0] == names[0]]:
+            raise UserError(f"images without a partner of the same name among the other inputs: {some(alone)}")
+        together = [*together.values()]
+    if others := len(places) - n * len(together):
+        say(f"{name_of(source)}: {n * len(together)} inputs (side {trained.input_side}) are translated, "
+            f"{others} other images are not")
+    targets = {key: path for path, (side, key) in places.items() if pairs and side == trained.target_side}
+    jobs = []
+    for files in together:
+        name, (_, key) = files[0].relative_to(source), places[files[0]]
+        name = Path(*name.parts[n > 1 and key[0] == "@" :])
+        jobs.append(Job(tuple(files), output / name, targets.get(key)))
     return jobs
 
 

@@ -46,13 +46,9 @@ class Found:
         own = own_names(pair for pairs in self.splits.values() for pair in pairs)
         self.marks = {split: marks(pairs, own) for split, pairs in self.splits.items()}
 
-    def seen_by(self, known: Known, split: str) -> np.ndarray:
-        """The marks of the pairs of the split, (N, 2), of the kind that `known` knows."""
-        return known.look(self.splits[split], self.marks[split])
-
     def known_to(self, known: Known | None, split: str) -> bool:
         """Whether any pair of the split was met before; a name that now holds something else tells nothing."""
-        return known is not None and bool(np.isin(self.seen_by(known, split)[:, 0], known.met[:, 0]).any())
+        return known is not None and bool(np.isin(self.marks[split][:, 0], known.met[:, 0]).any())
 
     def keep(self, split: str, wanted: np.ndarray) -> None:
         """Leaves only the `wanted`, (N,) of bool, in the split."""
@@ -95,8 +91,8 @@ def divide(found: Found, root: Path, seed: int, known: Known | None = None, resu
         _refuse_strangers(found, root, known)
     split = found.validation
     if split in found.splits:
-        _, held = known.sides(found.seen_by(known, "train"))
-        trained, _ = known.sides(found.seen_by(known, split))
+        _, held = known.sides(found.marks["train"])
+        trained, _ = known.sides(found.marks[split])
         if resumed:
             found.take_out("train", held, "were held out for validation before, and stay out of training", root)
             found.take_out(split, trained, "have been trained on, and are not validated on", root)
@@ -124,12 +120,11 @@ def _hold_out(found: Found, root: Path, seed: int, known: Known, resumed: bool, 
     if len(pairs) < 2:
         raise UserError(f"{name_of(root)} holds one pair only: one more is needed for validation")
     names = np.array(group_names(pairs, group), dtype=object) if group else None
-    seen = found.seen_by(known, "train")
-    trained, held = known.sides(seen)
+    trained, held = known.sides(own)
     why = "no val or test split"
     if held.any():
         how = f"were held out by {whose}, and are again"
-        if gone := unmet(known.held, seen):
+        if gone := unmet(known.held, own):
             how += f"; {gone:,} that were held out are gone"
         if group and (more := ~(trained | held) & np.isin(names, [*{*names[held]}])).any():
             held |= more
@@ -166,9 +161,8 @@ def _refuse_strangers(found: Found, root: Path, known: Known) -> None:
     that it has held out are missing, or more than a tenth of those that it was trained on: then it is not a few that
     were taken away and a few that were added. What is new in a val or test folder makes up for what is missing.
     """
-    seen = {split: found.seen_by(known, split) for split in found.splits}
-    new = {split: unmet(own, known.met) for split, own in seen.items()}
-    everything = np.concatenate([*seen.values()])
+    new = {split: unmet(own, known.met) for split, own in found.marks.items()}
+    everything = np.concatenate([*found.marks.values()])
     n, gone = len(np.unique(known.held[:, 0])), unmet(known.held, everything)
     missing = gone - sum(n for split, n in new.items() if split != "train")
     if missing <= 0 or new["train"] < missing:

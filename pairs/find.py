@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair, partners
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import BEGINNING, LABELS_OF_SPLIT, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS
+from pairs.layouts import LABELS_OF_SPLIT, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS, numbered, placed
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -145,9 +145,9 @@ def _refuse_one_side(index: "_Index", found: Found) -> None:
 
 def _known_layout(index: "_Index") -> Found:
     found = Found()
-    parts = {split: _first(names, index) for split, names in SPLITS.items()}
-    if not any(parts.values()) or not parts["train"] and any(map(index.images.get, ("a", "a1"))):
-        parts["train"] = _part("", index)
+    parts = {split: _part(names, index) for split, names in SPLITS.items()}
+    if not any(parts.values()) or not parts["train"] and any(map(index.images.get, [("@", "a"), ("@", "a1")])):
+        parts["train"] = _part([""], index)
     if problem := parts["train"].problem:
         raise problem
     two_sided = any(part.pairs and not part.halves for part in parts.values())
@@ -167,8 +167,8 @@ def _known_layout(index: "_Index") -> Found:
 class _Index:
     """What one walk over `root` finds. Nothing is opened but what this program may have drawn, by its name.
 
-    images: by place (PLACE), the (name, path) of the images in it and in folders of other names below it, in the
-    order of their paths; names are as seen from the place. What becomes a pair, or lacks a partner, is taken out.
+    images: by layout and side (`placed`), the (name, path) of the images there and in folders of other names below, in
+    the order of their paths; names are as seen from there. What becomes a pair, or lacks a partner, is taken out.
     """
 
     def __init__(self, root: Path, photos: bool = False):
@@ -179,9 +179,8 @@ class _Index:
             for path in (folder / name for name in folders):
                 if path.is_symlink():
                     (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
-            match = BEGINNING.match(place_in(folder, root))
-            images = self.images[(match[1] or "").lower()]
-            place = match.string[match.end() :]
+            layout, side, place = placed(place_in(folder, root))
+            images = self.images[layout, side]
             for path in files:
                 stem, ending = split_ending(path.name)
                 self.endings[ending] += 1
@@ -238,47 +237,24 @@ def other_formats(endings: Counter) -> str:
     return f"{_counts(others)}; formats that are read: {', '.join(sorted(SUFFIXES))}" if others else ""
 
 
-def list_inputs(folder: Path, n: int) -> list[tuple[Path, ...]]:
-    """The images of one name in the `n` folders A1, A2, … inside `folder`. Raises UserError where one is missing."""
-    names = [place.name for place in folder.iterdir() if place.is_dir()]
-    homes = [folder / name for name in _numbered(names, r"a(\d+)")]
-    if len(homes) != n:
-        raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which {name_of(folder)} "
-                        f"holds {len(homes)}")
-    together, orphans = partners([_side((_name(path, home), path) for path in list_images(home)) for home in homes])
-    if orphans:
-        raise UserError(f"images without a partner of the same name among the inputs: {some(orphans)}")
-    return [*map(tuple, together.values())]
+def sides_in(folder: Path, by_end: bool) -> dict[Path, tuple[str, Hashable]]:
+    """By the layouts of `find_pairs`, of each image in a folder: the side, A, A1, B, M or "", and what partners share.
 
-
-def _numbered(places: Iterable[str], pattern: str) -> list[str]:
-    """Those that match, by the number in them."""
-    numbered = [(int(match[1]), place) for place in places if (match := re.fullmatch(pattern, place.lower()))]
-    return [place for _, place in sorted(numbered)]
-
-
-def side_of(path: Path) -> tuple[str, Hashable, str] | None:
-    """Of an image inside a folder of pairs, by the layouts of `find_pairs`: A, B or M, and what its partners share.
-
-    These are the layout and the name, without its ending. None where the image lies on no side.
+    That is the layout, with @ for the side, and the name. With `by_end`, where no image lies on a side, names have one
+    by their ends. Says how many files of other formats are left out.
     """
-    place, *sides = BEGINNING.match(path.as_posix()).groups()
-    for layout, side in enumerate(sides):
-        if side:
-            return side.upper(), layout, _name(path, Path(place))
-    return None
-
-
-def sides_by_end(paths: Iterable[Path]) -> dict[Path, tuple[str, Hashable, str]]:
-    """What `side_of` tells, of images that are paired by the ends of their names; others are left out."""
-    folders, sides = defaultdict(list), {}
-    for path in paths:
-        folders[path.parent].append((split_ending(path.name)[0], path))
-    for folder, images in folders.items():
-        _, *both, rest = _by_end(images)
-        if len(rest) <= len(images) / 4:
-            sides |= {path: (side, folder, stem) for side, named in zip("AB", both, strict=True)
-                      for stem, path in named}
+    sides, folders = {}, defaultdict(list)
+    for path in list_images(folder, tell=True):
+        stem = split_ending(path.name)[0]
+        layout, side, inside = placed(place_in(path.parent, folder))
+        sides[path] = side.upper(), (layout, unicodedata.normalize("NFC", inside + stem))
+        folders[path.parent].append((stem, path))
+    if by_end and not any(side for side, _ in sides.values()):
+        for home, images in folders.items():
+            _, *both, rest = _by_end(images)
+            if len(rest) <= len(images) / 4:
+                sides |= {path: (side, (home, stem)) for side, named in zip("AB", both, strict=True)
+                          for stem, path in named}
     return sides
 
 
@@ -302,47 +278,33 @@ class _Part:
         return bool(self.pairs or self.orphans or self.problem)
 
     @property
-    def whole(self) -> bool:
-        return bool(self.pairs) and not self.orphans and not self.halves
-
-    @property
     def halves(self) -> bool:
         return bool(self.pairs) and self.pairs[0].side_by_side
 
 
-def _first(names: Sequence[str], index: _Index) -> _Part:
-    """The first of the folders of these names that holds pairs of two sides, else the first that holds anything."""
-    parts = {}
-    for name in names:
-        if part := _part(name, index):
-            parts[name] = part
-            if part.whole:
-                break
-    chosen = max(parts, key=lambda name: parts[name].whole, default="")
-    for name in parts.keys() - {chosen}:
-        index.images[name] = [*dict.fromkeys([*index.images[name], *parts[name].images])]
-    return parts.get(chosen, _Part())
-
-
-def _part(split: str, index: _Index) -> _Part:
+def _part(names: Sequence[str], index: _Index) -> _Part:
+    """What the first of these folders that holds anything holds."""
     part = _Part()
     try:
-        if npz := index.npz.get(f"{split}.npz"):
-            part.pairs = _load_npz(npz, part.notes)
-            return part
-        for layout in LAYOUTS[split]:
-            a, b = (index.images.pop(layout.replace("@", side), []) for side in "ab")
-            numbered = [] if a else _numbered(index.images, layout.replace("@", r"a(\d+)"))
-            inputs = [index.images.pop(place) for place in numbered] or [a]
-            if b or any(inputs):
-                masks = index.images.pop(layout.replace("@", "m"), [])
-                sides = [*inputs, b, masks] if masks else [*inputs, b]
-                part.images = [*chain(*sides)]
-                part.one_sided = not (b and any(inputs))
-                part.pairs = _pair(index, part, sides, len(inputs))
+        for name in names:
+            if npz := index.npz.get(f"{name}.npz"):
+                part.pairs = _load_npz(npz, part.notes)
                 return part
-        part.images = index.images.pop(split, [])
-        part.pairs = _one_folder(part.images, split, index, part)
+            for layout in LAYOUTS[name]:
+                there = {side: images for (place, side), images in index.images.items() if place == layout}
+                inputs = ["a"] if there.get("a") else numbered(there) or ["a"]  # of several, also one that is empty
+                given = any(map(there.get, inputs))
+                if given or there.get("b"):
+                    masks = ["m"] if there.get("m") else []
+                    sides = [index.images.pop((layout, side), []) for side in (*inputs, "b", *masks)]
+                    part.images = [*chain(*sides)]
+                    part.one_sided = not (given and there.get("b"))
+                    part.pairs = _pair(index, part, sides, len(inputs))
+                    return part
+            if images := index.images.pop((name, ""), []):
+                part.images = images
+                part.pairs = _one_folder(images, name, index, part)
+                return part
     except UserError as error:
         part.problem = error
     return part
@@ -369,8 +331,6 @@ def _one_folder(images: Named, split: str, index: _Index, part: _Part) -> list[P
 
     Images in sub-folders of unknown names are refused: one side, or both?
     """
-    if not images:
-        return []
     folder = images[0][1].parents[images[0][0].count("/")]
     here = [image for image in images if index.photos or "/" not in image[0]]
     if not here:
@@ -378,11 +338,11 @@ def _one_folder(images: Named, split: str, index: _Index, part: _Part) -> list[P
         below = [path for _, path in images]
         raise UserError(f"the images in {name_of(folder)} lie in its sub-folders {_places(below, folder)}; known names "
                         f"are train, val and test, and A and B{'' if split else _hint(below, folder)}")
-    index.images[split] = [] if index.photos else [image for image in images if "/" in image[0]]
+    index.images[split, ""] = [] if index.photos else [image for image in images if "/" in image[0]]
     ends, a, b, rest = _by_end(here)
     if len(rest) <= len(here) / 4:
         part.notes.append(f"{name_of(folder)}: files paired by the ends of their names, {ends}")
-        index.images[split] += rest
+        index.images[split, ""] += rest
         return _pair(index, part, [a, b])
     if ends:
         part.notes.append(f"{name_of(folder)}: only {len(a + b)} of the {len(here)} names end in {ends}, so that all "
@@ -407,11 +367,11 @@ def _named_as_two(images: Named) -> list[Path]:
 
 def _pair(index: _Index, part: _Part, sides: list[Named], n: int = 1) -> list[Pair]:
     """Pairs those of `n` inputs, B and, if there are any, masks whose names are equal; tells `part` the rest."""
-    together, part.orphans = partners([*map(_side, sides)])
+    together, part.orphans = partners([*map(by_key, sides)])
     return [Pair(tuple(paths[:n]), *paths[n:], name=_name(paths[0], index.root)) for paths in together.values()]
 
 
-def _side(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+def by_key(images: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     side = {}
     for name, path in images:
         if (other := side.setdefault(name, path)) is not path:

@@ -161,19 +161,12 @@ class Known:
     val: np.ndarray = field(default_factory=_no_marks)
     trained_before: np.ndarray = field(default_factory=_no_marks)  # in sessions before, and gone since
     held_before: np.ndarray = field(default_factory=_no_marks)
-    by_name: bool = False  # told by a file of an earlier version, which knows names alone
 
     @classmethod
     def of(cls, saved: dict) -> "Known | None":
         """What a checkpoint or a generator's file tells; None where it tells nothing of pairs."""
-        if isinstance(pairs := saved.get("pairs"), dict):
-            return cls(**{name: _rows(value) for name, value in pairs.items()})
-        held, trained = saved.get("held_out") or [], saved.get("trained_on")
-        if not held and trained is None:
-            return None
-        held = [[name_mark(name), name_mark(short_name(name))] for name in map(str, held)]
-        held = np.array(held, np.int64).reshape(-1, 2)
-        return cls(_no_marks() if trained is None else _rows(trained)[:, [0, 0]], held, by_name=True)
+        pairs = saved.get("pairs")
+        return cls(**{name: _rows(value) for name, value in pairs.items()}) if isinstance(pairs, dict) else None
 
     @property
     def trained(self) -> np.ndarray:
@@ -187,19 +180,6 @@ class Known:
     def met(self) -> np.ndarray:
         return np.concatenate([self.trained, self.held])
 
-    def look(self, pairs: Sequence[Pair], found: np.ndarray) -> np.ndarray:
-        """Their marks, of the kind that this knows: where names are all, the first is of the name in which it is met.
-
-        Arrays are called by their numbers there.
-        """
-        if not self.by_name:
-            return found
-        names, known_as = {*self.met[:, 0].tolist()}, dict(self.met[:, ::-1].tolist())
-        full = [name_mark(pair.name) for pair in pairs]
-        first = [name if name in names else known_as.get(short, name)
-                 for name, short in zip(full, found[:, 1].tolist(), strict=True)]
-        return np.stack([np.array(first, np.int64), found[:, 1]], axis=1)
-
     def sides(self, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the pairs with these marks: which were trained on, and which were held out; (N,) of bool each."""
         sides = self.trained, self.held
@@ -207,11 +187,10 @@ class Known:
         trained, held = content | ~content.any(axis=0) & name
         return trained & ~held, held & ~trained
 
-    def next(self, train: np.ndarray, val: np.ndarray, seen: np.ndarray | None = None) -> "Known":
-        """What the run knows once it has gone on with these pairs. seen: what `look` says of all of them."""
-        seen = np.concatenate([train, val]) if seen is None else seen
-        trained, held = (side[~np.isin(side[:, 0], seen[:, 0])] for side in (self.trained, self.held))
-        return Known(train, val, trained, held)
+    def next(self, train: np.ndarray, val: np.ndarray) -> "Known":
+        """What the run knows once it has gone on with these pairs."""
+        seen = np.concatenate([train[:, 0], val[:, 0]])
+        return Known(train, val, *(side[~np.isin(side[:, 0], seen)] for side in (self.trained, self.held)))
 
     def plain(self) -> dict[str, Tensor]:
         """What `of` takes back."""
@@ -231,11 +210,7 @@ def unmet(known: np.ndarray, found: np.ndarray) -> int:
 
 
 def changes(now: np.ndarray, then: np.ndarray) -> str:
-    """How one set of marks differs from the other: "2 replaced, 3 added, 1 gone"; empty where it does not."""
+    """How what one set of pairs holds differs from the other: "3 added, 1 gone"; empty where it does not."""
     new, old = (Counter(rows[:, 0].tolist()) for rows in (now, then))
-    added, gone = new - old, old - new
-    names, former = (Counter(rows[np.isin(rows[:, 0], [*some]), 1].tolist())
-                     for rows, some in ((now, added), (then, gone)))
-    replaced = min((names & former).total(), added.total(), gone.total())
-    counts = {"replaced": replaced, "added": added.total() - replaced, "gone": gone.total() - replaced}
+    counts = {"added": (new - old).total(), "gone": (old - new).total()}
     return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)

@@ -1,6 +1,7 @@
 """What the folders and files of pairs are called, in every layout that is known."""
 
 import re
+from collections.abc import Iterable
 from itertools import chain
 
 SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"], "test": ["test", "testing"]}
@@ -9,7 +10,7 @@ LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in
 SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
 PLACES = "|".join(sorted([*LAYOUTS, *chain(*LAYOUTS.values())], key=len, reverse=True)).replace("@", SIDE)
 PLACE = re.compile(PLACES)
-BEGINNING = re.compile(f"(?:({PLACES})/)?", re.IGNORECASE)  # of a path: the place in which it lies, if any
+BEGINNING = re.compile(f"(?:(?:{PLACES})/)?", re.IGNORECASE)  # of a path: the place in which it lies, if any
 # Of a folder that holds one side, where photos of the same names lie in train/ itself
 LABELS_OF_SPLIT = re.compile(f"({'|'.join(chain(*SPLITS.values()))})[-_ ]?(annot|annotations|gt|labels?|masks?|seg)",
                              re.IGNORECASE)
@@ -36,6 +37,21 @@ TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "
            "render", "renders", "sharp",
            *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
 ONE_SIDE = {"mask", "masks", "sat", "seg", *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
+
+
+def placed(path: str) -> tuple[str, str, str]:
+    """The layout in which a path lies, with @ for the side, or ""; the side, in lower case, or ""; and the rest."""
+    match = BEGINNING.match(path)
+    place, rest = match[0][:-1].lower(), path[match.end() :]
+    if not match.lastindex:
+        return place, "", rest
+    start, end = match.span(match.lastindex)
+    return f"{place[:start]}@{place[end:]}", place[start:end], rest
+
+
+def numbered(sides: Iterable[str]) -> list[str]:
+    """Those of several inputs, A1, A2, …, by their numbers."""
+    return sorted((side for side in sides if side[1:]), key=lambda side: (int(side[1:]), side))
 
 
 def short_name(name: str) -> str:

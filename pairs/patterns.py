@@ -101,21 +101,6 @@ def key_of(match: re.Match) -> Key:
     return split, "/".join(groups.values())
 
 
-def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
-    """Those that begin as a file which the pattern matches, up to the end of its {name}, and then differ.
-
-    None where the pattern has only an ending such as .png behind {name}.
-    """
-    end = pattern.rpartition("{name}")[2]
-    if "/" in end or not end.rpartition(".")[0]:
-        return set()
-    compiled = compiled_pattern(pattern)
-    matches = {file: match for file in files if (match := compiled.fullmatch(unicodedata.normalize("NFC", file)))}
-    beginnings = {match.string[: match.end(match.lastgroup)] for match in matches.values()}
-    return {file for file in {*files} - matches.keys()
-            if any(file[: mark.start()] in beginnings for mark in re.finditer(r"[-_. ]", file))}
-
-
 def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
          followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
     """Of each folder that is not hidden: itself, the names of those in it, its files; by links each once, none back."""
@@ -218,7 +203,7 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
-    """Those that make most pairs, and find partners for more than half of A; with an ending, where files need one."""
+    """Those that make most pairs, and find partners for more than half of A."""
     best, most = None, 0
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
@@ -229,18 +214,7 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
             best, most = Patterns((a,), b), n
         if n == len(of_a) == len(of_b) and 2 * n == len(files):
             break  # with a partner for each file, of which there may be very many
-    if not best:
-        return None
-    a, b = (_with_ending(pattern, side) for pattern, side in zip(best.all, best.sides(files), strict=True))
-    return Patterns((a,), b)
-
-
-def _with_ending(pattern: str, side: Mapping[Key, list[str]]) -> str:
-    """The pattern with the ending of most files, where it gives some pair several files."""
-    if not pattern.endswith(".*") or all(len(paths) == 1 for paths in side.values()):
-        return pattern
-    endings = Counter(path.rpartition(".")[2] for paths in side.values() for path in paths)
-    return pattern.removesuffix("*") + endings.most_common(1)[0][0]
+    return best
 
 
 def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -40,9 +40,12 @@ class Survey:
         """The pairs that the settings of a run point at, none of which changes its side.
 
         before: what the file says that the run goes on from (`resumed`) or has begun with.
-        Raises FileNotFoundError or UserError.
+        Raises FileNotFoundError, or UserError, also where the run is one of an earlier version.
         """
         known = Known.of(before) if before else None
+        if resumed and not known and "held_out" in (before or {}):
+            raise UserError("the run is of an earlier version, which knew its pairs by name alone: begin a new one "
+                            "with another --out-dir")
         root = Path(settings["data_root"])
         patterns = Patterns.of(settings)
         photos = settings["space"] == "lab"
@@ -117,15 +120,14 @@ class Survey:
         masks = marks([Pair((pair.mask,), pair.mask, name=pair.name) for pair in self.scored if pair.mask is not None])
         masked = sorted(zip(scored, masks[:, 0], strict=False))
         told = {"validated_on": digest(np.sort(scored).tobytes()), "masked_by": digest(np.array(masked).tobytes())}
-        before, seen = Known(), None
+        before = Known()
         if self.resumed:
-            now = [self.found.seen_by(self.known, split) for split in ("train", self.split)]
-            sides = zip(("training", "validation"), now, (self.known.train, self.known.val), strict=True)
+            before = self.known
+            sides = ("training", train, before.train), ("validation", held_out, before.val)
             differ = [f"{name} pairs: {change}" for name, new, old in sides
                       if len(old) and (change := changes(new, old))]
             if differ:
                 say(f"the data is no longer what the run was trained on: {'; '.join(differ)}")
-            self.same_train = np.array_equal(now[0][:, 0], self.known.train[:, 0])
+            self.same_train = np.array_equal(train[:, 0], before.train[:, 0])
             self.same_scored = all(self.told.get(name) in (None, value) for name, value in told.items())
-            before, seen = self.known, np.concatenate(now)
-        return {"pairs": before.next(train, held_out, seen).plain(), **told}
+        return {"pairs": before.next(train, held_out).plain(), **told}

@@ -104,7 +104,7 @@ class Run:
         if then != self.cfg.direction:
             say(f"{self.cfg.init_from} translates {then}, and this run {self.cfg.direction}: it begins with weights "
                 "that do the opposite")
-        return {name: saved[name] for name in ("pairs", "held_out", "trained_on") if name in saved}
+        return {name: saved[name] for name in ("pairs",) if name in saved}
 
     def restore(self, state: State, record: dict, same_pairs: bool, same_scored: bool) -> Progress:
         """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.

@@ -19,7 +19,7 @@ from dataset import load_data
 from evaluate import Evaluate, load_pairs
 from inference.load import load_generator
 from pairs.find import find_pairs
-from pairs.identity import Known, changes, marks, name_mark
+from pairs.identity import Known, changes, marks
 from runtime.checkpoint import load_tensors
 from runtime.cli import parse
 from train import train
@@ -165,7 +165,7 @@ def test_replaced_added_and_missing_pairs_are_counted(tmp_path, size):
     assert changes(then, then) == changes(then[::-1], then) == ""
     for path in tmp_path.rglob("*.png"):  # of the same names and sizes in bytes, or nearly
         picture(path, int(path.stem) + 500 + 1000 * (path.parent.name == "B"), size)
-    assert changes(marks(find_pairs(tmp_path).splits["train"]), then) == f"{n} replaced"
+    assert changes(marks(find_pairs(tmp_path).splits["train"]), then) == f"{n} added, {n} gone"
     assert changes(then[2:], then) == "2 gone" and changes(then, then[3:]) == "3 added"
 
 
@@ -184,7 +184,7 @@ def test_equal_is_what_is_equal_to_the_byte(tmp_path, ending, capsys):
     assert len({*contents(before, "train"), *contents(before, "val")}) == 6
     assert not any("hold the same" in note for note in before.notes)
     write(tmp_path / "train" / "B" / f"0.{ending}", 150)
-    assert changes(find_pairs(tmp_path).marks["train"], before.marks["train"]) == "1 replaced"
+    assert changes(find_pairs(tmp_path).marks["train"], before.marks["train"]) == "1 added, 1 gone"
 
 
 def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp_path, monkeypatch):
@@ -287,27 +287,6 @@ def test_pairs_that_are_really_gone_end_nothing(tmp_path):
     assert any("none of the pairs that were held out before is recognised here" in note for note in found.notes)
 
 
-def by_name(found):
-    """What a file of an earlier version tells."""
-    names = [name_mark(pair.name) for pair in found.splits["train"]]
-    return Known.of({"held_out": found.held_out, "trained_on": torch.tensor(names)})
-
-
-@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
-@pytest.mark.parametrize("there", [False, True])
-def test_names_of_an_earlier_version_are_met_in_another_place(tmp_path, make, there):
-    root = make(tmp_path / "data")
-    if there:
-        moved_into_train(root)
-    before = find_pairs(root, 1)
-    now = root / "train" if there else moved_into_train(root)
-    after = find_pairs(now, 2, by_name(before))
-    assert contents(after, "val") == contents(before, "val")
-    renamed(root)
-    with pytest.raises(UserError, match=r"(\d) of the \1 pairs that this run held out cannot be recognised"):
-        find_pairs(now, 2, by_name(before))
-
-
 def test_halves_of_any_shape_are_told_and_not_refused_where_a_network_has_learnt_from_them(small, tmp_path, capsys):
     folder = tmp_path / "halves"
     for i in range(5):
@@ -369,7 +348,7 @@ def test_data_that_changed_is_told_and_best_pth_tar_starts_over(small, data, cap
     capsys.readouterr()
     train(replace(cfg, resume=True, n_epochs=2))
     shown = capsys.readouterr().out
-    assert "trained on: training pairs: 6 replaced; validation pairs: 2 replaced" in shown
+    assert "trained on: training pairs: 6 added, 6 gone; validation pairs: 2 added, 2 gone" in shown
     assert "validation scores other pairs than before" in shown and "best.pth.tar was scored on other" in shown
     assert "best_epoch: 2\n" in shown
     assert (cfg.out_dir / "best.pth.tar").read_bytes() != best
@@ -393,24 +372,17 @@ def test_an_epoch_goes_on_where_only_the_root_has_changed(small, tmp_path, at_st
 
 
 @pytest.mark.long
-def test_files_that_know_pairs_by_name_alone_still_hold_them_out(small, tmp_path, capsys):
+def test_files_that_know_pairs_by_name_alone_are_refused_or_told(small, tmp_path, capsys):
     cfg = small(data_root=flat(tmp_path / "flat"), n_epochs=1)
     train(cfg)
-    split = find_pairs(cfg.data_root, cfg.seed)
-    old = {"held_out": split.held_out, "trained_on": torch.tensor([name_mark(p.name) for p in split.splits["train"]])}
     for name in ("checkpoint.pth.tar", "gen.pth.tar"):
         saved = load_tensors(cfg.out_dir / name)
-        for key in ("pairs", "validated_on"):
-            saved.pop(key, None)
-        saved |= old if name == "checkpoint.pth.tar" else {"held_out": old["held_out"]}
-        torch.save(saved, cfg.out_dir / name)
-    write_pair(cfg.data_root / "new.png", seed=99)
-    assert [pair.name for pair in evaluated(cfg, cfg.data_root)] == split.held_out
-    capsys.readouterr()
-    train(replace(cfg, resume=True, n_epochs=2, seed=5))
-    assert "training pairs: 1 added\n" in capsys.readouterr().out
-    known = Known.of(load_tensors(cfg.out_dir / "checkpoint.pth.tar"))
-    assert sorted(known.val[:, 0]) == contents(split, "val") and len(known.train) == len(split.splits["train"]) + 1
+        del saved["pairs"]
+        torch.save(saved | {"held_out": ["1"]}, cfg.out_dir / name)
+    assert len(evaluated(cfg, cfg.data_root)) == 20
+    assert "does not tell what it was trained on" in capsys.readouterr().out
+    with pytest.raises(UserError, match="an earlier version, which knew its pairs by name"):
+        train(replace(cfg, resume=True, n_epochs=2))
 
 
 def test_a_generator_s_file_takes_few_bytes_for_a_pair():

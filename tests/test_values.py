@@ -23,9 +23,10 @@ from check import check
 from config import Config
 from dataset import PairedImages, load_data
 from inference.load import load_generator
+from inference.trained import Trained
 from inference.translate import tell_clipped, translate
 from pairs.checks import Seen, range_words
-from pairs.find import find_pairs, list_inputs
+from pairs.find import find_pairs
 from pairs.geometry import Geometry
 from pairs.images import read_header, read_picture, write_picture
 from pairs.picture import Picture, of_pillow, picture_of, to_array
@@ -432,15 +433,18 @@ def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
     assert [path.parent.name for path in pair.inputs] == ["A1", "a2", "A10"]
     a, b = read_pair(pair, Values(3), Values(1))
     assert a[0, 0].tolist() == [1, 2, 10] and b[0, 0].tolist() == [99]
-    assert [path.parent.name for path in list_inputs(tmp_path, 3)[0]] == ["A1", "a2", "A10"]
+    trained = Trained(3, 1, Geometry(), "AtoB", inputs=3)
+    job = predict.jobs_in_folder(tmp_path, tmp_path / "out", trained)[0]
+    assert [path.parent.name for path in job.inputs] == ["A1", "a2", "A10"]
+    assert job.output == tmp_path / "out" / "0.npy" and job.target == tmp_path / "B" / "0.png"
     with pytest.raises(DataError, match=r"A1.*a2.*A10.* have 1 \+ 1 \+ 1 channels together, not the 4"):
         read_pair(pair, Values(4), Values(1))
     with pytest.raises(UserError, match="takes 2 inputs together, from folders A1, A2, …, of which .* holds 3"):
-        list_inputs(tmp_path, 2)
+        predict.jobs_in_folder(tmp_path, tmp_path / "out", replace(trained, inputs=2))
     (tmp_path / "a2" / "1.npy").unlink()
     assert sorted(path.parent.name for path in find_pairs(tmp_path).orphans["train"]) == ["A1", "A10", "B"]
     with pytest.raises(UserError, match="without a partner"):
-        list_inputs(tmp_path, 3)
+        predict.jobs_in_folder(tmp_path, tmp_path / "out", trained)
 
 
 @pytest.mark.parametrize("layout", ["{}/@", "{}_@", "{}@", "@/{}"])
