@@ -20,7 +20,21 @@ OF_THE_AUTHORS = {  # flags of their programs, and those here
     "fineSize": "crop-size", "loadSize": "load-size", "batchSize": "batch-size", "input_nc": "in-channels",
     "output_nc": "out-channels", "label_nc": "n-labels", "netG": "generator", "gpu_ids": "device",
     "checkpoints_dir": "out-dir", "dataroot": "data-root", "no_flip": "flip none", "lambda_L1": "lambda-l1",
-    "name": "out-dir runs/NAME",
+}
+SCORING = "--best-by val_l1, psnr, ms_ssim or a palette scores every epoch and keeps the best"
+RELEASE = "--generator release resizes and drops out as the authors' PyTorch program"
+SPEED = "--speed is auto, plain, compile or deterministic"
+GONE = {
+    "name": "--out-dir runs/NAME names the run's folder",
+    "save_every": "every epoch may leave a checkpoint, at most one in 20 seconds",
+    "n_examples": "grids show 4 pairs",
+    "eval_every": SCORING,
+    "palette": SCORING,
+    "interpolation": RELEASE,
+    "dropout_blocks": RELEASE,
+    "color_jitter_side": "--color-jitter changes the input or, where --label-side names that, the output",
+    "checkpointing": "pix2pixHD's generators save memory by themselves above a crop of 512",
+    **dict.fromkeys(("fused_adam", "channels_last", "small_matmul", "compile", "cuda_graph", "deterministic"), SPEED),
 }
 
 
@@ -32,8 +46,11 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for flag in (word.split("=")[0] for word in argv if word.startswith("--")):
-        if own := OF_THE_AUTHORS.get(flag.removeprefix("--").replace("-", "_")):
-            raise UserError(f"{flag} is a flag of the authors' programs: here, it is --{own}")
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in OF_THE_AUTHORS:
+            raise UserError(f"{flag} is a flag of the authors' programs: here, it is --{OF_THE_AUTHORS[name]}")
+        if told := GONE.get(name.removeprefix("no_")):
+            raise UserError(f"{flag} is gone: {told}")
     word = argv.pop(0) if argv and not argv[0].startswith("-") else None
     try:
         base = recipe(word) if word else Config()

@@ -9,7 +9,7 @@ import torch
 import config
 from config import PAPER, RECIPES, Config, recipe
 from runtime.checkpoint import load_tensors
-from runtime.cli import load_settings, parse
+from runtime.cli import GONE, load_settings, parse
 from train import train
 from utils import UserError
 
@@ -35,9 +35,8 @@ def test_flags_override_a_recipe():
     assert parse([]) == Config()
 
 
-def test_flags_of_the_authors_programs_are_answered():
-    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e"),
-                        ("--name", "--out-dir runs/NAME")):
+def test_the_former_flag_against_mirroring_and_those_of_the_authors_programs_are_answered():
+    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e")):
         with pytest.raises(UserError, match=f"a flag of the authors' programs: here, it is {words}"):
             parse([flag])
     for flag in ("--no-flip", "--no_flip"):
@@ -116,7 +115,7 @@ def test_without_docstrings_the_flags_are_the_same():
     assert parse(["--n-epochs", "3"], None).n_epochs == 3
 
 
-# Files of earlier versions
+# Files and flags of earlier versions
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["config.json", "checkpoint.pth.tar"])
@@ -136,3 +135,11 @@ def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, n
         act()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     train(small("new", n_epochs=1, init_from=folder / "gen.pth.tar"))
+
+
+@pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",
+                                  "--interpolation=bicubic", "--deterministic", "--color-jitter-side"])
+def test_a_flag_that_is_gone_is_told_what_to_write(flag):
+    with pytest.raises(UserError, match=f"^{flag.split('=')[0]} is gone: .+"):
+        parse(["facades", flag, "1"])
+    assert not {*GONE} & {f.name for f in fields(Config)}
