@@ -76,6 +76,8 @@ class Predict:
     compile: bool = False  # torch.compile the network: slow to start, faster for many images of one size
 
 
+INSTEAD = {"--resize": "--scale crop", "--no-resize": "--scale trained", "--half": "python export.py --half",
+           "--export": "python export.py --checkpoint CHECKPOINT --output FILE"}  # of flags that there were
 Stamp = tuple[int, int, int] | None  # of a file: another one has another; None where there is none
 
 
@@ -430,6 +432,9 @@ def predict_video(translator: Translator, video: Video, output: Path, batch_size
 
 @memory_advice("take a smaller --batch-size or --tile, or another --device")
 def main() -> int | None:
+    for flag in (word.partition("=")[0] for word in sys.argv[1:]):
+        if flag in INSTEAD:
+            raise UserError(f"{flag} is no longer a flag of predict.py: write {INSTEAD[flag]}")
     opts = tyro.cli(Predict, description=__doc__)
     if opts.batch_size < 1:
         raise UserError(f"batch_size must be at least 1; it is {opts.batch_size}")

@@ -383,6 +383,14 @@ def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_pat
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
 
 
+@pytest.mark.parametrize(("flags", "instead"), [
+    (["--export", "gen.onnx"], "export.py"), (["--export=gen.pt2"], "export.py"), (["--half"], "export.py --half"),
+    (["--resize"], "--scale crop"), (["--no-resize"], "--scale trained")])
+def test_a_flag_that_has_gone_is_told_with_what_to_write_instead(checkpoint, flags, instead):
+    status, _, err = call(predict_module, "--checkpoint", checkpoint, *flags)
+    assert status == 2 and instead in err and err.startswith("error: --") and err.count("\n") == 1, err
+
+
 @pytest.mark.parametrize(("label_side", "ending", "said"), [("B", "jpg", True), ("both", "webp", True),
                                                             ("A", "jpg", False), ("B", "png", False)])
 def test_label_maps_that_are_written_as_jpeg_are_warned_of(checkpoint, tmp_path, label_side, ending, said):
