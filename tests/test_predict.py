@@ -51,13 +51,6 @@ def image(width, height, channels=3, dtype=np.uint8, seed=0):
     return smooth.astype(dtype) * (257 if dtype == np.uint16 else 1)
 
 
-def test_without_padding_it_is_the_network_itself(gen):
-    x = torch.rand(1, 3, 64, 128)
-    with torch.no_grad():
-        torch.testing.assert_close(Translator(gen, norm="running", dropout=False).tensor(x), gen(x * 2 - 1),
-                                   rtol=1e-4, atol=1e-5)
-
-
 def test_padding_mirrors_the_image_and_is_cropped_off_again(gen):
     for width, height in ((1, 1), (5, 70), (64, 64), (65, 100)):
         x, seen = torch.rand(1, 3, height, width), []
@@ -69,29 +62,31 @@ def test_padding_mirrors_the_image_and_is_cropped_off_again(gen):
     assert torch.equal(seen[0][..., left - 3 : left].flip(-1)[:, :, 14:114], x[..., 1:4])
 
 
-def test_kinds_and_depths_come_back_as_they_went_in(gen):
-    for kind in ("RGB", "L", "1", "P", "RGBA", "I;16"):
-        picture = Image.fromarray(image(70, 50, 1, np.uint16)[..., 0]) if kind == "I;16" else Image.fromarray(
-            image(70, 50)).convert(kind)
-        result = translate(gen, picture)
-        assert isinstance(result, Image.Image) and result.size == (70, 50)
-        assert result.mode == ("RGBA" if kind == "RGBA" else "RGB")
-    for shape in ((50, 70), (50, 70, 1), (50, 70, 3), (50, 70, 4)):
-        for dtype in (np.uint8, np.uint16):
-            result = translate(gen, np.zeros(shape, dtype))
-            assert result.dtype == dtype and result.shape == (50, 70, 4 if shape[2:] == (4,) else 3)
-    for bad in (np.zeros((0, 4), np.uint8), np.zeros((4, 4, 65), np.uint8), np.zeros(4, bool), [1, 2],
-                np.zeros((4, 4), "U")):
-        with pytest.raises(ValueError, match="must be an array of numbers"):
-            translate(gen, bad)
-    with pytest.raises(ValueError, match="the image has 5 channels, not the 3"):
-        translate(gen, np.zeros((4, 4, 5), np.uint8))
-    with pytest.raises(ValueError, match="unknown range"):
-        translate(gen, np.zeros((4, 4)))
-    big_endian = image(70, 50, 1, np.uint16)[..., 0]
-    assert (translate(gen, big_endian.astype(">u2")) == translate(gen, big_endian)).all()
-    with pytest.raises(ValueError, match="unknown range"):
-        translate(gen, Image.fromarray(np.zeros((4, 4), np.int32)))
+@pytest.mark.parametrize("kind", ["RGB", "L", "1", "P", "RGBA", "I;16"])
+def test_pillow_s_kinds_come_back_as_they_went_in(gen, kind):
+    picture = Image.fromarray(image(70, 50, 1, np.uint16)[..., 0] if kind == "I;16" else image(70, 50))
+    result = translate(gen, picture if kind == "I;16" else picture.convert(kind))
+    assert isinstance(result, Image.Image) and result.size == (70, 50)
+    assert result.mode == ("RGBA" if kind == "RGBA" else "RGB")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2"])
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_arrays_come_back_as_they_went_in(gen, channels, dtype):
+    array = image(70, 50, channels or 1, np.uint16 if dtype == ">u2" else dtype)
+    result = translate(gen, (array if channels else array[..., 0]).astype(dtype))
+    assert result.dtype == array.dtype and result.shape == (50, 70, 4 if channels == 4 else 3)
+    assert (result == translate(gen, array)).all()
+
+
+@pytest.mark.parametrize(("bad", "told"), [
+    *((bad, "must be an array of numbers") for bad in (np.zeros((0, 4), np.uint8), np.zeros((4, 4, 65), np.uint8),
+                                                       np.zeros(4, bool), [1, 2], np.zeros((4, 4), "U"))),
+    (np.zeros((4, 4, 5), np.uint8), "the image has 5 channels, not the 3"), (np.zeros((4, 4)), "unknown range"),
+    (Image.fromarray(np.zeros((4, 4), np.int32)), "unknown range")])
+def test_what_is_no_picture_is_refused(gen, bad, told):
+    with pytest.raises(ValueError, match=told):
+        translate(gen, bad)
 
 
 def test_16_bit_results_have_more_than_8_bits_of_values(gen):
@@ -276,50 +271,40 @@ def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.webp", "c.webp"]
 
 
-def meet(kind, place):
-    """An input and an output of predict.py that meet, one way or another."""
-    source, output = place / "n" / "labels", place / "out"
-    mine = save(source / "x.png", image(8, 8))
-    output.mkdir()
-    if kind == "the output folder holds the input folder":
-        save(source / "labels" / "x.png", image(8, 8))
-        output = place / "n"
-    elif kind == "a new file inside the input folder":
-        save(source / "labels" / "new.png", image(8, 8))
-        output = place / "n"
-    elif kind == "a way round":
-        output = place / "new" / ".." / "n" / "labels"
-    elif kind == "a linked file":
-        (output / "x.png").symlink_to(mine)
-    elif kind == "a hard link":
-        (output / "x.png").hardlink_to(mine)
-    elif kind == "a linked folder":
-        save(source / "sub" / "x.png", image(8, 8))
-        (output / "sub").symlink_to(source / "sub")
-    elif kind == "an input that is a link":
-        (source / "y.png").symlink_to(save(output / "y.png", image(8, 8)))
-    elif kind == "a file into a folder":
-        source, output = mine, source
-    elif kind == "a file to a link of it":
-        (output / "y.png").symlink_to(mine)
-        source, output = mine, output / "y.png"
-    elif kind == "two outputs in one file":
-        save(source / "sub" / "x.png", image(8, 8))
-        (output / "sub").symlink_to(output)
-    elif kind == "two outputs of one name":
-        save(source / "x.jpg", image(8, 8))
-    return source, output
+def picture_at(path):
+    return save(path, image(8, 8))
 
 
-@pytest.mark.parametrize("kind", [
-    "the output folder holds the input folder", "a new file inside the input folder", "a way round", "a linked file",
-    "a hard link", "a linked folder", "an input that is a link", "a file into a folder", "a file to a link of it",
-    "two outputs in one file", "two outputs of one name"])
+def link(path, to, how="symlink_to"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    getattr(path, how)(to)
+    return path
+
+
+# How an input and an output of predict.py meet: a function of a folder, and of n/labels in it with the picture x.png,
+# that returns the output, or an input and the output
+MEETINGS = {
+    "the output folder holds the input folder": lambda place, n: picture_at(n / "labels/x.png").parents[2],
+    "a new file inside the input folder": lambda place, n: picture_at(n / "labels/new.png").parents[2],
+    "a way round": lambda place, n: place / "new/../n/labels",
+    "a linked file": lambda place, n: link(place / "out/x.png", n / "x.png").parent,
+    "a hard link": lambda place, n: link(place / "out/x.png", n / "x.png", "hardlink_to").parent,
+    "a linked folder": lambda place, n: link(place / "out/sub", picture_at(n / "sub/x.png").parent).parent,
+    "an input that is a link": lambda place, n: link(n / "y.png", picture_at(place / "out/y.png")) and place / "out",
+    "a file into a folder": lambda place, n: (n / "x.png", n),
+    "a file to a link of it": lambda place, n: (n / "x.png", link(place / "out/y.png", n / "x.png")),
+    "two outputs in one file": lambda place, n: picture_at(n / "sub/x.png") and link(place / "out/sub", ".").parent,
+    "two outputs of one name": lambda place, n: picture_at(n / "x.jpg") and place / "out",
+}
+
+
+@pytest.mark.parametrize("kind", MEETINGS)
 def test_where_outputs_and_inputs_meet_nothing_is_written(checkpoint, tmp_path, kind):
-    source, output = meet(kind, tmp_path)
+    labels = picture_at(tmp_path / "n/labels/x.png").parent
+    found = MEETINGS[kind](tmp_path, labels)
+    source, output = found if isinstance(found, tuple) else (labels, found)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    flags = ["--ending", ".png"] if kind == "two outputs of one name" else []
-    status, _, err = translated(checkpoint, source, output, *flags)
+    status, _, err = translated(checkpoint, source, output, "--ending", ".png")
     told = "another folder than|is an input, and would be overwritten|would both be written to"
     assert status == 2 and re.search(f"^error: .*({told})", err) and err.count("\n") == 1, err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -368,17 +353,13 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, monkeypatc
     assert status == 2 and re.search(f"^error: .*{said}", err) and err.count("\n") == 1, err
 
 
-@pytest.mark.parametrize("mistake", ["into a folder", "onnx into a folder", "where nothing can be", "over itself",
-                                     "elsewhere"])
-def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_path, mistake):
-    source = save(tmp_path / "a.png", image(64, 64))
+@pytest.mark.parametrize("output", ["folder.pt2", "folder.onnx", "a.png/gen.pt2", "itself.pt2", "gen.gguf"])
+def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_path, output):
+    save(tmp_path / "a.png", image(8, 8))
     for name in ("folder.pt2", "folder.onnx"):
         (tmp_path / name).mkdir()
     (tmp_path / "itself.pt2").symlink_to(checkpoint)
-    output = tmp_path / {"into a folder": "folder.pt2", "onnx into a folder": "folder.onnx",
-                         "where nothing can be": source / "gen.pt2", "over itself": "itself.pt2",
-                         "elsewhere": "gen.gguf"}[mistake]
-    status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", output)
+    status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", tmp_path / output)
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
 
 
