@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, files_up_to, launch, translated, wait_until
 from skimage import color
 from test_predict import checkpoint, gen  # noqa: F401
-from test_prepare import TURNS, video
+from test_prepare import TURNS, damaged, video, write_video
 
 from generator import Generator
 from inference import video as video_module
@@ -65,6 +65,17 @@ def clip(path, times=range(12), size=(64, 48), tags=None, sound=None, codec="lib
     return path
 
 
+def remuxed(source, path, change):
+    """The packets of another video, but for what change(packet, number) does to each."""
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        streams = {stream.index: after.add_stream_from_template(stream) for stream in before.streams}
+        for number, packet in enumerate(part for part in before.demux() if part.size):
+            packet.stream = streams[packet.stream.index]
+            change(packet, number)
+            after.mux(packet)
+    return path
+
+
 def seen(path):
     """Of each frame: the time, and the picture, upright."""
     with av.open(str(path)) as file:
@@ -92,16 +103,12 @@ def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
 def test_frames_of_one_time_follow_each_other(same, tmp_path, ending):
-    clip(tmp_path / "in.mkv", times=(0, 1, 3, 4), codec="ffv1")
-    held = tmp_path / "held.mkv"
-    with av.open(str(tmp_path / "in.mkv")) as source, av.open(str(held), "w") as file:
-        stream = file.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(part for part in source.demux(video=0) if part.size):
-            packet.stream = stream
-            packet.pts = packet.dts = (0, 100, 100, 200)[number]
-            file.mux(packet)
-    assert translate_video(same, Video(held), tmp_path / f"out{ending}") == 4
-    before, after = ([round(time, 2) for time, _ in seen(path)] for path in (held, tmp_path / f"out{ending}"))
+    def held(packet, number):
+        packet.pts = packet.dts = (0, 100, 100, 200)[number]
+
+    source = remuxed(clip(tmp_path / "in.mkv", times=(0, 1, 3, 4), codec="ffv1"), tmp_path / "held.mkv", held)
+    assert translate_video(same, Video(source), tmp_path / f"out{ending}") == 4
+    before, after = ([round(time, 2) for time, _ in seen(path)] for path in (source, tmp_path / f"out{ending}"))
     assert before == after and len(set(before)) == 3
 
 
@@ -148,58 +155,41 @@ def test_a_turned_or_mirrored_video_is_shown_as_players_do_and_as_before(same, t
 
 
 def test_transparent_pixels_of_a_video_become_white(same, tmp_path, capsys):
-    source = tmp_path / "in.mov"
-    with av.open(str(source), "w") as file:
-        stream = file.add_stream("qtrle", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "argb"
-        image = np.full((48, 64, 4), (255, 0, 0, 255), np.uint8)
-        image[:, :32, 3] = 0
-        file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
-        file.mux(stream.encode())
+    image = np.full((48, 64, 4), (255, 0, 0, 255), np.uint8)
+    image[:, :32, 3] = 0
+    source = write_video(tmp_path / "in.mov", [image], "qtrle", "argb", form="rgba")
     translate_video(same, Video(source), tmp_path / "out.mp4")
     for path in (source, tmp_path / "out.mp4"):
         ((_, picture),) = seen(path)
         assert np.abs(picture[24, [8, 56]].astype(int) - [[255] * 3, [255, 0, 0]]).max() < 8
     assert "keeps no transparency" in capsys.readouterr().out
-    with av.open(str(tmp_path / "in.avi"), "w") as file:  # uncompressed, whose fourth byte is often unused
-        stream = file.add_stream("rawvideo", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgra"
-        image[..., 3] = 0
-        file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
-    video = Video(tmp_path / "in.avi")
+    image[..., 3] = 0  # uncompressed, the fourth byte is often unused
+    video = Video(write_video(tmp_path / "in.avi", [image], "rawvideo", "bgra", form="rgba"))
     ((_, frame),) = video.frames()
     assert (video.upright(frame) == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm"])
 def test_the_last_frame_stands_as_long_as_before(same, tmp_path, ending):
-    clip(tmp_path / "in.mkv", times=(0, 1, 2), codec="ffv1")
-    held = tmp_path / "held.mp4"
-    with av.open(str(tmp_path / "in.mkv")) as source, av.open(str(held), "w") as file:
-        stream = file.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(part for part in source.demux(video=0) if part.size):
-            packet.stream = stream
-            packet.duration = 5000 if number == 2 else 100
-            file.mux(packet)
-    assert Video(held).lasts == pytest.approx(5.2)
-    assert translate_video(same, Video(held), tmp_path / f"out{ending}") == 3
+    def held(packet, number):
+        packet.duration = 5000 if number == 2 else 100
+
+    source = remuxed(clip(tmp_path / "in.mkv", times=(0, 1, 2), codec="ffv1"), tmp_path / "held.mp4", held)
+    assert Video(source).lasts == pytest.approx(5.2)
+    assert translate_video(same, Video(source), tmp_path / f"out{ending}") == 3
     with av.open(str(tmp_path / f"out{ending}")) as file:
         assert file.duration == pytest.approx(5.2e6, abs=1e4)
 
 
 def test_sound_that_was_cut_off_is_not_heard_again(same, tmp_path):
     """A cut without encoding anew keeps the sound back to the last whole picture, and hides it: Matroska cannot."""
+    def earlier(packet, _):
+        second = round(1 / packet.time_base)
+        packet.pts -= second
+        packet.dts -= second
+
     whole = clip(tmp_path / "whole.mp4", times=range(20), sound="aac")
-    cut = tmp_path / "cut.mp4"
-    with av.open(str(whole)) as source, av.open(str(cut), "w") as file:
-        streams = {stream.index: file.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                second = round(1 / packet.time_base)
-                packet.stream = streams[packet.stream.index]
-                packet.pts -= second
-                packet.dts -= second
-                file.mux(packet)
+    cut = remuxed(whole, tmp_path / "cut.mp4", earlier)
     assert Video(cut).duration == pytest.approx(1, abs=0.05) and min(heard(cut))[0] < -0.9
     translate_video(same, Video(cut), tmp_path / "out.mkv")
     with av.open(str(tmp_path / "out.mkv")) as file:
@@ -265,10 +255,7 @@ def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_pa
     clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
     clip(tmp_path / "opus.mkv", sound="libopus")
     (tmp_path / "text.mp4").write_text("no video")
-    whole = bytearray(clip(tmp_path / "whole.mp4", range(40)).read_bytes())
-    middle = whole.index(b"mdat") + len(whole) // 3
-    whole[middle : middle + 400] = b"\xff" * 400
-    (tmp_path / "cut.mp4").write_bytes(whole)
+    damaged(tmp_path / "cut.mp4", clip(tmp_path / "whole.mp4", range(40)))
     there = {path.name for path in tmp_path.iterdir()}
     for name, output, flags, message in (
             ("text.mp4", "out.mp4", [], "text.mp4 cannot be read as a video"),
