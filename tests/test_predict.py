@@ -5,6 +5,7 @@ import math
 import os
 import re
 import subprocess
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,12 +256,16 @@ def test_one_image_is_never_split_but_by_request(run, gen, tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
-    picture = image(7, 5)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(picture).save(tmp_path / "8.png", exif=exif)
+    Image.fromarray(image(7, 5)).save(tmp_path / "8.png", exif=exif)
     upright = read_picture(tmp_path / "8.png").array
-    assert (TURNED.get(orientation, np.asarray)(picture) == upright).all()
+    assert (TURNED.get(orientation, np.asarray)(image(7, 5)) == upright).all()
+    deep = cv2.imencode(".png", image(7, 5, dtype=np.uint16)[..., ::-1])[1].tobytes()
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    told = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "16.png").write_bytes(deep[:33] + told + deep[33:])  # behind the header
+    assert (read_picture(tmp_path / "16.png").array == upright.astype(np.uint16) * 257).all()
 
 
 def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):

@@ -145,6 +145,20 @@ def test_every_input_has_the_size_of_its_photo(tmp_path, kind):
     assert len(find_pairs(out).splits["train"]) == sum("train/A" in name for name in files)
 
 
+@pytest.mark.parametrize(("kind", "flags"), [("small", ["--factor", 2]), ("blur", ["--sigma", 0.5]),
+                                             ("edges", ["--sigma", 1]), ("edges", ["--threshold", 5])])
+def test_flags_say_how_much_of_the_photo_is_left(tmp_path, kind, flags):
+    """With these, more than by default."""
+    noise = np.random.default_rng(0).normal(128, 30, (99, 99, 3)).clip(0, 255).astype(np.uint8)
+    save(tmp_path / "photos" / "1.png", noise)
+    lost = []
+    for number, more in enumerate(([], flags)):
+        run("photos", tmp_path / "photos", tmp_path / f"{number}", "--input", kind, "--val", 0, *more)
+        a = read_picture(made(tmp_path / f"{number}")["train/A/1"]).array.astype(int)
+        lost.append(a.mean() if kind == "edges" else np.abs(a - noise).mean())  # lines are black
+    assert lost[1] < 0.95 * lost[0]
+
+
 def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_path):
     folder = tmp_path / "photos"
     photo(folder / "gray.png", 1, mode="L")
