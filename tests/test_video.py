@@ -20,6 +20,7 @@ from inference.translate import Translator
 from inference.video import translate_video
 from making.frames import Video, upright
 from pairs.geometry import Geometry
+from utils import DataError
 
 av = pytest.importorskip("av")
 
@@ -282,6 +283,16 @@ def test_a_file_that_ends_early_is_told(same, tmp_path, ending):
         translate_video(same, Video(cut), tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
     assert translate_video(same, Video(whole), tmp_path / "out.mp4") == 60
+
+
+def test_a_size_that_changes_on_the_way_is_told(same, tmp_path):
+    """As where two recordings were joined byte by byte."""
+    parts = [write_video(tmp_path / f"{n}.ts", [np.zeros((48 * n, 64 * n, 3), np.uint8)] * 12, "libx264", "yuv420p")
+             for n in (1, 2)]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(DataError, match="in.ts changes its size on the way"):
+        translate_video(same, Video(tmp_path / "in.ts"), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_full_disk_is_told(same, tmp_path):
