@@ -268,6 +268,20 @@ def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
     assert (read_picture(tmp_path / "16.png").array == upright.astype(np.uint16) * 257).all()
 
 
+def test_in_a_sheet_transparency_is_laid_over_white(run, tmp_path):
+    picture = np.dstack([image(64, 64), np.full((64, 64), 255, np.uint8)])
+    picture[32:, :, 3] = 0
+    run(save(tmp_path / "in.png", picture), tmp_path / "out.png", compare=True)
+    sheet = np.asarray(Image.open(tmp_path / "out.png"))
+    assert sheet.shape == (64, 128, 3) and (sheet[32:] == 255).all() and sheet[:32, 64:].mean() < 250
+
+
+def test_a_folder_does_not_become_a_file(checkpoint, tmp_path):
+    save(tmp_path / "in" / "a.png", image(8, 8))
+    status, _, err = translated(checkpoint, tmp_path / "in", checkpoint)
+    assert status == 2 and "is a file; for a folder of images, it must be a folder" in err, err
+
+
 def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):
     for name, width in (("a", 64), ("b", 17_000), ("c", 64)):
         save(tmp_path / "in" / f"{name}.png", image(width, 2))

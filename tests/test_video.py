@@ -295,6 +295,13 @@ def test_a_size_that_changes_on_the_way_is_told(same, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_frames_that_are_not_finite_are_told(same, tmp_path):
+    same.tensor = lambda pixels: torch.full(pixels.shape, torch.nan)
+    with pytest.raises(DataError, match="in.mp4 is not translated: the network's output is not finite"):
+        translate_video(same, Video(clip(tmp_path / "in.mp4")), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_a_full_disk_is_told(same, tmp_path):
     source = clip(tmp_path / "in.mp4")
     there = {path.name for path in tmp_path.iterdir()}
