@@ -29,6 +29,7 @@ from config import Config
 from dataset import PairedImages
 from generator import Generator
 from hd.networks import make_networks
+from inference.load import load_generator
 from pairs.geometry import Geometry
 from pairs.identity import Pair
 from pairs.jitter import Jitter
@@ -89,6 +90,22 @@ def tree(root, *names):
 torch.ones(1, requires_grad=True).backward()  # begun among fake devices, autograd would fail in forks ever after
 RGB, GRAY = Values(3), Values(1)
 ROOT = Path(train_module.__file__).parent
+
+
+def write_sides(root, sides, n=6, n_val=2):
+    """Files for training and validation: of each side, written as "A.png", what its function makes of a number."""
+    for split, count, first in (("train", n, 0), ("val", n_val, 100)):
+        for side, content in sides.items():
+            folder, ending = side.split(".")
+            for i in range(count):
+                save(root / split / folder / f"{i}.{ending}", content(first + i))
+    return root
+
+
+def trained_by(cfg):
+    """The generator of a run with these settings."""
+    train_module.train(cfg)
+    return load_generator(cfg.out_dir / "gen.pth.tar")
 
 
 def launch(*args, **options):

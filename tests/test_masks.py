@@ -8,16 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import pair_of, paired, save, settings, write_raster
+from conftest import pair_of, paired, save, settings, trained_by, write_raster, write_sides
 from PIL import Image
 
 from config import Config
 from evaluate import Evaluate, evaluate, load_pairs
-from inference.load import load_generator
 from pairs.images import read_picture
 from pairs.reading import read_pair
 from pairs.values import Values, mask_weight
-from train import train as train_on
 from utils import DataError, UserError
 
 HEIGHT, WIDTH = 90, 130
@@ -102,12 +100,6 @@ def test_a_white_mask_changes_no_pixel(item, generator, depth, train):
         assert torch.equal(with_mask[:6], item(target(depth), **words)) and (with_mask[6] == 1).all()
 
 
-def ramp(path, dtype, top):
-    """Of more than two numbers: how much each counts, up to `top`."""
-    array = np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(dtype)
-    return numpy_file(path, array), array / top
-
-
 def numpy_file(path, array):
     return save(path.with_suffix(".npy"), array)
 
@@ -175,27 +167,23 @@ def test_white_counts_whole_whatever_its_depth(tmp_path, kind):
 @pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 255), ("uint16", 65535), ("float32", 1),
                                             ("float64", 255)])
 def test_gray_masks_weigh_by_the_range_that_they_use(tmp_path, dtype, top):
-    mask, wanted = ramp(tmp_path / "M" / "0", dtype, top)
+    ramp = np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(dtype)
     photo = write(tmp_path / "photo.png", target(8))
-    weight = read_pair(pair_of(photo, photo, mask), Values(), Values())[2][..., 0]
-    np.testing.assert_allclose(weight / (255 if weight.dtype == np.uint8 else 1), wanted, atol=1e-6)
-    half = write(tmp_path / "half.png", np.uint8(128) * (holes() > 0))
-    assert read_pair(pair_of(photo, photo, half), Values(), Values())[2].max() == 128
+    for mask, wanted in ((save(tmp_path / "ramp.npy", ramp), ramp / top),
+                         (write(tmp_path / "half.png", np.uint8(128) * (holes() > 0)), 128 / 255 * (holes() > 0))):
+        weight = read_pair(pair_of(photo, photo, mask), Values(), Values())[2][..., 0]
+        np.testing.assert_allclose(weight / (255 if weight.dtype == np.uint8 else 1), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("black", [1, 2])
 def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black, capsys):
-    data = tmp_path / "data"
-    for split, n in (("train", 2), ("val", 2 + black)):
-        for i in range(n):
-            for side in "AB":
-                write(data / split / side / f"{i}.png", cv2.resize(target(8, 2 * i + (side == "B")), (48, 48)))
-            white = split == "train" or i < 2
-            write(data / split / "M" / f"{i}.png", np.full((48, 48), 255 * white, np.uint8))
+    sides = {side: lambda i, first=first: cv2.resize(target(8, 2 * i + first), (48, 48))
+             for first, side in enumerate(("A.png", "B.png"))}
+    sides["M.png"] = lambda i: np.full((48, 48), 255 * (i < 102), np.uint8)  # white in training, and in two of val
+    data = write_sides(tmp_path / "data", sides, n=2, n_val=2 + black)
     cfg = settings(data, tmp_path / "run", n_epochs=1, best_by="psnr")
-    train_on(cfg)
+    gen = trained_by(cfg)
     row, = csv.DictReader((cfg.out_dir / "log.csv").open())
-    gen = load_generator(cfg.out_dir / "gen.pth.tar")
     opts = Evaluate(cfg.out_dir / "gen.pth.tar", data, num_workers=0, device="cpu")
     capsys.readouterr()
     found = evaluate(gen, *load_pairs(opts, gen), opts)

@@ -29,10 +29,12 @@ from pairs.find import find_pairs
 from pairs.images import read_picture
 
 
-def run(*words):
-    """The status that the program ends with, and what it said."""
-    status, *said = call(prepare, *words)
-    return status, "".join(said)
+def run(*words, status=0):
+    """What the program said that ended with this status; a refusal is one sentence."""
+    ended, *said = call(prepare, *words)
+    said = "".join(said)
+    assert ended == status and (status != 2 or said.count("\n") == 1), said
+    return said
 
 
 def photo(path, seed=0, size=(40, 30), mode="RGB", **options):
@@ -53,6 +55,11 @@ def made(out):
     files = {path.relative_to(out).with_suffix("").as_posix(): path for path in out.rglob("*") if path.is_file()}
     assert files.pop("prepare") == out / "prepare.json"
     return files
+
+
+def pairs_in(out):
+    splits = find_pairs(out, 0).splits
+    return [*splits["train"], *splits["val"]]
 
 
 def state(folder):
@@ -124,7 +131,7 @@ def test_a_step_counts_from_the_threshold_on_whatever_the_smoothing():
 @pytest.mark.parametrize("kind", ["edges", "gray", "hole", "small", "blur"])
 def test_every_input_has_the_size_of_its_photo(tmp_path, kind):
     out = tmp_path / "out"
-    assert run("photos", photos(tmp_path / "photos", 20), out, "--input", kind)[0] == 0
+    run("photos", photos(tmp_path / "photos", 20), out, "--input", kind)
     files = made(out)
     assert len(files) == 40 and {name.split("/")[0] for name in files} == {"train", "val"}
     for name, path in files.items():
@@ -136,6 +143,20 @@ def test_every_input_has_the_size_of_its_photo(tmp_path, kind):
                 kept = (a.array == b.array).all(axis=2)
                 assert 0.05 < (~kept).mean() < 0.8 and (a.array[~kept] == 255).all()
     assert len(find_pairs(out).splits["train"]) == sum("train/A" in name for name in files)
+
+
+@pytest.mark.parametrize(("kind", "flags"), [("small", ["--factor", 2]), ("blur", ["--sigma", 0.5]),
+                                             ("edges", ["--sigma", 1]), ("edges", ["--threshold", 5])])
+def test_flags_say_how_much_of_the_photo_is_left(tmp_path, kind, flags):
+    """With these, more than by default."""
+    noise = np.random.default_rng(0).normal(128, 30, (99, 99, 3)).clip(0, 255).astype(np.uint8)
+    save(tmp_path / "photos" / "1.png", noise)
+    lost = []
+    for number, more in enumerate(([], flags)):
+        run("photos", tmp_path / "photos", tmp_path / f"{number}", "--input", kind, "--val", 0, *more)
+        a = read_picture(made(tmp_path / f"{number}")["train/A/1"]).array.astype(int)
+        lost.append(a.mean() if kind == "edges" else np.abs(a - noise).mean())  # lines are black
+    assert lost[1] < 0.95 * lost[0]
 
 
 def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_path):
@@ -151,8 +172,8 @@ def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_pat
     (folder / "broken.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:200])
     (folder / "notes.txt").write_text("mine")
     before = state(folder)
-    status, said = run("photos", folder, tmp_path / "out", "--input", "gray", "--val", "0")
-    assert status == 1 and "5 in train" in said and "not used: 1" in said and "broken.jpg" in said
+    said = run("photos", folder, tmp_path / "out", "--input", "gray", "--val", "0", status=1)
+    assert "5 in train" in said and "not used: 1" in said and "broken.jpg" in said
     assert "holds out a tenth" in said
     files = made(tmp_path / "out")
     assert "train/A/deep/per.2026/colour.v1" in files and len(files) == 10
@@ -167,7 +188,7 @@ def test_copies_of_a_photo_stay_in_one_split(tmp_path):
     folder = photos(tmp_path / "photos", 12)
     for path in [*folder.iterdir()]:
         shutil.copy(path, folder / f"copy_{path.name}")
-    assert run("photos", folder, tmp_path / "out", "--input", "gray", "--val", "0.4")[0] == 0
+    run("photos", folder, tmp_path / "out", "--input", "gray", "--val", "0.4")
     names = {name.split("/", 2)[2]: name.split("/")[0] for name in made(tmp_path / "out")}
     assert {*names.values()} == {"train", "val"}
     assert all(names[name] == names[f"copy_{name}"] for name in names if not name.startswith("copy_"))
@@ -176,9 +197,9 @@ def test_copies_of_a_photo_stay_in_one_split(tmp_path):
 def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
     photo(tmp_path / "photos" / "train" / "1.jpg", 1, (700, 600))
     photo(tmp_path / "photos" / "validation" / "1.jpg", 2, (700, 600))
-    status, said = run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--preview")
-    assert status == 0 and "--size 286" in said and not (tmp_path / "out").exists()
-    status, said = run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
+    said = run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--preview")
+    assert "--size 286" in said and not (tmp_path / "out").exists()
+    run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
     files = made(tmp_path / "out")
     assert {*files} == {"train/A/1", "train/B/1", "val/A/1", "val/B/1"}
     assert all(read_picture(path).size == (70, 60) for path in files.values())
@@ -187,29 +208,19 @@ def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
 def test_holes_from_masks(tmp_path):
     """White is the hole, in a mask of any size; the mask of a photo's name is taken before one that is drawn."""
     folder, masks = photos(tmp_path / "photos", 4), tmp_path / "masks"
-    for name, half in (("any", np.s_[:, :10]), ("02", np.s_[:15])):
-        mask = np.zeros((30, 20), np.uint8)
-        mask[half] = 1 if name == "any" else 255
-        save(masks / f"{name}.png", mask)
-    status, said = run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")
-    assert status == 0 and "for which one is drawn: 3 of 4" in said
+    some = np.zeros((30, 20), np.uint8)
+    some[:, :10] = 1  # white is 1, too
+    save(masks / "any.png", some)
+    layer = np.full((30, 20, 4), 255, np.uint8)  # white paint, whose hidden colour is white as well
+    layer[15:, :, 3] = 0
+    save(masks / "02.png", layer)
+    said = run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")
+    assert "for which one is drawn: 3 of 4" in said
     files = made(tmp_path / "out")
-    a, b = (read_picture(files[f"train/{side}/02"]).array for side in "AB")
-    assert (a[:15] == 255).all() and (a[15:] == b[15:]).all()
-    for i in range(4):  # also where white is 1
+    for i in range(4):
         a, b = (read_picture(files[f"train/{side}/{i:02d}"]).array for side in "AB")
         assert 0.3 < (a != b).any(axis=2).mean() < 0.7
-
-
-def test_what_a_mask_leaves_transparent_is_no_hole(tmp_path):
-    """White paint on a layer of its own, whose hidden colour may be white too."""
-    folder, masks = photos(tmp_path / "photos", 2), tmp_path / "masks"
-    layer = np.full((30, 20, 4), 255, np.uint8)
-    layer[10:, :, 3] = 0
-    save(masks / "any.png", layer)
-    assert run("photos", folder, tmp_path / "out", "--input", "hole", "--masks", masks, "--val", "0")[0] == 0
-    for path in (tmp_path / "out" / "train" / "A").iterdir():
-        assert 0.3 < (read_picture(path).array == 255).all(axis=2).mean() < 0.4
+        assert i != 2 or ((a[:15] == 255).all() and (a[15:] == b[15:]).all())
 
 
 def test_of_masks_of_one_name_that_of_the_photo_s_folder_is_taken(tmp_path):
@@ -219,8 +230,7 @@ def test_of_masks_of_one_name_that_of_the_photo_s_folder_is_taken(tmp_path):
         mask = np.zeros((30, 40), np.uint8)
         mask[10 * i : 10 * i + 10] = 255
         save(tmp_path / "masks" / place / "00.png", mask)
-    words = ["photos", tmp_path / "photos", tmp_path / "out", "--input", "hole", "--masks", tmp_path / "masks"]
-    assert run(*words)[0] == 0
+    run("photos", tmp_path / "photos", tmp_path / "out", "--input", "hole", "--masks", tmp_path / "masks")
     files = made(tmp_path / "out")
     for i, (split, city) in enumerate(place.split("/") for place in places):
         white = (read_picture(files[f"{split}/A/{city}/00"]).array == 255).all(axis=(1, 2))
@@ -230,7 +240,7 @@ def test_of_masks_of_one_name_that_of_the_photo_s_folder_is_taken(tmp_path):
 def test_a_second_call_goes_on_and_redoes_nothing(tmp_path):
     folder, out = photos(tmp_path / "photos"), tmp_path / "out"
     words = ["photos", folder, out, "--input", "blur"]
-    assert run(*words)[0] == 0
+    run(*words)
     (out / "notes.txt").write_text("no pair")
     before = state(out)
     files = made(out)
@@ -240,9 +250,9 @@ def test_a_second_call_goes_on_and_redoes_nothing(tmp_path):
     half = lost.with_name(".pix2pix-0123456789abcdef.tmp")
     half.write_bytes(b"half")
     photo(folder / "new.jpg", 99)
-    status, said = run(*words)
+    said = run(*words)
     after = state(out)
-    assert status == 0 and "18 of them were there already" in said and not half.exists()
+    assert "18 of them were there already" in said and not half.exists()
     assert all(after[path][2] == kept[2] for path, kept in before.items())
     assert sum(before.get(path) != kept for path, kept in after.items()) == 3  # an A, and a new pair
     assert len(after) == len(before) + 2
@@ -256,9 +266,8 @@ def test_a_kill_costs_what_was_not_finished_only(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert len([*out.glob("*/A/*.png")]) < 300
-    status, said = run("photos", folder, out, "--input", "edges")
-    assert status == 0 and "of them were there already" in said
-    assert run("photos", folder, whole, "--input", "edges")[0] == 0
+    assert "of them were there already" in run("photos", folder, out, "--input", "edges")
+    run("photos", folder, whole, "--input", "edges")
     contents = [{path.relative_to(place): kept[2] for path, kept in state(place).items()} for place in (out, whole)]
     assert contents[0] == contents[1] and len(contents[0]) == 601
 
@@ -271,19 +280,17 @@ def test_nothing_is_written_over_what_is_not_ours(tmp_path):
                             (folder / "out", "lie in one another"), (tmp_path, "lie in one another"),
                             (out / "mine.png", "is a file")):
         before = state(tmp_path)
-        status, said = run("photos", folder, target, "--input", "gray")
-        assert status == 2 and message in said, said
+        assert message in run("photos", folder, target, "--input", "gray", status=2)
         assert state(tmp_path) == before
     (tmp_path / "new").mkdir()
     (tmp_path / "new/.pix2pix-0123456789abcdef.tmp").write_bytes(b"{")  # of a call that was killed at once
-    assert run("photos", folder, tmp_path / "new", "--input", "gray")[0] == 0
+    run("photos", folder, tmp_path / "new", "--input", "gray")
     note = json.loads((tmp_path / "new" / "prepare.json").read_text())
     assert note["command"] == "photos" and note["inputs"] == [str(folder)] and note["input"] == "gray"
     for damage, message in ((None, "begun with input gray, which is now blur"), ("[", "prepare.json is damaged")):
         if damage:
             (tmp_path / "new" / "prepare.json").write_text(damage)
-        status, said = run("photos", folder, tmp_path / "new", "--input", "blur")
-        assert status == 2 and message in said
+        assert message in run("photos", folder, tmp_path / "new", "--input", "blur", status=2)
 
 
 @pytest.mark.parametrize("words, message", [
@@ -303,8 +310,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, words, messa
     Path("broken/1.png").write_bytes(b"no picture")
     photo(Path("two/1.png"), 1)
     photo(Path("two/1.jpg"), 1)
-    status, said = run("photos", *words)
-    assert status == 2 and message in said and said.count("\n") == 1, said
+    assert message in run("photos", *words, status=2)
     assert not Path("out").exists()
 
 
@@ -329,28 +335,27 @@ def cityscapes(root, size=(64, 32)):
 
 def test_cityscapes(tmp_path):
     trees = cityscapes(tmp_path)
-    status, said = run("cityscapes", *trees, tmp_path / "out")
-    assert status == 0 and "2 in train, 3 in val" in said
+    said = run("cityscapes", *trees, tmp_path / "out")
+    assert "2 in train, 3 in val" in said
     assert "not used: 3 photos of test: its labels are not published" in said
     assert "not used: 1 photos of train: they have no *_gt*_color.png" in said
     found = find_pairs(tmp_path / "out")
     assert [len(found.splits[split]) for split in ("train", "val")] == [2, 3]
     pair = found.splits["train"][0]
     assert pair.inputs[0].samefile(trees[0] / "train/aachen/aachen_000000_000019_leftImg8bit.png")
-    assert run("cityscapes", *trees, tmp_path / "half", "--size", 32, 16, "--labels", "ids")[0] == 0
+    run("cityscapes", *trees, tmp_path / "half", "--size", 32, 16, "--labels", "ids")
     files = made(tmp_path / "half")
     ids = np.asarray(Image.open(files["val/B/munster_000001_000019"]))
     red = np.asarray(Image.open(files["val/A/munster_000001_000019"]))[..., 0]
     assert ids.shape == (16, 32) and np.isin(ids, [0, 30]).all()  # no id between two others
     assert np.abs(red - (np.arange(32) * 2 + 0.5)).max() <= 0.5
-    status, said = run("cityscapes", *trees[::-1], tmp_path / "swapped")
-    assert status == 2 and "it must be the folder leftImg8bit of the official archive" in said
+    said = run("cityscapes", *trees[::-1], tmp_path / "swapped", status=2)
+    assert "it must be the folder leftImg8bit of the official archive" in said
     for file in [*tmp_path.glob("*/train/aachen/aachen_000000_*")]:  # a tree of one's own, numbered anew in each city
         other = tmp_path / file.relative_to(tmp_path).parts[0] / "train/ulm" / file.name
         other.parent.mkdir(exist_ok=True)
         other.write_bytes(file.read_bytes())
-    status, said = run("cityscapes", *trees, tmp_path / "cities")
-    assert status == 2 and "would become one pair" in said
+    assert "would become one pair" in run("cityscapes", *trees, tmp_path / "cities", status=2)
 
 
 def hub(path, n=6, **columns):
@@ -368,8 +373,7 @@ def hub(path, n=6, **columns):
 def test_parquet_keeps_the_bytes(tmp_path):
     a, b = hub(tmp_path / "train-00000-of-00001.parquet")
     hub(tmp_path / "test.parquet", 2)
-    status, said = run("parquet", *tmp_path.glob("*.parquet"), tmp_path / "out")
-    assert status == 0 and "2 in test, 6 in train" in said
+    assert "2 in test, 6 in train" in run("parquet", *tmp_path.glob("*.parquet"), tmp_path / "out")
     files = made(tmp_path / "out")
     for i in range(6):
         name = f"train-00000-of-00001-{i:06d}"
@@ -377,9 +381,9 @@ def test_parquet_keeps_the_bytes(tmp_path):
         assert files[f"train/B/{name}"].read_bytes() == b[i] and files[f"train/B/{name}"].suffix == ".jpg"
     assert len(find_pairs(tmp_path / "out").splits["train"]) == 6
     before = state(tmp_path / "out")
-    assert "8 of them were there already" in run("parquet", *tmp_path.glob("*.parquet"), tmp_path / "out")[1]
+    assert "8 of them were there already" in run("parquet", *tmp_path.glob("*.parquet"), tmp_path / "out")
     assert state(tmp_path / "out") == before
-    assert run("parquet", tmp_path / "test.parquet", tmp_path / "sheet", "--preview")[0] == 0
+    run("parquet", tmp_path / "test.parquet", tmp_path / "sheet", "--preview")
     assert Image.open("preview_sheet.png").width > 80 and not (tmp_path / "sheet").exists()
 
 
@@ -390,11 +394,9 @@ def test_a_parquet_s_folder_tells_its_split_where_its_name_does_not(tmp_path):
         file.parent.mkdir(parents=True)
         hub(file, 3)
     for i, words in enumerate((files, [tmp_path / "default"])):
-        status, said = run("parquet", *words, tmp_path / f"out{i}")
-        assert status == 0 and "3 in train, 3 in val" in said
+        assert "3 in train, 3 in val" in run("parquet", *words, tmp_path / f"out{i}")
     hub(tmp_path / "test" / "data.parquet", 4)  # in a folder that somebody works in
-    status, said = run("parquet", tmp_path / "test" / "data.parquet", tmp_path / "other", "--val", 0)
-    assert status == 0 and "4 in train" in said
+    assert "4 in train" in run("parquet", tmp_path / "test" / "data.parquet", tmp_path / "other", "--val", 0)
 
 
 def test_a_parquet_without_pictures_is_told(tmp_path):
@@ -411,12 +413,11 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
                           ("gone", "gone.parquet is no file"),
                           ("names", "image (pictures), caption (string), edit (pictures), --columns names"),
                           ("cut", "cannot be read as parquet")):
-        status, said = run("parquet", tmp_path / f"{name}.parquet", tmp_path / "out")
-        assert status == 2 and message in said and said.count("\n") == 1, said
+        assert message in run("parquet", tmp_path / f"{name}.parquet", tmp_path / "out", status=2)
         assert not (tmp_path / "out").exists()
-    status, said = run("parquet", tmp_path / "broken.parquet", tmp_path / "out", "--val", 0)
-    assert status == 1 and "2 in train" in said and "not used: 2, such as" in said and "row 0, imageB" in said
-    assert run("parquet", tmp_path / "names.parquet", tmp_path / "new", "--columns", "edit", "image")[0] == 0
+    said = run("parquet", tmp_path / "broken.parquet", tmp_path / "out", "--val", 0, status=1)
+    assert "2 in train" in said and "not used: 2, such as" in said and "row 0, imageB" in said
+    run("parquet", tmp_path / "names.parquet", tmp_path / "new", "--columns", "edit", "image")
 
 
 CORNER = 500_000, 5_000_000  # metres, in UTM 33 N
@@ -465,11 +466,9 @@ def off(path, rim=0):
 def test_tiles_are_aligned_to_the_pixel(tmp_path, b, within):
     """A tile read at the wrong resolution, or half a pixel beside its partner, as PixelIsPoint and rounding have it."""
     first, second = raster(tmp_path / "a.tif", (400, 320), 10), raster(tmp_path / "b.tif", **b)
-    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64, "--overlap", 16)
-    assert status == 0, said
-    found = find_pairs(tmp_path / "out")
-    assert len(found.splits["train"]) > 15 and found.splits["val"]
-    for pair in sum(found.splits.values(), []):
+    run("tiles", first, second, tmp_path / "out", "--size", 64, "--overlap", 16)
+    assert len(made(tmp_path / "out")) > 30
+    for pair in pairs_in(tmp_path / "out"):
         with rasterio.open(pair.inputs[0]) as a, rasterio.open(pair.target) as b:
             assert a.transform == b.transform and a.crs == b.crs and a.shape == b.shape == (64, 64)
             assert a.descriptions == ("east", "south")
@@ -485,14 +484,13 @@ def test_tiles_of_another_projection_and_of_classes(tmp_path):
     x, y = warp.transform("EPSG:4326", "EPSG:32633", x.ravel(), y.ravel())
     bands = np.stack([np.array(x) - CORNER[0], CORNER[1] - np.array(y)]).reshape(2, height, width)
     write_raster(tmp_path / "b.tif", bands, crs="EPSG:4326", transform=transform)
-    assert run("tiles", first, tmp_path / "b.tif", tmp_path / "out", "--size", 256)[0] == 0
+    run("tiles", first, tmp_path / "b.tif", tmp_path / "out", "--size", 256)
     files = made(tmp_path / "out")
     assert files and max(off(path, 20) for path in files.values()) < 0.01
     classes = np.random.default_rng(0).integers(0, 5, (110, 140), np.uint8)
     write_raster(tmp_path / "c.tif", classes[None], {k: (40 * k, 0, 0, 255) for k in range(5)}, crs="EPSG:32633",
                  transform=from_origin(*CORNER, 30, 30))
-    words = ["tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 64, "--label-side", "B"]
-    assert run(*words)[0] == 0
+    run("tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 64, "--label-side", "B")
     for name, path in made(tmp_path / "classes").items():
         if "/B/" in name:
             row, column = (int(number) + np.arange(64) for number in path.stem.split("_"))
@@ -504,7 +502,7 @@ def test_tiles_of_another_projection_and_of_classes(tmp_path):
 def test_no_pixel_of_the_map_is_trained_on_and_validated_on(tmp_path):
     """Tiles that overlap share pixels, and neighbours nearly do."""
     first, second = (raster(tmp_path / f"{name}.tif", (600, 500), 10) for name in "ab")
-    assert run("tiles", first, second, tmp_path / "out", "--size", 48, "--overlap", 24, "--val", 0.2)[0] == 0
+    run("tiles", first, second, tmp_path / "out", "--size", 48, "--overlap", 24, "--val", 0.2)
     covered = {split: np.zeros((500, 600), bool) for split in ("train", "val")}
     for name, path in made(tmp_path / "out").items():
         row, column = map(int, path.stem.split("_"))
@@ -519,10 +517,10 @@ def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
     void = np.s_[:150], np.s_[:]
     first = raster(tmp_path / "a.tif", (100, 80), 40, kind=kind, nodata=nodata, void=(np.s_[:40], np.s_[:]))
     second = raster(tmp_path / "b.tif", (400, 320), 10, kind=kind, nodata=nodata, void=void)
-    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64, "--val", 0)
+    run("tiles", first, second, tmp_path / "out", "--size", 64, "--val", 0)
     files = made(tmp_path / "out")
     rows = {int(Path(name).name.split("_")[0]) for name in files}
-    assert status == 0 and min(rows) > 64 and len(files) == 2 * 7 * len(rows)
+    assert min(rows) > 64 and len(files) == 2 * 7 * len(rows)
     for name, path in files.items():
         picture = read_picture(path)
         row = int(path.stem.split("_")[0])
@@ -537,10 +535,10 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     words = ["tiles", first, second, tmp_path / "out", "--size", 64]
     for path in (first, second):
         raster(path, (300, 300), 20)
-    assert run(*words)[0] == 0
+    run(*words)
     raster(first, (320, 300), 20)
-    status, said = run(*words)
-    assert status == 2 and "out was begun with bytes [" in said and "take a new folder" in said
+    said = run(*words, status=2)
+    assert "out was begun with bytes [" in said and "take a new folder" in said
 
 
 @pytest.mark.long
@@ -553,7 +551,7 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     for name, array in (("a", scan), ("b", scan.repeat(2, axis=1).repeat(2, axis=2)), ("c", scan[:, :, :200])):
         write_raster(tmp_path / f"{name}.tif", array, photometric="RGB", alpha="YES")
     words = ["tiles", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out", "--size", 64, "--label-side", "A"]
-    assert run(*words)[0] == 0
+    run(*words)
     files = made(tmp_path / "out")
     assert len(files) == 2 * (10 * 7 - 4)
     for name, path in files.items():
@@ -561,11 +559,9 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
             a, b = read_picture(path), read_picture(files[name.replace("/A/", "/B/")])
             assert (a.array == b.array).all() and a.channels == 4 and a.valid is None and b.valid is None
     words[2:4] = [tmp_path / "c.tif", tmp_path / "new"]
-    status, said = run(*words)
-    assert status == 2 and "have two shapes: 300×200 and 200×200" in said
+    assert "have two shapes: 300×200 and 200×200" in run(*words, status=2)
     words[2] = raster(tmp_path / "d.tif", (300, 200), 10)
-    status, said = run(*words)
-    assert status == 2 and "a.tif does not say where on the map it lies" in said
+    assert "a.tif does not say where on the map it lies" in run(*words, status=2)
 
 
 @pytest.mark.parametrize("b, flags, message", [
@@ -573,30 +569,51 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     (dict(size=(90, 90), metres=10, corner=(700_000, 5_000_000)), [], "share 0×"),
     (dict(size=(90, 90), metres=10, crs=None), [], "b.tif does not say where on the map it lies"),
     (dict(size=(90, 90), metres=10), ["--overlap", 64], "overlap from 0 to below size"),
+    (None, [], "b.tif cannot be read as a raster"),
 ])
 def test_rasters_that_make_no_tiles_are_told(tmp_path, b, flags, message):
-    first, second = raster(tmp_path / "a.tif", (400, 320), 10), raster(tmp_path / "b.tif", **b)
-    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64, *flags)
-    assert status == 2 and message in said and said.count("\n") == 1 and not (tmp_path / "out").exists(), said
-    (tmp_path / "b.tif").write_bytes(b"no raster")
-    status, said = run("tiles", first, second, tmp_path / "out", "--size", 64)
-    assert status == 2 and "b.tif cannot be read as a raster" in said
+    first, second = raster(tmp_path / "a.tif", (400, 320), 10), tmp_path / "b.tif"
+    second.write_bytes(b"no raster")
+    if b:
+        raster(second, **b)
+    assert message in run("tiles", first, second, tmp_path / "out", "--size", 64, *flags, status=2)
+    assert not (tmp_path / "out").exists()
+
+
+def write_video(path, frames, codec="libx264rgb", pix_fmt="rgb24", rate=10, times=None, form="rgb24", ratio=1):
+    """Frames (H, W, C); times: when each is shown, in milliseconds."""
+    milliseconds = {"time_base": Fraction(1, 1000)} if times else {}
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=rate, **milliseconds)
+        stream.height, stream.width, _ = frames[0].shape
+        stream.pix_fmt = pix_fmt
+        stream.options = {"crf": "0", "g": "12"}
+        stream.codec_context.sample_aspect_ratio = Fraction(ratio)
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format=form)
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def damaged(path, whole):
+    """A copy of the video, of which a part in the middle is overwritten."""
+    content = bytearray(whole.read_bytes())
+    middle = content.index(b"mdat") + len(content) // 3
+    content[middle : middle + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    return path
 
 
 @pytest.mark.parametrize(("pix_fmt", "bits"), [("gray16le", 16), ("yuv420p10le", 10), ("bgr0", 0), ("gray", 0)])
 def test_bits_that_frames_do_not_keep_are_told(tmp_path, pix_fmt, bits):
     """Depth, for one, comes as gray of 16 bits."""
-    with av.open(str(tmp_path / "deep.mkv"), "w") as file:
-        stream = file.add_stream("ffv1", rate=10)
-        stream.width, stream.height = 64, 48
-        stream.pix_fmt = pix_fmt
-        for i in range(5):
-            image = np.full((48, 64, 3), 40 * i, np.uint8)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        file.mux(stream.encode())
-    status, said = run("frames", tmp_path / "deep.mkv", tmp_path / "out")
+    frames = [np.full((48, 64, 3), 40 * i, np.uint8) for i in range(5)]
+    said = run("frames", write_video(tmp_path / "deep.mkv", frames, "ffv1", pix_fmt), tmp_path / "out")
     told = f"deep.mkv has {bits} bits a value, of which its frames keep 8"
-    assert status == 0 and (told if bits else "5 in train") in said and ("keep 8" in said) == (bits > 0)
+    assert (told if bits else "5 in train") in said and ("keep 8" in said) == (bits > 0)
 
 
 TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0), "mirrored": (-1, 0, 0, 1),
@@ -604,21 +621,16 @@ TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0), "mirrored":
          "on the other diagonal": (0, -1, -1, 0)}  # where a step to the right leads, (x, y), then one down
 
 
-def video(path, seconds=4, rate=10, size=(64, 48), turn=0, first=0, codec="libx264rgb", tint=0, ratio=1):
+def video(path, seconds=4, rate=10, size=(64, 48), turn=0, codec="libx264rgb", tint=0, ratio=1):
     """Frames of one colour, whose red is four times their number from the beginning of the scene at 10 a second."""
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=rate)
-        stream.width, stream.height = size
-        stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
-        stream.options = {"crf": "0", "g": "12"}
-        stream.codec_context.sample_aspect_ratio = Fraction(ratio)
-        for i in range(seconds * rate):
-            image = np.zeros((*size[::-1], 3), np.uint8)
-            image[..., 0] = 4 * (first + i * 10 / rate)
-            image[: size[1] // 2, : size[0] // 2, 1] = 255  # the upper left corner is green
-            image[..., 2] = tint
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        file.mux(stream.encode())
+    frames = []
+    for i in range(seconds * rate):
+        image = np.zeros((*size[::-1], 3), np.uint8)
+        image[..., 0] = 4 * (i * 10 / rate)
+        image[: size[1] // 2, : size[0] // 2, 1] = 255  # the upper left corner is green
+        image[..., 2] = tint
+        frames.append(image)
+    write_video(path, frames, codec, "rgb24" if codec == "libx264rgb" else "yuv420p", rate, ratio=ratio)
     if turn:  # as a phone does: by the matrix in the track's header
         content = path.read_bytes()
         matrix = content.index(b"tkhd") + 4 + 40
@@ -636,30 +648,27 @@ def moment(path):
 def test_frames_of_a_video_are_held_out_by_stretches_of_time(tmp_path):
     """Every tenth frame in val is what the network was trained on a twenty-fifth of a second before."""
     clip = video(tmp_path / "clip.mkv", seconds=6)
-    status, said = run("frames", clip, tmp_path / "out", "--val", 0.3)
+    said = run("frames", clip, tmp_path / "out", "--val", 0.3)
     files = made(tmp_path / "out")
-    assert status == 0 and {name.split("/")[0] for name in files} == {"train", "val"}
+    assert {name.split("/")[0] for name in files} == {"train", "val"}
     for name, path in files.items():
         assert round(moment(path)) == int(name[-6:]) and Image.open(path).size == (64, 48)
     numbers = {split: {int(name[-6:]) for name in files if name.startswith(split)} for split in ("train", "val")}
     assert min(abs(a - b) for a in numbers["train"] for b in numbers["val"]) > 1
     assert len(numbers["val"]) >= 8 and "held out, since those beside them" in said
-    words = ["photos", tmp_path / "out", tmp_path / "pairs", "--input", "edges"]
-    assert run(*words)[0] == 0
+    run("photos", tmp_path / "out", tmp_path / "pairs", "--input", "edges")
     splits = find_pairs(tmp_path / "pairs").splits
     assert [len(splits[split]) for split in ("train", "val")] == [len(numbers[split]) for split in ("train", "val")]
     before = state(tmp_path / "out")
-    assert "already" in run("frames", clip, tmp_path / "out", "--val", 0.3)[1] and state(tmp_path / "out") == before
+    assert "already" in run("frames", clip, tmp_path / "out", "--val", 0.3) and state(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("rate", [10, 20, 5])
 def test_two_videos_are_paired_by_time(tmp_path, rate):
     """By their numbers, frames of another rate would drift apart."""
     a, b = video(tmp_path / "a.mp4"), video(tmp_path / "b.mkv", seconds=3, rate=rate, size=(128, 96), tint=255)
-    status, said = run("frames", a, b, tmp_path / "out", "--every", 2, "--val", 0)
-    assert status == 0 and "lasts 4.0 s" in said
-    pairs = find_pairs(tmp_path / "out", 0).splits
-    pairs = pairs["train"] + pairs["val"]
+    assert "lasts 4.0 s" in run("frames", a, b, tmp_path / "out", "--every", 2, "--val", 0)
+    pairs = pairs_in(tmp_path / "out")
     assert 14 <= len(pairs) <= 16
     for pair in pairs:
         assert abs(moment(pair.inputs[0]) - moment(pair.target)) <= (1 if rate == 5 else 0)
@@ -669,16 +678,9 @@ def test_two_videos_are_paired_by_time(tmp_path, rate):
 
 def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
     """As a player shows it: of a recording that writes what changes, the nearest frame may show what is yet to come."""
-    a = video(tmp_path / "a.mkv", seconds=4)
-    with av.open(str(tmp_path / "b.mkv"), "w") as file:
-        stream = file.add_stream("libx264rgb", rate=10, time_base=Fraction(1, 1000))
-        stream.width, stream.height, stream.pix_fmt, stream.options = 64, 48, "rgb24", {"crf": "0"}
-        for time in (0, 1000, 3000, 3900):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time // 25, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    assert run("frames", a, tmp_path / "b.mkv", tmp_path / "out", "--val", 0)[0] == 0
+    times = 0, 1000, 3000, 3900
+    b = write_video(tmp_path / "b.mkv", [np.full((48, 64, 3), time // 25, np.uint8) for time in times], times=times)
+    run("frames", video(tmp_path / "a.mkv"), b, tmp_path / "out", "--val", 0)
     files = made(tmp_path / "out")
     shown = [round(moment(files[f"train/B/a_{number:06d}"])) for number in range(39)]
     assert shown == [0] * 10 + [10] * 20 + [30] * 9
@@ -690,8 +692,7 @@ def test_a_frame_in_several_pairs_is_converted_once_at_a_time(tmp_path):
     words = [video(tmp_path / "a.mp4", rate=30, codec="libx264"), video(tmp_path / "b.mp4", rate=3, codec="libx264")]
     subprocess.run([sys.executable, ROOT / "prepare.py", "frames", *words, tmp_path / "out", "--val", "0"], check=True,
                    timeout=120, capture_output=True)
-    pairs = find_pairs(tmp_path / "out", 0).splits
-    pairs = pairs["train"] + pairs["val"]
+    pairs = pairs_in(tmp_path / "out")
     assert len(pairs) > 110
     assert all(abs(moment(pair.inputs[0]) - moment(pair.target)) < 4 for pair in pairs)
 
@@ -700,7 +701,7 @@ def test_a_frame_in_several_pairs_is_converted_once_at_a_time(tmp_path):
 def test_frames_are_upright(tmp_path, turn):
     """A phone's video lies on its side but for a number in the file; OpenCV obeys it too."""
     clip = video(tmp_path / "clip.mp4", seconds=1, turn=turn, codec="libx264")
-    assert run("frames", clip, tmp_path / "out", "--every", 5, "--val", 0)[0] == 0
+    run("frames", clip, tmp_path / "out", "--every", 5, "--val", 0)
     frame = np.asarray(Image.open(min(made(tmp_path / "out").values())))
     capture = cv2.VideoCapture(str(clip))
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # which OpenCV 4.11 alone has to be told
@@ -710,25 +711,19 @@ def test_frames_are_upright(tmp_path, turn):
     assert corners[0] == corners[1] and sum(corners[0]) == 1 and not corners[0][0]
 
 
-def test_videos_that_cannot_be_used_are_told(tmp_path):
-    clip = video(tmp_path / "clip.mkv")
-    (tmp_path / "text.mp4").write_text("no video")
-    for words, message in ((["text.mp4", "out"], "text.mp4 cannot be read as a video"),
-                           (["gone.mp4", "out"], "gone.mp4 is no file"), (["out"], "one or two videos"),
-                           (["clip.mkv", "out", "--every", 0], "every must be at least 1")):
-        words = [tmp_path / word if isinstance(word, str) and "-" not in word else word for word in words]
-        status, said = run("frames", *words)
-        assert status == 2 and message in said and said.count("\n") == 1, said
-    video(tmp_path / "high.mkv", size=(48, 64))
-    status, said = run("frames", clip, tmp_path / "high.mkv", tmp_path / "out")
-    assert status == 2 and "have two shapes, 64×48 and 48×64" in said and not (tmp_path / "out").exists()
-    content = bytearray(video(tmp_path / "whole.mp4", codec="libx264").read_bytes())
-    middle = content.index(b"mdat") + len(content) // 3
-    content[middle : middle + 400] = b"\xff" * 400
-    (tmp_path / "cut.mp4").write_bytes(content)
-    status, said = run("frames", tmp_path / "cut.mp4", tmp_path / "cut", "--val", 0)
-    assert status == 1 and "not used: 1" in said and "cut.mp4 is damaged after" in said
-    assert all(abs(moment(path) - int(path.stem[-6:])) < 1 for path in made(tmp_path / "cut").values())
+def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.mp4").write_text("no video")
+    video("clip.mkv")
+    video("high.mkv", size=(48, 64))
+    for message, *words in (("text.mp4 cannot be read as a video", "text.mp4"), ("gone.mp4 is no file", "gone.mp4"),
+                            ("one or two videos",), ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
+        assert message in run("frames", *words, "out", status=2) and not Path("out").exists()
+    assert "every must be at least 1" in run("frames", "clip.mkv", "out", "--every", 0, status=2)
+    damaged(Path("cut.mp4"), video(Path("whole.mp4"), codec="libx264"))
+    said = run("frames", "cut.mp4", "cut", "--val", 0, status=1)
+    assert "not used: 1" in said and "cut.mp4 is damaged after" in said
+    assert all(abs(moment(path) - int(path.stem[-6:])) < 1 for path in made(Path("cut")).values())
 
 
 def test_blocks_are_held_out_evenly():
@@ -740,13 +735,12 @@ def test_blocks_are_held_out_evenly():
 
 
 @pytest.mark.long
-def test_what_a_package_is_for_is_told_where_it_is_missing(tmp_path):
+@pytest.mark.parametrize(("module", "package", "words"), [
+    ("skimage", "scikit-image", ["photos", "photos", "out", "--input", "edges"]),
+    ("pyarrow", "pyarrow", ["parquet", "a.parquet", "out"]), ("av", "av", ["frames", "a.mp4", "out"])])
+def test_what_a_package_is_for_is_told_where_it_is_missing(tmp_path, module, package, words):
     """pyarrow, scikit-image and PyAV serve one kind of data each: whoever has none of it need not have them."""
     photos(tmp_path / "photos", 1)
-    for module, package, words in (("skimage", "scikit-image", ["photos", "photos", "out", "--input", "edges"]),
-                                   ("pyarrow", "pyarrow", ["parquet", "a.parquet", "out"]),
-                                   ("av", "av", ["frames", "a.mp4", "out"])):
-        blocked = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {words}; " \
-                  f"sys.path.insert(0, {str(ROOT)!r}); import prepare; prepare.run_main(prepare.main)"
-        done = subprocess.run([sys.executable, "-c", blocked], cwd=tmp_path, text=True, capture_output=True)
-        assert done.returncode == 2 and f"pip install {package}" in done.stderr, done.stderr
+    (tmp_path / f"{module}.py").write_text("raise ImportError('not here')")
+    process = launch(ROOT / "prepare.py", *words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert f"pip install {package}" in process.communicate()[1] and process.returncode == 2

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 
-import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -16,7 +15,7 @@ from rasterio.transform import from_origin
 import inference.raster as raster_module
 import inference.translate as translate_module
 from generator import Generator
-from inference.raster import Parts, resized, taps, translate_raster
+from inference.raster import Parts, taps, translate_raster
 from inference.trained import Trained
 from inference.translate import Translator
 from pairs.geometry import Geometry, resize
@@ -90,19 +89,6 @@ def test_the_weights_of_an_axis_are_those_of_resize(how, old, new):
     whole = resize(array, (8, new), how)
     rows = np.concatenate([taps(old, new, how).apply(array, 0, i, i + 1, 0) for i in range(new)])
     np.testing.assert_allclose(rows.clip(0, 1), whole, atol=1e-3)  # of 1: a quarter of a level of 8 bits
-
-
-@pytest.mark.parametrize("how", ["linear", "bicubic"])
-@pytest.mark.parametrize("new", [128, 143, 350])
-def test_lines_are_resized_by_rows_as_they_are_whole(how, new):
-    drawing = np.full((256, 256, 3), 255, np.uint8)
-    for i in range(0, 256, 12):
-        cv2.line(drawing, (0, i), (255, 255 - i), 0)
-        cv2.ellipse(drawing, (128, 128), (i // 2, i // 3), i, 0, 360, 0)
-    axis = taps(256, new, how)
-    rows = np.concatenate([resized(drawing[slice(*axis.span(i, i + 1))], axis, axis, i, i + 1) for i in range(new)])
-    gap = np.abs(rows.round().clip(0, 255) - resize(drawing, (new, new), how))
-    assert gap.max() <= 2  # of 255, where it was up to 30
 
 
 def interrupt(translator, n, once=lambda: True):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
-from conftest import ROOT, save, write_pair
+from conftest import ROOT, save, write_pair, write_sides
 from PIL import Image
 from test_prepare import cityscapes, raster
 from test_video import clip
@@ -91,13 +91,11 @@ def place(tmp_path, monkeypatch):
         for i in range(1, 5):
             write_pair(Path("data", name, "train", f"{i:03d}.png"), seed=i)
         write_pair(Path("data", name, "val", "001.png"), width=512, height=256)
-    for split, n in (("train", 4), ("val", 1)):  # photos with depth in millimetres, class indices with photos
-        for i in range(n):
-            for name, side in (("depth", "A"), ("labels", "B")):
-                write_pair(Path("data", name, split, side, f"{i}.png"), seed=i)
-            save(Path("data/depth", split, "B", f"{i}.npy"), np.linspace(500, 4000, 96 * 48).reshape(48, 96))
-            indices = np.random.default_rng(i).integers(0, 19, (48, 96), dtype=np.uint8)
-            save(Path("data/labels", split, "A", f"{i}.png"), indices)
+    photo, classes = (lambda i, most=most, bands=bands: np.random.default_rng(i).integers(
+        0, most, (48, 96, *bands), dtype=np.uint8) for most, bands in ((256, (3,)), (19, ())))
+    depth = np.linspace(500, 4000, 96 * 48).reshape(48, 96)  # in millimetres
+    write_sides(Path("data/depth"), {"A.png": photo, "B.npy": lambda i: depth}, n=4, n_val=1)
+    write_sides(Path("data/labels"), {"A.png": classes, "B.png": photo}, n=4, n_val=1)
     for i in range(12):  # what prepare.py begins with, fields of a microscope, slices of CT
         write_pair(Path("pictures", f"{i}.jpg"), seed=i)
         for name, channels in (("cells", (2, 1)), ("scans", (1, 1))):

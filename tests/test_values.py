@@ -5,7 +5,6 @@ import json
 import pickle
 import re
 import shlex
-import shutil
 import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, Runs, begin, fresh_state, pair_of, paired, save, settings
+from conftest import RGB, Runs, begin, fresh_state, pair_of, paired, save, settings, trained_by, write_sides
 from PIL import Image
 
 import evaluate
@@ -76,12 +75,8 @@ def made(tmp_path):
 
     def make(name, **changes):
         sides, wanted, _ = SETS[name]
-        for split, n, first in (("train", 6, 0), ("val", 2, 100)):
-            for side, content in sides.items():
-                folder, ending = side.split(".")
-                for i in range(n):
-                    save(tmp_path / "data" / split / folder / f"{i}.{ending}", content(first + i))
-        return settings(tmp_path / "data", tmp_path / "run", **{**wanted, "n_epochs": 1, **changes})
+        data = write_sides(tmp_path / "data", sides)
+        return settings(data, tmp_path / "run", **{**wanted, "n_epochs": 1, **changes})
 
     return make
 
@@ -99,6 +94,7 @@ def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(
     train(cfg)
     train(replace(cfg, resume=True, n_epochs=2))
     printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
+    assert printed.endswith(f".{ending}")
     flags = printed[printed.index("--checkpoint") :].replace("FOLDER", str(cfg.data_root / "val"))
     assert not call(predict, *shlex.split(flags))
     sides = [path.name for path in (cfg.data_root / "val").iterdir() if path.name.startswith("A")]
@@ -162,29 +158,12 @@ def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
         train(replace(cfg, resume=True, n_epochs=2, spectral_norm=True))
 
 
-@pytest.mark.parametrize(("name", "ending"), [
-    ("float with a range", "translated.npy"), ("two inputs", "translated --ending .png"), ("masks", "translated.png")])
-def test_the_command_that_a_run_prints_names_a_format_that_holds_its_outputs(made, capsys, name, ending):
-    cfg = made(name)
-    train(cfg)
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
-    assert told.endswith(ending)
-    words = shlex.split(told.replace("FOLDER", str(cfg.data_root / "val")))
-    assert not call(predict, *words[words.index("--checkpoint"):])
-
-
 @pytest.mark.parametrize("channels", [2, 4])
-def test_an_input_among_several_loses_no_channel_for_transparency(made, channels):
+def test_an_input_among_several_loses_no_channel_for_transparency(tmp_path, channels):
     """As .npy, and as an array for a trained network."""
-    cfg = made("two inputs", in_channels=channels + 2, range_a=None)
-    for path in cfg.data_root.glob("*/A?/*"):
-        path.unlink()
-    for split, n in (("train", 6), ("val", 2)):
-        for i in range(n):
-            save(cfg.data_root / split / "A1" / f"{i}.npy", smooth(i, channels))
-            save(cfg.data_root / split / "A2" / f"{i}.npy", smooth(i, 2))
-    train(cfg)
-    gen = load_generator(cfg.out_dir / "gen.pth.tar")
+    data = write_sides(tmp_path, {"A1.npy": lambda i: smooth(i, channels), "A2.npy": lambda i: smooth(i, 2),
+                                  "B.png": lambda i: smooth(i, 1)})
+    gen = trained_by(settings(data, tmp_path / "run", in_channels=channels + 2, out_channels=1, n_epochs=1))
     assert translate(gen, [smooth(0, channels), smooth(0, 2)]).shape == (SIZE, SIZE)
 
 
@@ -207,64 +186,23 @@ def test_a_range_maps_its_ends_to_minus_one_and_one_and_back_and_clips_what_lies
     assert back.dtype == values.kind
 
 
-def test_a_ranged_output_has_the_kind_of_the_targets_not_of_the_input(made, tmp_path):
-    cfg = made("float with a range", range_a=(0, 100))
-    train(cfg)
-    gen = load_generator(cfg.out_dir / "gen.pth.tar")
-    assert translate(gen, smooth(0)).dtype == translate(gen, smooth(0, dtype=np.uint16)).dtype == np.float32
-    shutil.rmtree(cfg.data_root)
-    for split in ("train", "val"):
-        for i in range(3):
-            save(cfg.data_root / split / "A" / f"{i}.npy", smooth(i, 3, 0, 1, np.float32))
-            save(cfg.data_root / split / "B" / f"{i}.png", smooth(i))
-    cfg = settings(cfg.data_root, tmp_path / "other", range_a=(0, 1), n_epochs=1)
-    train(cfg)  # floats in, 8 bits out
-    assert translate(load_generator(cfg.out_dir / "gen.pth.tar"), smooth(0, 3, 0, 1, np.float32)).dtype == np.uint8
+@pytest.mark.parametrize(("a", "range_a", "b", "range_b"), [
+    (np.uint8, (0, 100), np.float32, (500, 4000)), (np.float32, (0, 1), np.uint8, None)])
+def test_a_ranged_output_has_the_kind_of_the_targets_not_of_the_input(tmp_path, a, range_a, b, range_b):
+    data = write_sides(tmp_path, {"A.npy": lambda i: smooth(i, 3, *range_a, a), "B.npy": lambda i: smooth(i, dtype=b)})
+    gen = trained_by(settings(data, tmp_path / "run", range_a=range_a, range_b=range_b, n_epochs=1))
+    for kind in (a, np.uint16 if a == np.uint8 else a):
+        assert translate(gen, smooth(0, 3, *range_a, kind)).dtype == b
 
 
-@pytest.mark.parametrize(("low", "high", "proposed"), [(-1000, 3071, "-1000 3[01]00"), (0.02, 0.97, "0 1"),
-                                                        (7, 7, "7 8")])
-def test_floats_without_a_range_get_one_proposed_from_the_data(made, low, high, proposed):
-    cfg = made("float with a range", range_b=None)
-    for i in range(6):
-        array = np.random.default_rng(i).uniform(low, high, (SIZE, SIZE)).astype(np.float32)
-        array[0, 0] = 1e20  # one dead pixel does not count
-        np.save(cfg.data_root / "train" / "B" / f"{i}.npy", array)
-    with pytest.raises(UserError, match=f"numbers of side B: --range-b {proposed} takes"):
-        train(cfg)
-    assert not cfg.out_dir.exists()
-    with pytest.raises(UserError, match="--range-b"):
-        check(cfg)
-
-
-def test_a_range_is_for_the_inputs_that_need_one_and_for_all_where_none_does():
-    photo, depth, deep = (np.full((4, 4), value, kind) for value, kind in (
-        (51, np.uint8), (1000, np.float32), (1000, np.uint16)))
-
-    def x(*images):
-        made = Values(2, (0, 4000)).array(list(map(picture_of, images)))
-        return made[0, 0].round(3).tolist()
-
-    assert x(photo, depth) == pytest.approx([0.2, 0.25]) and x(deep, deep) == [0.25, 0.25]
-    for images in ((photo, depth), (depth, photo)):  # nor do 8 bits count for what is proposed
-        seen = Seen("A", Values(2, (0, 4000)))
-        seen.add(list(map(picture_of, images)))
-        assert (seen.kind, seen.ends()) == ("float32", (1000, 1000))
-
-
-def test_a_proposed_range_is_rounded_outward():
-    assert range_words(-1024, 3071) == "-1100 3100" and range_words(500, 4000) == "500 4000"
-    assert range_words(0, 0.0123) == "0 0.013" and range_words(0, 0) == "0 1"
-    assert range_words(0.002, 0.997) == "0 1" and range_words(-0.998, 0.96) == "-1 1"
-    assert range_words(0.02, 0.97) == "0 1" and range_words(0.2, 0.74) == "0.2 0.74"
-    assert range_words(271.3, 304.2) == "271 305" and range_words(1e6 + 0.25, 1e6 + 0.75) == "1000000.25 1000000.75"
-
-
-@pytest.mark.parametrize("white", [255, 1023, 4095, 16383, 65535])
-def test_a_proposed_range_ends_where_so_many_bits_do(white):
-    for high in (white, 0.999 * white, *([0.95 * white] if white == 255 else [])):
-        assert range_words(0, high) == f"0 {white}"
-    assert float(range_words(0, white + 1).split()[1]) > white
+@pytest.mark.parametrize(("low", "high", "words"), [
+    (-1024, 3071, "-1100 3100"), (500, 4000, "500 4000"), (0, 0.0123, "0 0.013"), (0, 0, "0 1"), (0.002, 0.997, "0 1"),
+    (-0.998, 0.96, "-1 1"), (0.02, 0.97, "0 1"), (0.2, 0.74, "0.2 0.74"), (271.3, 304.2, "271 305"),
+    (1e6 + 0.25, 1e6 + 0.75, "1000000.25 1000000.75"), (0, 0.95 * 255, "0 255"),
+    *((0, share * white, f"0 {white}") for white in (255, 1023, 4095, 16383, 65535) for share in (1, 0.999)),
+    (0, 256, "0 260"), (0, 1024, "0 1100"), (0, 4096, "0 4100"), (0, 16384, "0 17000"), (0, 65536, "0 66000")])
+def test_a_proposed_range_is_rounded_outward_or_ends_where_so_many_bits_do(low, high, words):
+    assert range_words(low, high) == words
 
 
 def test_infinite_values_are_told_by_the_name_of_their_file(made):
@@ -379,9 +317,14 @@ def test_a_range_is_for_the_inputs_of_the_most_bits(capsys):
     depth = smooth(1, 1, 500, 4000, np.float32)
     x = Values(4, (500, 4000))
     for numbers in (depth, depth.astype(np.uint16)):
-        array = x.array([photo, picture_of(numbers, "depth")])
+        pictures = [photo, picture_of(numbers, "depth")]
+        array = x.array(pictures)
         np.testing.assert_allclose(array[..., :3] * 255, photo.array, atol=1e-3)
         np.testing.assert_allclose(array[..., 3], (numbers - 500) / 3500, atol=1e-5)
+        for order in (pictures, pictures[::-1]):  # nor do 8 bits count for what is proposed
+            seen = Seen("A", x)
+            seen.add(order)
+            assert seen.kind == numbers.dtype and 480 <= seen.ends()[0] < seen.ends()[1] <= 4000
         tell_clipped(x, [photo, picture_of(numbers * 0, "nothing")])
         assert capsys.readouterr().out == ("nothing: 100% of the values lie outside of 500 to 4000, the range of "
                                            "training, and are clipped\n")
@@ -405,9 +348,7 @@ def test_gray_and_colour_of_several_inputs_never_change_places(tmp_path, place):
 
 def test_a_network_refuses_inputs_that_have_changed_places(made, tmp_path, capsys):
     cfg = made("two inputs")
-    train(cfg)
-    gen = load_generator(cfg.out_dir / "gen.pth.tar")
-    assert gen.trained.counts == "3 + 2"
+    assert trained_by(cfg).trained.counts == "3 + 2"
     folder = cfg.data_root / "val"
     words = ["--checkpoint", cfg.out_dir / "gen.pth.tar", "--input", folder]
     assert not call(predict, *words, "--output", tmp_path / "sheets", "--ending", ".png", "--compare")
@@ -474,25 +415,17 @@ def test_a_pair_without_its_mask_or_of_another_size_is_told(tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, dict(gan_loss="lsgan", lambda_fm=10.0)])
 def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
-    cfg = small(ngf=4, ndf=4, dropout=0.0, **changes)
+    cfg = small(dropout=0.0, **changes)
     torch.manual_seed(0)
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     mask = (torch.rand(2, 1, 64, 64) > 0.5).float()
     mask[:, :, :, :20] = 0.25
-
-    def losses_and_weights(target):
-        torch.manual_seed(0)
-        state = fresh_state(cfg)
-        step = step_for(cfg, state, nullcontext, masked=True)
-        losses = step(x, torch.cat([target, mask * 2 - 1], 1))
-        return losses, [value.clone() for value in state.gen.state_dict().values()], state
-
-    losses, weights, _ = losses_and_weights(y)
-    torch.manual_seed(0)
-    y_fake = fresh_state(cfg).gen(x)
-    torch.testing.assert_close(losses["g_l1"], (mask * (y_fake - y).abs()).mean())
-    y_fake = y_fake.detach().requires_grad_()
-    shown, target = composite(y_fake, torch.cat([y, mask * 2 - 1], 1))
+    masked = torch.cat([y, mask * 2 - 1], 1)
+    state = fresh_state(cfg)
+    y_fake = state.gen(x).detach().requires_grad_()
+    losses = step_for(cfg, state, nullcontext, masked=True)(x, masked)
+    torch.testing.assert_close(losses["g_l1"], (mask * (y_fake.detach() - y).abs()).mean())
+    shown, target = composite(y_fake, masked)
     (shown - target).abs().sum().backward()
     assert (y_fake.grad[(mask == 0).expand_as(y_fake)] == 0).all()
     assert (y_fake.grad[(mask == 1).expand_as(y_fake)].abs() == 1).all()

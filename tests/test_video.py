@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, files_up_to, launch, translated, wait_until
 from skimage import color
 from test_predict import checkpoint, gen  # noqa: F401
-from test_prepare import TURNS, video
+from test_prepare import TURNS, damaged, video, write_video
 
 from generator import Generator
 from inference import video as video_module
@@ -20,6 +20,7 @@ from inference.translate import Translator
 from inference.video import translate_video
 from making.frames import Video, upright
 from pairs.geometry import Geometry
+from utils import DataError
 
 av = pytest.importorskip("av")
 
@@ -65,6 +66,17 @@ def clip(path, times=range(12), size=(64, 48), tags=None, sound=None, codec="lib
     return path
 
 
+def remuxed(source, path, change):
+    """The packets of another video, but for what change(packet, number) does to each."""
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        streams = {stream.index: after.add_stream_from_template(stream) for stream in before.streams}
+        for number, packet in enumerate(part for part in before.demux() if part.size):
+            packet.stream = streams[packet.stream.index]
+            change(packet, number)
+            after.mux(packet)
+    return path
+
+
 def seen(path):
     """Of each frame: the time, and the picture, upright."""
     with av.open(str(path)) as file:
@@ -92,16 +104,12 @@ def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
 def test_frames_of_one_time_follow_each_other(same, tmp_path, ending):
-    clip(tmp_path / "in.mkv", times=(0, 1, 3, 4), codec="ffv1")
-    held = tmp_path / "held.mkv"
-    with av.open(str(tmp_path / "in.mkv")) as source, av.open(str(held), "w") as file:
-        stream = file.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(part for part in source.demux(video=0) if part.size):
-            packet.stream = stream
-            packet.pts = packet.dts = (0, 100, 100, 200)[number]
-            file.mux(packet)
-    assert translate_video(same, Video(held), tmp_path / f"out{ending}") == 4
-    before, after = ([round(time, 2) for time, _ in seen(path)] for path in (held, tmp_path / f"out{ending}"))
+    def held(packet, number):
+        packet.pts = packet.dts = (0, 100, 100, 200)[number]
+
+    source = remuxed(clip(tmp_path / "in.mkv", times=(0, 1, 3, 4), codec="ffv1"), tmp_path / "held.mkv", held)
+    assert translate_video(same, Video(source), tmp_path / f"out{ending}") == 4
+    before, after = ([round(time, 2) for time, _ in seen(path)] for path in (source, tmp_path / f"out{ending}"))
     assert before == after and len(set(before)) == 3
 
 
@@ -148,58 +156,41 @@ def test_a_turned_or_mirrored_video_is_shown_as_players_do_and_as_before(same, t
 
 
 def test_transparent_pixels_of_a_video_become_white(same, tmp_path, capsys):
-    source = tmp_path / "in.mov"
-    with av.open(str(source), "w") as file:
-        stream = file.add_stream("qtrle", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "argb"
-        image = np.full((48, 64, 4), (255, 0, 0, 255), np.uint8)
-        image[:, :32, 3] = 0
-        file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
-        file.mux(stream.encode())
+    image = np.full((48, 64, 4), (255, 0, 0, 255), np.uint8)
+    image[:, :32, 3] = 0
+    source = write_video(tmp_path / "in.mov", [image], "qtrle", "argb", form="rgba")
     translate_video(same, Video(source), tmp_path / "out.mp4")
     for path in (source, tmp_path / "out.mp4"):
         ((_, picture),) = seen(path)
         assert np.abs(picture[24, [8, 56]].astype(int) - [[255] * 3, [255, 0, 0]]).max() < 8
     assert "keeps no transparency" in capsys.readouterr().out
-    with av.open(str(tmp_path / "in.avi"), "w") as file:  # uncompressed, whose fourth byte is often unused
-        stream = file.add_stream("rawvideo", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgra"
-        image[..., 3] = 0
-        file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
-    video = Video(tmp_path / "in.avi")
+    image[..., 3] = 0  # uncompressed, the fourth byte is often unused
+    video = Video(write_video(tmp_path / "in.avi", [image], "rawvideo", "bgra", form="rgba"))
     ((_, frame),) = video.frames()
     assert (video.upright(frame) == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".webm"])
 def test_the_last_frame_stands_as_long_as_before(same, tmp_path, ending):
-    clip(tmp_path / "in.mkv", times=(0, 1, 2), codec="ffv1")
-    held = tmp_path / "held.mp4"
-    with av.open(str(tmp_path / "in.mkv")) as source, av.open(str(held), "w") as file:
-        stream = file.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(part for part in source.demux(video=0) if part.size):
-            packet.stream = stream
-            packet.duration = 5000 if number == 2 else 100
-            file.mux(packet)
-    assert Video(held).lasts == pytest.approx(5.2)
-    assert translate_video(same, Video(held), tmp_path / f"out{ending}") == 3
+    def held(packet, number):
+        packet.duration = 5000 if number == 2 else 100
+
+    source = remuxed(clip(tmp_path / "in.mkv", times=(0, 1, 2), codec="ffv1"), tmp_path / "held.mp4", held)
+    assert Video(source).lasts == pytest.approx(5.2)
+    assert translate_video(same, Video(source), tmp_path / f"out{ending}") == 3
     with av.open(str(tmp_path / f"out{ending}")) as file:
         assert file.duration == pytest.approx(5.2e6, abs=1e4)
 
 
 def test_sound_that_was_cut_off_is_not_heard_again(same, tmp_path):
     """A cut without encoding anew keeps the sound back to the last whole picture, and hides it: Matroska cannot."""
+    def earlier(packet, _):
+        second = round(1 / packet.time_base)
+        packet.pts -= second
+        packet.dts -= second
+
     whole = clip(tmp_path / "whole.mp4", times=range(20), sound="aac")
-    cut = tmp_path / "cut.mp4"
-    with av.open(str(whole)) as source, av.open(str(cut), "w") as file:
-        streams = {stream.index: file.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                second = round(1 / packet.time_base)
-                packet.stream = streams[packet.stream.index]
-                packet.pts -= second
-                packet.dts -= second
-                file.mux(packet)
+    cut = remuxed(whole, tmp_path / "cut.mp4", earlier)
     assert Video(cut).duration == pytest.approx(1, abs=0.05) and min(heard(cut))[0] < -0.9
     translate_video(same, Video(cut), tmp_path / "out.mkv")
     with av.open(str(tmp_path / "out.mkv")) as file:
@@ -275,10 +266,7 @@ def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_pa
     clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
     clip(tmp_path / "opus.mkv", sound="libopus")
     (tmp_path / "text.mp4").write_text("no video")
-    whole = bytearray(clip(tmp_path / "whole.mp4", range(40)).read_bytes())
-    middle = whole.index(b"mdat") + len(whole) // 3
-    whole[middle : middle + 400] = b"\xff" * 400
-    (tmp_path / "cut.mp4").write_bytes(whole)
+    damaged(tmp_path / "cut.mp4", clip(tmp_path / "whole.mp4", range(40)))
     there = {path.name for path in tmp_path.iterdir()}
     for name, output, flags, message in (
             ("text.mp4", "out.mp4", [], "text.mp4 cannot be read as a video"),
@@ -305,6 +293,23 @@ def test_a_file_that_ends_early_is_told(same, tmp_path, ending):
         translate_video(same, Video(cut), tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
     assert translate_video(same, Video(whole), tmp_path / "out.mp4") == 60
+
+
+def test_a_size_that_changes_on_the_way_is_told(same, tmp_path):
+    """As where two recordings were joined byte by byte."""
+    parts = [write_video(tmp_path / f"{n}.ts", [np.zeros((48 * n, 64 * n, 3), np.uint8)] * 12, "libx264", "yuv420p")
+             for n in (1, 2)]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(DataError, match="in.ts changes its size on the way"):
+        translate_video(same, Video(tmp_path / "in.ts"), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_frames_that_are_not_finite_are_told(same, tmp_path):
+    same.tensor = lambda pixels: torch.full(pixels.shape, torch.nan)
+    with pytest.raises(DataError, match="in.mp4 is not translated: the network's output is not finite"):
+        translate_video(same, Video(clip(tmp_path / "in.mp4")), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_full_disk_is_told(same, tmp_path):

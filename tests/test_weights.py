@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,15 +32,9 @@ def gen():
     return Generator(ngf=4, crop_size=64).eval()
 
 
-class Served:
-    """What the server has, by path: bytes, or the address that it sends on to; and what it was asked for."""
-
-    def __init__(self, address):
-        self.address, self.files, self.asked, self.cut = address, {}, [], False
-
-
 @pytest.fixture
 def served():
+    """What the server has, by path: bytes, or the address that it sends on to; and what it was asked for."""
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             found = served.files.get(self.path)
@@ -66,7 +61,7 @@ def served():
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served = Served(f"http://127.0.0.1:{httpd.server_port}")
+    served = SimpleNamespace(address=f"http://127.0.0.1:{httpd.server_port}", files={}, asked=[], cut=False)
     threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
     yield served
     httpd.shutdown()
@@ -143,10 +138,9 @@ def test_a_published_name_is_fetched_and_is_the_network_it_should_be(served, tmp
     asked = len(served.asked)
     load_generator("sat2map")
     assert len(served.asked) == asked
-    # a typing mistake asks nobody
-    for other, error in (("sat2maps", UserError), ("weights/sat2map", FileNotFoundError)):
-        with pytest.raises(error, match=other):
-            load_generator(other)
+    for other, error in (("sat2maps, .* sat2map", UserError), ("weights/sat2map", FileNotFoundError)):
+        with pytest.raises(error, match=other):  # a typing mistake asks nobody
+            load_generator(other.split(",")[0])
     assert len(served.asked) == asked
 
 
@@ -235,28 +229,21 @@ def test_a_file_of_safetensors_tells_what_the_run_told(small, tmp_path):
 @pytest.mark.parametrize("source", ["an address", "a name", "a folder for the Hub"])
 def test_a_run_begins_with_what_checkpoint_would_name(served, gen, data, tmp_path, monkeypatch, capsys, source):
     content = save(tmp_path / "gen.pth.tar", gen).read_bytes()
-    if source == "a name":
-        served.files["/sat2map.pth"] = content
-        monkeypatch.setattr(weights, "URL", f"{served.address}/{{name}}.pth")
-        init_from = "sat2map"
-    elif source == "an address":
-        served.files["/gen.pth.tar"] = content
-        init_from = f"{served.address}/gen.pth.tar"
-    else:
-        (tmp_path / "hub").mkdir()
-        (tmp_path / "hub" / weights.FILE).write_bytes(weights.as_safetensors(torch.load(tmp_path / "gen.pth.tar")))
-        init_from = "hub"
+    served.files |= {"/sat2map.pth": content, "/gen.pth.tar": content}
+    monkeypatch.setattr(weights, "URL", f"{served.address}/{{name}}.pth")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / weights.FILE).write_bytes(weights.as_safetensors(torch.load(tmp_path / "gen.pth.tar")))
+    init_from, n, kept_in = {"an address": (f"{served.address}/gen.pth.tar", 1, "weights"),
+                             "a name": ("sat2map", 1, "weights"), "a folder for the Hub": ("hub", 0, "hub")}[source]
     run = tmp_path / "run"
     words = [*flags(data, run, ngf=4, crop_size=64, load_size=64), "--init-from", init_from, "--lr", "1e-20"]
     train(parse(words))
     begun = load_generator(run / "gen.pth.tar")
     assert all(torch.allclose(*both, atol=1e-6) for both in zip(begun.parameters(), gen.parameters(), strict=True))
-    asked = len(served.asked)
     train(parse([*words, "--resume", "--n-epochs", "3"]))
-    assert len(served.asked) == asked == (source != "a folder for the Hub")
+    assert len(served.asked) == n
     said = capsys.readouterr().out
-    assert ("init_from is ignored" in said) == (source != "a folder for the Hub")
-    assert f"{init_from if source == 'a folder for the Hub' else 'weights'}" in said
+    assert ("init_from is ignored" in said) == (source != "a folder for the Hub") and kept_in in said
     with pytest.raises(UserError, match="is a folder without model.safetensors: take .*gen.pth.tar"):
         train(parse([*flags(data, tmp_path / "another"), "--init-from", str(run)]))
 
@@ -273,8 +260,3 @@ def test_damaged_files_of_safetensors_are_a_sentence(gen, tmp_path):
             load_generator(path)
     with pytest.raises(UserError, match="is a folder without model.safetensors: take .*gen.pth.tar"):
         load_generator(tmp_path)
-
-
-def test_a_name_that_is_nobody_s_is_answered_with_those_that_are():
-    with pytest.raises(UserError, match="no file is called fasades_label2photo, .* facades_label2photo, "):
-        weights.find_weights("fasades_label2photo", lambda path: None)
