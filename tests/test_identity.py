@@ -457,28 +457,6 @@ def test_inputs_without_targets_are_left_out_and_end_nothing(tmp_path, alone, ca
     assert len(find_pairs(tmp_path).splits["val"]) >= 1
 
 
-@pytest.mark.parametrize(("size", "taken"), [
-    ((640, 480), False), ((600, 400), False), ((1280, 720), False), ((512, 256), True), ((1200, 600), True),
-    ((864, 288), True), ((768, 256), True), ((600, 256), True)])
-@pytest.mark.long
-def test_photos_are_not_cut_in_halves_unless_their_names_say_so(tmp_path, size, taken, capsys):
-    for i in range(4):
-        picture(tmp_path / f"{i}.png", i, size)
-    cfg = settings(tmp_path, None)
-    for look in (load_data, check):
-        if taken:
-            look(cfg)
-        elif look is load_data:
-            with pytest.raises(UserError, match="have the shape of a single photo.*let the names end in _AB"):
-                look(cfg)
-        else:
-            assert look(cfg) == 2
-            assert "have the shape of a single photo" in capsys.readouterr().out
-    for i in range(4):
-        (tmp_path / f"{i}.png").rename(tmp_path / f"{i}_AB.png")
-    load_data(cfg)
-
-
 def run_in(folder, data_root, age, **changes):
     """What a run leaves for --resume to find."""
     path = Path("runs") / folder
