@@ -21,7 +21,6 @@ from inference.validation import Validation
 from runtime import files
 from runtime.checkpoint import load_tensors
 from runtime.console import run_main
-from runtime.files import temporary_name
 from runtime.run import Run
 from runtime.state import State
 from train import train
@@ -158,17 +157,6 @@ def test_a_disk_that_is_full_names_the_file_that_does_not_fit(small, disk, at_st
     assert "Traceback" not in err
     assert "the log is incomplete: [Errno 28] No space left on device: '" in out
     train(small(n_epochs=3, resume=True))
-
-
-def test_what_a_killed_process_left_half_written_is_removed(small):
-    folder = small().out_dir
-    (folder / "examples").mkdir(parents=True)
-    left = [folder / temporary_name(), folder / "examples" / temporary_name()]
-    mine = [folder / name for name in ("notes.tmp", ".notes.tmp", "examples/.epoch_0001.png.tmp")]
-    for path in left + mine:
-        path.write_bytes(b"half")
-    train(small(n_epochs=1))
-    assert not any(path.exists() for path in left) and all(path.exists() for path in mine)
 
 
 @posix
