@@ -20,13 +20,7 @@ from evaluate import Evaluate, baseline, load_pairs, table
 from generator import Generator
 from hd.networks import GlobalGenerator
 from inference.load import load_generator, published_keys
-from inference.metrics import (
-    Checkerboard,
-    LabelScores,
-    Perceptual,
-    image_scores,
-    summary,
-)
+from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, summary
 from pairs.geometry import Geometry
 from pairs.palettes import CITYSCAPES, FACADES, load_palette
 from runtime.run import is_best
