@@ -117,7 +117,8 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
     frames = [Image.new("RGB", (8, 4), colour) for colour in ("red", "blue")]
     for suffix in ("png", "webp", "tif", "gif"):
         frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:])
-        assert read_pair(pair_of(tmp_path / f"moving.{suffix}"), RGB, RGB)[0].shape == (4, 4, 3)  # the first frame
+        first = read_pair(pair_of(tmp_path / f"moving.{suffix}"), RGB, RGB)[0]
+        assert first.shape == (4, 4, 3) and (first.argmax(axis=2) == 0).all()  # the red one
     frames[0].save(tmp_path / "still.jp2")
     (tmp_path / "still.jp2").rename(tmp_path / "false.png")
     with pytest.raises(DataError, match="is no image of a format that is read"):
@@ -142,18 +143,11 @@ def whole(tmp_path_factory):
 @FUZZ
 @given(changes=mutations)
 def test_damaged_checkpoints_are_loaded_or_refused(tmp_path_factory, whole, changes):
+    """Also where the archive is sound and its data.pkl is not: nearer to an attacker than a random byte of the file."""
     path = tmp_path_factory.getbasetemp() / "gen.pth.tar"
     path.write_bytes(mutated(whole, changes))
     refused_or_read(lambda: load_generator(path))
     refused_or_read(lambda: load_settings(path.parent))
-
-
-@pytest.mark.slow
-@FUZZ
-@given(changes=mutations)
-def test_damaged_pickles_inside_checkpoints_run_nothing(tmp_path_factory, whole, changes):
-    """The archive is sound, its data.pkl is not: nearer to an attacker than a random byte of the file."""
-    path = tmp_path_factory.getbasetemp() / "gen.pth.tar"
     with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             content = old.read(name)
