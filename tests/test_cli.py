@@ -118,8 +118,6 @@ def test_without_docstrings_the_flags_are_the_same():
     assert parse(["--n-epochs", "3"], None).n_epochs == 3
 
 
-# Files and flags of earlier versions
-
 FORMER = dict(name="mine", save_every=3, n_examples=2, checkpointing=True, eval_every=0, best_by="val_l1", palette="",
               interpolation="linear", dropout_blocks="paper", color_jitter_side="A", fused_adam=True,
               channels_last="auto", small_matmul="auto", compile="auto", cuda_graph="auto", deterministic=False)

@@ -99,11 +99,8 @@ def noise(*shape, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
-# Training keeps the colours of label maps
-
-
-def as_jpeg(image, quality=90):
-    return np.asarray(Image.open(io.BytesIO(cv2.imencode(".jpg", image[..., ::-1], [1, quality])[1].tobytes())))
+def as_jpeg(image):
+    return np.asarray(Image.open(io.BytesIO(cv2.imencode(".jpg", image[..., ::-1], [1, 90])[1].tobytes())))
 
 
 def facades():
@@ -139,9 +136,6 @@ def test_colours_are_named_after_a_palette_only_when_they_are_of_it():
     assert [*page.choose_palette("", [(254, 255, 255, 0.9), (3, 3, 3, 0.1)])] == ["eraser", "pencil"]
     assert page.choose_palette("facades", near[:1])["background"] == (0, 0, 223, 0.1)
     assert page.choose_palette("facades", [])["shop"] == (175, 0, 0, 0)
-
-
-# Requests
 
 
 SHALLOW, DEEP = noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)
@@ -347,9 +341,6 @@ def test_a_body_without_end_is_not_read_to_its_end(server, length):
                 connection.sendall(b"0\r\n\r\n")
         connection.settimeout(20)
         assert b" 413 " in (answer := connection.recv(4096)), answer
-
-
-# The page in a browser
 
 
 class Visit:

@@ -60,8 +60,6 @@ def test_the_initialisation_is_the_authors():
         assert all(layer.bias.abs().max() > 0 for layer in layers)
 
 
-# The oracles
-
 def norm(w, name, x, running):
     if f"{name}.weight" not in w:
         return (x - x.mean((2, 3), True)) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()

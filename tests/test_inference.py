@@ -54,9 +54,6 @@ def state_of(gen):
             for name, module in gen.named_modules()]
 
 
-# Threads
-
-
 @pytest.mark.parametrize(("precision", "n"), [("fp32", 200), ("bf16", 30)])
 @pytest.mark.long
 def test_threads_get_what_one_thread_gets_and_nothing_is_left_behind(gen, precision, n):
@@ -136,9 +133,6 @@ def test_a_seed_gives_the_pictures_that_it_gave_in_validation(gen, norm):
     assert (made - Translator(gen, norm=norm, seed=8, precision="fp32").tensor(pixels)).abs().max() > 0.1
 
 
-# Exact or fast
-
-
 @pytest.mark.parametrize(("kind", "dtype", "fast"), [
     ("uint8", torch.uint8, True), ("uint8", torch.float32, False), ("uint16", torch.uint8, False),
     ("float32", torch.uint8, False), ("uint16", torch.float32, False)])
@@ -148,9 +142,6 @@ def test_only_8_bits_to_8_bits_are_translated_in_few_digits(gen, kind, dtype, fa
     x = x if dtype == torch.uint8 else x / 255
     made, exact = (Translator(gen, trained, precision=precision).tensor(x) for precision in ("bf16", "fp32"))
     assert torch.equal(made, exact) != fast
-
-
-# What a file tells
 
 
 def test_a_file_from_before_versions_tells_all_that_it_knows(gen, tmp_path):
@@ -191,9 +182,6 @@ def test_a_file_that_tells_no_direction_has_no_sides(gen, tmp_path):
 def test_a_file_of_a_newer_version_or_that_tells_what_cannot_be_is_refused(gen, tmp_path, told, saved, why):
     with pytest.raises(ValueError, match=f"odd.pth.tar holds no generator {why}"):
         load_generator(write_generator(tmp_path / "odd.pth.tar", gen, told, **saved))
-
-
-# The sizes of training
 
 
 @pytest.mark.parametrize(("training", "size", "wanted"), [
@@ -251,9 +239,6 @@ def test_portraits_among_landscapes_are_translated_as_they_were_validated(uprigh
     assert scores["trained"] == scores["crop"] and scores["trained"] != scores["native"]
 
 
-# Folders of pairs
-
-
 @pytest.mark.parametrize("layout", ["{side}/{name}", "val/{side}/{name}", "val_{side}/{name}", "{side}/val/{name}",
                                     "val/{name}_{side}"])
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
@@ -304,9 +289,6 @@ def test_a_folder_called_a_alone_is_a_folder_like_any_other(gen, tmp_path):
     assert (tmp_path / "out" / "A" / "1.png").exists()
 
 
-# The authors' files
-
-
 @pytest.fixture
 def published(tmp_path):
     torch.manual_seed(0)
@@ -339,8 +321,6 @@ def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(publis
     difference = np.abs(translator.to_scale(source).astype(int) - wanted)
     assert difference.max() <= 2 and difference.mean() < 0.05
 
-
-# A full disk, and what a killed process leaves
 
 ENDINGS = ["png", "jpg", "webp", "bmp", "tif", "npy"]
 
