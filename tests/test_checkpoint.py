@@ -36,12 +36,6 @@ def no_memory(losses):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.fixture
-def run(small):
-    train(small(n_epochs=1))
-    return small(n_epochs=1)
-
-
 def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
     saved = torch.load(run.out_dir / "gen.pth.tar", weights_only=True)
     assert set(saved) == {"format", "state_dict", "config", "epoch", "pairs", "usual_size", "kind", "inputs", "counts",
@@ -106,9 +100,8 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
     train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
 
 
-def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, data, capsys):
+def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, run, data, capsys):
     """A checkpoint and a generator with the flags of a mistake would be of no use to anybody."""
-    train(small(n_epochs=1))
     before = {path: path.read_bytes() for path in small().out_dir.glob("*.tar")}
     whole = {path: path.read_bytes() for path in data.glob("train/*.png")}
     for path, content in whole.items():
@@ -250,8 +243,8 @@ def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monke
         train(small(out_dir=Path("runs/data")))
 
 
-def test_what_changes_on_resume_is_told_and_takes_effect_also_where_the_setting_is_newer(small, end_of, capsys):
-    train(small(n_epochs=1))
+def test_what_changes_on_resume_is_told_and_takes_effect_also_where_the_setting_is_newer(small, run, end_of,
+                                                                                             capsys):
     path = small().out_dir / "checkpoint.pth.tar"
     saved = load_tensors(path)
     del saved["config"]["lambda_fm"]
@@ -262,10 +255,8 @@ def test_what_changes_on_resume_is_told_and_takes_effect_also_where_the_setting_
     assert [tuple(each["betas"]) for each in optimisers] == [(0.9, 0.999)] * 2
 
 
-def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys, end_of):
+def test_an_edit_of_config_py_takes_effect_on_resume(small, run, monkeypatch, capsys, end_of):
     """The file is how this program is used; a flag of the first start stays, whatever the file says."""
-    train(small(n_epochs=1))
-
     def edit(**changes):
         edited = {f.name: changes.get(f.name, f.default) for f in fields(Config)}
         monkeypatch.setattr(Config.__init__, "__defaults__", tuple(edited.values()))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, pair_of, paired, save, settings, write_pair
+from conftest import RGB, make_data, pair_of, paired, save, settings, write_pair
 from PIL import Image
 
 import check as check_module
@@ -211,9 +211,7 @@ def test_bad_data_is_refused_at_the_start(data, split):
 
 
 def test_n_val_takes_pairs_evenly_and_zero_takes_all(tmp_path):
-    for i in range(10):
-        write_pair(tmp_path / "train" / f"{i}.png")
-        write_pair(tmp_path / "val" / f"{i}.png")
+    make_data(tmp_path, 1, 10)
     chosen = load_data(replace(Config(), data_root=tmp_path, n_val=5))[1]
     assert [pair.files[0].stem for pair in chosen.pairs] == ["0", "2", "4", "6", "8"]
     assert len(load_data(replace(Config(), data_root=tmp_path, n_val=0))[1]) == 10

@@ -170,12 +170,6 @@ def test_a_palette_can_be_a_file(tmp_path):
         load_palette("facade")
 
 
-@pytest.fixture
-def trained(small):
-    train(small(n_epochs=1))
-    return small(n_epochs=1)
-
-
 def options(cfg, **changes):
     return replace(Evaluate(cfg.out_dir / "gen.pth.tar", cfg.data_root, device="cpu", num_workers=0), **changes)
 
@@ -184,11 +178,11 @@ def scored(opts):
     return load_pairs(opts, load_generator(opts.checkpoint))[0]
 
 
-def test_l1_of_the_evaluation_is_the_one_that_training_logs(trained, end_of):
-    opts = options(trained)
+def test_l1_of_the_evaluation_is_the_one_that_training_logs(run, end_of):
+    opts = options(run)
     gen = load_generator(opts.checkpoint)
     found = evaluate_module.evaluate(gen, *load_pairs(opts, gen), opts)
-    assert found["scores"]["output"]["l1"]["mean"] == pytest.approx(end_of(trained)["history"][0]["val_l1"], abs=0.02)
+    assert found["scores"]["output"]["l1"]["mean"] == pytest.approx(end_of(run)["history"][0]["val_l1"], abs=0.02)
 
 
 @pytest.mark.parametrize(("net", "size"), [
@@ -226,32 +220,32 @@ def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_gro
     assert "may have been trained on" in capsys.readouterr().out
 
 
-def test_plain_photos_are_not_cut_in_half_to_be_scored(trained, data):
+def test_plain_photos_are_not_cut_in_half_to_be_scored(run, data):
     for path in (data / "val").iterdir():
         write_pair(path, 48, 48)
     with pytest.raises(ValueError, match="not wider than high"):
-        scored(options(trained))
+        scored(options(run))
 
 
-def test_label_maps_are_not_blended_before_they_are_scored(trained, data):
+def test_label_maps_are_not_blended_before_they_are_scored(run, data):
     labels = np.zeros((100, 100, 3), np.uint8)
     labels[:, 33:] = (0, 48, 255)
     for i in range(2):
         write_pair(data / "val" / f"{i}.png", left=labels, right=labels)
-    x, y = scored(options(trained, palette="facades"))[0]
+    x, y = scored(options(run, palette="facades"))[0]
     assert len(y.flatten(1).unique(dim=1).T) == 2 < len(x.flatten(1).unique(dim=1).T)
 
 
 @pytest.fixture
-def call(trained):
-    """Runs the command on the trained run: its exit status, what it printed, and the folders of evaluations."""
+def call(run):
+    """Runs the command on a finished run: its exit status, what it printed, and the folders of evaluations."""
 
-    def run(*flags):
-        status, *said = conftest.call(evaluate_module, "--checkpoint", trained.out_dir / "gen.pth.tar", "--data-root",
-                                      trained.data_root, "--num-workers", 0, "--device", "cpu", *flags)
-        return status, "".join(said), sorted(trained.out_dir.glob("evaluation_*"))
+    def score(*flags):
+        status, *said = conftest.call(evaluate_module, "--checkpoint", run.out_dir / "gen.pth.tar", "--data-root",
+                                      run.data_root, "--num-workers", 0, "--device", "cpu", *flags)
+        return status, "".join(said), sorted(run.out_dir.glob("evaluation_*"))
 
-    return run
+    return score
 
 
 def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data, monkeypatch):
@@ -271,7 +265,7 @@ def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data
     assert status == 2 and "none of the 3 outputs is finite" in said and len(folders) == 1
 
 
-def test_a_second_evaluation_leaves_the_first_one_alone(call, trained, tmp_path):
+def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path):
     for n in (1, 2, 3):
         status, said, folders = call("--seed", n)
         assert status == 0 and len(folders) == n and str(folders[-1] / "metrics.json") in said and "N = 2" in said
@@ -308,8 +302,8 @@ def test_scores_are_printed_even_where_they_cannot_be_written(call, monkeypatch,
     assert status == 2 and "psnr" in said and "No space left on device" in said
 
 
-def test_a_missing_split_an_unknown_direction_and_too_few_inputs_are_refused(trained):
-    opts = options(trained)
+def test_a_missing_split_an_unknown_direction_and_too_few_inputs_are_refused(run):
+    opts = options(run)
     gen = load_generator(opts.checkpoint)
     with pytest.raises(ValueError, match="no split test in .*, only train, val"):
         load_pairs(replace(opts, split="test"), gen)
@@ -359,23 +353,23 @@ def test_the_table_names_metrics_and_columns_with_mean_and_deviation_over_images
 
 
 @pytest.mark.long
-def test_an_unusable_pair_ends_the_command_with_its_name_at_once(trained, data):
+def test_an_unusable_pair_ends_the_command_with_its_name_at_once(run, data):
     """Not with loader processes that ignore the signal which should end them."""
     for i in range(6):
         write_pair(data / "val" / f"{i}.png", seed=i)
     broken = data / "val" / "3.png"
     broken.write_bytes(broken.read_bytes()[:-500])
-    flags = ["--checkpoint", trained.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", "2"]
+    flags = ["--checkpoint", run.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", "2"]
     done = subprocess.run([sys.executable, evaluate_module.__file__, *flags], capture_output=True, text=True,
                           timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "3.png cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_loader_process_that_dies_is_told_in_a_sentence(trained, data, monkeypatch):
+def test_a_loader_process_that_dies_is_told_in_a_sentence(run, data, monkeypatch):
     for i in range(6):
         write_pair(data / "val" / f"{i}.png", seed=200 + i)
-    opts = options(trained, num_workers=2)
+    opts = options(run, num_workers=2)
     gen = load_generator(opts.checkpoint)
     read = PairedImages.pixels
     monkeypatch.setattr(PairedImages, "pixels", lambda self, keys: (

@@ -77,9 +77,8 @@ def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unsp
 
 @posix
 @pytest.mark.long
-def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(small, end_of, capfd):
+def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(small, run, end_of, capfd):
     """A limit on the size of files stands for the disk: the next checkpoint does not fit."""
-    train(small(n_epochs=1))
     path = small().out_dir / "checkpoint.pth.tar"
     before = path.read_bytes()
 

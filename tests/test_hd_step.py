@@ -255,8 +255,7 @@ def test_a_run_shorter_than_a_round_of_the_average_leaves_what_it_learnt(small):
     assert all(torch.equal(value, state["gen"][name]) for name, value in state["ema"]["net"].items())
 
 
-def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, end_of):
-    train(small(n_epochs=1))
+def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, run, end_of):
     last = load_tensors(small().out_dir / "checkpoint.pth.tar")["state"]["gen"]
     train(small(resume=True, n_epochs=2, ema=0.9, lr=1e-12))
     mean = end_of(small())["state"]["ema"]["net"]["output.1.weight"]
@@ -306,8 +305,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     assert len(firsts) == 5 and not any(p.requires_grad or p.grad is not None for p in net.features[:30].parameters())
 
 
-def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small):
-    train(small(n_epochs=1))
+def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small, run):
     path = small().out_dir / "config.json"
     path.write_text(path.read_text().replace('"gan_loss": "bce"', '"gan_loss": "hinge"', 1))  # not that of the defaults
     with pytest.raises(UserError, match=r"config.json .*gan_loss must be one of bce, lsgan; it is 'hinge'"):

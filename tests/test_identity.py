@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import flat, save, settings, write_pair
+from conftest import flat, make_data, save, settings, write_pair
 from PIL import Image
 
 from check import check
@@ -114,10 +114,7 @@ def test_a_val_folder_that_appears_is_validated_on_and_the_tenth_stays_out_of_tr
 
 
 def test_without_its_val_folder_no_trained_pair_is_called_held_out(tmp_path):
-    for split, n in (("train", 6), ("val", 3)):
-        for i in range(n):
-            write_pair(tmp_path / split / f"{i}.png", seed=i + 10 * len(split))
-    before = find_pairs(tmp_path)
+    before = find_pairs(make_data(tmp_path))
     (tmp_path / "val").rename(tmp_path.parent / "gone")
     with pytest.raises(UserError, match="was trained on all 6 that are: put them back"):
         find_pairs(tmp_path, 0, known_of(before))
@@ -126,15 +123,12 @@ def test_without_its_val_folder_no_trained_pair_is_called_held_out(tmp_path):
 
 
 def test_trained_pairs_that_move_into_val_are_not_validated_on(tmp_path):
-    for split, n in (("train", 6), ("val", 3)):
-        for i in range(n):
-            write_pair(tmp_path / split / f"{split}{i}.png", seed=i + 10 * len(split))
-    before = find_pairs(tmp_path)
+    before = find_pairs(make_data(tmp_path, 6, 3))
     for a, b in (("train", "val"), ("val", "train")):
-        (tmp_path / a / f"{a}0.png").rename(tmp_path / b / f"{a}0.png")
+        (tmp_path / a / "0.png").rename(tmp_path / b / f"of_{a}.png")
     found = find_pairs(tmp_path, 0, known_of(before))
-    assert [pair.name for pair in found.splits["val"]] == ["val/val1", "val/val2"]
-    assert [pair.name for pair in found.splits["train"]] == [f"train/train{i}" for i in range(1, 6)]
+    assert [pair.name for pair in found.splits["val"]] == ["val/1", "val/2"]
+    assert [pair.name for pair in found.splits["train"]] == [f"train/{i}" for i in range(1, 6)]
     assert any("1 of the 3 pairs in val have been trained on" in note for note in found.notes)
 
 
@@ -247,20 +241,15 @@ def test_a_pair_in_another_layout_and_format_is_known_by_its_name_without_a_plac
     assert numbers[0] == numbers[1]
 
 
-def rewritten(root, paths):
-    """Other names, and other bytes."""
-    for path in paths:
-        Image.open(path).save(path.with_name(f"new{path.stem}.png"), compress_level=1)
-        path.unlink()
-
-
 @pytest.mark.parametrize("share", [1, 2])
 def test_a_resumed_run_refuses_what_may_be_its_held_out_pairs(tmp_path, share):
     before = find_pairs(flat(tmp_path / "data"), 0)
     held = [tmp_path / "data" / f"{name}.png" for name in before.held_out]
     n = len(held)
     rest = sorted({*(tmp_path / "data").iterdir()} - {*held})
-    rewritten(tmp_path, [*held[share - 1 :], *rest[::share]])
+    for path in [*held[share - 1 :], *rest[::share]]:  # other names, and other bytes
+        Image.open(path).save(path.with_name(f"new{path.stem}.png"), compress_level=1)
+        path.unlink()
     which = f"{n + 1 - share} of the {n} pairs that this run held out cannot be recognised"
     with pytest.raises(UserError, match=f"{which} in .*data, .*move what was held out into val/, or begin"):
         find_pairs(tmp_path / "data", 0, known_of(before))
@@ -334,9 +323,8 @@ def evaluated(cfg, root, split="val"):
     return load_pairs(opts, load_generator(opts.checkpoint))[0].pairs
 
 
-def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_out(small, data, capsys):
-    cfg = small(n_epochs=1)
-    train(cfg)
+def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_out(run, data, capsys):
+    cfg = run
     with pytest.raises(UserError, match="was trained on 6 of its 6 pairs, none of which was held out: --split train"):
         evaluated(cfg, data / "train")
     assert len(evaluated(cfg, data / "train", "all")) == len(evaluated(cfg, data / "train", "train")) == 6
