@@ -65,16 +65,6 @@ def elsewhere(root):
     return root.rename(root.with_name("elsewhere"))
 
 
-@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
-@pytest.mark.parametrize("move", [moved_into_train, one_folder_down, renamed, elsewhere])
-def test_another_root_layout_or_name_moves_no_pair_to_the_other_side(tmp_path, make, move):
-    root = make(tmp_path / "data")
-    before = find_pairs(root, 1)
-    after = find_pairs(move(root), 2, known_of(before))
-    for split in ("train", "val"):
-        assert contents(after, split) == contents(before, split)
-
-
 def test_an_array_put_in_front_moves_no_pair_of_an_npz(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 255, (31, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "train.npz", arrays[1:], arrays[1:])
@@ -232,13 +222,25 @@ def joined_and_named(root):
     return joined(root, "_AB")
 
 
-@pytest.mark.parametrize("change", [masked, as_jpeg, second_input, joined, joined_and_named])
-def test_a_pair_in_another_layout_and_format_is_known_by_its_name_without_a_place(tmp_path, change):
-    two_sided(tmp_path / "data", range(20))
-    before = find_pairs(tmp_path / "data", 1)
+def numbers(found, split):
+    return sorted(re.search(r"\d\d", pair.name)[0] for pair in found.splits[split])
+
+
+def in_two_folders(folder):
+    two_sided(folder, range(20))
+    return folder
+
+
+@pytest.mark.parametrize(("make", "change", "kept"), [
+    *((make, move, contents) for make in (flat, in_two_folders)
+      for move in (moved_into_train, one_folder_down, renamed, elsewhere)),
+    *((in_two_folders, change, numbers) for change in (masked, as_jpeg, second_input, joined, joined_and_named))])
+def test_another_root_layout_name_or_format_moves_no_pair_to_the_other_side(tmp_path, make, change, kept):
+    """It is known by what it holds, or else by its name without a place."""
+    before = find_pairs(make(tmp_path / "data"), 1)
     after = find_pairs(change(tmp_path / "data"), 2, known_of(before))
-    numbers = [{re.search(r"\d\d", pair.name)[0] for pair in found.splits["val"]} for found in (before, after)]
-    assert numbers[0] == numbers[1]
+    for split in ("train", "val"):
+        assert kept(after, split) == kept(before, split)
 
 
 @pytest.mark.parametrize("share", [1, 2])
@@ -282,7 +284,7 @@ def by_name(found):
     return Known.of({"held_out": found.held_out, "trained_on": torch.tensor(names)})
 
 
-@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
+@pytest.mark.parametrize("make", [flat, in_two_folders])
 @pytest.mark.parametrize("there", [False, True])
 def test_names_of_an_earlier_version_are_met_in_another_place(tmp_path, make, there):
     root = make(tmp_path / "data")

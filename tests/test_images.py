@@ -1,4 +1,5 @@
 import contextlib
+import zlib
 
 import cv2
 import numpy as np
@@ -149,6 +150,13 @@ def test_unusable_files_are_named(tmp_path):
 
 
 def test_an_image_beyond_pillows_limit_is_refused_unread(tmp_path, monkeypatch):
+    for width, height in ((100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)):
+        head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+        content = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
+        (tmp_path / "a.png").write_bytes(content + b"rest")
+        for read in (read_picture, read_header):
+            with pytest.raises(DataError, match="a.png"):
+                read(tmp_path / "a.png")
     Image.new("1", (400, 300)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # a warning from here on, an error from twice that
     with pytest.raises(DataError, match="huge.png is too large: more than 100,000 pixels"):
