@@ -107,17 +107,6 @@ def test_sides_that_hold_the_same_are_asked_about(tmp_path, capsys, n):
     assert ("A and B hold the same in each of 3 pairs: is that meant?" in capsys.readouterr().out) == (n == 3)
 
 
-@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32"])
-def test_label_tiffs_of_any_whole_numbers_are_told_of_n_labels_not_of_ranges(told, dtype):
-    def write(path, i):
-        tiff(path, blocks(i, np.arange(9)).astype(dtype))
-
-    for said in told("A", write):
-        assert "refused: side A holds whole numbers, 0 to 8, that look like class indices: --n-labels 9 makes" in said
-    for said in told("A", write, n_labels=9):
-        assert "refused" not in said
-
-
 def elevation(seed, outliers=(), dtype=np.float32):
     array = smooth(seed, 96, 145)
     for number, share in outliers:
@@ -196,6 +185,11 @@ HARDLY = (r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so 
     pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(13) * 17)), dict(n_labels=13),
                  "refused.*all are multiples of 17: divide them by it, and take --n-labels 13", "",
                  id="indices spread over 8 bits"),
+    *(pytest.param("A", lambda path, i, dtype=dtype: tiff(path, blocks(i, np.arange(9)).astype(dtype)), changes, wanted,
+                   "refused" if changes else "range_a", id=f"label TIFFs of {dtype}, {changes}")
+      for dtype in ("int16", "int32", "uint32") for changes, wanted in (
+          ({}, "refused: side A holds whole numbers, 0 to 8, that look like class indices: --n-labels 9 makes"),
+          (dict(n_labels=9), ""))),
     pytest.param("A", lambda path, i: png(path, np.where(np.arange(SIZE) < 30, 255, blocks(i, [0, 1]))),
                  dict(n_labels=2), "62.5% of the pixels are of none, with 255: is that meant?", "",
                  id="more than half of no class"),
