@@ -67,6 +67,8 @@ def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small, 
     assert set(state.state_dict()) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
     assert same(state.state_dict(), other.state_dict()) and other.scaler.state_dict()["scale"] == 1024
     assert state.opt_g.state and state.opt_d.state
+    state.load_state_dict(fresh_state(small()).state_dict())  # of a run in bf16 or fp32, without a scale to restore
+    assert state.scaler.get_scale() == 1024
 
 
 @pytest.mark.parametrize("change", [dict(ngf=8), dict(ndf=8), dict(n_layers=2), dict(in_channels=1),
@@ -300,16 +302,6 @@ def test_torchrun_starting_again_without_resume_is_refused(small, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     with pytest.raises(ValueError, match="with --resume it goes on"):
         train(small())
-
-
-def test_a_run_without_a_scaler_can_go_on_with_one(small):
-    """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
-    saved = fresh_state(small()).state_dict()
-    state = fresh_state(small())
-    state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    assert saved["scaler"] == {}
-    state.load_state_dict(saved)
-    assert state.scaler.get_scale() == 8
 
 
 def test_a_run_is_resumed_from_another_folder(small, data, tmp_path, monkeypatch, end_of):
