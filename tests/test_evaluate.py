@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,7 +163,8 @@ def test_a_palette_can_be_a_file(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"a": [0, 0, 0], "b": [255, 0, 0], "void": [9, 9, 9]}))
     assert load_palette(str(path))["b"] == (255, 0, 0)
-    for text in ("[]", "{", "[" * 100_000, '{"a": [0, 0]}', '{"a": [0, 0, 0]}', '{"a": [0, 0, 0], "b": [0, 0, 300]}'):
+    for text in ("[]", "{", "[" * 100_000, '{"a": [0, 0]}', '{"a": [0, 0, 0]}', '{"a": [0, 0, 0], "b": [0, 0, 300]}',
+                 '{"a": [0, 0, 0], "b": [9, 0, 0], "c": [9, 0, 0]}'):  # one colour, two classes
         path.write_text(text)
         with pytest.raises(ValueError, match="mine.json"):
             load_palette(str(path))
@@ -279,11 +281,12 @@ def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path):
     assert (tmp_path / "mine" / "metrics.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("flags", [("--seed", 2**70), ("--seed", -1), ("--limit", -1), ("--num-workers", -1)])
-def test_a_number_out_of_range_is_one_sentence_and_leaves_no_folder(call, flags):
+@pytest.mark.parametrize(("flags", "told"), [
+    (("--seed", 2**70), "seed must be "), (("--seed", -1), "seed must be "), (("--limit", -1), "limit must be "),
+    (("--num-workers", -1), "num_workers must be "), (("--scale", "native"), "--scale needs --full-size")])
+def test_a_flag_of_no_use_is_one_sentence_and_leaves_no_folder(call, flags, told):
     status, said, folders = call(*flags)
-    name = flags[0][2:].replace("-", "_")
-    assert status == 2 and said.startswith(f"error: {name} must be ") and said.count("\n") == 1 and not folders
+    assert status == 2 and said.startswith(f"error: {told}") and said.count("\n") == 1 and not folders
 
 
 def test_want_of_memory_is_a_sentence(call, monkeypatch):
@@ -311,6 +314,9 @@ def test_a_missing_split_an_unknown_direction_and_too_few_inputs_are_refused(run
         gen.trained = replace(load_generator(opts.checkpoint).trained, **told)
         with pytest.raises(ValueError, match=said):
             load_pairs(opts, gen)
+    shutil.rmtree(run.data_root / "train")
+    with pytest.raises(ValueError, match="--baseline mean needs training pairs"):
+        load_pairs(replace(opts, baseline="mean"), load_generator(opts.checkpoint))
 
 
 def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatch, capsys):

@@ -482,14 +482,17 @@ def test_resume_finds_the_run_by_its_data(capsys):
     assert "the pairs of runs/better are gone: if these are the same, --out-dir runs/better" in capsys.readouterr().out
 
 
-def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none():
+def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none(capsys):
     run_in("pairs", "f1/pairs", 5)
     run_in("pairs-3", "f2/pairs", 1)
     run_in("pairs-7", "f1/pairs", 9)
     assert resumed("--data-root", "f1/pairs") == "runs/pairs-7" and resumed("--data-root", "f2/pairs") == "runs/pairs-3"
     assert resumed("--data-root", str(Path("f2/../f2/pairs").absolute())) == "runs/pairs-3"
     os.utime("runs/pairs/checkpoint.pth.tar", (20, 20))  # the newest, not the last number
+    capsys.readouterr()
     assert resumed("--data-root", "f1/pairs") == "runs/pairs"
+    told = "runs/pairs is the newest of the runs on that data; --out-dir takes another: runs/pairs-7\n"
+    assert capsys.readouterr().out == told
 
 
 def test_what_is_not_clear_is_asked_about():
