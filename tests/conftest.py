@@ -199,9 +199,9 @@ def stacked(losses):
     return torch.stack(list(losses.values()))
 
 
-def make_data(folder):
-    """A folder with six training and two validation pairs."""
-    for split, n, seed in (("train", 6, 0), ("val", 2, 100)):
+def make_data(folder, train=6, val=2):
+    """A folder with so many training and validation pairs."""
+    for split, n, seed in (("train", train, 0), ("val", val, 100)):
         for i in range(n):
             write_pair(folder / split / f"{i}.png", seed=seed + i)
     return folder
@@ -298,6 +298,13 @@ def data(tmp_path):
 def small(data, tmp_path):
     """Makes configurations of runs that take a second."""
     return lambda name="run", **changes: replace(settings(data, tmp_path / name), **changes)
+
+
+@pytest.fixture
+def run(small):
+    """The settings of a run of one epoch that is finished."""
+    train_module.train(small(n_epochs=1))
+    return small(n_epochs=1)
 
 
 @pytest.fixture

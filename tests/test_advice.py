@@ -36,28 +36,6 @@ def sentences(val, train):
     return {epoch: sentence for epoch, sentence in said.items() if sentence}
 
 
-def warned(val, train, start=0):
-    """The epochs, after `start`, in which the history of these L1s is said to overfit."""
-    return [epoch for epoch in sentences(val, train) if epoch > start]
-
-
-def wandering(seed, n):
-    """As single epochs of facades wander."""
-    return np.random.default_rng(seed).uniform(-0.01, 0.01, n)
-
-
-def test_epochs_that_merely_wander_are_no_overfitting():
-    """A warning after one bad epoch, or after hundreds of flat ones, teaches people not to read it."""
-    n = 200
-    falling = np.linspace(0.4, 0.2, n)
-    for seed in range(4):
-        assert not warned(0.36 + wandering(seed, n), falling)
-    assert not warned(0.36 + np.where(np.arange(n) % 50 > 45, 0.1, 0), falling)  # a few bad epochs
-    assert not warned(0.1 + 0.001 * np.arange(n) / n, falling)  # a rise of 1 %
-    assert not warned(np.linspace(0.3, 0.4, n), np.linspace(0.3, 0.4, n))  # training does not fall: it diverges
-    assert not warned(0.3 + 0.1 * 0.95 ** np.arange(n), falling)
-
-
 def by_definition(history):
     """The epochs since which and in which the run overfits, computed from the whole history anew: O(n² log n)."""
     val, train = ([row[name] for row in history] for name in ("val_l1", "g_l1"))
@@ -73,14 +51,18 @@ def by_definition(history):
 
 
 def test_overfitting_is_found_epoch_by_epoch_as_it_is_from_the_whole_history():
-    """Random walks, some in coarse steps so that values tie; most of them rise in the end."""
+    """Random walks, some in coarse steps so that values tie, some with single bad epochs; many rise in the end.
+
+    Beside some, training does not fall: it diverges. A warning of what merely wanders teaches people not to read it.
+    """
     found = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
         n = int(rng.integers(1, 120))
         walks = 0.5 + rng.choice([-0.001, 0.0, 0.001]) * np.arange(n) + rng.normal(0, rng.choice([0.001, 0.01]), (2, n))
         walks[0] += 0.002 * np.maximum(0, np.arange(n) - rng.integers(0, 60))
-        walks[1] -= 0.002 * np.arange(n)
+        walks[0] += 0.1 * (rng.random(n) < rng.choice([0, 0.1]))
+        walks[1] += rng.choice([-0.002, -0.002, 0.001]) * np.arange(n)
         val, train = walks.round(2 if seed % 3 == 0 else 6).tolist()
         said = [(int(re.search(r"about epoch (\d+)", text)[1]), epoch) for epoch, text in sentences(val, train).items()]
         wanted = by_definition(rows(val, train))

@@ -38,9 +38,3 @@ def test_a_band_that_is_missing_is_named_with_its_file(tmp_path):
     picture = read_picture(write(tmp_path / "a.tif", located(3)))
     with pytest.raises(DataError, match=r"a\.tif holds 3 bands, and no band 4"):
         Values(1, bands=(4,)).array([picture])
-
-
-@pytest.mark.parametrize("bands", [(0,), (-1, 2), ("4",), 3])
-def test_numbers_that_are_no_bands_are_refused(bands):
-    with pytest.raises(ValueError, match="bands_a"):
-        Config(bands_a=bands)

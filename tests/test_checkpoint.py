@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from runtime import run as run_module
 from runtime.checkpoint import Progress, load_tensors
 from runtime.cli import parse
 from runtime.distributed import Ranks
+from runtime.files import temporary_name
 from runtime.run import Run
 from runtime.writer import Writer
 from train import train
@@ -32,12 +34,6 @@ class Killed(BaseException):
 
 def no_memory(losses):
     raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-@pytest.fixture
-def run(small):
-    train(small(n_epochs=1))
-    return small(n_epochs=1)
 
 
 def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
@@ -71,6 +67,8 @@ def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small, 
     assert set(state.state_dict()) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
     assert same(state.state_dict(), other.state_dict()) and other.scaler.state_dict()["scale"] == 1024
     assert state.opt_g.state and state.opt_d.state
+    state.load_state_dict(fresh_state(small()).state_dict())  # of a run in bf16 or fp32, without a scale to restore
+    assert state.scaler.get_scale() == 1024
 
 
 @pytest.mark.parametrize("change", [dict(ngf=8), dict(ndf=8), dict(n_layers=2), dict(in_channels=1),
@@ -80,11 +78,6 @@ def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small, 
 def test_another_network_cannot_continue_a_run(run, change):
     with pytest.raises(ValueError, match=f"has {next(iter(change))} "):
         train(replace(run, resume=True, n_epochs=2, **change))
-
-
-def test_a_finished_run_says_so(run):
-    with pytest.raises(ValueError, match="finished: 1 of 1 epochs; a larger --n-epochs"):
-        train(replace(run, resume=True))
 
 
 def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, data, at_step, end_of, monkeypatch):
@@ -109,9 +102,8 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
     train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
 
 
-def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, data, capsys):
+def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, run, data, capsys):
     """A checkpoint and a generator with the flags of a mistake would be of no use to anybody."""
-    train(small(n_epochs=1))
     before = {path: path.read_bytes() for path in small().out_dir.glob("*.tar")}
     whole = {path: path.read_bytes() for path in data.glob("train/*.png")}
     for path, content in whole.items():
@@ -188,10 +180,13 @@ def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_
     """A config.json alone, as earlier versions wrote it before the first checkpoint, or a user has left it."""
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
         (run.out_dir / name).unlink()
+    half = [run.out_dir / temporary_name(), run.out_dir / "examples" / temporary_name()]
+    for path in half:
+        path.write_bytes(b"half")
     again = parse(["--resume", "--out-dir", str(run.out_dir)])
     assert (again.ngf, again.data_root, again.n_epochs) == (run.ngf, run.data_root, 1)
     train(again)
-    assert end_of(run)["epoch"] == 1
+    assert end_of(run)["epoch"] == 1 and not any(path.exists() for path in half)
     for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
         (run.out_dir / name).unlink()
     train(replace(run, ngf=8))
@@ -250,20 +245,20 @@ def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monke
         train(small(out_dir=Path("runs/data")))
 
 
-def test_a_setting_that_is_newer_than_the_run_is_told(small, capsys):
-    train(small(n_epochs=1))
+def test_what_changes_on_resume_is_told_and_takes_effect_also_where_the_setting_is_newer(small, run, end_of,
+                                                                                             capsys):
     path = small().out_dir / "checkpoint.pth.tar"
     saved = load_tensors(path)
     del saved["config"]["lambda_fm"]
     torch.save(saved, path)
-    train(small(n_epochs=2, resume=True, lambda_fm=10.0))
+    train(small(n_epochs=2, resume=True, lambda_fm=10.0, beta1=0.9))
     assert "changed since the run began: lambda_fm from 0.0 to 10.0" in capsys.readouterr().out
+    optimisers = [end_of(small())["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
+    assert [tuple(each["betas"]) for each in optimisers] == [(0.9, 0.999)] * 2
 
 
-def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys, end_of):
+def test_an_edit_of_config_py_takes_effect_on_resume(small, run, monkeypatch, capsys, end_of):
     """The file is how this program is used; a flag of the first start stays, whatever the file says."""
-    train(small(n_epochs=1))
-
     def edit(**changes):
         edited = {f.name: changes.get(f.name, f.default) for f in fields(Config)}
         monkeypatch.setattr(Config.__init__, "__defaults__", tuple(edited.values()))
@@ -277,12 +272,6 @@ def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys,
     assert "changed since the run began: n_epochs from 1 to 3" in capsys.readouterr().out
     cfg = parse(["--resume", "--out-dir", str(small().out_dir)])
     assert cfg.n_epochs == 3 and cfg.lr == 1e-4  # kept, and no longer an edit
-
-
-def test_flags_are_checked_against_the_settings_of_the_run(run):
-    cfg = parse(["--resume", "--out-dir", str(run.out_dir), "--load-size", "96", "--n-epochs", "2"])
-    assert cfg.load_size == 96 and cfg.crop_size == 32
-    train(cfg)
 
 
 def test_a_run_whose_data_moved_says_what_to_do_and_downloads_nothing(run, data, tmp_path):
@@ -313,48 +302,33 @@ def test_torchrun_starting_again_without_resume_is_refused(small, monkeypatch):
         train(small())
 
 
-def test_a_lost_checkpoint_never_costs_the_trained_generator(run):
-    (run.out_dir / "checkpoint.pth.tar").unlink()
-    before = (run.out_dir / "gen.pth.tar").read_bytes()
-    with pytest.raises(ValueError, match="checkpoint.pth.tar is missing"):
-        train(replace(run, resume=True, n_epochs=2))
-    assert (run.out_dir / "gen.pth.tar").read_bytes() == before
-
-
-def test_a_changed_beta_takes_effect_on_resume(run, end_of):
-    train(replace(run, resume=True, n_epochs=2, beta1=0.9))
-    assert [tuple(end_of(run)["state"][name]["param_groups"][0]["betas"]) for name in ("opt_g", "opt_d")] == [
-        (0.9, 0.999)] * 2
-
-
-def test_a_run_without_a_scaler_can_go_on_with_one(small):
-    """bf16 or fp32 so far, fp16 from now on: there is no scale to restore."""
-    saved = fresh_state(small()).state_dict()
-    state = fresh_state(small())
-    state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    assert saved["scaler"] == {}
-    state.load_state_dict(saved)
-    assert state.scaler.get_scale() == 8
-
-
 def test_a_run_is_resumed_from_another_folder(small, data, tmp_path, monkeypatch, end_of):
     monkeypatch.chdir(data.parent)
     train(small(n_epochs=1, data_root=Path("data")))
     monkeypatch.chdir("/")
-    train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
+    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2", "--load-size", "96"])
+    assert cfg.load_size == 96 and cfg.crop_size == 32  # a flag is checked beside the settings of the run
+    train(cfg)
     assert end_of(small())["epoch"] == 2
 
 
-def test_damaged_files_get_a_sentence(run):
-    path = run.out_dir / "checkpoint.pth.tar"
-    whole = path.read_bytes()
+def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(run):
+    path, gen = run.out_dir / "checkpoint.pth.tar", run.out_dir / "gen.pth.tar"
+    whole, trained = path.read_bytes(), gen.read_bytes()
+
+    def refused(message, n_epochs=2):
+        with pytest.raises(ValueError, match=message):
+            train(replace(run, resume=True, n_epochs=n_epochs))
+        assert gen.read_bytes() == trained
+
+    refused("finished: 1 of 1 epochs; a larger --n-epochs", n_epochs=1)
     for content in (b"", b"PK\x03\x04", whole[: len(whole) // 2], b"x" * 1000, pickle.dumps([1, 2])):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="checkpoint.pth.tar is"):
-            train(replace(run, resume=True, n_epochs=2))
-    (run.out_dir / "gen.pth.tar").replace(path)
-    with pytest.raises(ValueError, match="not a pix2pix checkpoint"):
-        train(replace(run, resume=True, n_epochs=2))
+        refused("checkpoint.pth.tar is")
+    path.write_bytes(trained)
+    refused("not a pix2pix checkpoint")
+    path.unlink()
+    refused("checkpoint.pth.tar is missing")
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(small, tmp_path):
@@ -382,11 +356,8 @@ def test_of_each_kind_only_the_newest_waits():
     assert seen[2:] == ["once more"]
 
 
-def fail():
-    raise OSError("no space left")
-
-
 def test_an_error_is_raised_at_the_end_unless_another_is_on_its_way(small):
+    fail = Mock(side_effect=OSError("no space left"))
     with pytest.raises(OSError, match="no space left"), Run(small("a"), Ranks()) as run:
         run.writer.submit("", fail)
     with pytest.raises(ValueError, match="the loss"), Run(small("b"), Ranks()) as run:

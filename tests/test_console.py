@@ -27,6 +27,8 @@ def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(mon
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
     console.say("512×256 ± 猫 \x1b[2J\r\x07\u202e\udcff\x9b1m\nnext")
     shown = written.getvalue().decode(encoding).replace(os.linesep, "\n")
+    with pytest.raises(SystemExit):
+        console.run_main(lambda: print("512×256 ± 猫"))  # as the help is printed
     assert shown.endswith("\\x1b[2J\\r\\x07\\u202e\\udcff\\x9b1m\nnext\n")
     assert ("512×256 ± 猫" in shown) == (encoding == "utf-8")
 
@@ -64,26 +66,17 @@ def test_another_broken_pipe_than_the_output_s_is_told(capsys):
     assert "has left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("rank", "world", "printed"), [("1", None, True), ("1", "1", True), ("0", "2", True),
-                                                        ("1", "2", False)])
-def test_only_a_process_among_others_leaves_printing_to_the_first(monkeypatch, capsys, rank, world, printed):
-    """RANK may be left in the environment by another program: a run must not be silent for it."""
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    if world:
-        monkeypatch.setenv("WORLD_SIZE", world)
-    console.say("here")
-    assert (capsys.readouterr().out == "here\n") == printed
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_a_program_that_is_one_process_speaks_whatever_a_launcher_has_left(monkeypatch, capsys, several):
-    for name, value in dict(WORLD_SIZE="2", RANK="1", LOCAL_RANK="1").items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+@pytest.mark.parametrize(("rank", "world", "several", "printed"), [
+    ("1", None, True, True), ("1", "1", True, True), ("0", "2", True, True), ("1", "2", True, False),
+    ("1", "2", False, True)])
+def test_a_program_that_is_one_process_speaks_whatever_a_launcher_has_left(monkeypatch, capsys, rank, world, several,
+                                                                          printed):
+    """A run, too, must not be silent for a RANK alone; of several processes, the first one speaks."""
+    for name, value in dict(WORLD_SIZE=world, RANK=rank, LOCAL_RANK=rank, TORCHELASTIC_RUN_ID=None).items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit):
         console.run_main(lambda: console.say("here"), several)
-    assert capsys.readouterr().out == ("" if several else "here\n")
+    assert capsys.readouterr().out == ("here\n" if printed else "")
 
 
 def test_torchrun_is_told_which_program_it_may_start(monkeypatch, capsys):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, pair_of, paired, save, write_pair
+from conftest import RGB, make_data, pair_of, paired, save, settings, write_pair
 from PIL import Image
 
 import check as check_module
@@ -159,7 +159,6 @@ def test_label_maps_keep_their_colours_where_asked(tmp_path, label_side, blurred
 
 def test_color_jitter_changes_the_photo_side_only(tmp_path):
     pairs = [pair_of(write_pair(tmp_path / "a.png", width=128, height=64))]
-    plain = paired(pairs, JITTER, train=True)[0]
     for side, changed in (("none", 0), ("B", 0), ("A", 1)):
         for channels in (3, 1):
             cfg = replace(JITTER, color_jitter=0.5, label_side=side, in_channels=channels, out_channels=channels)
@@ -212,9 +211,7 @@ def test_bad_data_is_refused_at_the_start(data, split):
 
 
 def test_n_val_takes_pairs_evenly_and_zero_takes_all(tmp_path):
-    for i in range(10):
-        write_pair(tmp_path / "train" / f"{i}.png")
-        write_pair(tmp_path / "val" / f"{i}.png")
+    make_data(tmp_path, 1, 10)
     chosen = load_data(replace(Config(), data_root=tmp_path, n_val=5))[1]
     assert [pair.files[0].stem for pair in chosen.pairs] == ["0", "2", "4", "6", "8"]
     assert len(load_data(replace(Config(), data_root=tmp_path, n_val=0))[1]) == 10
@@ -257,9 +254,7 @@ def test_check_tells_where_no_pixel_counts(tmp_path, capsys, black):
         for i in range(n):
             for side in "AB":
                 write_pair(tmp_path / "mine" / split / side / f"{i}.png", 96, 48, seed=i)
-            mask = tmp_path / "mine" / split / "M" / f"{i}.png"
-            write_pair(mask, left=np.full((48, 48, 3), 255 * (i >= dark), np.uint8),
-                       right=np.full((48, 48, 3), 255 * (i >= dark), np.uint8))
+            save(tmp_path / "mine" / split / "M" / f"{i}.png", np.full((48, 96), 255 * (i >= dark), np.uint8))
     assert check(replace(Config(), data_root=tmp_path / "mine")) == (2 if black == 3 else 0)
     shown = capsys.readouterr().out
     assert f"problems: {black // 3}" in shown
@@ -267,66 +262,34 @@ def test_check_tells_where_no_pixel_counts(tmp_path, capsys, black):
     assert ("problem: train: no pixel counts in 3 of 3" in shown) == (black == 3)
 
 
-def photos(folder, n, size):
-    """Files that are one picture each, though they lie where side-by-side files are looked for."""
-    for i in range(n):
-        write_pair(folder / f"{size[0]}_{i}.png", *size, seed=i)
-
-
-@pytest.mark.parametrize("size", [(96, 96), (72, 96)])
-def test_plain_photos_are_not_cut_in_half(tmp_path, capsys, size):
-    photos(tmp_path / "mine", 9, size)
-    photos(tmp_path / "mine", 2, (96, 48))
-    cfg = replace(Config(), data_root=tmp_path / "mine", seed=1)
-    with pytest.raises(ValueError, match="files are not wider than high, such as .*: they do not look like two images "
-                                         "side by side. Put the two sides into folders A and B"):
-        load_data(cfg)
-    assert check(cfg) == 2
-    assert "problem: " in (shown := capsys.readouterr().out) and "not wider than high" in shown
+@pytest.mark.parametrize(("sizes", "told"), [
+    *(([size] * 4, "have the shape of a single photo") for size in ((160, 120), (150, 100), (192, 108), (80, 60))),
+    *(([size] * 4, "are not wider than high") for size in ((60, 80), (48, 48))),
+    ([(96, 48)] * 2 + [(72, 96)] * 6 + [(96, 48)] * 2, "are not wider than high"),
+    *(([size] * 4, "") for size in ((96, 48), (144, 48), (150, 64)))])  # halves in portrait are pairs too
+@pytest.mark.parametrize("end", ["", "_AB"])
+def test_photos_are_not_cut_in_halves_unless_their_names_say_so(tmp_path, capsys, sizes, told, end):
+    for i, size in enumerate(sizes):
+        write_pair(tmp_path / ("train" if i > 1 else "val") / f"{i}{end}.png", *size, seed=i)
+    cfg = settings(tmp_path, None)
+    if told and not end:
+        with pytest.raises(UserError, match=f"{told}, such as .*: they do not look like two images side by side. Put "
+                                            "the two sides into folders A and B.* let the names end in _AB"):
+            load_data(cfg)
+        assert check(cfg) == 2
+        assert "problem: " in (shown := capsys.readouterr().out) and told in shown
+    else:
+        assert sum(map(len, load_data(cfg)[:2])) == len(sizes) and check(cfg) == 0
+        assert "do not look like" not in capsys.readouterr().out
 
 
 def test_a_few_plain_photos_among_pairs_are_named(tmp_path, capsys):
-    photos(tmp_path / "mine" / "train", 7, (96, 48))
-    photos(tmp_path / "mine" / "train", 1, (48, 48))
-    photos(tmp_path / "mine" / "val", 1, (96, 48))
+    for i in range(9):
+        write_pair(tmp_path / "mine" / ("train" if i else "val") / f"{i}.png", 48 if i == 8 else 96, 48, seed=i)
     cfg = replace(Config(), data_root=tmp_path / "mine")
     load_data(cfg)
     assert check(cfg) == 0
     assert capsys.readouterr().out.count("1 of 8 files are not wider than high, such as ") == 2
-
-
-@pytest.mark.parametrize(("size", "end"), [((512, 256), ""), ((1200, 600), ""), ((864, 288), ""), ((800, 600), "_AB"),
-                                           ((60, 80), "_AB")])  # a name can vouch for narrow halves
-def test_halves_in_portrait_are_pairs_too(tmp_path, size, end, capsys):
-    for i in range(4):
-        write_pair(tmp_path / f"{i}{end}.png", *size, seed=i)
-    assert sum(map(len, load_data(replace(Config(), data_root=tmp_path))[:2])) == 4
-    assert "not wider than high" not in capsys.readouterr().out
-
-
-def indices(top=18, void=None):
-    image = np.arange(64 * 64).reshape(64, 64) % (top + 1)
-    image[0, 0] = image[0, 0] if void is None else void
-    return image
-
-
-@pytest.mark.parametrize(("array", "dark"), [
-    (indices().astype(np.uint8), True), (indices(void=255).astype(np.uint8), True), (indices(1).astype(np.uint8), True),
-    (np.linspace(500, 4000, 4096).astype(np.uint16).reshape(64, 64), True),
-    (np.linspace(500, 20_000, 4096).astype(np.uint16).reshape(64, 64), False),
-    (indices(1).astype(np.uint8) * 255, False), ((indices(1) * 100 + 155).astype(np.uint8), False),
-])
-def test_class_indices_and_depth_that_would_be_near_black_are_named_once_a_side(
-        tmp_path, capsys, array, dark):
-    for split in ("train", "val"):
-        for i in range(3):
-            write_pair(tmp_path / "mine" / split / "A" / f"{i}.png", 64, 64, seed=i)
-            save(tmp_path / "mine" / split / "B" / f"{i}.png", array)
-    cfg = replace(Config(), data_root=tmp_path / "mine")
-    for look in (load_data, check):
-        look(cfg)
-        shown = capsys.readouterr().out
-        assert shown.count("side B uses less than a tenth of its range") == dark and "side A uses" not in shown
 
 
 def test_files_of_several_pages_or_frames_are_named(tmp_path, capsys):

@@ -5,14 +5,6 @@ from torch import nn
 from discriminator import Discriminator
 
 
-def test_the_parameter_count_is_the_reference_one():
-    assert sum(p.numel() for p in Discriminator().parameters()) == 2_768_705
-
-
-def test_256_pixels_give_30_by_30_logits():
-    assert Discriminator()(torch.zeros(1, 3, 256, 256), torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
-
-
 @pytest.mark.parametrize(("n_layers", "field"), [(0, 1), (1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
 def test_one_logit_sees_the_field_of_the_paper(n_layers, field):
     """Measured: the pixels that have a gradient from a logit in the middle, without BatchNorm's global statistics."""
@@ -26,8 +18,11 @@ def test_one_logit_sees_the_field_of_the_paper(n_layers, field):
         assert touched.any(0).sum() == field and touched.any(1).sum() == field
 
 
-def test_slopes_norms_and_start_are_those_of_the_paper():
-    modules = list(Discriminator().modules())
+def test_layers_and_start_are_those_of_the_paper():
+    disc = Discriminator()
+    assert sum(p.numel() for p in disc.parameters()) == 2_768_705
+    assert disc(*torch.zeros(2, 1, 3, 256, 256)).shape == (1, 1, 30, 30)
+    modules = list(disc.modules())
     assert {m.negative_slope for m in modules if isinstance(m, nn.LeakyReLU)} == {0.2}
     assert [m.num_features for m in modules if isinstance(m, nn.BatchNorm2d)] == [128, 256, 512]
     assert {(m.eps, m.momentum) for m in modules if isinstance(m, nn.BatchNorm2d)} == {(1e-5, 0.1)}

@@ -128,6 +128,14 @@ def test_what_launchers_leave_is_one_process_or_a_sentence(monkeypatch, left, to
             assert (ranks.rank, ranks.world) == (0, 1)
 
 
+def test_several_processes_are_not_started_on_mps(monkeypatch):
+    for name, value in dict(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="1").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "use_device", torch.device)
+    with pytest.raises(UserError, match="several processes need CUDA or the CPU"), distributed.processes("mps"):
+        pass
+
+
 STEPS = """
 import sys, torch
 from contextlib import nullcontext

@@ -24,8 +24,8 @@ from werkzeug.test import Client
 import draw
 import train
 from hd.networks import make_generator
-from inference import page
 from inference.load import load_generator
+from inference.page import choose_palette
 from pairs import demo
 from pairs.palettes import FACADES, flat_colours, sample
 from pairs.picture import picture_of
@@ -99,11 +99,8 @@ def noise(*shape, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
-# Training keeps the colours of label maps
-
-
-def as_jpeg(image, quality=90):
-    return np.asarray(Image.open(io.BytesIO(cv2.imencode(".jpg", image[..., ::-1], [1, quality])[1].tobytes())))
+def as_jpeg(image):
+    return np.asarray(Image.open(io.BytesIO(cv2.imencode(".jpg", image[..., ::-1], [1, 90])[1].tobytes())))
 
 
 def facades():
@@ -133,15 +130,12 @@ def test_lines_on_white_are_two_colours_and_an_object_on_white_is_a_photo():
 
 def test_colours_are_named_after_a_palette_only_when_they_are_of_it():
     near = [(r, g, min(255, b + 2), 0.1) for r, g, b in FACADES.values()]
-    assert [*page.choose_palette("", near).items()][:1] == [("background", (0, 0, 223, 0.1))]
-    assert [*page.choose_palette("", [*near, (9, 200, 9, 0.1)])][0] == "#0000e1"
-    assert [*page.choose_palette("", [(0, 0, 0, 0.9), (255, 0, 0, 0.1)])] == ["#000000", "#ff0000"]  # of Cityscapes' 29
-    assert [*page.choose_palette("", [(254, 255, 255, 0.9), (3, 3, 3, 0.1)])] == ["eraser", "pencil"]
-    assert page.choose_palette("facades", near[:1])["background"] == (0, 0, 223, 0.1)
-    assert page.choose_palette("facades", [])["shop"] == (175, 0, 0, 0)
-
-
-# Requests
+    assert [*choose_palette("", near).items()][:1] == [("background", (0, 0, 223, 0.1))]
+    assert [*choose_palette("", [*near, (9, 200, 9, 0.1)])][0] == "#0000e1"
+    assert [*choose_palette("", [(0, 0, 0, 0.9), (255, 0, 0, 0.1)])] == ["#000000", "#ff0000"]  # of Cityscapes' 29
+    assert [*choose_palette("", [(254, 255, 255, 0.9), (3, 3, 3, 0.1)])] == ["eraser", "pencil"]
+    assert choose_palette("facades", near[:1])["background"] == (0, 0, 223, 0.1)
+    assert choose_palette("facades", [])["shop"] == (175, 0, 0, 0)
 
 
 SHALLOW, DEEP = noise(64, 70, 3), noise(64, 70, 3, dtype=np.uint16)
@@ -257,14 +251,6 @@ def test_the_settings_tell_what_can_be_drawn(client, run):
     assert found["examples"] == ["001", "002"]
 
 
-def test_a_network_with_a_range_of_the_input_has_no_examples(run, tmp_path):
-    """They are shown from black to white, of which the network would take the range again."""
-    shutil.copy(run / "config.json", tmp_path)
-    for ranges, n in (({}, 2), ({"range_a": [0.0, 4000.0]}, 0)):
-        told_otherwise(run, tmp_path, ranges)
-        assert len(app_of(tmp_path).examples) == n
-
-
 def test_an_example_is_the_input_and_then_the_target(client, app, run, monkeypatch):
     pair = decoded((run.parent / "demo" / "val" / "002.png").read_bytes())
     assert np.array_equal(decoded(client.get("/example/1").data), pair)
@@ -298,13 +284,18 @@ def test_a_network_without_pictures_is_refused_at_the_start(run, tmp_path, told,
         app_of(tmp_path)
 
 
-def test_without_data_or_a_run_there_are_no_examples_and_photos_come_in(run, tmp_path):
+def test_without_data_a_run_or_black_and_white_there_are_no_examples_and_photos_come_in(run, tmp_path):
+    """Examples are shown from black to white, of which a network with a range would take the range again."""
     told_otherwise(run, tmp_path, colours=None)
     app = app_of(tmp_path)
     assert Client(app).get("/settings.json").json["kind"] == "photo" and not app.examples
     (tmp_path / "config.json").write_text(json.dumps({"data_root": str(tmp_path / "gone")}))
     assert not app_of(tmp_path).examples
     assert Client(app_of(tmp_path, palette="edges")).get("/settings.json").json["kind"] == "edges"
+    shutil.copy(run / "config.json", tmp_path)
+    assert len(app_of(tmp_path).examples) == 2
+    told_otherwise(run, tmp_path, {"range_a": [0.0, 4000.0]})
+    assert not app_of(tmp_path).examples
 
 
 def start(monkeypatch, *flags):
@@ -347,9 +338,6 @@ def test_a_body_without_end_is_not_read_to_its_end(server, length):
                 connection.sendall(b"0\r\n\r\n")
         connection.settimeout(20)
         assert b" 413 " in (answer := connection.recv(4096)), answer
-
-
-# The page in a browser
 
 
 class Visit:
@@ -429,6 +417,11 @@ def visit(chromium, server):
         assert all(host.startswith("127.0.0.1:") for host in visit.hosts)
 
 
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
 browser = pytest.mark.browser
 
 
@@ -437,8 +430,7 @@ def colours(array):
 
 
 @browser
-def test_a_rectangle_is_drawn_and_translated(visit, app):
-    page = visit()
+def test_a_rectangle_is_drawn_and_translated(page, app):
     assert colours(page.pixels("drawing")) == {WALL}  # the commonest class
     before = page.pixels("result")
     page.press("window")
@@ -464,8 +456,7 @@ def test_no_tool_leaves_a_colour_that_is_no_class(visit):
 
 
 @browser
-def test_a_line_has_its_width_and_no_holes(visit):
-    page = visit()
+def test_a_line_has_its_width_and_no_holes(page):
     page.press("l", "sky", *"[[[[[[")
     page.drag((3, 5), (60, 37))
     drawn = (page.pixels("drawing") == SKY).all(axis=2)
@@ -476,8 +467,7 @@ def test_a_line_has_its_width_and_no_holes(visit):
 
 
 @browser
-def test_fill_stops_at_the_borders(visit):
-    page = visit()
+def test_fill_stops_at_the_borders(page):
     page.press("l", "sky")
     page.drag((0, 20), (40, 63))
     page.drag((63, 0), (20, 50))
@@ -490,8 +480,8 @@ def test_fill_stops_at_the_borders(visit):
 
 
 @browser
-def test_undo_and_redo_bring_back_every_byte(visit):
-    page, states = visit(), []
+def test_undo_and_redo_bring_back_every_byte(page):
+    states = []
     for tool, name, stroke in [("r", "window", ((1, 1), (20, 20))), ("b", "door", ((5, 30), (50, 40), (9, 60))),
                                ("l", "sky", ((0, 0), (63, 63))), ("f", "roof", ((63, 0),))]:
         states.append(page.pixels("drawing"))
@@ -512,8 +502,7 @@ def test_undo_and_redo_bring_back_every_byte(visit):
 
 
 @browser
-def test_pick_takes_the_class_under_the_pointer(visit):
-    page = visit()
+def test_pick_takes_the_class_under_the_pointer(page):
     page.press("door")
     page.drag((10, 10), (20, 20))
     page.press("sky", "i")
@@ -522,8 +511,7 @@ def test_pick_takes_the_class_under_the_pointer(visit):
 
 
 @browser
-def test_a_stroke_is_one_request_and_the_newest_state_comes_last(visit, app):
-    page = visit()
+def test_a_stroke_is_one_request_and_the_newest_state_comes_last(page, app):
     sent = page.sent
     page.page.clock.install(time=0)
     page.page.clock.pause_at(1000)
@@ -544,8 +532,7 @@ def test_a_stroke_is_one_request_and_the_newest_state_comes_last(visit, app):
 
 
 @browser
-def test_without_live_nothing_is_sent_until_asked(visit, app):
-    page = visit()
+def test_without_live_nothing_is_sent_until_asked(page, app):
     page.page.uncheck("#live")
     sent = page.sent
     page.drag((5, 5), (50, 50))
@@ -564,8 +551,7 @@ def upload(page, data, name="image.jpg"):
 
 
 @browser
-def test_a_photo_of_another_shape_becomes_classes_and_keeps_its_shape(visit, app):
-    page = visit()
+def test_a_photo_of_another_shape_becomes_classes_and_keeps_its_shape(page, app):
     big = Image.fromarray(facades()[0][0]).resize((3000, 2000), Image.Resampling.BICUBIC)
     upload(page, encoded(np.asarray(big), "JPEG"))
     drawing = page.pixels("drawing")
@@ -580,8 +566,7 @@ def test_a_photo_of_another_shape_becomes_classes_and_keeps_its_shape(visit, app
 
 @browser
 @pytest.mark.parametrize("kind, name", [("paste", "clipboardData"), ("drop", "dataTransfer")])
-def test_images_come_in_by_paste_and_drop(visit, kind, name):
-    page = visit()
+def test_images_come_in_by_paste_and_drop(page, kind, name):
     drawing = np.full((64, 64, 3), SKY, np.uint8)
     drawing[:20] = WINDOW
     page.page.evaluate("""([kind, name, data]) => {
@@ -595,8 +580,7 @@ def test_images_come_in_by_paste_and_drop(visit, kind, name):
 
 
 @browser
-def test_an_example_brings_its_target_and_files_are_what_is_shown(visit, run, client):
-    page = visit()
+def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, client):
     page.page.click("#example")
     page.page.get_by_text("example 1 of 2: 001").wait_for()
     page.settle()
@@ -637,8 +621,7 @@ def test_a_finger_draws_and_does_not_scroll(visit):
 
 
 @browser
-def test_one_can_draw_by_keyboard_alone(visit):
-    page = visit()
+def test_one_can_draw_by_keyboard_alone(page):
     page.press("sky")
     page.page.locator("#drawing").focus()
     page.press("Shift+ArrowLeft", "ArrowUp", " ", "ArrowRight", "ArrowDown", "Shift+ArrowDown", " ")
@@ -681,8 +664,7 @@ def test_a_server_that_is_gone_is_told_and_the_drawing_stays(visit, app):
 
 
 @browser
-def test_what_the_server_says_is_shown(visit, app, monkeypatch):
-    page = visit()
+def test_what_the_server_says_is_shown(page, app, monkeypatch):
     monkeypatch.setattr(draw, "read_picture", lambda body: exec('raise UserError("a sentence")', vars(draw)))
     page.drag((10, 10), (33, 44))
     page.page.get_by_text("a sentence (400)").wait_for()

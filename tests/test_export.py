@@ -96,12 +96,21 @@ def test_weights_of_8_bits_are_a_quarter_of_the_file_and_round_each_channel_by_i
 @pytest.mark.parametrize(("name", "options", "told"), [
     *(("gen.pt2", dict(size=size), "size must be two multiples of 64 from 64 to 4096")
       for size in ((64, 100), (0, 64), (-64, 64), (64, 64 * 65))),
+    ("gen.txt", {}, "an export ends in .onnx, .pt2 or .tflite, not .txt"),
     ("gen.onnx", dict(half=True, int8=True), "--half or --int8, not both"),
     ("gen.pt2", dict(half=True, int8=True), "--half or --int8, not both")])
 def test_a_size_that_the_network_does_not_take_and_8_bits_with_half_are_a_sentence(gen, tmp_path, name, options, told):
     with pytest.raises(UserError, match=told):
         export(gen, tmp_path / name, **options)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_export_never_takes_the_place_of_its_checkpoint(gen, tmp_path):
+    path = tmp_path / "gen.onnx"
+    path.write_bytes(b"weights")
+    with pytest.raises(UserError, match="would overwrite the checkpoint itself"):
+        export(gen, path, checkpoint=path)
+    assert path.read_bytes() == b"weights"
 
 
 def test_tflite_names_the_package_that_it_needs(gen, tmp_path, monkeypatch):

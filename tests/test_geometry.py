@@ -177,11 +177,8 @@ def test_a_file_of_the_training_size_becomes_what_validation_showed(trained):
     assert seen.shape[2:] == (64, 128)
     (seen,), _ = network_sees(gen, lambda: translate(gen, cv2.resize(half, (300, 180)), scale="crop"))
     assert seen.shape[2:] == (64, 64)
-
-
-def test_a_file_that_does_not_tell_its_scale_is_taken_at_the_size_of_the_network(trained):
-    gen = load_generator(trained.out_dir / "gen.pth.tar")
-    assert Translator(gen, replace(gen.trained, sizes=None)).network_size((900, 30)) == (64, 64)
+    untold = Translator(gen, replace(gen.trained, sizes=None))  # by a file: the size of the network
+    assert untold.network_size((900, 30)) == (64, 64)
 
 
 def test_labels_keep_their_colours_on_the_way_to_the_scale_of_training_and_back(trained):

@@ -60,8 +60,6 @@ def test_the_initialisation_is_the_authors():
         assert all(layer.bias.abs().max() > 0 for layer in layers)
 
 
-# The oracles
-
 def norm(w, name, x, running):
     if f"{name}.weight" not in w:
         return (x - x.mean((2, 3), True)) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
@@ -194,14 +192,15 @@ def test_statistics_that_files_of_2017_carry_are_dropped(tmp_path):
                                    rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("change", [lambda w: w.pop("model.16.conv_block.5.bias"), lambda w: w.pop("model.38.bias"),
-                                    lambda w: w.update({"model.40.weight": torch.zeros(1)}),
-                                    lambda w: [w.pop(key) for key in [*w] if "conv_block" in key]])
-def test_a_layout_that_is_nearly_one_of_them_is_refused(tmp_path, change):
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda w: w.pop("model.16.conv_block.5.bias"), ""), (lambda w: w.pop("model.38.bias"), ""),
+    (lambda w: w.update({"model.40.weight": torch.zeros(1)}), ""),
+    (lambda w: [w.pop(key) for key in [*w] if "conv_block" in key], ".*there are no residual blocks")])
+def test_a_layout_that_is_nearly_one_of_them_is_refused(tmp_path, change, told):
     weights = FILES["global"][0]()
     change(weights)
     torch.save(weights, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="other.pth holds no generator"):
+    with pytest.raises(ValueError, match=f"other.pth holds no generator{told}"):
         load_generator(tmp_path / "other.pth")
 
 
@@ -298,9 +297,3 @@ def test_the_local_enhancer_begins_with_a_global_generator(tmp_path, capsys):
     for other in (dict(ngf=8, n_downs=3, n_blocks=2), dict(ngf=4, n_downs=2, n_blocks=2)):
         with pytest.raises(ValueError, match="too few to begin with: .* twice its ngf, the same n_downs and n_blocks"):
             head_start(LocalEnhancer(**other), Discriminator(), tmp_path / "latest_net_G.pth")
-
-
-def test_a_sequence_without_residual_blocks_is_told_in_a_sentence(tmp_path):
-    torch.save({"model.1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "latest_net_G.pth")
-    with pytest.raises(ValueError, match="there are no residual blocks"):
-        load_generator(tmp_path / "latest_net_G.pth")

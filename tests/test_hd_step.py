@@ -197,9 +197,13 @@ def test_what_a_run_leaves_is_translated_scored_and_exported(small, tmp_path, na
         torch.export.load(tmp_path / "gen.pt2").module()(torch.rand(1, 3, gen.multiple, 64))
 
 
-def test_the_average_follows_as_if_it_took_in_every_step():
-    """A weight that jumps once: what is left of the old one is decay for each step since, but for the first steps."""
-    net = nn.Linear(1, 1)
+@pytest.mark.parametrize("between", [(), (3, 13)])
+def test_the_average_follows_as_if_it_took_in_every_step(between):
+    """A weight that jumps once: what is left of the old one is decay for each step since that was taken in.
+
+    Also by updates between, as at an epoch's end, from which the next ones count.
+    """
+    net, seen = nn.Linear(1, 1), 0
     nn.init.zeros_(net.weight)
     average = EMA(net, 0.9)
     for _ in range(1000 * EVERY):
@@ -207,32 +211,22 @@ def test_the_average_follows_as_if_it_took_in_every_step():
     nn.init.ones_(net.weight)
     for steps in range(1, 3 * EVERY + 1):
         average.update(net)
-        assert average.net.weight.item() == pytest.approx(1 - 0.9 ** (steps // EVERY * EVERY), abs=1e-5)
-    short = EMA(nn.Linear(1, 1), 0.999)
-    for _ in range(EVERY):
-        short.update(net)
-        assert short.net.weight.item() == 1  # the initialisation is forgotten at once
-    nn.init.zeros_(net.weight)
-    for _ in range(EVERY):
-        short.update(net)
-    assert 0 < short.net.weight.item() < 0.2
-
-
-def test_an_update_between_counts_for_the_steps_since_the_last_one():
-    """At an epoch's end: three steps, then five more, leave what eight leave, whenever they are taken in."""
-    net = nn.Linear(1, 1)
-    nn.init.zeros_(net.weight)
-    average = EMA(net, 0.9)
-    for _ in range(1000 * EVERY):
-        average.update(net)
-    nn.init.ones_(net.weight)
-    for steps, seen in enumerate([0, 0, 3, 3, 3, 3, 3, 3, 3, 3, 11, 11, 13], 1):  # and every eighth after that
-        average.update(net)
-        if steps in (3, 13):
+        if steps in between:
             average.take_in(net)
+        seen = steps if steps in between or steps - seen == EVERY else seen
         assert average.net.weight.item() == pytest.approx(1 - 0.9**seen, abs=1e-5), steps
-    average.take_in(net)
-    assert average.net.weight.item() == pytest.approx(1 - 0.9**13, abs=1e-5)
+
+
+def test_the_average_forgets_the_initialisation_at_once():
+    net, average = nn.Linear(1, 1), EMA(nn.Linear(1, 1), 0.999)
+    nn.init.ones_(net.weight)
+    for _ in range(EVERY):
+        average.update(net)
+        assert average.net.weight.item() == 1
+    nn.init.zeros_(net.weight)
+    for _ in range(EVERY):
+        average.update(net)
+    assert 0 < average.net.weight.item() < 0.2
 
 
 @pytest.mark.long
@@ -254,8 +248,7 @@ def test_a_run_shorter_than_a_round_of_the_average_leaves_what_it_learnt(small):
     assert all(torch.equal(value, state["gen"][name]) for name, value in state["ema"]["net"].items())
 
 
-def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, end_of):
-    train(small(n_epochs=1))
+def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, run, end_of):
     last = load_tensors(small().out_dir / "checkpoint.pth.tar")["state"]["gen"]
     train(small(resume=True, n_epochs=2, ema=0.9, lr=1e-12))
     mean = end_of(small())["state"]["ema"]["net"]["output.1.weight"]
@@ -305,8 +298,7 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     assert len(firsts) == 5 and not any(p.requires_grad or p.grad is not None for p in net.features[:30].parameters())
 
 
-def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small):
-    train(small(n_epochs=1))
+def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small, run):
     path = small().out_dir / "config.json"
     path.write_text(path.read_text().replace('"gan_loss": "bce"', '"gan_loss": "hinge"', 1))  # not that of the defaults
     with pytest.raises(UserError, match=r"config.json .*gan_loss must be one of bce, lsgan; it is 'hinge'"):

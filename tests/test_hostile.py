@@ -7,7 +7,6 @@ import math
 import pickle
 import tarfile
 import zipfile
-import zlib
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -91,19 +90,6 @@ def test_damaged_images_are_read_or_refused(tmp_path_factory, suffix, changes, d
     refused_or_read(lambda: to_array(read_picture(path), 3))
 
 
-def png_header(width, height):
-    body = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-
-
-def test_huge_declared_sizes_are_refused_unread(tmp_path):
-    for size in ((100_000, 100_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)):
-        (tmp_path / "a.png").write_bytes(png_header(*size) + b"rest")
-        for read in (read_picture, read_header):
-            with pytest.raises(DataError, match="a.png"):
-                read(tmp_path / "a.png")
-
-
 def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path):
     cfg = Config(crop_size=64, load_size=72, n_layers=0)
     for size in ((1, 1), (2, 1), (1, 100_000), (2, 100_000), (100_000, 1)):
@@ -117,7 +103,8 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
     frames = [Image.new("RGB", (8, 4), colour) for colour in ("red", "blue")]
     for suffix in ("png", "webp", "tif", "gif"):
         frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:])
-        assert read_pair(pair_of(tmp_path / f"moving.{suffix}"), RGB, RGB)[0].shape == (4, 4, 3)  # the first frame
+        first = read_pair(pair_of(tmp_path / f"moving.{suffix}"), RGB, RGB)[0]
+        assert first.shape == (4, 4, 3) and (first.argmax(axis=2) == 0).all()  # the red one
     frames[0].save(tmp_path / "still.jp2")
     (tmp_path / "still.jp2").rename(tmp_path / "false.png")
     with pytest.raises(DataError, match="is no image of a format that is read"):
@@ -142,18 +129,11 @@ def whole(tmp_path_factory):
 @FUZZ
 @given(changes=mutations)
 def test_damaged_checkpoints_are_loaded_or_refused(tmp_path_factory, whole, changes):
+    """Also where the archive is sound and its data.pkl is not: nearer to an attacker than a random byte of the file."""
     path = tmp_path_factory.getbasetemp() / "gen.pth.tar"
     path.write_bytes(mutated(whole, changes))
     refused_or_read(lambda: load_generator(path))
     refused_or_read(lambda: load_settings(path.parent))
-
-
-@pytest.mark.slow
-@FUZZ
-@given(changes=mutations)
-def test_damaged_pickles_inside_checkpoints_run_nothing(tmp_path_factory, whole, changes):
-    """The archive is sound, its data.pkl is not: nearer to an attacker than a random byte of the file."""
-    path = tmp_path_factory.getbasetemp() / "gen.pth.tar"
     with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             content = old.read(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import flat, save, settings, write_pair
+from conftest import flat, make_data, save, settings, write_pair
 from PIL import Image
 
 from check import check
@@ -65,16 +65,6 @@ def elsewhere(root):
     return root.rename(root.with_name("elsewhere"))
 
 
-@pytest.mark.parametrize("make", [flat, lambda folder: two_sided(folder, range(20)) or folder])
-@pytest.mark.parametrize("move", [moved_into_train, one_folder_down, renamed, elsewhere])
-def test_another_root_layout_or_name_moves_no_pair_to_the_other_side(tmp_path, make, move):
-    root = make(tmp_path / "data")
-    before = find_pairs(root, 1)
-    after = find_pairs(move(root), 2, known_of(before))
-    for split in ("train", "val"):
-        assert contents(after, split) == contents(before, split)
-
-
 def test_an_array_put_in_front_moves_no_pair_of_an_npz(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 255, (31, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "train.npz", arrays[1:], arrays[1:])
@@ -114,10 +104,7 @@ def test_a_val_folder_that_appears_is_validated_on_and_the_tenth_stays_out_of_tr
 
 
 def test_without_its_val_folder_no_trained_pair_is_called_held_out(tmp_path):
-    for split, n in (("train", 6), ("val", 3)):
-        for i in range(n):
-            write_pair(tmp_path / split / f"{i}.png", seed=i + 10 * len(split))
-    before = find_pairs(tmp_path)
+    before = find_pairs(make_data(tmp_path))
     (tmp_path / "val").rename(tmp_path.parent / "gone")
     with pytest.raises(UserError, match="was trained on all 6 that are: put them back"):
         find_pairs(tmp_path, 0, known_of(before))
@@ -126,15 +113,12 @@ def test_without_its_val_folder_no_trained_pair_is_called_held_out(tmp_path):
 
 
 def test_trained_pairs_that_move_into_val_are_not_validated_on(tmp_path):
-    for split, n in (("train", 6), ("val", 3)):
-        for i in range(n):
-            write_pair(tmp_path / split / f"{split}{i}.png", seed=i + 10 * len(split))
-    before = find_pairs(tmp_path)
+    before = find_pairs(make_data(tmp_path, 6, 3))
     for a, b in (("train", "val"), ("val", "train")):
-        (tmp_path / a / f"{a}0.png").rename(tmp_path / b / f"{a}0.png")
+        (tmp_path / a / "0.png").rename(tmp_path / b / f"of_{a}.png")
     found = find_pairs(tmp_path, 0, known_of(before))
-    assert [pair.name for pair in found.splits["val"]] == ["val/val1", "val/val2"]
-    assert [pair.name for pair in found.splits["train"]] == [f"train/train{i}" for i in range(1, 6)]
+    assert [pair.name for pair in found.splits["val"]] == ["val/1", "val/2"]
+    assert [pair.name for pair in found.splits["train"]] == [f"train/{i}" for i in range(1, 6)]
     assert any("1 of the 3 pairs in val have been trained on" in note for note in found.notes)
 
 
@@ -238,20 +222,25 @@ def joined_and_named(root):
     return joined(root, "_AB")
 
 
-@pytest.mark.parametrize("change", [masked, as_jpeg, second_input, joined, joined_and_named])
-def test_a_pair_in_another_layout_and_format_is_known_by_its_name_without_a_place(tmp_path, change):
-    two_sided(tmp_path / "data", range(20))
-    before = find_pairs(tmp_path / "data", 1)
+def numbers(found, split):
+    return sorted(re.search(r"\d\d", pair.name)[0] for pair in found.splits[split])
+
+
+def in_two_folders(folder):
+    two_sided(folder, range(20))
+    return folder
+
+
+@pytest.mark.parametrize(("make", "change", "kept"), [
+    *((make, move, contents) for make in (flat, in_two_folders)
+      for move in (moved_into_train, one_folder_down, renamed, elsewhere)),
+    *((in_two_folders, change, numbers) for change in (masked, as_jpeg, second_input, joined, joined_and_named))])
+def test_another_root_layout_name_or_format_moves_no_pair_to_the_other_side(tmp_path, make, change, kept):
+    """It is known by what it holds, or else by its name without a place."""
+    before = find_pairs(make(tmp_path / "data"), 1)
     after = find_pairs(change(tmp_path / "data"), 2, known_of(before))
-    numbers = [{re.search(r"\d\d", pair.name)[0] for pair in found.splits["val"]} for found in (before, after)]
-    assert numbers[0] == numbers[1]
-
-
-def rewritten(root, paths):
-    """Other names, and other bytes."""
-    for path in paths:
-        Image.open(path).save(path.with_name(f"new{path.stem}.png"), compress_level=1)
-        path.unlink()
+    for split in ("train", "val"):
+        assert kept(after, split) == kept(before, split)
 
 
 @pytest.mark.parametrize("share", [1, 2])
@@ -260,7 +249,9 @@ def test_a_resumed_run_refuses_what_may_be_its_held_out_pairs(tmp_path, share):
     held = [tmp_path / "data" / f"{name}.png" for name in before.held_out]
     n = len(held)
     rest = sorted({*(tmp_path / "data").iterdir()} - {*held})
-    rewritten(tmp_path, [*held[share - 1 :], *rest[::share]])
+    for path in [*held[share - 1 :], *rest[::share]]:  # other names, and other bytes
+        Image.open(path).save(path.with_name(f"new{path.stem}.png"), compress_level=1)
+        path.unlink()
     which = f"{n + 1 - share} of the {n} pairs that this run held out cannot be recognised"
     with pytest.raises(UserError, match=f"{which} in .*data, .*move what was held out into val/, or begin"):
         find_pairs(tmp_path / "data", 0, known_of(before))
@@ -313,9 +304,8 @@ def evaluated(cfg, root, split="val"):
     return load_pairs(opts, load_generator(opts.checkpoint))[0].pairs
 
 
-def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_out(small, data, capsys):
-    cfg = small(n_epochs=1)
-    train(cfg)
+def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_out(run, data, capsys):
+    cfg = run
     with pytest.raises(UserError, match="was trained on 6 of its 6 pairs, none of which was held out: --split train"):
         evaluated(cfg, data / "train")
     assert len(evaluated(cfg, data / "train", "all")) == len(evaluated(cfg, data / "train", "train")) == 6
@@ -429,28 +419,6 @@ def test_inputs_without_targets_are_left_out_and_end_nothing(tmp_path, alone, ca
     assert len(find_pairs(tmp_path).splits["val"]) >= 1
 
 
-@pytest.mark.parametrize(("size", "taken"), [
-    ((640, 480), False), ((600, 400), False), ((1280, 720), False), ((512, 256), True), ((1200, 600), True),
-    ((864, 288), True), ((768, 256), True), ((600, 256), True)])
-@pytest.mark.long
-def test_photos_are_not_cut_in_halves_unless_their_names_say_so(tmp_path, size, taken, capsys):
-    for i in range(4):
-        picture(tmp_path / f"{i}.png", i, size)
-    cfg = settings(tmp_path, None)
-    for look in (load_data, check):
-        if taken:
-            look(cfg)
-        elif look is load_data:
-            with pytest.raises(UserError, match="have the shape of a single photo.*let the names end in _AB"):
-                look(cfg)
-        else:
-            assert look(cfg) == 2
-            assert "have the shape of a single photo" in capsys.readouterr().out
-    for i in range(4):
-        (tmp_path / f"{i}.png").rename(tmp_path / f"{i}_AB.png")
-    load_data(cfg)
-
-
 def run_in(folder, data_root, age, **changes):
     """What a run leaves for --resume to find."""
     path = Path("runs") / folder
@@ -486,14 +454,17 @@ def test_resume_finds_the_run_by_its_data(capsys):
     assert "the pairs of runs/better are gone: if these are the same, --out-dir runs/better" in capsys.readouterr().out
 
 
-def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none():
+def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none(capsys):
     run_in("pairs", "f1/pairs", 5)
     run_in("pairs-3", "f2/pairs", 1)
     run_in("pairs-7", "f1/pairs", 9)
     assert resumed("--data-root", "f1/pairs") == "runs/pairs-7" and resumed("--data-root", "f2/pairs") == "runs/pairs-3"
     assert resumed("--data-root", str(Path("f2/../f2/pairs").absolute())) == "runs/pairs-3"
     os.utime("runs/pairs/checkpoint.pth.tar", (20, 20))  # the newest, not the last number
+    capsys.readouterr()
     assert resumed("--data-root", "f1/pairs") == "runs/pairs"
+    told = "runs/pairs is the newest of the runs on that data; --out-dir takes another: runs/pairs-7\n"
+    assert capsys.readouterr().out == told
 
 
 def test_what_is_not_clear_is_asked_about():
