@@ -94,14 +94,20 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
 
     Of these counts what their masks show.
 
-    Where the network makes ab of L, x itself is the gray photo. Raises UserError where x is no target.
+    Where the network makes ab of L, x itself is the gray photo; where both sides have a range, x is compared by its
+    numbers. Raises UserError where x is no target.
     """
     if name == "identity":
         if train.y.lab:
             return lambda x: x.new_zeros(2, *x.shape[1:])
+        if train.x.n_labels or train.direction == "AtoB" and len(train.pairs[0].inputs) > 1:
+            raise UserError("baseline identity takes one picture as input, no class indices and no several inputs")
         if train.x.channels != train.y.channels:
             raise UserError(f"baseline identity has {train.x.channels} channels, the target has {train.y.channels}")
-        return lambda x: x
+        if not (train.x.limits and train.y.limits):
+            return lambda x: x
+        (low, high), (bottom, top) = train.x.limits, train.y.limits
+        return lambda x: (((x + 1) / 2 * (high - low) + low - bottom) / (top - bottom) * 2 - 1).clamp(-1, 1)
     total = counted = 0
     for _, y in map(train.__getitem__, evenly(range(len(train)), 200)):
         y, mask = y[: train.y.channels], y[train.y.channels :]
@@ -212,7 +218,27 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
                         f"{gen.crop_size}")
     if reader.trained.direction == direction:
         raise UserError(f"the reader translates {direction} as the generator does: it must be trained the other way")
+    ways = [(each.resize, each.load_size if each.resize == "aspect" else 0)
+            for each in (reader.trained.geometry, gen.trained.geometry)]
+    if ways[0] != ways[1] and not opts.full_size:
+        raise UserError(f"the reader was trained with resize {ways[0][0]}, the generator with {ways[1][0]}, or with "
+                        "another load_size: --full-size shows each of them what it knows")
     return reader
+
+
+def reading(reader: Generator, data: PairedImages, opts: Evaluate) -> Callable[[Tensor], Tensor]:
+    """What the reader sees in an image, (3, H, W) in [-1, 1]: as validation shows it, or full size as predict.py."""
+    if opts.full_size:
+        translator = Translator(reader, dropout="off", precision=opts.precision)
+
+        def read(image: Tensor) -> Tensor:
+            taken = translator.take([data.y.picture(image)])
+            return translator.shown(translator.tensor(taken.x[None])[0], taken)
+    else:
+        def read(image: Tensor) -> Tensor:
+            with torch.inference_mode(), reader.test_time(dropout="off"):
+                return at_any_size(reader, image[None])[0]
+    return read
 
 
 def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Evaluate) -> dict:
@@ -225,11 +251,11 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     device = next(gen.parameters()).device
     baselines = {} if opts.baseline == "none" else {opts.baseline: baseline(opts.baseline, train)}
     names = ["output", *baselines]
-    reader = load_reader(opts, gen, data.direction, device) if opts.reader else None
+    read = reading(load_reader(opts, gen, data.direction, device), data, opts) if opts.reader else None
     metrics, labels = [(who, Checkerboard()) for who in names], []  # of all images together
     if opts.palette:
-        read = [*names, "target"] if reader else names
-        labels = [(who, LabelScores(load_palette(opts.palette))) for who in read]
+        scored = [*names, "target"] if read else names
+        labels = [(who, LabelScores(load_palette(opts.palette))) for who in scored]
     if opts.perceptual:
         metrics += [(who, Perceptual(device)) for who in names]
     rows, l1, near = {who: [] for who in names}, [math.nan] * len(data), []
@@ -248,12 +274,11 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         images["target"] = target
         for who, metric in metrics:
             metric.update(images[who], target)
-        if labels and not reader:
+        if labels and not read:
             near.append(labels[0][1].near(target, hide))
         for who, metric in labels:
-            if reader:
-                with torch.inference_mode(), reader.test_time(dropout="off"):
-                    metric.update(at_any_size(reader, images[who][None])[0], x, hide)
+            if read:
+                metric.update(read(images[who]), x, hide)
             else:
                 metric.update(images[who], target, hide)
         l1[i] = rows["output"][-1]["l1"]
@@ -342,8 +367,10 @@ def main() -> int:
         found = evaluate(gen, data, train, opts)
         own = "their own size" if opts.full_size else "the scale of training"
         size = "{}×{}".format(*data.size) if data.size else own
-        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {opts.direction}: N = {len(data)} images of {size}, "
-            f"norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over images; "
+        l1 = found["l1_of_each"]
+        order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
+        say(f"{opts.checkpoint} on {opts.data_root}, {opts.split}, {opts.direction}: N = {len(order)} images of "
+            f"{size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over images; "
             f"{time.perf_counter() - start:.0f} s on {device}")
         say(table(found["scores"]))
         for name, pixels in NEEDS.items():
@@ -351,11 +378,9 @@ def main() -> int:
                 say(f"no {name}: it needs more than {pixels} pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}
-        report = nan_to_null({"n": len(data), "settings": settings, "weights": mark_of(gen), **found})
+        report = nan_to_null({"n": len(order), "settings": settings, "weights": mark_of(gen), **found})
         with atomic(folder / "metrics.json") as file:
             file.write(json.dumps(report, indent=2, allow_nan=False).encode())
-        l1 = found["l1_of_each"]
-        order = sorted((i for i in range(len(data)) if math.isfinite(l1[i])), key=l1.__getitem__)
         chosen = [order[0], order[len(order) // 2], order[-1]]
         rows = [[x, *(data.y.shown(x, image) for image in composite(y_fake, y))]
                 for x, y_fake, y in predictions(gen, data, chosen, replace(opts, num_workers=0))]

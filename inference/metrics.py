@@ -13,6 +13,7 @@ from pairs.palettes import is_void
 from runtime.console import say
 
 NEEDS = {"ssim": 10, "ms_ssim": 175}  # an image must have more pixels a side; the message of torchmetrics says 160
+LEAST = 30  # the same for lpips
 
 
 def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
@@ -70,17 +71,19 @@ class Checkerboard:
 
 
 class Perceptual:
-    """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had."""
+    """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had.
+
+    FID and KID see bytes, as they would in the files of the images.
+    """
 
     def __init__(self, device: torch.device):
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        self.metrics, self.n = {}, 0
+        self.metrics, self.n, self.smallest = {}, 0, math.inf
         makers = {"lpips": lambda: LearnedPerceptualImagePatchSimilarity("alex", normalize=True),
-                  "fid": lambda: FrechetInceptionDistance(normalize=True),
-                  "kid": lambda: KernelInceptionDistance(normalize=True)}
+                  "fid": FrechetInceptionDistance, "kid": KernelInceptionDistance}
         for name, make in makers.items():
             try:
                 self.metrics[name] = make().to(device)
@@ -90,18 +93,22 @@ class Perceptual:
     def update(self, y_fake: Tensor, y: Tensor) -> None:
         fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) / 2 + 0.5 for image in (y_fake, y))
         self.n += 1
+        self.smallest = min(self.smallest, *y.shape[-2:])
         for name, metric in self.metrics.items():
-            if name == "lpips":
+            if name != "lpips":
+                metric.update((fake * 255).round().byte(), real=False)  # with normalize=True, they would cut off
+                metric.update((real * 255).round().byte(), real=True)
+            elif self.smallest > LEAST:
                 metric.update(fake, real)
-            else:
-                metric.update(fake, real=False)
-                metric.update(real, real=True)
 
     def compute(self) -> dict[str, float]:
         scores = {}
         for name, metric in self.metrics.items():
             if name != "lpips" and self.n < 2:
                 say(f"no {name}: it needs two images or more")
+                continue
+            if name == "lpips" and self.smallest <= LEAST:
+                say(f"no {name}: it needs more than {LEAST} pixels a side")
                 continue
             if name == "kid":
                 metric.subset_size = min(50, self.n)

@@ -45,6 +45,8 @@ class Jitter:
             sides = np.split(pair, [x.stored, x.stored + y.stored], axis=2)
             side = 0 if self.recolours_x else 1
             sides[side] = transform(image=np.ascontiguousarray(sides[side]))["image"]
+            if side and sides[2].size:
+                sides[1] = sides[1] * (sides[2] > 0)  # what is hidden stays black
             pair = np.concatenate(sides, axis=2)
         return placed(self.place, pair)
 

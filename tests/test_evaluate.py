@@ -17,13 +17,14 @@ from conftest import pair_of, save, write_pair
 import evaluate as evaluate_module
 from config import Config
 from dataset import PairedImages, load_data
-from evaluate import Evaluate, baseline, load_pairs, table
+from evaluate import Evaluate, baseline, load_pairs, load_reader, reading, table
 from generator import Generator
 from hd.networks import GlobalGenerator
 from inference.load import load_generator, published_keys
 from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, summary
 from pairs.geometry import Geometry
 from pairs.palettes import CITYSCAPES, FACADES, load_palette
+from pairs.values import Values
 from runtime.run import is_best
 from train import train
 from utils import DataError, UserError
@@ -100,6 +101,11 @@ def test_the_mean_of_targets_is_of_what_their_masks_show(tmp_path):
     data = PairedImages(pairs, geometry=Geometry("stretch", 64, 64))
     assert baseline("mean", data)(data[0][0]).unique().tolist() == pytest.approx([200 / 127.5 - 1])
     assert torch.equal(baseline("identity", data)(data[0][0]), data[0][0])
+    ranged = replace(data, x=Values(3, (0.0, 80.0)), y=Values(3, (20.0, 60.0)))
+    x = torch.tensor([0, 20, 30, 60, 80]) / 40 - 1
+    assert baseline("identity", ranged)(x).tolist() == pytest.approx([-1, -1, -0.5, 1, 1])
+    with pytest.raises(UserError, match="no class indices"):
+        baseline("identity", replace(data, x=Values(3, n_labels=3)))
 
 
 def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, capsys, monkeypatch):
@@ -331,6 +337,28 @@ def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatc
     assert "no lpips: it cannot be had here" in capsys.readouterr().out
 
 
+def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_images(capsys):
+    seen = []
+
+    class Metric:
+        def update(self, image, real):
+            assert image.dtype == torch.uint8
+            seen.append(image[0])
+
+        def compute(self):
+            return torch.zeros(2)[0]
+
+    perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
+    perceptual.n, perceptual.smallest = 0, math.inf
+    perceptual.metrics = dict.fromkeys(("fid", "lpips"), Metric())
+    levels = torch.arange(256).view(1, 16, 16)
+    for off in (0, -0.4, 0.4):
+        perceptual.update(levels / 127.5 - 1 + off / 127.5, levels / 127.5 - 1)
+    assert len(seen) == 6 and all(torch.equal(image, levels.byte().expand(3, -1, -1)) for image in seen)
+    assert perceptual.compute() == {"fid": 0.0}
+    assert "no lpips: it needs more than 30 pixels a side" in capsys.readouterr().out
+
+
 def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -342,9 +370,9 @@ def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
             return x.float().mean((2, 3))
 
     perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
-    perceptual.n = 0
-    perceptual.metrics = {"fid": FrechetInceptionDistance(Mean(), normalize=True, input_img_size=(3, 64, 64)),
-                          "kid": KernelInceptionDistance(Mean(), normalize=True)}
+    perceptual.n, perceptual.smallest = 0, math.inf
+    perceptual.metrics = {"fid": FrechetInceptionDistance(Mean(), input_img_size=(3, 64, 64)),
+                          "kid": KernelInceptionDistance(Mean())}
     perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
     assert perceptual.compute() == {}
     assert "no fid: it needs two images or more\nno kid: it needs" in capsys.readouterr().out
@@ -499,6 +527,22 @@ def test_the_reader_s_labels_are_compared_with_the_input(readable, monkeypatch):
     assert found["target"]["pixel_accuracy"] > 0.99  # resizing mixes the colours of the photos
     assert found["output"]["pixel_accuracy"] < 0.9 and found["identity"]["pixel_accuracy"] < 0.1
     assert f"{found['target']['pixel_accuracy']:.4f}" in table(found)
+
+
+def test_a_reader_sees_images_of_any_size_as_predict_shows_them_to_it(readable, monkeypatch):
+    """Of 256 pixels, where it had learnt from 64, it read real photos worse than generated ones."""
+    cfg, path = readable
+    opts = options(cfg, reader=path, palette="facades", full_size=True)
+    gen = load_generator(opts.checkpoint)
+    data, _ = load_pairs(opts, gen)
+    reader, sizes = load_reader(opts, gen, data.direction, torch.device("cpu")), []
+    monkeypatch.setattr(Generator, "forward", lambda self, x: sizes.append(x.shape[2:]) or -x)
+    _, photo = data[0]
+    assert min(photo.shape[1:]) != cfg.crop_size and reading(reader, data, opts)(photo).shape == photo.shape
+    assert {*sizes} == {(cfg.crop_size, cfg.crop_size)}
+    gen.trained = replace(gen.trained, geometry=replace(gen.trained.geometry, resize="aspect"))
+    with pytest.raises(UserError, match="with resize stretch, the generator with aspect.* --full-size"):
+        load_reader(replace(opts, full_size=False), gen, data.direction, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("mistake", "said"), [

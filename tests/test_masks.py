@@ -74,6 +74,13 @@ def test_what_fills_a_hole_changes_nothing_to_the_bit(item, label_side, generato
         assert counts.any() and not counts.all() and one[3:6, counts].std() > 0.1
 
 
+def test_new_colours_of_the_target_leave_holes_black(item):
+    y = item(target(8), holes(), label_side="A", color_jitter=0.5)[3:]
+    plain = item(target(8), holes(), label_side="A")[3:]
+    assert (y[3] == plain[3]).all() and not torch.equal(y[:3], plain[:3])
+    assert (y[:3, y[3] == -1] == -1).all() and (y[3] == -1).any()
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_pixel_is_the_mean_of_what_the_mask_shows_and_counts_by_its_share(item, depth):
     """By hand, at half the size."""
