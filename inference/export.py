@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 import torch.fx.experimental._config
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
-from generator import Generator
+from generator import BatchNorm, Generator
 from inference.trained import crop_of, trained_of
 from runtime.files import atomic, remove_leftovers
 from utils import UserError, name_of, need
@@ -53,6 +54,25 @@ def reduced(gen: Generator, int8: bool) -> Generator:
     return gen
 
 
+class Cropped(nn.Module):
+    """A transposed convolution of kernel 3, stride 2, padding 1, output_padding 1, as LiteRT's converter takes it."""
+
+    def __init__(self, layer: nn.ConvTranspose2d):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.layer.weight, self.layer.bias, stride=2)[..., 1:, 1:]
+
+
+def crop_instead_of_padding(net: nn.Module) -> None:
+    """Replaces the layers that the converter refuses, those of ResNets and pix2pixHD, by their like."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ConvTranspose2d) and child.output_padding == (1, 1):
+                setattr(module, name, Cropped(child))
+
+
 def fits_fp16(gen: Generator) -> bool:
     return all(bool(parameter.half().isfinite().all()) for parameter in gen.parameters())
 
@@ -62,7 +82,7 @@ def metadata(gen: Generator, norm: str, size: tuple[int, int] | None = None) -> 
     trained = trained_of(gen)
     told = vars(trained) | vars(trained.geometry)
     told |= dict(usual_size=trained.sizes and trained.sizes.usual, size=size[::-1] if size else crop_of(gen), norm=norm,
-                 crop_size=gen.crop_size, crop_width=gen.crop_width, multiple=gen.multiple)
+                 crop_size=gen.crop_size, crop_width=gen.crop_width, multiple=gen.multiple, smallest=gen.smallest)
     left_out = "geometry", "sizes", "known", "patterns", "seed"  # the last three are of the training alone
     return {name: json.dumps(value) for name, value in told.items() if value is not None and name not in left_out}
 
@@ -98,6 +118,8 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     if half and int8 or (half or int8) and suffix == ".tflite":
         raise UserError("--half or --int8, not both, is for .onnx and .pt2: what a .tflite computes with is for "
                         "LiteRT's own tools")
+    if norm == "running" and not any(isinstance(layer, BatchNorm) for layer in gen.modules()):
+        raise UserError("--norm running takes the statistics of BatchNorm, of which this generator has none")
     told = metadata(gen, norm, size)
     gen = copy.deepcopy(gen).to(memory_format=torch.contiguous_format)  # of others, the tracer would fix sizes
     gen = reduced(gen, int8) if half or int8 else gen
@@ -108,12 +130,16 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     with torch.no_grad(), gen.test_time(norm, dropout=False):
         if suffix == ".tflite":
             litert_torch, = packages
-            content = litert_torch.convert(gen, (torch.zeros(1, gen.in_channels, *size),)).model_content()
+            crop_instead_of_padding(gen)
+            sample = {"x": torch.zeros(1, gen.in_channels, *size)}
+            content = litert_torch.convert(gen, sample_kwargs=sample).model_content()
         elif suffix == ".onnx":
             content = as_onnx(traced(gen, size), told)
         else:
             packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
-            torch.export.save(traced(gen, size), packed, extra_files=told)
+            program = traced(gen, size)
+            program.example_inputs = None  # 9 MB of zeros at the paper's size
+            torch.export.save(program, packed, extra_files=told)
             content = packed.getbuffer()
     with atomic(path) as file:
         file.write(content)

@@ -41,10 +41,9 @@ tags: [pix2pix, image-to-image, paired, safetensors]
 
 ```sh
 python predict.py --checkpoint hf:{repo} --input photos --output translated
-python draw.py --checkpoint hf:{repo}
-```
+{draw}```
 
-`config.json` repeats what `{file}` tells of the network and its training.
+`config.json` repeats what `{file}` tells of the network and its training; tensors called `pairs.…` are no weights.
 
 ## Licences
 
@@ -69,8 +68,13 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     pairs = find_examples(checkpoint, gen.trained, examples)
     folder = new_folder(folder, "--hub")
     content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
-    repo = f"USER/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"
-    rows = pictures(gen, pairs)
+    name = re.sub(r"(?:[^A-Za-z0-9._]|\.{2,})+", "-", folder.name).strip("-.")  # as the Hub takes them
+    repo = f"USER/{name or 'pix2pix'}"
+    try:
+        check_page(gen.trained)
+        rows, draw = pictures(gen, pairs), f"python draw.py --checkpoint hf:{repo}\n"
+    except UserError:
+        rows, draw = [], ""
     report = evaluation(checkpoint, gen)
     with complete_folder(folder) as new:
         (new / FILE).write_bytes(content)
@@ -83,7 +87,7 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
             if cfg := load_settings(checkpoint.parent):
                 what.append(f"of the data set {name_of_data(cfg.data_root)}")
         card = CARD.format(
-            licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
+            draw=draw, licence=licence, data_licence=data_licence.strip().rstrip("."), repo=repo, file=FILE,
             title=folder.name, what=", ".join(filter(None, what)),
             scores=table(report) if report else "",
             strip="![input, output, target of validation pairs](strip.png)\n\n" if rows else "")
@@ -98,11 +102,7 @@ def name_of_data(root: Path | str) -> str:
 
 
 def pictures(gen: Generator, pairs: Sequence[Pair]) -> list[list[Tensor]]:
-    """Input, output and target of these pairs, where they are pictures."""
-    try:
-        check_page(gen.trained)
-    except UserError:
-        return []
+    """Input, output and target of these pairs, which are pictures."""
     # An example is as large as its target, and holds the bands that are taken, from black to white
     shown = replace(gen.trained, enlarge=1.0, bands_a=(), bands_b=(), range_a=None, range_b=None)
     translator, rows = Translator(gen, shown), []

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from generator import Generator
-from inference.export import export
+from hd.networks import GlobalGenerator, LocalEnhancer
+from inference.export import Cropped, crop_instead_of_padding, export
 from utils import UserError
 
 
@@ -67,6 +68,31 @@ def test_a_pt2_takes_one_image_and_one_multiple_whatever_the_layout_of_the_weigh
     for shape in ((1, 3, 64, 64), (1, 3, 128, 64), (3, 3, 64, 192)):
         x = torch.rand(shape) * 2 - 1
         torch.testing.assert_close(module(x), y_fake(gen, x), rtol=0, atol=1e-4)
+
+
+def test_upsampling_for_litert_is_that_of_resnets(tmp_path):
+    """Its converter refuses output_padding: none is left, and outputs stay the same."""
+    for kind in (GlobalGenerator, LocalEnhancer):
+        net = kind(3, 3, 4, n_downs=2, n_blocks=1).eval()
+        other = copy.deepcopy(net)
+        crop_instead_of_padding(other)
+        assert any(isinstance(layer, Cropped) for layer in other.modules())
+        x = torch.rand(1, 3, 32, 48) * 2 - 1
+        torch.testing.assert_close(y_fake(other, x), y_fake(net, x), rtol=0, atol=1e-5)
+
+
+def test_running_statistics_need_a_norm_that_has_them(tmp_path):
+    with pytest.raises(UserError, match="--norm running takes the statistics of BatchNorm, of which .* none"):
+        export(GlobalGenerator(3, 3, 4, n_downs=2, n_blocks=1), tmp_path / "gen.pt2", norm="running")
+
+
+@pytest.mark.long
+def test_a_pt2_holds_little_but_the_weights(tmp_path):
+    """It held the zeros that it was traced with."""
+    gen = Generator(3, 3, 4, 256).eval()
+    export(gen, tmp_path / "gen.pt2")
+    size = sum(4 * p.numel() for p in gen.parameters())
+    assert size < (tmp_path / "gen.pt2").stat().st_size < size + 1e6
 
 
 @pytest.mark.long

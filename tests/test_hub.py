@@ -1,6 +1,7 @@
 """The folder that export.py writes for the Hugging Face Hub: it loads to the bit, and its card is one of the Hub's."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -103,6 +104,19 @@ def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, t
     call(export, *words, tmp_path / "link")
     assert (tmp_path / "my net" / "model.safetensors").exists() and (tmp_path / "link").is_symlink()
     assert f"hf upload USER/my-net '{tmp_path / 'my net'}'" in capsys.readouterr().out
+
+
+def test_names_are_those_that_the_hub_takes_and_the_card_offers_what_works(run, tmp_path, capsys):
+    hub = pytest.importorskip("huggingface_hub.utils")
+    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    saved["config"]["n_labels"] = 3  # which no page can draw
+    torch.save(saved, tmp_path / "gen.pth.tar")
+    for name in ("Modell (ü)", "a..b", "x--", ".hidden", "ü"):
+        call(export, "--checkpoint", tmp_path / "gen.pth.tar", "--hub", tmp_path / name, *LICENCES, "--examples", 0)
+        repo, = re.findall(r"hf upload '?(USER/[^ ']+)", capsys.readouterr().out)
+        hub.validate_repo_id(repo)
+        card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert "predict.py" in card and "draw.py" not in card
 
 
 def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
