@@ -72,6 +72,8 @@ def prepare(source: Source) -> int:
 
     Raises UserError where none could, or where the folder is somebody else's.
     """
+    if vars(source).get("paths") == ():
+        raise UserError(f"{type(source).__name__.lower()} needs what to read and, last, the folder to make")
     val = vars(source).get("val", 0)
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
