@@ -44,7 +44,7 @@ from pairs.images import (
     write_picture,
 )
 from pairs.layouts import numbered
-from pairs.patterns import list_files, read_as
+from pairs.patterns import files_beside, list_files, read_as
 from pairs.picture import Picture
 from pairs.values import Values
 from runtime.console import printable, run_main, say
@@ -297,8 +297,9 @@ def as_png(jobs: list[Job]) -> list[Job]:
 def sides_by_patterns(source: Path, trained: Trained) -> dict[Path, tuple[str, Hashable]]:
     """What `sides_in` tells where the folder, or one above it, lies as the network's pairs did; else nothing.
 
-    What no pattern matches is on side M. One input may lie there without targets, if its pattern has more than an
-    ending behind {name}, such as _color: then _labelIds lies beside it.
+    What no pattern matches is on side M. Of a folder that holds none of the targets, if the network takes one input,
+    all images are on no side, but those which only differ from an input in what the pattern has behind {name}, such as
+    _labelIds where it has _color.
     """
     files = list_files(source)
     patterns = trained.patterns or read_as(files)
@@ -308,8 +309,10 @@ def sides_by_patterns(source: Path, trained: Trained) -> dict[Path, tuple[str, H
     for shorter in patterns.shorter():
         sides = dict(zip([*names, "B"], shorter.sides(files), strict=False))  # without masks
         inputs = [side for name, side in sides.items() if name[0] == trained.input_side]
-        end = (shorter.a[0] if trained.input_side == "A" else shorter.b).rpartition("{name}")[2]
-        if all(inputs) and (all(sides.values()) or len(inputs) > 1 or end.rpartition(".")[0]):
+        if all(inputs) and not all(sides.values()) and len(inputs) == 1:
+            if beside := files_beside(shorter.a[0] if trained.input_side == "A" else shorter.b, files):
+                return {source / file: ("M" if file in beside else "", file) for file in files}
+        elif all(inputs):
             met = [(source / file, (name, key)) for name, side in sides.items() for key in side for file in side[key]]
             # A file on two sides: the folders that told them apart lie above
             return {source / file: ("M", file) for file in files} | dict(met) if len(met) == len(dict(met)) else {}

@@ -101,6 +101,21 @@ def key_of(match: re.Match) -> Key:
     return split, "/".join(groups.values())
 
 
+def files_beside(pattern: str, files: Sequence[str]) -> set[str]:
+    """Those that begin as a file which the pattern matches, up to the end of its {name}, and then differ.
+
+    None where the pattern has only an ending such as .png behind {name}.
+    """
+    end = pattern.rpartition("{name}")[2]
+    if "/" in end or not end.rpartition(".")[0]:
+        return set()
+    compiled = compiled_pattern(pattern)
+    matches = {file: match for file in files if (match := compiled.fullmatch(unicodedata.normalize("NFC", file)))}
+    beginnings = {match.string[: match.end(match.lastgroup)] for match in matches.values()}
+    return {file for file in {*files} - matches.keys()
+            if any(file[: mark.start()] in beginnings for mark in re.finditer(r"[-_. ]", file))}
+
+
 def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
          followlinks: bool = False) -> Iterator[tuple[Path, list[str], list[Path]]]:
     """Of each folder that is not hidden: itself, the names of those in it, its files; by links each once, none back."""

@@ -238,10 +238,9 @@ def test_predict_takes_the_inputs_where_the_folder_lies_as_in_training(tmp_path,
 
 
 @pytest.mark.parametrize(("pattern", "own", "beside"), [
-    ("val/{name}_color.png", "0_color.png 1_COLOR.png", "0_ids.png 1_ids.png 1.png my.png"),
-    ("val/{name}_color.png", "0.png 1.png", ""),
+    ("val/{name}_color.png", "0_color.png 1_COLOR.png my.png", "0_ids.png 1_ids.png 1.png"),
     ("val/{name}.png", "0.png 0_ids.png 0.jpg", ""),
-    ("val/*_{name}_*.png", "x_0_c.png", "x_0.jpg my.png"),
+    ("val/*_{name}_*.png", "x_0_c.png my.png", "x_0.jpg"),
 ])
 def test_what_lies_beside_the_inputs_is_not_translated(tmp_path, capsys, pattern, own, beside):
     tree(tmp_path / "in", *own.split(), *beside.split())
