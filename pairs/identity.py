@@ -210,7 +210,11 @@ def unmet(known: np.ndarray, found: np.ndarray) -> int:
 
 
 def changes(now: np.ndarray, then: np.ndarray) -> str:
-    """How what one set of pairs holds differs from the other: "3 added, 1 gone"; empty where it does not."""
+    """How one set of marks differs from the other: "2 replaced, 3 added, 1 gone"; empty where it does not."""
     new, old = (Counter(rows[:, 0].tolist()) for rows in (now, then))
-    counts = {"added": (new - old).total(), "gone": (old - new).total()}
+    added, gone = new - old, old - new
+    names, former = (Counter(rows[np.isin(rows[:, 0], [*some]), 1].tolist())
+                     for rows, some in ((now, added), (then, gone)))
+    replaced = min((names & former).total(), added.total(), gone.total())
+    counts = {"replaced": replaced, "added": added.total() - replaced, "gone": gone.total() - replaced}
     return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)

@@ -149,7 +149,7 @@ def test_replaced_added_and_missing_pairs_are_counted(tmp_path, size):
     assert changes(then, then) == changes(then[::-1], then) == ""
     for path in tmp_path.rglob("*.png"):  # of the same names and sizes in bytes, or nearly
         picture(path, int(path.stem) + 500 + 1000 * (path.parent.name == "B"), size)
-    assert changes(marks(find_pairs(tmp_path).splits["train"]), then) == f"{n} added, {n} gone"
+    assert changes(marks(find_pairs(tmp_path).splits["train"]), then) == f"{n} replaced"
     assert changes(then[2:], then) == "2 gone" and changes(then, then[3:]) == "3 added"
 
 
@@ -168,7 +168,7 @@ def test_equal_is_what_is_equal_to_the_byte(tmp_path, ending, capsys):
     assert len({*contents(before, "train"), *contents(before, "val")}) == 6
     assert not any("hold the same" in note for note in before.notes)
     write(tmp_path / "train" / "B" / f"0.{ending}", 150)
-    assert changes(find_pairs(tmp_path).marks["train"], before.marks["train"]) == "1 added, 1 gone"
+    assert changes(find_pairs(tmp_path).marks["train"], before.marks["train"]) == "1 replaced"
 
 
 def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp_path, monkeypatch):
@@ -338,7 +338,7 @@ def test_data_that_changed_is_told_and_best_pth_tar_starts_over(small, data, cap
     capsys.readouterr()
     train(replace(cfg, resume=True, n_epochs=2))
     shown = capsys.readouterr().out
-    assert "trained on: training pairs: 6 added, 6 gone; validation pairs: 2 added, 2 gone" in shown
+    assert "trained on: training pairs: 6 replaced; validation pairs: 2 replaced" in shown
     assert "validation scores other pairs than before" in shown and "best.pth.tar was scored on other" in shown
     assert "best_epoch: 2\n" in shown
     assert (cfg.out_dir / "best.pth.tar").read_bytes() != best
