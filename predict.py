@@ -341,15 +341,16 @@ def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
         if alone := [path for path in orphans if not by_patterns or places[path][0] == names[0]]:
             raise UserError(f"images without a partner of the same name among the other inputs: {some(alone)}")
         together = [*together.values()]
-    if others := len(places) - n * len(together):
-        say(f"{name_of(source)}: {n * len(together)} inputs (side {trained.input_side}) are translated, "
-            f"{others} other images are not")
+    if others := [*places.keys() - set(itertools.chain(*together))]:
+        say(f"{name_of(source)}: {n * len(together)} inputs (of side {trained.input_side}, or of neither) are "
+            f"translated, {len(others)} other images are not, such as {name_of(min(others))}")
     targets = {key: path for path, (side, key) in places.items() if pairs and side == trained.target_side}
     jobs = []
     for files in together:
         name, (_, key) = files[0].relative_to(source), places[files[0]]
-        name = Path(*name.parts[n > 1 and key[0] == "@" :])
-        jobs.append(Job(tuple(files), output / name, targets.get(key)))
+        layout = Path(key[0]).parts if n > 1 else ()  # such as train, @
+        kept = [part for part, where in itertools.zip_longest(name.parts, layout) if where != "@"]
+        jobs.append(Job(tuple(files), output.joinpath(*kept), targets.get(key)))
     return jobs
 
 

@@ -283,10 +283,16 @@ class _Part:
 
 
 def _part(names: Sequence[str], index: _Index) -> _Part:
-    """What the first of these folders that holds anything holds."""
+    """What the first of these folders that holds two sides holds, or if none does, the first that holds anything."""
     part = _Part()
+
+    def two_sides(name: str) -> bool:
+        has = index.images.get
+        return f"{name}.npz" in index.npz or any(
+            has((layout, "b")) and (has((layout, "a")) or has((layout, "a1"))) for layout in LAYOUTS[name])
+
     try:
-        for name in names:
+        for name in sorted(names, key=two_sides, reverse=True):
             if npz := index.npz.get(f"{name}.npz"):
                 part.pairs = _load_npz(npz, part.notes)
                 return part

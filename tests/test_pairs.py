@@ -209,6 +209,15 @@ def test_links_that_lead_round_in_a_circle_are_walked_once(tmp_path, monkeypatch
     assert names(found.splits["train"]) == [["2"], ["3"]] and names(found.splits["val"]) == [["1"]]
 
 
+@pytest.mark.parametrize("stray", ["val/A/x", "val/x", "test/A/x"])
+def test_of_two_names_of_a_split_the_one_that_holds_pairs_is_taken(tmp_path, stray):
+    names = ("training", "validation" if stray.startswith("val") else "testing")
+    tree(tmp_path, *(f"{name}/{side}/{i}" for name in names for side in "AB" for i in range(2)), "train/x", stray)
+    found = find_pairs(tmp_path)
+    assert [len(found.splits[name]) for name in ("train", found.validation)] == [2, 2]
+    assert all(any(place in note for note in found.notes) for place in ("/train", f"/{stray[:-2]}"))
+
+
 def test_of_two_names_of_a_split_the_first_is_taken_and_the_other_told(tmp_path):
     tree(tmp_path, *(f"{name}/{i}" for name in ("train", "training", "val", "valid") for i in range(2)))
     found = find_pairs(tmp_path)

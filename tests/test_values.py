@@ -398,6 +398,9 @@ def test_numbered_inputs_and_masks_are_found_in_every_layout(tmp_path, layout):
         pair, = found.splits[split]
         assert len(pair.inputs) == 2
         assert "B" in str(pair.target.relative_to(tmp_path)) and "M" in str(pair.mask.relative_to(tmp_path))
+    if "/" in layout:
+        jobs = predict.jobs_in_folder(tmp_path, tmp_path / "out", Trained(3, 1, Geometry(), "AtoB", inputs=2))
+        assert {job.output for job in jobs} == {tmp_path / "out" / split / "1.png" for split in ("train", "val")}
     assert not found.notes and not found.orphans
 
 
