@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from config import RECIPES, Config, recipe
-from runtime.checkpoint import load_tensors, refuse_unknown
+from runtime.checkpoint import load_tensors
 from runtime.console import say
 from runtime.folder import age, run_name
 from utils import UserError, name_of
@@ -133,7 +133,8 @@ def load_settings(folder: Path) -> Config | None:
     """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
 
     The data stays the run's, whatever was edited. They are read from the checkpoint where config.json is missing, or
-    empty, as a crash of the machine may leave it. Raises UserError when its files are damaged, or of another version.
+    empty, as a crash of the machine may leave it. What only another version knows is left out: `Run` refuses to go on
+    with it. Raises UserError when its files are damaged.
     """
     path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
@@ -146,10 +147,11 @@ def load_settings(folder: Path) -> Config | None:
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
             return None
-        refuse_unknown(settings, path)
-        edited = {name: value for name, value in Config().plain().items()
+        own = Config().plain()
+        known = {name: value for name, value in settings.items() if name in own}
+        edited = {name: value for name, value in own.items()
                   if value != defaults.get(name, value) and name not in ("data_root", "out_dir", "resume")}
-        return Config(**{**settings, **edited})
+        return Config(**{**known, **edited})
     except UserError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -1,6 +1,5 @@
 import json
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,8 @@ import torch
 
 import config
 from config import PAPER, RECIPES, Config, recipe
+from inference.load import load_generator
+from inference.page import find_examples
 from runtime.checkpoint import load_tensors
 from runtime.cli import GONE, load_settings, parse
 from train import train
@@ -117,23 +118,26 @@ def test_without_docstrings_the_flags_are_the_same():
 # Files and flags of earlier versions
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["config.json", "checkpoint.pth.tar"])
-def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, name):
-    """It went on with another dropout, or without its scores: what a setting did that nobody reads any more."""
-    train(small(n_epochs=1))
-    folder = small().out_dir
-    settings = {**small(n_epochs=1).plain(), "dropout_blocks": "release", "eval_every": 1}
-    if name == "config.json":
-        (folder / name).write_text(json.dumps(settings))
-        act = partial(parse, ["--resume", "--out-dir", str(folder)])
-    else:
-        torch.save({**load_tensors(folder / name), "config": settings}, folder / name)
-        act = partial(train, small(n_epochs=2, resume=True))
+def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, data, tmp_path, monkeypatch):
+    """It went on with another dropout, or without its scores: what a setting did that nobody reads any more.
+
+    Its pairs still serve as examples, and today's run beside it goes on.
+    """
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "first"
+    train(small(n_epochs=1, out_dir=folder))
+    settings = {**small(n_epochs=1, out_dir=folder).plain(), "dropout_blocks": "release", "eval_every": 1}
+    (folder / "config.json").write_text(json.dumps(settings))
+    saved = load_tensors(folder / "checkpoint.pth.tar")
+    torch.save({**saved, "config": settings}, folder / "checkpoint.pth.tar")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=rf"{name} holds .* \(dropout_blocks, eval_every\): .*--init-from"):
-        act()
+    resume = ["--resume", "--data-root", str(data), "--n-epochs", "2"]
+    with pytest.raises(UserError, match=r"checkpoint.pth.tar holds .* \(dropout_blocks, eval_every\): .*--init-from"):
+        train(parse(resume))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    train(small("new", n_epochs=1, init_from=folder / "gen.pth.tar"))
+    assert find_examples(folder / "gen.pth.tar", load_generator(folder / "gen.pth.tar").trained)
+    train(small(n_epochs=1, out_dir=Path("runs") / "second", init_from=folder / "gen.pth.tar"))
+    assert parse(resume).out_dir.name == "second"
 
 
 @pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",
