@@ -332,11 +332,13 @@ def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
                         "takes: let --input be the folder A, or the folder B")
     together = [[path] for path, (side, _) in places.items() if not pairs or side[:1] in ("", trained.input_side)]
     if n > 1:
-        names = numbered({side for side, _ in places.values()})
+        top = {} if by_patterns else {path: place for path, place in places.items() if place[1][0][:1] == "@"}
+        used = top if numbered({side for side, _ in top.values()}) else places  # those in splits only if alone
+        names = numbered({side for side, _ in used.values()})
         if len(names) != n:
             raise UserError(f"the network takes {n} inputs together, from folders A1, A2, …, of which "
                             f"{name_of(source)} holds {len(names)}")
-        together, orphans = partners([by_key((key, path) for path, (side, key) in places.items() if side == name)
+        together, orphans = partners([by_key((key, path) for path, (side, key) in used.items() if side == name)
                                       for name in names])
         if alone := [path for path in orphans if not by_patterns or places[path][0] == names[0]]:
             raise UserError(f"images without a partner of the same name among the other inputs: {some(alone)}")

@@ -380,6 +380,9 @@ def test_several_inputs_are_stacked_in_the_order_of_their_numbers(tmp_path):
     assert job.output == tmp_path / "out" / "0.npy" and job.target == tmp_path / "B" / "0.png"
     with pytest.raises(DataError, match=r"A1.*a2.*A10.* have 1 \+ 1 \+ 1 channels together, not the 4"):
         read_pair(pair, Values(4), Values(1))
+    stray = save(tmp_path / "train" / "A4" / "7.npy", np.zeros((4, 4), np.uint8))
+    assert len(predict.jobs_in_folder(tmp_path, tmp_path / "out", trained)) == 3
+    stray.unlink()
     with pytest.raises(UserError, match="takes 2 inputs together, from folders A1, A2, …, of which .* holds 3"):
         predict.jobs_in_folder(tmp_path, tmp_path / "out", replace(trained, inputs=2))
     (tmp_path / "a2" / "1.npy").unlink()
