@@ -205,7 +205,11 @@ def runtime_files(wanted: dict[str, str], given: Path | None) -> list[bytes]:
                 raise UserError(f"{name_of(given)} holds no {name}: --runtime must be the folder dist of "
                                 f"onnxruntime-web {RUNTIME} (npm pack onnxruntime-web@{RUNTIME})")
         else:
-            path = fetched(URL.format(version=RUNTIME, name=name), cache() / name, check)
+            try:
+                path = fetched(URL.format(version=RUNTIME, name=name), cache() / name, check)
+            except UserError as error:
+                raise UserError(f"{error}; or give --runtime, the unpacked npm pack onnxruntime-web@{RUNTIME}, or "
+                                "--cdn") from error
         check(path)
         files.append(path.read_bytes())
     return files

@@ -147,11 +147,11 @@ def write_curves(path: Path, history: list[dict], cfg: Config) -> None:
             axes.plot(epochs, [row.get(name, math.nan) for row in history], style, marker=".", label=name)
         if cfg.paper_gan and "g_gan" in names:
             axes.axhline(math.log(2), color="gray", linestyle="--", label="log 2 = 0.69: D is undecided")
-        axes.set(ylabel=title, ylim=(0, None))
+        axes.set(ylabel=title, ylim=(0, 1.05 * axes.get_ylim()[1]))
         axes.legend()
         axes.grid(alpha=0.3)
     axes.set(xlabel="epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     with atomic(path, durable=False) as file:
         figure.savefig(file, format="png", dpi=100, metadata=DRAWN)
 

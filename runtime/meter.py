@@ -44,7 +44,7 @@ class Meter:
         self.start = self.synchronised = self.printed = time.perf_counter()
         silent = not self.ranks.main or not sys.stderr.isatty() or self.epoch > self.total_epochs
         self.bar = tqdm(total=self.n_images, initial=self.done, leave=False, dynamic_ncols=True, disable=silent,
-                        bar_format="{percentage:3.0f}% {desc} {bar}")
+                        delay=0.1, bar_format="{percentage:3.0f}% {desc} {bar}")  # drawn after what is said first
 
     def watch(self, batches: Iterable) -> Iterator:
         """The batches of an epoch, which begins here; the time spent waiting for them counts."""
