@@ -111,7 +111,8 @@ class PairedImages(Dataset):
             raise DataError(f"{names} hold pixels without a value (NaN or no data), which the first look at the data "
                             "did not find in any pair: masks in a folder M let training ignore them")
 
-        pixels = resize_pair(x, y, mask, (width, height), x_how, y_how, self.masked)
+        sprites = self.x.is_sprite(of_x), self.y.is_sprite(of_y)
+        pixels = resize_pair(x, y, mask, (width, height), x_how, y_how, self.masked, sprites)
         if self.jitter:
             pixels = self.geometry.pad(pixels)  # to a crop
         if self.cache is not None:
@@ -129,6 +130,8 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     # Find the pairs.
     survey = Survey.find(cfg.plain(), before, resumed)
     survey.check_batch(cfg.batch_size, world)
+    if cfg.color_jitter:
+        survey.check_colours(cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
 
     # Look at them, before hours are spent on what was not meant.
     x, y = values_of(vars(cfg))
@@ -137,7 +140,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     survey.look(x, y, geometry, cfg.direction, cfg.n_val, skip=cfg.skip_unreadable, shown_above=shown_above)
 
     # Make the two data sets, which read the files as they are asked.
-    x, y = values_of({**vars(cfg), "counts": survey.record["counts"]})
+    x, y = values_of({**vars(cfg), **{name: survey.record[name] for name in ("counts", "ranged_inputs")}})
     make = partial(
         PairedImages,
         direction=cfg.direction,

@@ -46,6 +46,7 @@ class Trained:
     kind: str = "uint8"  # of KINDS: the numbers of the targets
     inputs: int = 1  # images that go in together
     counts: str = ""  # the channels of several in A, such as "3 + 1"; empty: the file does not tell
+    ranged_inputs: tuple[int, ...] = ()  # those of several, from 1, that range_a is for; empty: those of the most bits
     sizes: Sizes | None = None  # of the training images
     enlarge: float = 1.0  # by how much those that went in were, where the targets were larger
     epoch: int | None = None
@@ -83,6 +84,7 @@ class Trained:
                     kind=saved.get("kind", "uint8"),
                     inputs=int(saved.get("inputs", 1)),
                     counts=str(saved.get("counts", "")),
+                    ranged_inputs=tuple(map(int, saved.get("ranged_inputs", ()))),
                     sizes=sizes,
                     enlarge=enlarge,
                     epoch=saved.get("epoch"),

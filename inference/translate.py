@@ -13,7 +13,7 @@ from torch import Tensor
 
 from generator import BatchNorm, Dropout, Generator, use_test_time
 from inference.trained import Trained, crop_of, trained_of
-from pairs.geometry import Scale, Size, has_shape_of, largest_of, resize, resized
+from pairs.geometry import Scale, Size, has_shape_of, largest_of, resize, resize_sprite, resized
 from pairs.images import to_tensor
 from pairs.picture import Picture, of_pillow, picture_of
 from pairs.values import Values, is_deep
@@ -142,7 +142,7 @@ class Translator:
 
     def take(self, pictures: Sequence[Picture]) -> Taken:
         """What `enlarged` returns, on its way. Raises DataError."""
-        x = to_tensor(self.to_scale(self.x.array(pictures)))
+        x = to_tensor(self.to_scale(self.x.array(pictures), self.x.is_sprite(pictures)))
         photo = self.x.array([replace(pictures[0], alpha=None)]) if self.y.lab else None  # alpha comes back later
         return Taken(x, pictures[0].size, photo, is_deep(pictures), self.x.alpha(pictures), pictures[0].valid)
 
@@ -213,13 +213,13 @@ class Translator:
             return crop_of(self.exact) or size
         return tuple(max(1, round(side * self.scale)) for side in size)
 
-    def to_scale(self, array: np.ndarray) -> np.ndarray:
+    def to_scale(self, array: np.ndarray, sprite: bool = False) -> np.ndarray:
         """The image (H, W, C) as `network_size` wants it. Raises DataError where that is too large."""
         width, height = self.network_size(array.shape[1::-1])
         if width * height > Image.MAX_IMAGE_PIXELS:
             raise DataError(f"at the scale of the network, an image of {array.shape[1]}×{array.shape[0]} becomes "
                             f"{width}×{height}, which is too large")
-        return resize(array, (width, height), self.x_how)
+        return (resize_sprite if sprite else resize)(array, (width, height), self.x_how)
 
     def to_size(self, y_fake: Tensor, size: Size) -> Tensor:
         """(C, H, W), brought back to the width and height `size`, on the CPU."""

@@ -163,6 +163,7 @@ class Seen:
     values: Values  # how they are taken
     is_input: bool = True
     channels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # "3", or "3 + 1" of two → files
+    ranged: Counter = field(default_factory=Counter)  # of the pictures of a pair, those that have the range, from 1
     numbers: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))  # some, by their kind
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
@@ -177,6 +178,7 @@ class Seen:
         pictures = self.values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
         ranged, laid = self.values.ranged(pictures), self.values.alpha(pictures) is not None
+        self.ranged[tuple(number for number, has_range in enumerate(ranged, 1) if has_range)] += 1
         if len({*ranged}) > 1 and not self.is_input:
             which = " and ".join(picture.name for picture in pictures)
             raise UserError(f"side {self.name} is the target, and its range is for some of {which} alone, but an "
@@ -419,6 +421,12 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
                 given.add_palette(first)
             if colours:
                 given.samples.append(sample(to_array(first, 3)))
+    for side in seen.values():
+        low, high = side.values.limits or (0, 1)
+        step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+        if step > (high - low) / 1000:
+            say(f"side {side.name}: numbers such as {high:.10g} are read to the nearest {step:g} (float32), which is "
+                f"coarse for a range of {high - low:g}: take {low:.10g} away from them in the files")
     counted.tell(seen.values())
     n = len(counted.weights)
     if n == alike > 0:

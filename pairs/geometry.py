@@ -186,17 +186,28 @@ def resize_masked(image: np.ndarray, mask: np.ndarray, size: Size, how: Interpol
     return [np.where(sees_white, resize(image, size, how), mean), resize(mask, size)]
 
 
+def resize_sprite(image: np.ndarray, size: Size, how: Interpolation) -> np.ndarray:
+    """The same as `resize` for (H, W, 4), whose last channel is transparency: hidden colours add nothing to others."""
+    plain = resize(image, size, how)
+    if how == "nearest" or size == image.shape[1::-1]:
+        return plain
+    colour, _ = resize_masked(image[..., :3], image[..., 3:], size, how)
+    return np.dstack([np.where(plain[..., 3:] > 0, colour, plain[..., :3]), plain[..., 3]])
+
+
 def resize_pair(x: np.ndarray, y: np.ndarray, mask: np.ndarray | None, size: Size, x_how: Interpolation,
-                y_how: Interpolation, masked: bool) -> np.ndarray:
+                y_how: Interpolation, masked: bool, sprites: tuple[bool, bool] = (False, False)) -> np.ndarray:
     """x, y and the mask, each (H, W, C), as the channels of one (height, width, C); the mask weights y.
 
-    Without a mask, where all pairs are `masked`, comes a white one.
+    Without a mask, where all pairs are `masked`, comes a white one. sprites: whether x and y are such as
+    `resize_sprite` takes; under a mask, y is not.
     """
-    x = resize(x, size, x_how)
+    resize_x, resize_y = (resize_sprite if sprite else resize for sprite in sprites)
+    x = resize_x(x, size, x_how)
     if mask is not None:
         return stack([x, *resize_masked(y, mask, size, y_how)])
     white = [np.full((*x.shape[:2], 1), 255, np.uint8)] if masked else []
-    return stack([x, resize(y, size, y_how), *white])
+    return stack([x, resize_y(y, size, y_how), *white])
 
 
 def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:

@@ -73,6 +73,12 @@ class Survey:
             raise UserError(f"batch_size {batch_size}{processes} is larger than the data set: {len(self.train)} "
                             "training pairs")
 
+    def check_colours(self, side: str) -> None:
+        """Raises UserError where color_jitter would mix the several pictures of that side."""
+        if side == "A" and len(self.train[0].inputs) > 1:
+            raise UserError(f"color_jitter changes one picture, and side A holds {len(self.train[0].inputs)}: leave it "
+                            "out")
+
     def look(self, x: Values, y: Values, geometry: Geometry, direction: str, n_val: int, *, skip: bool = False,
              shown_above: int = 0) -> None:
         """Reads the headers of the pairs and some of their pixels, and says what is unlikely to be meant so.
@@ -109,6 +115,7 @@ class Survey:
             "enlarge": headers.input_factor(direction),
             "kind": seen[direction[-1]].kind,
             "inputs": len(self.train[0].inputs) if a_is_input else 1,
+            "ranged_inputs": seen["A"].ranged.most_common(1)[0][0] if a_is_input and channels else (),
             "counts": max(channels, key=lambda counts: len(channels[counts]), default=""),
             "colours": flat_colours(seen[direction[0]].samples),
         }

@@ -29,6 +29,7 @@ class Values:
     lab: Literal["", "L", "ab"] = ""  # the part of a photo's Lab colours, scaled as in the authors' PyTorch release
     bands: tuple[int, ...] = ()  # those of the files that are taken, from 1, in this order; empty: all
     counts: str = ""  # the channels of several images, such as "3 + 1", in their order; empty: any that sum up
+    ranged_inputs: tuple[int, ...] = ()  # of several, from 1, those that have `limits`; empty: those of the most bits
 
     def __post_init__(self):
         low, high = self.limits or (0, 1)
@@ -89,6 +90,8 @@ class Values:
 
     def ranged(self, pictures: Sequence[Picture]) -> list[bool]:
         """Which of one pair's pictures `limits` are for: those of the most bits, such as depth beside a photo."""
+        if self.ranged_inputs and len(pictures) > 1:
+            return [number in self.ranged_inputs for number, _ in enumerate(pictures, 1)]
         most = max((picture.kind for picture in pictures), key=KINDS.index)
         return [self.limits is not None and not self.n_labels and picture.kind == most for picture in pictures]
 
@@ -122,6 +125,10 @@ class Values:
         """The transparency that `array` lays over white, (H, W) of uint8 or uint16, or None."""
         alone = len(pictures) == 1 and not self.n_labels and self.channels in (1, 3)
         return pictures[0].alpha if alone else None
+
+    def is_sprite(self, pictures: Sequence[Picture]) -> bool:
+        """Whether the fourth channel of `array` is transparency."""
+        return len(pictures) == 1 and self.channels == 4 and not self.n_labels and pictures[0].alpha is not None
 
     def to_network(self, pixels: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
         """(N, stored, H, W), uint8 or float in [0, 1] → (N, channels, H, W) in [-1, 1], or 0 and 1 for classes."""
@@ -170,7 +177,7 @@ def values_of(settings: Mapping[str, Any]) -> tuple[Values, Values]:
     x_side, *_, y_side = settings["direction"].lower()
     counts = settings.get("counts", "")  # of the side that has several images
     x = Values(settings["in_channels"], settings[f"range_{x_side}"], settings["n_labels"],
-               bands=settings[f"bands_{x_side}"], counts=counts)
+               bands=settings[f"bands_{x_side}"], counts=counts, ranged_inputs=settings.get("ranged_inputs", ()))
     y = Values(settings["out_channels"], settings[f"range_{y_side}"], kind=kind,
                bands=settings[f"bands_{y_side}"], counts=counts)
     return x, y

@@ -21,9 +21,10 @@ import predict
 from check import check
 from config import Config
 from dataset import PairedImages, load_data
+from generator import Generator
 from inference.load import load_generator
 from inference.trained import Trained
-from inference.translate import tell_clipped, translate
+from inference.translate import Translator, tell_clipped, translate
 from pairs.checks import Seen, range_words
 from pairs.find import find_pairs
 from pairs.geometry import Geometry
@@ -165,6 +166,49 @@ def test_an_input_among_several_loses_no_channel_for_transparency(tmp_path, chan
                                   "B.png": lambda i: smooth(i, 1)})
     gen = trained_by(settings(data, tmp_path / "run", in_channels=channels + 2, out_channels=1, n_epochs=1))
     assert translate(gen, [smooth(0, channels), smooth(0, 2)]).shape == (SIZE, SIZE)
+
+
+def test_the_range_of_several_inputs_is_for_the_same_ones_in_each_pair(tmp_path):
+    """Where one depth map has 8 bits, as writers choose that hold small numbers, the photo beside it stays as it is."""
+    data = write_sides(tmp_path, {"A1.png": lambda i: np.full((SIZE, SIZE), 255, np.uint8),
+                                  "A2.png": lambda i: smooth(i, 1, 0, 255, np.uint8 if i == 2 else np.uint16),
+                                  "B.png": smooth})
+    cfg = settings(data, tmp_path / "run", in_channels=2, range_a=(0, 1000), n_epochs=1)
+    train_data, _, survey = load_data(cfg)
+    assert survey.record["ranged_inputs"] == (2,)
+    for i in range(len(train_data)):
+        x, _ = train_data[i]
+        assert (x[0] == 1).all() and x[1].max() < -0.4
+    assert trained_by(cfg).trained.ranged_inputs == (2,)
+    with pytest.raises(UserError, match="color_jitter changes one picture, and side A holds 2"):
+        load_data(replace(cfg, color_jitter=0.5, in_channels=3))
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_hidden_colours_of_sprites_reach_no_visible_pixel(tmp_path, train, depth):
+    """A white disc on a hidden black ground had dark fringes."""
+    disc = np.zeros((90, 130, 4), np.uint8 if depth == 8 else np.uint16)
+    cv2.circle(disc, (60, 40), 30, [2**depth - 1] * 4, -1)
+    for side in "AB":
+        write_picture(tmp_path / f"{side}.png", Picture(disc[..., :3], disc[..., 3]))
+    cfg = replace(Config(), in_channels=4, out_channels=4, crop_size=64, load_size=72)
+    pair = pair_of(tmp_path / "A.png", tmp_path / "B.png")
+    for side in paired([pair], cfg, train=train)[0]:
+        colour, alpha = side[:3], side[3]
+        assert 0 < (alpha > -1).float().mean() < 1 and -1 < alpha[alpha > -1].min() < 1
+        assert colour[:, alpha > -0.99].min() > 0.99
+    translator = Translator(Generator(4, 3, ngf=4, crop_size=64).eval(), scale="crop")
+    x = translator.take([read_picture(tmp_path / "A.png")]).x.float()
+    shown = x[3] > 0.01 * x.max()
+    assert x[:3, shown].min() > 0.99 * x.max()
+
+
+def test_numbers_too_large_for_float32_are_told(tmp_path, capsys):
+    data = write_sides(tmp_path, {"A.npy": lambda i: smooth(i, 1, 0, 100).astype(np.int32) + 2 * 10**9,
+                                  "B.png": smooth})
+    load_data(settings(data, tmp_path / "run", in_channels=1, range_a=(2e9, 2e9 + 100)))
+    assert "side A: numbers such as 2000000100 are read to the nearest 128 (float32)" in capsys.readouterr().out
 
 
 def test_one_side_of_other_channels_hides_nothing_of_the_other(made, capsys):
