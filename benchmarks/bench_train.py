@@ -1,7 +1,7 @@
 """Times train_step: plain eager fp32, auto, and each single optimisation, in turns; on the CPU in a process each.
 
     python benchmarks/bench_train.py [--batches 1 4 16] [--crop-size 128] [--ngf 32] [--steps N] [--json FILE]
-    python benchmarks/bench_train.py --generator local --ngf 32 --crop-size 512 --batches 1 --only "^(plain eager fp32|auto)$"
+    python benchmarks/bench_train.py --generator local --ngf 32 --crop-size 512 --batches 1 --only "plain|^auto$"
 
 Without arguments: batch 1, 4 and 16 at 256×256; on the CPU the two larger ones compare plain and auto only.
 The generators of pix2pixHD train as its recipe does.

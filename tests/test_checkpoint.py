@@ -38,8 +38,8 @@ def no_memory(losses):
 
 def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
     saved = torch.load(run.out_dir / "gen.pth.tar", weights_only=True)
-    assert set(saved) == {"format", "state_dict", "config", "epoch", "pairs", "usual_size", "kind", "inputs", "counts", "ranged_inputs",
-                          "colours", "size_range", "enlarge", "version", "validated_on", "masked_by"}
+    assert set(saved) == {"format", "state_dict", "config", "epoch", "pairs", "usual_size", "kind", "inputs", "counts",
+                          "ranged_inputs", "colours", "size_range", "enlarge", "version", "validated_on", "masked_by"}
     assert saved["epoch"] == 1
     settings = saved["config"]
     assert settings["direction"] == "AtoB" and settings["load_size"] == 36
