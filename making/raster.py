@@ -33,6 +33,7 @@ class Raster:
         self.image = image
         self.crs = image.crs
         self.matrix = np.reshape(image.transform, (3, 3))  # from columns and rows to the map
+        self.indexed = image.colorinterp[0].name == "palette"  # the mean of two colours' numbers is a third colour's
         self.placed = self.crs is not None or not image.transform.is_identity  # whether the file says where it lies
         # GDAL takes the last band for transparency, as it does of red, green, blue and near infrared.
         self.may_be_transparent = any(flag.name == "alpha" for flags in image.mask_flag_enums for flag in flags)
@@ -57,15 +58,15 @@ class Raster:
     def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.
 
-        As it stands in the file where pixels meet, else resampled, linearly or `exact`. Raises DataError where the file
-        is damaged.
+        As it stands in the file where pixels meet, else resampled, linearly or, as palettes are, `exact`. Raises
+        DataError where the file is damaged.
         """
         if (shift := self.shift_from(grid)) is not None:
             left = column + shift[0]
             top = row + shift[1]
             values, valid = self.read(top, left, top + size, left + size)
         else:
-            values, valid = self.resampled(grid, row, column, size, exact)
+            values, valid = self.resampled(grid, row, column, size, exact or self.indexed)
         if self.may_be_transparent and not values.any():
             valid[:] = False
         return values, valid

@@ -476,7 +476,7 @@ def test_tiles_are_aligned_to_the_pixel(tmp_path, b, within):
 
 
 @pytest.mark.long
-def test_tiles_of_another_projection_and_of_classes(tmp_path):
+def test_tiles_of_another_projection(tmp_path):
     first = raster(tmp_path / "a.tif", (400, 320), 10)
     transform, width, height = warp.calculate_default_transform("EPSG:32633", "EPSG:4326", 400, 320, CORNER[0],
                                                                 CORNER[1] - 3200, CORNER[0] + 4000, CORNER[1])
@@ -487,15 +487,23 @@ def test_tiles_of_another_projection_and_of_classes(tmp_path):
     run("tiles", first, tmp_path / "b.tif", tmp_path / "out", "--size", 256)
     files = made(tmp_path / "out")
     assert files and max(off(path, 20) for path in files.values()) < 0.01
+
+
+@pytest.mark.parametrize("palette, flags", [(True, []), (True, ["--label-side", "B"]), (False, ["--label-side", "B"])])
+def test_tiles_of_classes(tmp_path, palette, flags):
+    """Between the numbers of two classes lies that of a third."""
+    first = raster(tmp_path / "a.tif", (400, 320), 10)
     classes = np.random.default_rng(0).integers(0, 5, (110, 140), np.uint8)
-    write_raster(tmp_path / "c.tif", classes[None], {k: (40 * k, 0, 0, 255) for k in range(5)}, crs="EPSG:32633",
-                 transform=from_origin(*CORNER, 30, 30))
-    run("tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 64, "--label-side", "B")
+    colours = {k: (40 * k, 0, 0, 255) for k in range(5)} if palette else None
+    write_raster(tmp_path / "c.tif", classes[None], colours, crs="EPSG:32633", transform=from_origin(*CORNER, 30, 30))
+    said = run("tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 256, *flags)
+    assert ("--label-side B" in said) == (not flags)
     for name, path in made(tmp_path / "classes").items():
         if "/B/" in name:
-            row, column = (int(number) + np.arange(64) for number in path.stem.split("_"))
+            row, column = (int(number) + np.arange(256) for number in path.stem.split("_"))
             picture = read_picture(path)
-            assert (picture.indices == classes[row[:, None] // 3, column // 3]).all() and picture.channels == 3
+            assert (picture.indices == classes[row[:, None] // 3, column // 3]).all()
+            assert picture.channels == (3 if palette else 1)
 
 
 @pytest.mark.long
