@@ -1,5 +1,6 @@
 """A raster's bands in windows of any grid, and the GeoTIFF of such a window."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pairs.images import read_header
 from pairs.tiff import MOST, Place, encode
 from utils import DataError, UserError, name_of, need
 
@@ -27,14 +29,22 @@ class Raster:
         if image.count > MOST or len(kinds) > 1 or "complex" in image.dtypes[0]:
             raise UserError(f"{name_of(path)} holds {image.count} bands of {', '.join(sorted(kinds))}; up to {MOST} of "
                             "one type are read, and no complex numbers")
-        if image.gcps[0] and image.transform.is_identity:
-            raise UserError(f"{name_of(path)} is placed by ground control points: gdalwarp makes a raster with a grid")
+        ways = {"ground control points": image.gcps[0], "RPCs": image.rpcs,
+                "arrays of places": image.tags(ns="GEOLOCATION")}
+        for how, told in ways.items():
+            if told and image.transform.is_identity:
+                raise UserError(f"{name_of(path)} is placed by {how}: gdalwarp makes a raster with a grid")
         self.path = path
         self.image = image
         self.crs = image.crs
         self.matrix = np.reshape(image.transform, (3, 3))  # from columns and rows to the map
         self.indexed = image.colorinterp[0].name == "palette"  # the mean of two colours' numbers is a third colour's
         self.placed = self.crs is not None or not image.transform.is_identity  # whether the file says where it lies
+        if not self.placed:
+            with contextlib.suppress(DataError):  # other formats have no orientation
+                if (orientation := read_header(path).orientation) in range(2, 9):
+                    raise UserError(f"{name_of(path)} is shown turned or mirrored (orientation {orientation} in its "
+                                    "header), which tiles would not be: save it upright first")
         # GDAL takes the last band for transparency, as it does of red, green, blue and near infrared.
         self.may_be_transparent = any(flag.name == "alpha" for flags in image.mask_flag_enums for flag in flags)
 

@@ -46,7 +46,7 @@ class Tiles:
         grid, other = (b, a) if a.resolution_in(b) > 1 + 1e-6 else (a, b)
         side = "A" if other is a else "B"
         if other.indexed and side != self.label_side and other.shift_from(grid) is None:
-            say(f"{name_of(other.path)} has a palette, of which the nearest pixel is taken, as --label-side {side} says")
+            say(f"{name_of(other.path)} has a palette: its nearest pixels are taken, as --label-side {side} says")
         across, down = shared(grid, other)
         width, height = (max(0, end - begin) for begin, end in (across, down))
         if min(width, height) < self.size:

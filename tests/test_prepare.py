@@ -572,6 +572,25 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     assert "a.tif does not say where on the map it lies" in run(*words, status=2)
 
 
+def test_rasters_that_lie_otherwise_than_pixel_by_pixel_are_told(tmp_path):
+    """What neither a grid nor the pixels' order says would be lost, and two places laid over each other."""
+    scan = photo(tmp_path / "a.png", size=(90, 90))
+    one, x, y = np.eye(20)[:3].tolist()
+    rpcs = rasterio.rpc.RPC(0, 100, 45, 0.1, one, y, 45, 45, 15, 0.1, one, x, 45, 45)
+    write_raster(tmp_path / "rpc.tif", np.ones((3, 90, 90), np.uint8), rpcs=rpcs)
+    write_raster(tmp_path / "gcp.tif", np.ones((3, 90, 90), np.uint8), crs="EPSG:4326",
+                 gcps=[rasterio.control.GroundControlPoint(row, column, 15 + column, 45 - row)
+                       for row, column in ((0, 0), (0, 90), (90, 0))])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("turned.jpg", "turned.tif"):
+        photo(tmp_path / name, size=(90, 90), exif=exif)
+    for name, message in (("rpc.tif", "is placed by RPCs"), ("gcp.tif", "is placed by ground control points"),
+                          ("turned.jpg", "shown turned"), ("turned.tif", "shown turned")):
+        said = run("tiles", scan, tmp_path / name, tmp_path / "out", "--size", 64, status=2)
+        assert message in said and name in said
+
+
 @pytest.mark.parametrize("b, flags, message", [
     (dict(size=(50, 50), metres=10), [], "share 50×50 pixels, less than a tile of --size 64"),
     (dict(size=(90, 90), metres=10, corner=(700_000, 5_000_000)), [], "share 0×"),
