@@ -572,6 +572,23 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     assert "a.tif does not say where on the map it lies" in run(*words, status=2)
 
 
+@pytest.mark.parametrize("told", [
+    dict(photometric="MINISWHITE"), dict(photometric="MINISWHITE", nbits=2, nodata=0), dict(nbits=2, nodata=0),
+    dict(nbits=4, nodata=255), dict(nbits=1), dict(driver="PNG", nbits=1)])
+def test_tiles_look_as_the_raster_does(tmp_path, told):
+    """What is white where the numbers are 0, or at 1 of 1, would be black in a tile."""
+    numbers = np.random.default_rng(0).integers(0, 2 ** told.get("nbits", 8), (1, 90, 90), np.uint8)
+    scan = write_raster(tmp_path / "a.tif", numbers, **told)
+    whole = read_picture(scan)
+    run("tiles", scan, scan, tmp_path / "out", "--size", 64)
+    for path in made(tmp_path / "out").values():
+        row, column = map(int, path.stem.split("_"))
+        here = np.s_[row : row + 64, column : column + 64]
+        tile = read_picture(path)
+        assert (tile.array[..., :1] == whole.array[here]).all() and (tile.indices == whole.indices[here]).all()
+        assert np.array_equal(tile.valid, None if whole.valid is None else whole.valid[here])
+
+
 def test_rasters_that_lie_otherwise_than_pixel_by_pixel_are_told(tmp_path):
     """What neither a grid nor the pixels' order says would be lost, and two places laid over each other."""
     scan = photo(tmp_path / "a.png", size=(90, 90))
