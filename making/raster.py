@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,18 +53,18 @@ class Raster:
         """Columns and rows here of points that are given in pixels of `grid`; infinite where no projection reaches."""
         x, y = moved(grid.matrix, columns, rows)
         if self.crs != grid.crs:
-            warp = need("rasterio.warp", "rasterio", WHAT)
-            x, y = (np.reshape(each, x.shape) for each in warp.transform(grid.crs, self.crs, x.ravel(), y.ravel()))
+            x, y = np.reshape(projected(grid.crs, self.crs, x.ravel(), y.ravel()), (2, *x.shape))
         return moved(np.linalg.inv(self.matrix), x, y)
 
     def resolution_in(self, other: "Raster") -> float:
-        """How many pixels of the other one in the middle of this one covers."""
-        columns = self.image.width / 2 + np.array([0, 1, 1])
-        rows = self.image.height / 2 + np.array([0, 0, 1])
-        corners = other.pixels(self, columns, rows)
-        if not np.isfinite(corners).all():
-            raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach")
-        return abs(np.linalg.det(np.diff(corners)))
+        """How many pixels of the other one this one's covers, in the middle of whichever both projections reach."""
+        for middle, outside, power in ((self, other, 1), (other, self, -1)):
+            columns = middle.image.width / 2 + np.array([0, 1, 1])
+            rows = middle.image.height / 2 + np.array([0, 0, 1])
+            corners = outside.pixels(middle, columns, rows)
+            if np.isfinite(corners).all():
+                return abs(np.linalg.det(np.diff(corners))) ** power
+        raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach")
 
     def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.
@@ -159,6 +160,20 @@ class Raster:
         x, y = self.pixels(grid, *np.meshgrid(column + knots, row + knots))
         with np.errstate(invalid="ignore"):  # infinity, where a projection does not reach, becomes NaN
             return between @ np.stack([y, x]) @ between.T
+
+
+def projected(source: Any, target: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
+    """The points in another projection, infinite where it does not reach.
+
+    For such points, rasterio raises at first, and GDAL is quiet later on; its class of errors is private.
+    """
+    try:
+        return need("rasterio.warp", "rasterio", WHAT).transform(source, target, x, y)
+    except Exception:
+        if len(x) == 1:
+            return [math.inf], [math.inf]
+    points = [projected(source, target, *point) for point in zip(x[:, None], y[:, None], strict=True)]
+    return tuple(map(np.concatenate, zip(*points, strict=True)))
 
 
 def moved(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -608,7 +608,21 @@ def test_rasters_that_lie_otherwise_than_pixel_by_pixel_are_told(tmp_path):
         assert message in said and name in said
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_raster_of_the_whole_earth_covers_a_small_one(tmp_path, turned):
+    """Most of it, and its middle, lies where no projection of a region reaches."""
+    degrees = np.linspace(0, 360, 360, endpoint=False, dtype=np.float32)
+    earth = write_raster(tmp_path / "earth.tif", np.broadcast_to(degrees, (1, 180, 360)), crs="EPSG:4326",
+                         transform=from_origin(-180, 90, 1, 1))
+    region = raster(tmp_path / "region.tif", (130, 130), 1000, crs="EPSG:32645")  # around 87° E
+    run("tiles", *([earth, region] if turned else [region, earth]), tmp_path / "out", "--size", 128)
+    files = made(tmp_path / "out")
+    values = [read_picture(path).array for name, path in files.items() if ("/A/" in name) == turned]
+    assert len(files) == 8 and all(abs(value - 267.5).max() < 1 for value in values)
+
+
 @pytest.mark.parametrize("b, flags, message", [
+    (dict(size=(90, 90), metres=10, crs='LOCAL_CS["local",UNIT["metre",1]]'), [], "a.tif lies where"),
     (dict(size=(50, 50), metres=10), [], "share 50×50 pixels, less than a tile of --size 64"),
     (dict(size=(90, 90), metres=10, corner=(700_000, 5_000_000)), [], "share 0×"),
     (dict(size=(90, 90), metres=10, crs=None), [], "b.tif does not say where on the map it lies"),
