@@ -559,7 +559,7 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     for name, array in (("a", scan), ("b", scan.repeat(2, axis=1).repeat(2, axis=2)), ("c", scan[:, :, :200])):
         write_raster(tmp_path / f"{name}.tif", array, photometric="RGB", alpha="YES")
     words = ["tiles", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out", "--size", 64, "--label-side", "A"]
-    run(*words)
+    assert run(*words).count("gdal_translate -b 1 -b 2 -b 3 -mask 4 IN OUT") == 2
     files = made(tmp_path / "out")
     assert len(files) == 2 * (10 * 7 - 4)
     for name, path in files.items():
