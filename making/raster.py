@@ -64,7 +64,9 @@ class Raster:
             corners = outside.pixels(middle, columns, rows)
             if np.isfinite(corners).all():
                 return abs(np.linalg.det(np.diff(corners))) ** power
-        raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach")
+        raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach, or "
+                        "none leads from one to the other: rio info FILE shows both, rio edit-info --crs CRS FILE "
+                        "mends one")
 
     def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.

@@ -622,7 +622,7 @@ def test_a_raster_of_the_whole_earth_covers_a_small_one(tmp_path, turned):
 
 
 @pytest.mark.parametrize("b, flags, message", [
-    (dict(size=(90, 90), metres=10, crs='LOCAL_CS["local",UNIT["metre",1]]'), [], "a.tif lies where"),
+    (dict(size=(90, 90), metres=10, crs='LOCAL_CS["local",UNIT["metre",1]]'), [], "none leads from one"),
     (dict(size=(50, 50), metres=10), [], "share 50×50 pixels, less than a tile of --size 64"),
     (dict(size=(90, 90), metres=10, corner=(700_000, 5_000_000)), [], "share 0×"),
     (dict(size=(90, 90), metres=10, crs=None), [], "b.tif does not say where on the map it lies"),
