@@ -1,12 +1,15 @@
 """A raster's bands in windows of any grid, and the GeoTIFF of such a window."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pairs.images import read_header
 from pairs.tiff import MOST, Place, encode
 from utils import DataError, UserError, name_of, need
 
@@ -27,13 +30,22 @@ class Raster:
         if image.count > MOST or len(kinds) > 1 or "complex" in image.dtypes[0]:
             raise UserError(f"{name_of(path)} holds {image.count} bands of {', '.join(sorted(kinds))}; up to {MOST} of "
                             "one type are read, and no complex numbers")
-        if image.gcps[0] and image.transform.is_identity:
-            raise UserError(f"{name_of(path)} is placed by ground control points: gdalwarp makes a raster with a grid")
+        ways = {"ground control points": image.gcps[0], "RPCs": image.rpcs,
+                "arrays of places": image.tags(ns="GEOLOCATION")}
+        for how, told in ways.items():
+            if told and image.transform.is_identity:
+                raise UserError(f"{name_of(path)} is placed by {how}: gdalwarp makes a raster with a grid")
         self.path = path
         self.image = image
         self.crs = image.crs
         self.matrix = np.reshape(image.transform, (3, 3))  # from columns and rows to the map
+        self.indexed = image.colorinterp[0].name == "palette"  # the mean of two colours' numbers is a third colour's
         self.placed = self.crs is not None or not image.transform.is_identity  # whether the file says where it lies
+        if not self.placed:
+            with contextlib.suppress(DataError):  # other formats have no orientation
+                if (orientation := read_header(path).orientation) in range(2, 9):
+                    raise UserError(f"{name_of(path)} is shown turned or mirrored (orientation {orientation} in its "
+                                    "header), which tiles would not be: save it upright first")
         # GDAL takes the last band for transparency, as it does of red, green, blue and near infrared.
         self.may_be_transparent = any(flag.name == "alpha" for flags in image.mask_flag_enums for flag in flags)
 
@@ -41,31 +53,33 @@ class Raster:
         """Columns and rows here of points that are given in pixels of `grid`; infinite where no projection reaches."""
         x, y = moved(grid.matrix, columns, rows)
         if self.crs != grid.crs:
-            warp = need("rasterio.warp", "rasterio", WHAT)
-            x, y = (np.reshape(each, x.shape) for each in warp.transform(grid.crs, self.crs, x.ravel(), y.ravel()))
+            x, y = np.reshape(projected(grid.crs, self.crs, x.ravel(), y.ravel()), (2, *x.shape))
         return moved(np.linalg.inv(self.matrix), x, y)
 
     def resolution_in(self, other: "Raster") -> float:
-        """How many pixels of the other one in the middle of this one covers."""
-        columns = self.image.width / 2 + np.array([0, 1, 1])
-        rows = self.image.height / 2 + np.array([0, 0, 1])
-        corners = other.pixels(self, columns, rows)
-        if not np.isfinite(corners).all():
-            raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach")
-        return abs(np.linalg.det(np.diff(corners)))
+        """How many pixels of the other one this one's covers, in the middle of whichever both projections reach."""
+        for middle, outside, power in ((self, other, 1), (other, self, -1)):
+            columns = middle.image.width / 2 + np.array([0, 1, 1])
+            rows = middle.image.height / 2 + np.array([0, 0, 1])
+            corners = outside.pixels(middle, columns, rows)
+            if np.isfinite(corners).all():
+                return abs(np.linalg.det(np.diff(corners))) ** power
+        raise UserError(f"{name_of(self.path)} lies where the projection of {name_of(other.path)} does not reach, or "
+                        "none leads from one to the other: rio info FILE shows both, rio edit-info --crs CRS FILE "
+                        "mends one")
 
     def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.
 
-        As it stands in the file where pixels meet, else resampled, linearly or `exact`. Raises DataError where the file
-        is damaged.
+        As it stands in the file where pixels meet, else resampled, linearly or, as palettes are, `exact`. Raises
+        DataError where the file is damaged.
         """
         if (shift := self.shift_from(grid)) is not None:
             left = column + shift[0]
             top = row + shift[1]
             values, valid = self.read(top, left, top + size, left + size)
         else:
-            values, valid = self.resampled(grid, row, column, size, exact)
+            values, valid = self.resampled(grid, row, column, size, exact or self.indexed)
         if self.may_be_transparent and not values.any():
             valid[:] = False
         return values, valid
@@ -148,6 +162,20 @@ class Raster:
         x, y = self.pixels(grid, *np.meshgrid(column + knots, row + knots))
         with np.errstate(invalid="ignore"):  # infinity, where a projection does not reach, becomes NaN
             return between @ np.stack([y, x]) @ between.T
+
+
+def projected(source: Any, target: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
+    """The points in another projection, infinite where it does not reach.
+
+    For such points, rasterio raises at first, and GDAL is quiet later on; its class of errors is private.
+    """
+    try:
+        return need("rasterio.warp", "rasterio", WHAT).transform(source, target, x, y)
+    except Exception:
+        if len(x) == 1:
+            return [math.inf], [math.inf]
+    points = [projected(source, target, *point) for point in zip(x[:, None], y[:, None], strict=True)]
+    return tuple(map(np.concatenate, zip(*points, strict=True)))
 
 
 def moved(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

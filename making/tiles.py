@@ -55,11 +55,23 @@ class Tiles:
                  for j, columns in enumerate(self.spans(across, n))
                  for row in self.starts(rows) for column in self.starts(columns)]
         say(f"the tiles take the pixels of {name_of(grid.path)}: {len(tiles)} of {self.size}×{self.size}")
+        self.tell({"A": a, "B": b}, grid)
         split_of = {name: split for split, name in there}
         begun = {block: split_of[name] for block, _, _, name in tiles if name in split_of}
         blocks = Blocks(self.val, begun)
         return [Job(name, partial(self.make, {"A": a, "B": b}, grid, row, column, partial(blocks.split, block)))
                 for block, row, column, name in tiles]
+
+    def tell(self, sides: dict[str, Raster], grid: Raster) -> None:
+        """What of the rasters may not be as it was meant."""
+        for side, raster in sides.items():
+            if raster.indexed and side != self.label_side and raster.shift_from(grid) is None:
+                say(f"{name_of(raster.path)} has a palette: its nearest pixels are taken, as --label-side {side} says")
+            if raster.may_be_transparent:
+                alpha = [each.name for each in raster.image.colorinterp].index("alpha") + 1
+                others = " ".join(f"-b {band}" for band in raster.image.indexes if band != alpha)
+                say(f"band {alpha} of {name_of(raster.path)} is declared transparency, but stays a band of values, as "
+                    f"near infrared is: gdal_translate {others} -mask {alpha} IN OUT makes a mask of it")
 
     def spans(self, axis: Span, n: int) -> list[Span]:
         """The axis in blocks of `n` tiles; the last takes what is left. No tile crosses their borders."""

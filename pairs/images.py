@@ -166,6 +166,7 @@ class Header:
     size: tuple[int, int]  # width and height of the upright image
     frames: bool = False  # whether it holds more pages or frames than the first, which is the one that is read
     nodata: bool = False  # whether it is a TIFF that says how it marks pixels without a value
+    orientation: int = 1  # as in EXIF: how the file's own pixels are turned
 
 
 def read_header(source: Path | np.ndarray) -> Header:
@@ -184,7 +185,8 @@ def read_header(source: Path | np.ndarray) -> Header:
             frames = image.format in ("PNG", "WEBP", "GIF") and getattr(image, "is_animated", False)  # no phone's JPEG
             hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it to look behind
             orientation = 1 if hidden else image.getexif().get(0x0112, 1)
-        return Header(size[::-1] if orientation in (5, 6, 7, 8) else size, frames, nodata)  # which turn it on its side
+        upright = size[::-1] if orientation in (5, 6, 7, 8) else size  # which turn it on its side
+        return Header(upright, frames, nodata, orientation)
 
 
 def read_place(path: Path) -> tiff.Place | None:

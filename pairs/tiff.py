@@ -243,22 +243,35 @@ def describe(image: Any, place: Place | None) -> None:
         image.descriptions = place.descriptions
 
 
+def shown_as(image: Any) -> dict:
+    """What rasterio is told of a file whose numbers are shown as those of its dataset `image`."""
+    page, *bands = (image.tags(band, ns="IMAGE_STRUCTURE") for band in range(image.count + 1))
+    white_is_0 = "MINISWHITE" in page and image.count == 1 and np.dtype(image.dtypes[0]).kind == "u"
+    colours = {"palette": "PALETTE", "red green blue": "RGB"}
+    told = {"photometric": colours.get(" ".join(each.name for each in image.colorinterp),
+                                       "MINISWHITE" if white_is_0 else "MINISBLACK")}
+    bits = {band.get("NBITS") for band in bands}
+    if told["photometric"] != "PALETTE" and bits in ({"1"}, {"2"}, {"4"}):  # that a number is shown as so many times it
+        told["nbits"] = int(bits.pop())
+    return told
+
+
 def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = None,
            valid: np.ndarray | None = None, like: Any = None) -> bytes:
     """The file of (H, W, C) as `layout` tells, with no values where `valid` is False.
 
-    like: rasterio's dataset, whose palette and colours, scales and offsets it gets. Raises UserError without rasterio,
+    like: rasterio's dataset, whose palette or shades, scales and offsets it gets. Raises UserError without rasterio,
     OSError where it cannot be encoded.
     """
+    shown = shown_as(like) if like else {}
+    if place and "nbits" in shown and not 0 <= (place.nodata or 0) < 2 ** shown["nbits"]:
+        place = replace(place, nodata=None)  # a mask tells instead
     if place:
         array = place.marked(array, valid)
-    told = layout(array.shape, array.dtype, has_alpha, place)
-    colours = " ".join(each.name for each in like.colorinterp) if like else ""
-    if like:
-        told["photometric"] = {"palette": "PALETTE", "red green blue": "RGB"}.get(colours, "MINISBLACK")
+    told = layout(array.shape, array.dtype, has_alpha, place) | shown
     with session() as rasterio, rasterio.MemoryFile() as memory:
         with memory.open(**told) as image:
-            if colours == "palette":
+            if told["photometric"] == "PALETTE":
                 image.write_colormap(1, like.colormap(1))  # before the values, or it would not fit any more
             image.write(array.transpose(2, 0, 1))
             describe(image, place)

@@ -476,7 +476,7 @@ def test_tiles_are_aligned_to_the_pixel(tmp_path, b, within):
 
 
 @pytest.mark.long
-def test_tiles_of_another_projection_and_of_classes(tmp_path):
+def test_tiles_of_another_projection(tmp_path):
     first = raster(tmp_path / "a.tif", (400, 320), 10)
     transform, width, height = warp.calculate_default_transform("EPSG:32633", "EPSG:4326", 400, 320, CORNER[0],
                                                                 CORNER[1] - 3200, CORNER[0] + 4000, CORNER[1])
@@ -487,15 +487,23 @@ def test_tiles_of_another_projection_and_of_classes(tmp_path):
     run("tiles", first, tmp_path / "b.tif", tmp_path / "out", "--size", 256)
     files = made(tmp_path / "out")
     assert files and max(off(path, 20) for path in files.values()) < 0.01
+
+
+@pytest.mark.parametrize("palette, flags", [(True, []), (True, ["--label-side", "B"]), (False, ["--label-side", "B"])])
+def test_tiles_of_classes(tmp_path, palette, flags):
+    """Between the numbers of two classes lies that of a third."""
+    first = raster(tmp_path / "a.tif", (400, 320), 10)
     classes = np.random.default_rng(0).integers(0, 5, (110, 140), np.uint8)
-    write_raster(tmp_path / "c.tif", classes[None], {k: (40 * k, 0, 0, 255) for k in range(5)}, crs="EPSG:32633",
-                 transform=from_origin(*CORNER, 30, 30))
-    run("tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 64, "--label-side", "B")
+    colours = {k: (40 * k, 0, 0, 255) for k in range(5)} if palette else None
+    write_raster(tmp_path / "c.tif", classes[None], colours, crs="EPSG:32633", transform=from_origin(*CORNER, 30, 30))
+    said = run("tiles", first, tmp_path / "c.tif", tmp_path / "classes", "--size", 256, *flags)
+    assert ("--label-side B" in said) == (not flags)
     for name, path in made(tmp_path / "classes").items():
         if "/B/" in name:
-            row, column = (int(number) + np.arange(64) for number in path.stem.split("_"))
+            row, column = (int(number) + np.arange(256) for number in path.stem.split("_"))
             picture = read_picture(path)
-            assert (picture.indices == classes[row[:, None] // 3, column // 3]).all() and picture.channels == 3
+            assert (picture.indices == classes[row[:, None] // 3, column // 3]).all()
+            assert picture.channels == (3 if palette else 1)
 
 
 @pytest.mark.long
@@ -551,7 +559,7 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     for name, array in (("a", scan), ("b", scan.repeat(2, axis=1).repeat(2, axis=2)), ("c", scan[:, :, :200])):
         write_raster(tmp_path / f"{name}.tif", array, photometric="RGB", alpha="YES")
     words = ["tiles", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out", "--size", 64, "--label-side", "A"]
-    run(*words)
+    assert run(*words).count("gdal_translate -b 1 -b 2 -b 3 -mask 4 IN OUT") == 2
     files = made(tmp_path / "out")
     assert len(files) == 2 * (10 * 7 - 4)
     for name, path in files.items():
@@ -564,7 +572,57 @@ def test_rasters_without_a_place_and_near_infrared(tmp_path):
     assert "a.tif does not say where on the map it lies" in run(*words, status=2)
 
 
+@pytest.mark.parametrize("told", [
+    dict(photometric="MINISWHITE"), dict(photometric="MINISWHITE", nbits=2, nodata=0), dict(nbits=2, nodata=0),
+    dict(nbits=4, nodata=255), dict(nbits=1), dict(driver="PNG", nbits=1)])
+def test_tiles_look_as_the_raster_does(tmp_path, told):
+    """What is white where the numbers are 0, or at 1 of 1, would be black in a tile."""
+    numbers = np.random.default_rng(0).integers(0, 2 ** told.get("nbits", 8), (1, 90, 90), np.uint8)
+    scan = write_raster(tmp_path / "a.tif", numbers, **told)
+    whole = read_picture(scan)
+    run("tiles", scan, scan, tmp_path / "out", "--size", 64)
+    for path in made(tmp_path / "out").values():
+        row, column = map(int, path.stem.split("_"))
+        here = np.s_[row : row + 64, column : column + 64]
+        tile = read_picture(path)
+        assert (tile.array[..., :1] == whole.array[here]).all() and (tile.indices == whole.indices[here]).all()
+        assert np.array_equal(tile.valid, None if whole.valid is None else whole.valid[here])
+
+
+def test_rasters_that_lie_otherwise_than_pixel_by_pixel_are_told(tmp_path):
+    """What neither a grid nor the pixels' order says would be lost, and two places laid over each other."""
+    scan = photo(tmp_path / "a.png", size=(90, 90))
+    one, x, y = np.eye(20)[:3].tolist()
+    rpcs = rasterio.rpc.RPC(0, 100, 45, 0.1, one, y, 45, 45, 15, 0.1, one, x, 45, 45)
+    write_raster(tmp_path / "rpc.tif", np.ones((3, 90, 90), np.uint8), rpcs=rpcs)
+    write_raster(tmp_path / "gcp.tif", np.ones((3, 90, 90), np.uint8), crs="EPSG:4326",
+                 gcps=[rasterio.control.GroundControlPoint(row, column, 15 + column, 45 - row)
+                       for row, column in ((0, 0), (0, 90), (90, 0))])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("turned.jpg", "turned.tif"):
+        photo(tmp_path / name, size=(90, 90), exif=exif)
+    for name, message in (("rpc.tif", "is placed by RPCs"), ("gcp.tif", "is placed by ground control points"),
+                          ("turned.jpg", "shown turned"), ("turned.tif", "shown turned")):
+        said = run("tiles", scan, tmp_path / name, tmp_path / "out", "--size", 64, status=2)
+        assert message in said and name in said
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_raster_of_the_whole_earth_covers_a_small_one(tmp_path, turned):
+    """Most of it, and its middle, lies where no projection of a region reaches."""
+    degrees = np.linspace(0, 360, 360, endpoint=False, dtype=np.float32)
+    earth = write_raster(tmp_path / "earth.tif", np.broadcast_to(degrees, (1, 180, 360)), crs="EPSG:4326",
+                         transform=from_origin(-180, 90, 1, 1))
+    region = raster(tmp_path / "region.tif", (130, 130), 1000, crs="EPSG:32645")  # around 87° E
+    run("tiles", *([earth, region] if turned else [region, earth]), tmp_path / "out", "--size", 128)
+    files = made(tmp_path / "out")
+    values = [read_picture(path).array for name, path in files.items() if ("/A/" in name) == turned]
+    assert len(files) == 8 and all(abs(value - 267.5).max() < 1 for value in values)
+
+
 @pytest.mark.parametrize("b, flags, message", [
+    (dict(size=(90, 90), metres=10, crs='LOCAL_CS["local",UNIT["metre",1]]'), [], "none leads from one"),
     (dict(size=(50, 50), metres=10), [], "share 50×50 pixels, less than a tile of --size 64"),
     (dict(size=(90, 90), metres=10, corner=(700_000, 5_000_000)), [], "share 0×"),
     (dict(size=(90, 90), metres=10, crs=None), [], "b.tif does not say where on the map it lies"),
