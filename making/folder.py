@@ -96,7 +96,8 @@ def prepare(source: Source) -> int:
     if failures:
         say(f"not used: {len(failures)}, such as: {failures[0]}")
     if "train" in counts and not {"val", "test"} & {*counts}:
-        say("there is none in val: training holds out a tenth of train")
+        too_few = getattr(source, "too_few", "") if val else ""
+        say("there is none in val: training holds out a tenth of train" + too_few)
     return 1 if failures else 0
 
 
@@ -278,10 +279,13 @@ def split_of(content: bytes, val: float) -> str:
 
 
 class Blocks:
-    """The splits of the blocks of a map or a film: val are as many of a hundred as asked for, evenly spread."""
+    """The splits of the blocks of a map or a film: val are as many of a hundred as asked for, evenly spread.
 
-    def __init__(self, val: float, there: Mapping = {}):  # noqa: B006
-        self.val = val
+    count: how many there may be. Of two or more, at least one is val, also where up to a third of them stay empty.
+    """
+
+    def __init__(self, val: float, there: Mapping = {}, count: int = 0):  # noqa: B006
+        self.val = 0.75 / count if val and count > 1 and val * count < 0.5 else val
         self.splits = dict(there)
 
     def split(self, block) -> str:

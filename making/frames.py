@@ -4,7 +4,7 @@ import contextlib
 import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -35,6 +35,8 @@ class Frames:
     """The frames of a video, as photos to make pairs from, or of two videos of one scene, as pairs."""
 
     threads: ClassVar[int] = 4
+    too_few: ClassVar[str] = (", frames that look like those beside them, whose scores say nothing of new scenes: a "
+                              "smaller --every or a longer video makes stretches to hold out")
     paths: Positional[Annotated[tuple[Path, ...], arg(metavar="VIDEO [VIDEO_B] OUT")]]  # the last is the folder to make
     every: int = 1  # of how many frames one is taken
     val: float = 0.1  # share of the time that is held out; 0 leaves it to training
@@ -54,9 +56,10 @@ class Frames:
                             "VIDEO_B OUT")
         if self.every < 1:
             raise UserError(f"every must be at least 1; it is {self.every}")
-        return self.taken([Video(path) for path in self.inputs])
+        return self.taken([Video(path) for path in self.inputs], {name: split for split, name in there})
 
-    def taken(self, videos: Sequence["Video"]) -> Iterator[Job]:
+    def taken(self, videos: Sequence["Video"], begun: Mapping[str, str]) -> Iterator[Job]:
+        """begun: the splits of the frames that are there, whose stretches keep them."""
         first = videos[0]
         for video in videos:
             if video.bits > 8:
@@ -65,20 +68,22 @@ class Frames:
         length = min(SECONDS, (first.duration or math.inf) / 10)
         length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
         rim = max(RIM * length, spacing)
-        blocks = Blocks(self.val)
+        blocks = Blocks(self.val, count=int(min(video.duration or 0 for video in videos) / length + 1e-6))
         left_out = 0
         moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
         for number, (time, frame, partner) in enumerate(moments):
             if number % self.every:
                 continue
+            name = f"{first.path.stem}_{number:06d}"
             block = int((time + 1e-6) / length)
+            if name in begun:
+                blocks.splits.setdefault(block, begun[name])
             split = blocks.split(block)
             begin = block * length + rim
             end = (block + 1) * length - rim
             if split == "val" and not begin - 1e-6 <= time < end - 1e-6:
                 left_out += 1
                 continue
-            name = f"{first.path.stem}_{number:06d}"
             yield Job(name, partial(self.make, videos, split, frame, partner), split)
         if left_out:
             say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them are "

@@ -22,6 +22,8 @@ class Tiles:
     """Two rasters of one place, cut into aligned, georeferenced tiles; blocks of the map are held out, not tiles."""
 
     threads: ClassVar[int] = 1  # GDAL's open files are not to be shared
+    too_few: ClassVar[str] = (", tiles that overlap or touch others, whose scores say nothing of new places: a smaller "
+                              "--size makes blocks to hold out")
     a: Positional[Annotated[Path, arg(metavar="A.tif")]]  # the raster of A
     b: Positional[Annotated[Path, arg(metavar="B.tif")]]  # the raster of B; the coarser one is resampled to the finer
     out: Out  # the folder of pairs to make, or to go on with
@@ -58,7 +60,7 @@ class Tiles:
         self.tell({"A": a, "B": b}, grid)
         split_of = {name: split for split, name in there}
         begun = {block: split_of[name] for block, _, _, name in tiles if name in split_of}
-        blocks = Blocks(self.val, begun)
+        blocks = Blocks(self.val, begun, len({block for block, *_ in tiles}))
         return [Job(name, partial(self.make, {"A": a, "B": b}, grid, row, column, partial(blocks.split, block)))
                 for block, row, column, name in tiles]
 

@@ -519,6 +519,15 @@ def test_no_pixel_of_the_map_is_trained_on_and_validated_on(tmp_path):
     assert 0.1 < covered["val"].mean() < 0.3
 
 
+def test_of_few_blocks_one_is_held_out(tmp_path):
+    """Else training draws tiles whose neighbours cover them."""
+    first, second = (raster(tmp_path / f"{name}.tif", (130, 70), 10) for name in "ab")
+    words = ["tiles", first, second]
+    assert "2 in train, 4 in val" in run(*words, tmp_path / "out", "--size", 64, "--overlap", 40)
+    said = run(*words, tmp_path / "one", "--size", 70)
+    assert "2 in train" in said and "say nothing of new places" in said and "a smaller --size" in said
+
+
 @pytest.mark.parametrize("kind, nodata", [("float32", np.nan), ("float32", -9999), ("uint16", 65535)])
 def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
     """At the border of what has none, neither 65535 nor NaN runs into what has one."""
@@ -719,6 +728,19 @@ def test_frames_of_a_video_are_held_out_by_stretches_of_time(tmp_path):
     assert [len(splits[split]) for split in ("train", "val")] == [len(numbers[split]) for split in ("train", "val")]
     before = state(tmp_path / "out")
     assert "already" in run("frames", clip, tmp_path / "out", "--val", 0.3) and state(tmp_path / "out") == before
+    for place, flags in (("rare", ["--every", 4]), ("little", ["--val", 0.01])):
+        assert " in val" in run("frames", clip, tmp_path / place, *flags)
+    assert "say nothing of new scenes" in run("frames", clip, tmp_path / "one", "--every", 12)
+
+
+def test_a_folder_without_val_goes_on_as_it_was_begun(tmp_path):
+    """Of few stretches, an older version held out none."""
+    words = ["frames", video(tmp_path / "clip.mkv"), tmp_path / "out", "--every", 4]
+    run(*words, "--val", 0)
+    note = tmp_path / "out/prepare.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"val": 0.1}))
+    run(*words)
+    assert {name.split("/")[0] for name in made(tmp_path / "out")} == {"train"}
 
 
 @pytest.mark.parametrize("rate", [10, 20, 5])
@@ -790,6 +812,9 @@ def test_blocks_are_held_out_evenly():
     blocks = Blocks(0.1)
     splits = [blocks.split(i) for i in range(100)]
     assert splits.count("val") == 10 and "val" in splits[:10]
+    for count in range(2, 50):
+        few = Blocks(0.01, count=count)
+        assert [few.split(i) for i in range(count)].count("val") == 1
     again = Blocks(0.1, dict(enumerate(splits[37:], 37)))
     assert [again.split(i) for i in range(37, 100)] == splits[37:]
 
