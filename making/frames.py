@@ -64,12 +64,13 @@ class Frames:
         for video in videos:
             if video.bits > 8:
                 say(f"{name_of(video.path)} has {video.bits} bits a value, of which its frames keep 8")
-        spacing = float(self.every / first.rate)
+        spacing = float(max(self.every / first.rate, *(1 / video.rate for video in videos)))  # of frames that differ
         length = min(SECONDS, (first.duration or math.inf) / 10)
         length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
         rim = max(RIM * length, spacing)
         blocks = Blocks(self.val, count=int(min(video.duration or 0 for video in videos) / length + 1e-6))
         left_out = 0
+        shown = of_shown = None  # of the second video, the last that was taken, and its split
         moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
         for number, (time, frame, partner) in enumerate(moments):
             if number % self.every:
@@ -77,17 +78,20 @@ class Frames:
             name = f"{first.path.stem}_{number:06d}"
             block = int((time + 1e-6) / length)
             if name in begun:
-                blocks.splits.setdefault(block, begun[name])
+                blocks.splits[block] = begun[name]
             split = blocks.split(block)
             begin = block * length + rim
             end = (block + 1) * length - rim
-            if split == "val" and not begin - 1e-6 <= time < end - 1e-6:
+            at_rim = split == "val" and not begin - 1e-6 <= time < end - 1e-6
+            if at_rim or partner and partner is shown and split != of_shown:  # one that stands may reach past the rim
                 left_out += 1
                 continue
+            shown = partner
+            of_shown = split
             yield Job(name, partial(self.make, videos, split, frame, partner), split)
         if left_out:
-            say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them are "
-                "trained on")
+            say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them, or "
+                "their partners, are trained on")
         for video in videos:
             if video.error:
                 yield Job(f"the end of {video.path}", video.tell_error)

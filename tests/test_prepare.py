@@ -766,6 +766,16 @@ def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
     assert shown == [0] * 10 + [10] * 20 + [30] * 9
 
 
+@pytest.mark.parametrize("times", [range(0, 4000, 600), (*range(0, 2000, 100), 3900)])
+def test_no_frame_of_the_slower_video_is_trained_on_and_validated_on(tmp_path, times):
+    """It has several partners, on both sides of where a stretch ends."""
+    b = write_video(tmp_path / "b.mkv", [np.full((48, 64, 3), time // 20, np.uint8) for time in times], times=times)
+    run("frames", video(tmp_path / "a.mkv"), b, tmp_path / "out", "--val", 0.4)
+    shown = {split: {moment(path) for name, path in made(tmp_path / "out").items() if name.startswith(f"{split}/B")}
+             for split in ("train", "val")}
+    assert all(shown.values()) and not shown["train"] & shown["val"], shown
+
+
 @pytest.mark.long
 def test_a_frame_in_several_pairs_is_converted_once_at_a_time(tmp_path):
     """PyAV keeps a converter with each frame: two threads at it mix up colours, or wait for each other for ever."""
