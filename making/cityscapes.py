@@ -48,8 +48,8 @@ class Cityscapes:
             say(f"not used: {n} photos of {split}: {LEFT_OUT.get(split, f'they have no {LABELS[self.labels]}')}")
         if not paired:
             raise FileNotFoundError(f"no photo in {name_of(self.photos)} has labels in {name_of(self.labels_root)}")
-        return [Job(name, partial(self.make, split, photo, labels[split, name]), split)
-                for (split, name), photo in paired.items()]
+        return [Job(key[1], partial(self.make, key[0], photo, labels[key]), key[0], (photo, labels[key]))
+                for key, photo in paired.items()]
 
     def make(self, split: str, photo: Path, label: Path) -> Made:
         picture = read_picture(photo)

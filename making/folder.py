@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -30,7 +31,7 @@ from utils import DataError, UserError, name_of
 
 NOTE = "prepare.json"  # in the folder: the command and the settings that its pairs were made with
 ROWS = 6  # of a preview
-There = set[tuple[str, str]]  # the split and the name of each pair that is whole already
+There = dict[tuple[str, str], float]  # split and name of each pair that is whole already: when it was made, nanoseconds
 Out = Positional[Annotated[Path, arg(metavar="OUT")]]
 Side = Path | bytes  # a file that is there already and becomes a link, or what a new one holds
 
@@ -51,6 +52,7 @@ class Job:
     name: str  # with folders, without ending
     make: Callable[[], Made | None]
     split: str = ""  # where it is known beforehand
+    sources: tuple[Path, ...] = ()  # files that it is made of, if it does not depend on all inputs
 
 
 class Source(Protocol):
@@ -95,6 +97,9 @@ def prepare(source: Source) -> int:
     say(f"{name_of(source.out)}: {told}" + f"; {n_there} of them were there already" * bool(n_there))
     if failures:
         say(f"not used: {len(failures)}, such as: {failures[0]}")
+    if folder.older:
+        say(f"{len(folder.older)} pairs are older than what they were made from, such as {folder.older[0]}: they stay, "
+            "but where you delete them, both sides, the same command makes them anew")
     if "train" in counts and not {"val", "test"} & {*counts}:
         too_few = getattr(source, "too_few", "") if val else ""
         say("there is none in val: training holds out a tenth of train" + too_few)
@@ -121,7 +126,7 @@ def results(jobs: Iterable[Job], n_threads: int, failures: list[str]) -> Iterato
 
 def preview(source: Source) -> int:
     """Draws a sheet of some of the pairs, and leaves the folder alone."""
-    jobs = source.jobs(set())
+    jobs = source.jobs({})
     if isinstance(jobs, Sequence):
         jobs = jobs[:: max(1, len(jobs) // ROWS)]
     rows = []
@@ -165,7 +170,8 @@ class Folder:
         self.settings = settings_of(source)
         check_apart(self.root, source.inputs)
         self.begun = self._begun()
-        self.there = self._whole() if self.begun else set()
+        self.there = self._whole() if self.begun else {}
+        self.older = []  # of these, the names of those whose sources have changed since
 
     def _begun(self) -> bool:
         if not self.root.exists():
@@ -181,6 +187,7 @@ class Folder:
             return False
         try:
             settings = json.loads(note.read_text(encoding="utf-8"))
+            settings.setdefault("modified", self.settings["modified"])  # of which older versions kept no note
             changed = {name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name)}
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
@@ -191,21 +198,27 @@ class Folder:
         return True
 
     def _whole(self) -> There:
-        """A file that a crash of the machine left empty is none."""
-        sides = defaultdict(set)
+        """A file that a crash of the machine left empty is none, and a link to a source is as new as that."""
+        sides = defaultdict(dict)
         for split in SPLITS:
             for place, _, names in os.walk(self.root / split):
                 remove_leftovers(Path(place))
                 for file in (Path(place, name) for name in names if not name.startswith(".")):
-                    if file.stat().st_size:
+                    told = file.stat()
+                    if told.st_size:
                         name = file.relative_to(self.root / split).with_suffix("").as_posix()
                         side = name[:2] if name.startswith(("A/", "B/")) else ""
-                        sides[split, name.removeprefix(side)].add(side)
-        return {pair for pair, found in sides.items() if found in ({""}, {"A/", "B/"})}
+                        linked = told.st_nlink > 1
+                        sides[split, name.removeprefix(side)][side] = math.inf if linked else told.st_mtime_ns
+        return {pair: min(found.values()) for pair, found in sides.items() if {*found} in ({""}, {"A/", "B/"})}
 
     def holds(self, job: Job) -> bool:
-        """Whether the pair is whole already."""
-        return any((split, job.name) in self.there for split in ([job.split] if job.split else SPLITS))
+        """Whether the pair is whole already. Where a file that it was made from is newer, it is noted in `older`."""
+        places = [(split, job.name) for split in ([job.split] if job.split else SPLITS)]
+        times = [self.there[place] for place in places if place in self.there]
+        if times and any(path.stat().st_mtime_ns > min(times) for path in job.sources if path.is_file()):
+            self.older.append(job.name)
+        return bool(times)
 
     def write(self, name: str, made: Made) -> None:
         """Raises OSError."""
@@ -259,8 +272,10 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
 
 def settings_of(source: Source) -> dict:
     """What the pairs depend on, as JSON has it."""
+    files = [path.stat() for path in source.inputs if path.is_file()]
     told = {"command": type(source).__name__.lower(), "inputs": [str(path.resolve()) for path in source.inputs],
-            "bytes": [path.stat().st_size for path in source.inputs if path.is_file()]}
+            "bytes": [file.st_size for file in files],
+            "modified": [str(np.datetime64(file.st_mtime_ns, "ns")) for file in files]}
     for field in fields(source):
         value = getattr(source, field.name)
         if field.name not in ("out", "preview", "paths") and value not in source.inputs:

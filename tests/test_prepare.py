@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -339,6 +340,7 @@ def test_cityscapes(tmp_path):
     assert "2 in train, 3 in val" in said
     assert "not used: 3 photos of test: its labels are not published" in said
     assert "not used: 1 photos of train: they have no *_gt*_color.png" in said
+    assert "older than" not in run("cityscapes", *trees, tmp_path / "out")
     found = find_pairs(tmp_path / "out")
     assert [len(found.splits[split]) for split in ("train", "val")] == [2, 3]
     pair = found.splits["train"][0]
@@ -556,6 +558,31 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     raster(first, (320, 300), 20)
     said = run(*words, status=2)
     assert "out was begun with bytes [" in said and "take a new folder" in said
+    raster(first, (300, 300), 20)  # as large as before
+    assert "out was begun with modified ['" in run(*words, status=2)
+    note = tmp_path / "out/prepare.json"
+    told = json.loads(note.read_text())
+    del told["modified"]
+    note.write_text(json.dumps(told))  # as older versions did
+    assert "of them were there already" in run(*words)
+
+
+def test_pairs_older_than_what_they_were_made_from_are_told(tmp_path):
+    folder, masks, out = photos(tmp_path / "photos", 4), photos(tmp_path / "masks", 1), tmp_path / "out"
+    words = ["photos", folder, out, "--input", "hole", "--masks", masks]
+    run(*words)
+    assert "older than" not in run(*words)
+    now = time.time_ns() + 10**9
+    os.utime(masks / "00.jpg", ns=(now, now))
+    new = photo(tmp_path / "new.jpg", 9)
+    os.utime(new, ns=(now, now))
+    new.replace(folder / "03.jpg")
+    said = run(*words)
+    assert "2 pairs are older than what they were made from, such as " in said and "delete them" in said
+    for side in out.glob("*/*/0[03].*"):
+        side.unlink()
+    run(*words)
+    assert any(path.samefile(folder / "03.jpg") for path in out.glob("*/B/03.jpg"))
 
 
 @pytest.mark.long
