@@ -36,6 +36,8 @@ class Parquet:
     def jobs(self, there: There) -> "Rows | Iterator[Job]":
         if not self.inputs:
             raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
+        if len({*self.columns}) < 2:
+            raise UserError(f"--columns {' '.join(self.columns)} names no two columns: A and B would be the same")
         splits = splits_named(self.inputs)
         check_names((splits[path], path.stem, path) for path in self.inputs)
         return Rows(self, {path: opened(path, self.columns) for path in self.inputs}, splits)

@@ -32,7 +32,8 @@ OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpe", ".p
                   ".rw2", ".raf", ".apng", ".mp4", ".mov", ".avi", ".mkv", ".webm"} - SUFFIXES
 # images, and videos, that are not read
 DRAWN_NAMES = re.compile(r"(preview_.*|losses|sheet|epoch_\d+)\.png", re.DOTALL)
-MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
+MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif",
+         b"GIF8": ".gif", b"P4": ".pbm", b"P5": ".pgm", b"P6": ".ppm"}
 
 
 def ending(content: bytes) -> str:
@@ -40,7 +41,7 @@ def ending(content: bytes) -> str:
     for magic, suffix in MAGIC.items():
         if content.startswith(magic):
             return suffix
-    raise DataError("its bytes are no PNG, JPEG, WebP, BMP or TIFF")
+    raise DataError("its bytes are no PNG, JPEG, WebP, BMP, TIFF, GIF or PPM")
 
 
 @contextlib.contextmanager

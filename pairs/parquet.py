@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pairs.images import read_picture
+from pairs.images import ending, read_picture
 from utils import DataError, UserError, name_of, need
 
 COLUMNS = "imageA", "imageB"
@@ -43,10 +43,11 @@ def rows(file, path: Path, columns: tuple[str, str] = COLUMNS) -> Iterator[tuple
 
 
 def picture_in(cell: Any, name: str) -> bytes:
-    """The bytes of the picture, which can be read. Raises DataError, and UserError where there is only a path."""
+    """The bytes of the picture, of a known kind. Raises DataError, and UserError where there is only a path."""
     content = bytes_in(cell, name)
     try:
         read_picture(content)
+        ending(content)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     return content

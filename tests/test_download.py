@@ -188,7 +188,7 @@ def test_what_comes_is_counted_read_and_measured(server, tmp_path):
     hub(server[0])
     table = pq.read_table(server[0] / "train-00001-of-00002.parquet").to_pydict()
     for content, message in ((b"\x89PNG broken", "000008.png is no image"), (None, "pair 8, imageB is empty"),
-                             (b"GIF89a", "its bytes are no PNG")):
+                             (b"%PDF-1.7", "its bytes are no PNG")):
         table["imageB"][-1]["bytes"] = content
         pq.write_table(pa.table(table), server[0] / "train-00001-of-00002.parquet")
         refused(server, tmp_path, message, "gone", "good")

@@ -27,7 +27,7 @@ import prepare
 from making.edges import LEAST, edges, gradient, is_ridge
 from making.folder import Blocks
 from pairs.find import find_pairs
-from pairs.images import read_picture
+from pairs.images import MAGIC, read_picture
 
 
 def run(*words, status=0):
@@ -420,6 +420,18 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
     said = run("parquet", tmp_path / "broken.parquet", tmp_path / "out", "--val", 0, status=1)
     assert "2 in train" in said and "not used: 2, such as" in said and "row 0, imageB" in said
     run("parquet", tmp_path / "names.parquet", tmp_path / "new", "--columns", "edit", "image")
+
+
+def test_a_parquet_may_hold_all_that_is_read_and_one_bad_cell_costs_one_pair(tmp_path, monkeypatch):
+    kinds = {"gif": "RGB", "ppm": "RGB", "pgm": "L", "pbm": "1", "bmp": "RGB", "tif": "RGB", "webp": "RGB"}
+    images = [photo(tmp_path / f"1.{kind}", mode=mode).read_bytes() for kind, mode in kinds.items()]
+    pq.write_table(pa.table({"imageA": images, "imageB": images}), tmp_path / "d.parquet")
+    run("parquet", tmp_path / "d.parquet", tmp_path / "out", "--val", 0)
+    for side in "AB":
+        assert [path.suffix[1:] for path in sorted((tmp_path / "out/train" / side).iterdir())] == [*kinds]
+    monkeypatch.delitem(MAGIC, b"GIF8")
+    assert "not used: 1, such as: " in run("parquet", tmp_path / "d.parquet", tmp_path / "new", "--val", 0, status=1)
+    assert "no two columns" in run("parquet", tmp_path / "d.parquet", "o", "--columns", "imageA", "imageA", status=2)
 
 
 CORNER = 500_000, 5_000_000  # metres, in UTM 33 N
