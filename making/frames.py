@@ -24,6 +24,7 @@ from utils import DataError, UserError, name_of, need
 SECONDS = 10  # of a stretch, at most: a tenth of the video if that is less
 HELD = 0.1  # seconds: a frame that stands longer is what a player shows until the next, however near that is
 RIM = 0.1  # of a held-out stretch, at least a frame, left out at either end: what is beside it is trained on
+ALIKE = 0.01  # two shapes that differ by less are one
 
 # swscale's bilinear, accurate_rnd, full_chroma_int and full_chroma_inp: without them, colours become darker each time
 ROUNDED = 0x2 | 0x40000 | 0x2000 | 0x4000
@@ -64,6 +65,9 @@ class Frames:
         for video in videos:
             if video.bits > 8:
                 say(f"{name_of(video.path)} has {video.bits} bits a value, of which its frames keep 8")
+            if video.ratio != 1:
+                say(f"{name_of(video.path)} shows pixels {float(video.ratio):.3f} times as wide as high: in its frames "
+                    "they are made square, as a player does")
         spacing = float(max(self.every / first.rate, *(1 / video.rate for video in videos)))  # of frames that differ
         length = min(SECONDS, (first.duration or math.inf) / 10)
         length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
@@ -73,6 +77,10 @@ class Frames:
         shown = of_shown = None  # of the second video, the last that was taken, and its split
         moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
         for number, (time, frame, partner) in enumerate(moments):
+            for video, picture in zip(videos, (frame, partner), strict=False) if number == 0 else ():
+                if picture.interlaced_frame:
+                    say(f"{name_of(video.path)} is interlaced: edges that move become combs in its frames, unless you "
+                        "filter it first (ffmpeg -vf bwdif)")
             if number % self.every:
                 continue
             name = f"{first.path.stem}_{number:06d}"
@@ -97,13 +105,13 @@ class Frames:
                 yield Job(f"the end of {video.path}", video.tell_error)
 
     def make(self, videos: Sequence["Video"], split: str, frame, partner) -> Made:
-        b = videos[0].upright(frame)
+        b = videos[0].square(frame)
         if partner is None:
             return Made(split, None, encoded(b))
         a = b
-        b = videos[1].upright(partner)
+        b = videos[1].square(partner)
         size = max(image.shape[1::-1] for image in (a, b))
-        if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) > 0.01:
+        if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) > ALIKE:
             raise UserError(f"{' and '.join(map(name_of, self.inputs))} have two shapes, {a.shape[1]}×{a.shape[0]} and "
                             f"{b.shape[1]}×{b.shape[0]}: cut them to one first")
         return Made(split, *(encoded(resize(image, size)) for image in (a, b)))
@@ -112,8 +120,9 @@ class Frames:
 class Video:
     """A video to read once, from its beginning.
 
-    bits: of a value; lasts: the seconds that the file says its pictures last, or None; duration: these, or those of all
-    that it holds; time: seconds that were read; error: why it ended early; corrupt: frames that were passed over.
+    bits: of a value; ratio: of the width of a pixel, as it is stored, to its height, or 1 if they are ALIKE; lasts: the
+    seconds that the file says its pictures last, or None; duration: these, or those of all that it holds; time: seconds
+    that were read; error: why it ended early; corrupt: frames that were passed over.
     """
 
     def __init__(self, path: Path):
@@ -133,6 +142,8 @@ class Video:
             self.opaque = container.format.name == "avi"  # whose fourth byte many programs leave unused
             self.rate = stream.average_rate or Fraction(25)
             self.bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
+            ratio = stream.sample_aspect_ratio or 1
+            self.ratio = ratio if abs(ratio - 1) > ALIKE else 1
             self.lasts = lasting(stream)
             whole = container.duration and (container.duration - max(0, container.start_time or 0)) / self.av.time_base
             self.duration = self.lasts or whole or None
@@ -188,6 +199,13 @@ class Video:
     def upright(self, frame) -> np.ndarray:
         """(H, W, 3) of one of its frames."""
         return upright(frame, self.axes, self.opaque)
+
+    def square(self, frame) -> np.ndarray:
+        """The same, enlarged along one side so that its pixels are square."""
+        image = self.upright(frame)
+        ratio = float(1 / self.ratio if self.axes[1] else self.ratio)
+        height, width, _ = image.shape
+        return resize(image, (round(width * max(ratio, 1)), round(height * max(1 / ratio, 1))))
 
     def tell_error(self) -> None:
         raise DataError(f"{name_of(self.path)} is damaged after {self.time:.1f} s ({self.error}); what comes before "

@@ -840,6 +840,33 @@ def test_frames_are_upright(tmp_path, turn):
     assert corners[0] == corners[1] and sum(corners[0]) == 1 and not corners[0][0]
 
 
+@pytest.mark.parametrize(("turn", "ratio", "size"), [(0, "4/3", (85, 48)), (90, "4/3", (48, 85)), (0, "3/4", (64, 64)),
+                                                     (0, "401/400", (64, 48))])
+def test_frames_have_the_shape_that_a_player_shows(tmp_path, turn, ratio, size):
+    """Of DVD and DV, pixels are wider than high, or narrower."""
+    a = video(tmp_path / "a.mp4", 1, turn=turn, codec="libx264", ratio=ratio)
+    b = video(tmp_path / "b.mkv", 1, size=size)
+    said = run("frames", a, b, tmp_path / "out", "--val", 0)
+    assert ("made square" in said) == (size != (64, 48))
+    for path in made(tmp_path / "out").values():
+        image = Image.open(path)
+        assert image.size == size
+        corners = (4, 4), (size[0] - 4, 4), (4, size[1] - 4), (size[0] - 4, size[1] - 4)
+        assert sum(image.getpixel(corner)[1] > 128 for corner in corners) == 1
+
+
+def test_interlaced_videos_are_told(tmp_path):
+    clip = video(tmp_path / "clip.mkv", 1)
+    assert "is interlaced" not in run("frames", clip, tmp_path / "out")
+    with av.open(str(tmp_path / "dv.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"x264-params": "tff=1"}, width=64, height=48)
+        for _ in range(9):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        file.mux(stream.encode())
+    said = run("frames", tmp_path / "dv.mp4", tmp_path / "new", "--val", 0)
+    assert "dv.mp4 is interlaced" in said and "bwdif" in said
+
+
 def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.mp4").write_text("no video")
