@@ -13,7 +13,7 @@ from tqdm import tqdm
 from config import Config
 from dataset import PairedImages
 from making.folder import names_are_places
-from pairs.checks import check_headers, check_small, check_values, describe_classes
+from pairs.checks import check_colours, check_headers, check_small, check_values, describe_classes
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs
@@ -102,6 +102,8 @@ def check(cfg: Config) -> int:
         told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")
+    if good.get("train") and cfg.color_jitter:
+        check_colours(good["train"], cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
     if good.get("train"):
         # What it will see of some pairs.
         name = cfg.data_root.resolve().name

@@ -36,6 +36,7 @@ from pairs.identity import Known
 from pairs.images import to_tensor
 from pairs.loading import open_batches
 from pairs.palettes import load_palette
+from pairs.reading import read_pictures
 from pairs.values import composite, hidden, to_batch
 from runtime.console import run_main, say
 from runtime.devices import check_seed, choose_precision, memory_advice, seed_draws, use_device, use_precision
@@ -75,7 +76,8 @@ def predictions(gen: Generator, data: PairedImages, order: Sequence[int], opts: 
                                 precision=opts.precision)
         for index in tqdm(order, "scoring", leave=False, disable=None):
             pixels = data.read(index)
-            scaled = to_tensor(translator.to_scale(pixels[..., : data.x.stored]))
+            inputs = read_pictures(data.pairs[index])["AB".index(data.direction[0])] if data.x.channels == 4 else []
+            scaled = to_tensor(translator.to_scale(pixels[..., : data.x.stored], data.x.is_sprite(inputs)))
             y_fake = translator.to_size(translator.tensor(scaled[None])[0], pixels.shape[1::-1])
             x, y = to_batch(torch.from_numpy(pixels)[None].to(device), data.x)
             yield x[0], y_fake.to(device), y[0]
@@ -229,7 +231,8 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
 def reading(reader: Generator, data: PairedImages, opts: Evaluate) -> Callable[[Tensor], Tensor]:
     """What the reader sees in an image, (3, H, W) in [-1, 1]: as validation shows it, or full size as predict.py."""
     if opts.full_size:
-        translator = Translator(reader, dropout="off", precision=opts.precision)
+        shown = replace(reader.trained, bands_a=(), bands_b=())  # an image holds those that are taken, and no others
+        translator = Translator(reader, shown, dropout="off", precision=opts.precision)
 
         def read(image: Tensor) -> Tensor:
             taken = translator.take([data.y.picture(image)])

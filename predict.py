@@ -350,8 +350,9 @@ def jobs_in_folder(source: Path, output: Path, trained: Trained) -> list[Job]:
     jobs = []
     for files in together:
         name, (_, key) = files[0].relative_to(source), places[files[0]]
-        layout = Path(key[0]).parts if n > 1 else ()  # such as train, @
-        kept = [part for part, where in itertools.zip_longest(name.parts, layout) if where != "@"]
+        layout = Path(key[0]).parts if n > 1 else ()  # such as train_@
+        kept = [where.replace("@", "").strip("_") if where and "@" in where else part
+                for part, where in itertools.zip_longest(name.parts, layout)]
         jobs.append(Job(tuple(files), output.joinpath(*kept), targets.get(key)))
     return jobs
 

@@ -138,7 +138,8 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
         else:
             packed = io.BytesIO()  # torch's own writer aborts the process where a disk is full
             program = traced(gen, size)
-            program.example_inputs = None  # 9 MB of zeros at the paper's size
+            if not size:  # else 9 MB of zeros would go with it, at the paper's size
+                program.example_inputs = (torch.zeros(2, gen.in_channels, gen.smallest, gen.smallest),), {}
             torch.export.save(program, packed, extra_files=told)
             content = packed.getbuffer()
     with atomic(path) as file:

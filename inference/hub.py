@@ -68,13 +68,15 @@ def write_hub(saved: Mapping[str, Any], gen: Generator, folder: Path, checkpoint
     pairs = find_examples(checkpoint, gen.trained, examples)
     folder = new_folder(folder, "--hub")
     content, told = as_safetensors(saved), told_of(saved) or {"format": "weights of the authors' PyTorch release"}
-    name = re.sub(r"(?:[^A-Za-z0-9._]|\.{2,})+", "-", folder.name).strip("-.")  # as the Hub takes them
+    name = re.sub(r"(?:[^A-Za-z0-9._]|\.{2,})+", "-", folder.name)  # as the Hub takes them
+    name = name.removesuffix(".git")[:96].strip("-.")
     repo = f"USER/{name or 'pix2pix'}"
-    try:
+    rows, draw = [], ""
+    with contextlib.suppress(UserError):
         check_page(gen.trained)
-        rows, draw = pictures(gen, pairs), f"python draw.py --checkpoint hf:{repo}\n"
-    except UserError:
-        rows, draw = [], ""
+        draw = f"python draw.py --checkpoint hf:{repo}\n"
+    if draw:
+        rows = pictures(gen, pairs)
     report = evaluation(checkpoint, gen)
     with complete_folder(folder) as new:
         (new / FILE).write_bytes(content)

@@ -163,7 +163,7 @@ class Seen:
     values: Values  # how they are taken
     is_input: bool = True
     channels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # "3", or "3 + 1" of two → files
-    ranged: Counter = field(default_factory=Counter)  # of the pictures of a pair, those that have the range, from 1
+    widest: dict[int, str] = field(default_factory=dict)  # by the number of a picture in its pair, from 1, of KINDS
     numbers: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))  # some, by their kind
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
@@ -178,7 +178,8 @@ class Seen:
         pictures = self.values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
         ranged, laid = self.values.ranged(pictures), self.values.alpha(pictures) is not None
-        self.ranged[tuple(number for number, has_range in enumerate(ranged, 1) if has_range)] += 1
+        for number, picture in enumerate(pictures, 1):
+            self.widest[number] = max(self.widest.get(number, picture.kind), picture.kind, key=KINDS.index)
         if len({*ranged}) > 1 and not self.is_input:
             which = " and ".join(picture.name for picture in pictures)
             raise UserError(f"side {self.name} is the target, and its range is for some of {which} alone, but an "
@@ -220,6 +221,12 @@ class Seen:
             first, where = self.palettes.setdefault(index, (colour, picture.name))
             if colour != first:
                 self.clash = self.clash or f"{index} is {first} in {where} and {colour} in {picture.name}"
+
+    @property
+    def ranged_inputs(self) -> tuple[int, ...]:
+        """Those of several, from 1, that have the range: they hold the most bits in some pair, if not in each."""
+        wide = [number for number, kind in self.widest.items() if kind == self.kind]
+        return tuple(wide) if self.values.limits and len(self.widest) > 1 else ()
 
     @property
     def kind(self) -> str:
@@ -392,6 +399,13 @@ def class_top(side: Seen) -> int:
     top = max(indices, default=0)
     few = side.kind == "uint8" and top < 64 or side.flat and len(indices) > top / 4
     return top if few and not side.clash and top < VOID and min(indices, default=0) >= 0 else 0
+
+
+def check_colours(pairs: Sequence[Pair], side: str) -> None:
+    """Raises UserError where color_jitter would mix the several pictures of that side."""
+    if side == "A" and len(pairs[0].inputs) > 1:
+        raise UserError(f"color_jitter changes one picture, and side A holds {len(pairs[0].inputs)}: --color-jitter 0 "
+                        "leaves them as they are")
 
 
 def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,

@@ -145,9 +145,9 @@ def _refuse_one_side(index: "_Index", found: Found) -> None:
 
 def _known_layout(index: "_Index") -> Found:
     found = Found()
-    parts = {split: _part(names, index) for split, names in SPLITS.items()}
+    parts = {split: _first(names, index) for split, names in SPLITS.items()}
     if not any(parts.values()) or not parts["train"] and any(map(index.images.get, [("@", "a"), ("@", "a1")])):
-        parts["train"] = _part([""], index)
+        parts["train"] = _part("", index)
     if problem := parts["train"].problem:
         raise problem
     two_sided = any(part.pairs and not part.halves for part in parts.values())
@@ -278,39 +278,47 @@ class _Part:
         return bool(self.pairs or self.orphans or self.problem)
 
     @property
+    def whole(self) -> bool:
+        return bool(self.pairs) and not self.orphans and not self.halves
+
+    @property
     def halves(self) -> bool:
         return bool(self.pairs) and self.pairs[0].side_by_side
 
 
-def _part(names: Sequence[str], index: _Index) -> _Part:
-    """What the first of these folders that holds two sides holds, or if none does, the first that holds anything."""
+def _first(names: Sequence[str], index: _Index) -> _Part:
+    """The first of the folders of these names that holds pairs of two sides, else the first that holds anything."""
+    parts = {}
+    for name in names:
+        if part := _part(name, index):
+            parts[name] = part
+            if part.whole:
+                break
+    chosen = max(parts, key=lambda name: parts[name].whole, default="")
+    for name in parts.keys() - {chosen}:
+        index.images[name, ""] = [*dict.fromkeys([*index.images[name, ""], *parts[name].images])]
+    return parts.get(chosen, _Part())
+
+
+def _part(split: str, index: _Index) -> _Part:
     part = _Part()
-
-    def two_sides(name: str) -> bool:
-        has = index.images.get
-        return f"{name}.npz" in index.npz or any(
-            has((layout, "b")) and (has((layout, "a")) or has((layout, "a1"))) for layout in LAYOUTS[name])
-
     try:
-        for name in sorted(names, key=two_sides, reverse=True):
-            if npz := index.npz.get(f"{name}.npz"):
-                part.pairs = _load_npz(npz, part.notes)
+        if npz := index.npz.get(f"{split}.npz"):
+            part.pairs = _load_npz(npz, part.notes)
+            return part
+        for layout in LAYOUTS[split]:
+            there = {side: images for (place, side), images in index.images.items() if place == layout}
+            inputs = ["a"] if there.get("a") else numbered(there) or ["a"]  # of several, also one that is empty
+            given = any(map(there.get, inputs))
+            if given or there.get("b"):
+                masks = ["m"] if there.get("m") else []
+                sides = [index.images.pop((layout, side), []) for side in (*inputs, "b", *masks)]
+                part.images = [*chain(*sides)]
+                part.one_sided = not (given and there.get("b"))
+                part.pairs = _pair(index, part, sides, len(inputs))
                 return part
-            for layout in LAYOUTS[name]:
-                there = {side: images for (place, side), images in index.images.items() if place == layout}
-                inputs = ["a"] if there.get("a") else numbered(there) or ["a"]  # of several, also one that is empty
-                given = any(map(there.get, inputs))
-                if given or there.get("b"):
-                    masks = ["m"] if there.get("m") else []
-                    sides = [index.images.pop((layout, side), []) for side in (*inputs, "b", *masks)]
-                    part.images = [*chain(*sides)]
-                    part.one_sided = not (given and there.get("b"))
-                    part.pairs = _pair(index, part, sides, len(inputs))
-                    return part
-            if images := index.images.pop((name, ""), []):
-                part.images = images
-                part.pairs = _one_folder(images, name, index, part)
-                return part
+        part.images = index.images.pop((split, ""), [])
+        part.pairs = _one_folder(part.images, split, index, part)
     except UserError as error:
         part.problem = error
     return part
@@ -337,6 +345,8 @@ def _one_folder(images: Named, split: str, index: _Index, part: _Part) -> list[P
 
     Images in sub-folders of unknown names are refused: one side, or both?
     """
+    if not images:
+        return []
     folder = images[0][1].parents[images[0][0].count("/")]
     here = [image for image in images if index.photos or "/" not in image[0]]
     if not here:

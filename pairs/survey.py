@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pairs.checks import Headers, Seen, check_headers, check_shown, check_small, check_values, describe
+from pairs.checks import Headers, Seen, check_colours, check_headers, check_shown, check_small, check_values, describe
 from pairs.divide import Found
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
@@ -74,10 +74,8 @@ class Survey:
                             "training pairs")
 
     def check_colours(self, side: str) -> None:
-        """Raises UserError where color_jitter would mix the several pictures of that side."""
-        if side == "A" and len(self.train[0].inputs) > 1:
-            raise UserError(f"color_jitter changes one picture, and side A holds {len(self.train[0].inputs)}: leave it "
-                            "out")
+        """Raises UserError where color_jitter cannot change that side."""
+        check_colours(self.train, side)
 
     def look(self, x: Values, y: Values, geometry: Geometry, direction: str, n_val: int, *, skip: bool = False,
              shown_above: int = 0) -> None:
@@ -115,7 +113,7 @@ class Survey:
             "enlarge": headers.input_factor(direction),
             "kind": seen[direction[-1]].kind,
             "inputs": len(self.train[0].inputs) if a_is_input else 1,
-            "ranged_inputs": seen["A"].ranged.most_common(1)[0][0] if a_is_input and channels else (),
+            "ranged_inputs": seen["A"].ranged_inputs if a_is_input else (),
             "counts": max(channels, key=lambda counts: len(channels[counts]), default=""),
             "colours": flat_colours(seen[direction[0]].samples),
         }

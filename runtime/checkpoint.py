@@ -1,7 +1,7 @@
 """The files of a run: checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference."""
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +70,15 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
                  "state_dict": on_cpu(weights)}
     with atomic(path) as file:
         torch.save(generator, file)
+
+
+def refuse_unknown(settings: dict, path: Path) -> None:
+    """Raises UserError where there are settings, read from `path`, that are none of today's."""
+    if unknown := settings.keys() - {f.name for f in fields(Config)}:
+        names = ", ".join(sorted(map(str, unknown)))
+        raise UserError(f"{path} holds settings that this version does not know ({names}): the version that wrote "
+                        "them goes on with the run, --init-from takes its weights into a new one; --out-dir takes "
+                        "another run")
 
 
 def load_tensors(path: Path, kind: str = "") -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from config import RECIPES, Config, recipe
-from runtime.checkpoint import load_tensors
+from runtime.checkpoint import load_tensors, refuse_unknown
 from runtime.console import say
 from runtime.folder import age, run_name
 from utils import UserError, name_of
@@ -59,7 +59,7 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
         raise UserError(str(error)) from error
     if which.resume:
         folder = which.out_dir or find_run(which.data_root, base.direction if word else None)
-        if folder and (run := load_settings(folder)):
+        if folder and (run := load_settings(folder, strict=True)):
             if word:
                 tell_kept(word, base, run, folder, argv)
             base = replace(run, out_dir=folder, resume=True)
@@ -129,12 +129,12 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
     return None
 
 
-def load_settings(folder: Path) -> Config | None:
+def load_settings(folder: Path, strict: bool = False) -> Config | None:
     """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
 
     The data stays the run's, whatever was edited. They are read from the checkpoint where config.json is missing, or
-    empty, as a crash of the machine may leave it. What only another version knows is left out: `Run` refuses to go on
-    with it. Raises UserError when its files are damaged.
+    empty, as a crash of the machine may leave it. What this version does not know is left out, or with `strict`,
+    refused. Raises UserError when its files are damaged.
     """
     path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
@@ -147,6 +147,8 @@ def load_settings(folder: Path) -> Config | None:
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
             return None
+        if strict:
+            refuse_unknown(settings, path)
         own = Config().plain()
         known = {name: value for name, value in settings.items() if name in own}
         edited = {name: value for name, value in own.items()

@@ -129,6 +129,7 @@ class Meter:
         """Where the epoch stands, with the losses of all processes: from there, it can be carried on."""
         if self.seconds is None:
             self.synchronise()
+            self.bar.clear()  # close would leave it, as with a delay it counts as never drawn
             self.bar.close()
             *sums, weight = self.ranks.all_reduce([*self.sums.values(), self.weight])
             scale = self.done / max(1, weight)  # of losses that began within the epoch, as if they were of all of it

@@ -13,7 +13,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from config import Config
-from runtime.checkpoint import OTHER_GENERATORS, Progress, check_finite, load_tensors, save_generator, save_run
+from runtime.checkpoint import (
+    OTHER_GENERATORS,
+    Progress,
+    check_finite,
+    load_tensors,
+    refuse_unknown,
+    save_generator,
+    save_run,
+)
 from runtime.console import say
 from runtime.distributed import Ranks, env_number
 from runtime.files import UNSUPPORTED, atomic, remove_leftovers
@@ -206,11 +214,7 @@ class Run:
             return None
         path = folder / "checkpoint.pth.tar"
         saved = load_tensors(path, "pix2pix checkpoint")
-        if unknown := saved["config"].keys() - {f.name for f in fields(Config)}:
-            names = ", ".join(sorted(map(str, unknown)))
-            raise UserError(f"{path} holds settings that this version does not know ({names}): the version that wrote "
-                            "them goes on with the run, --init-from takes its weights into a new one; --out-dir takes "
-                            "another run")
+        refuse_unknown(saved["config"], path)
         new = cfg.plain()
         before = {**Config().plain(), **saved["config"]}  # a setting that is newer than the run had its default
         changed = {name: old for name, old in before.items()

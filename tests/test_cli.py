@@ -132,12 +132,15 @@ def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, d
     torch.save({**saved, "config": settings}, folder / "checkpoint.pth.tar")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     resume = ["--resume", "--data-root", str(data), "--n-epochs", "2"]
-    with pytest.raises(UserError, match=r"checkpoint.pth.tar holds .* \(dropout_blocks, eval_every\): .*--init-from"):
+    with pytest.raises(UserError, match=r"config.json holds .* \(dropout_blocks, eval_every\): .*--init-from"):
         train(parse(resume))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert find_examples(folder / "gen.pth.tar", load_generator(folder / "gen.pth.tar").trained)
     train(small(n_epochs=1, out_dir=Path("runs") / "second", init_from=folder / "gen.pth.tar"))
     assert parse(resume).out_dir.name == "second"
+    (folder / "config.json").write_text(json.dumps({**small(n_epochs=1, out_dir=folder).plain(), "lrr": 0.1}))
+    with pytest.raises(UserError, match=r"config.json holds settings that this version does not know \(lrr\)"):
+        parse(["--resume", "--out-dir", str(folder)])  # as after a slip of the pen
 
 
 @pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",

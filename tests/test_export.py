@@ -92,7 +92,7 @@ def test_a_pt2_holds_little_but_the_weights(tmp_path):
     gen = Generator(3, 3, 4, 256).eval()
     export(gen, tmp_path / "gen.pt2")
     size = sum(4 * p.numel() for p in gen.parameters())
-    assert size < (tmp_path / "gen.pt2").stat().st_size < size + 1e6
+    assert size < (tmp_path / "gen.pt2").stat().st_size < size + 2e6
 
 
 @pytest.mark.long

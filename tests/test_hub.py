@@ -111,7 +111,7 @@ def test_names_are_those_that_the_hub_takes_and_the_card_offers_what_works(run, 
     saved = torch.load(run / "gen.pth.tar", weights_only=True)
     saved["config"]["n_labels"] = 3  # which no page can draw
     torch.save(saved, tmp_path / "gen.pth.tar")
-    for name in ("Modell (ü)", "a..b", "x--", ".hidden", "ü"):
+    for name in ("Modell (ü)", "a..b", "x--", ".hidden", "ü", "my.git", "x" * 100):
         call(export, "--checkpoint", tmp_path / "gen.pth.tar", "--hub", tmp_path / name, *LICENCES, "--examples", 0)
         repo, = re.findall(r"hf upload '?(USER/[^ ']+)", capsys.readouterr().out)
         hub.validate_repo_id(repo)

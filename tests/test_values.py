@@ -169,9 +169,9 @@ def test_an_input_among_several_loses_no_channel_for_transparency(tmp_path, chan
 
 
 def test_the_range_of_several_inputs_is_for_the_same_ones_in_each_pair(tmp_path):
-    """Where one depth map has 8 bits, as writers choose that hold small numbers, the photo beside it stays as it is."""
+    """Where most depth maps have 8 bits, as writers choose for small numbers, the photos stay as they are."""
     data = write_sides(tmp_path, {"A1.png": lambda i: np.full((SIZE, SIZE), 255, np.uint8),
-                                  "A2.png": lambda i: smooth(i, 1, 0, 255, np.uint8 if i == 2 else np.uint16),
+                                  "A2.png": lambda i: smooth(i, 1, 0, 255, np.uint16 if i == 2 else np.uint8),
                                   "B.png": smooth})
     cfg = settings(data, tmp_path / "run", in_channels=2, range_a=(0, 1000), n_epochs=1)
     train_data, _, survey = load_data(cfg)
@@ -180,7 +180,7 @@ def test_the_range_of_several_inputs_is_for_the_same_ones_in_each_pair(tmp_path)
         x, _ = train_data[i]
         assert (x[0] == 1).all() and x[1].max() < -0.4
     assert trained_by(cfg).trained.ranged_inputs == (2,)
-    with pytest.raises(UserError, match="color_jitter changes one picture, and side A holds 2"):
+    with pytest.raises(UserError, match="color_jitter changes one picture, and side A holds 2: --color-jitter 0"):
         load_data(replace(cfg, color_jitter=0.5, in_channels=3))
 
 
