@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -168,6 +169,7 @@ class Folder:
     def __init__(self, source: Source):
         self.root = source.out
         self.settings = settings_of(source)
+        self.files = [path for path in source.inputs if path.is_file()]
         check_apart(self.root, source.inputs)
         self.begun = self._begun()
         self.there = self._whole() if self.begun else {}
@@ -187,14 +189,20 @@ class Folder:
             return False
         try:
             settings = json.loads(note.read_text(encoding="utf-8"))
-            settings.setdefault("modified", self.settings["modified"])  # of which older versions kept no note
+            times = settings.pop("modified", None)  # of which older versions kept no note
+            now = self.settings["modified"]
             changed = {name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name)}
+            changed.discard("modified")
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
         if changed:
             name = "command" if "command" in changed else min(changed)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
                             f"{self.settings.get(name)}: take a new folder, or what it was begun with")
+        if times and times != now:
+            file = next(path for path, old, new in zip(self.files, times, now, strict=False) if old != new)
+            say(f"{name_of(file)} has changed since {name_of(self.root)} was begun: pairs that are there stay as they "
+                "are; if it holds something else now, take a new folder")
         return True
 
     def _whole(self) -> There:
@@ -216,7 +224,8 @@ class Folder:
         """Whether the pair is whole already. Where a file that it was made from is newer, it is noted in `older`."""
         places = [(split, job.name) for split in ([job.split] if job.split else SPLITS)]
         times = [self.there[place] for place in places if place in self.there]
-        if times and any(path.stat().st_mtime_ns > min(times) for path in job.sources if path.is_file()):
+        now = time.time_ns()  # a camera's clock may be ahead
+        if times and any(min(times) < path.stat().st_mtime_ns <= now for path in job.sources if path.is_file()):
             self.older.append(job.name)
         return bool(times)
 

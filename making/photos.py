@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,10 +66,8 @@ class Photos:
             raise FileNotFoundError(f"0 images in {name_of(self.photos)}")
         named = [(*split_in_path(path.relative_to(self.photos)), path) for path in photos]
         check_names(named)
-        named_masks = defaultdict(list)
-        for mask in masks:
-            named_masks[mask.stem].append(mask)
-        if masks and (n := sum(path.stem not in named_masks for path in photos)):
+        stems = {mask.stem for mask in masks}
+        if masks and (n := sum(path.stem not in stems for path in photos)):
             say(f"photos without a mask of their name, for which one is drawn: {n} of {len(photos)}")
         if self.input == "edges" and not self.size:
             with contextlib.suppress(DataError):  # it is told later
@@ -79,7 +76,7 @@ class Photos:
                     say(f"{name_of(photos[0])} has {width}×{height} pixels, and lines of one pixel fade where training "
                         f"shrinks them: --size {LOADED} makes edges of the photos at the size that training loads, "
                         "unless you train on crops of the full size (--resize none)")
-        return [Job(name, partial(self.make, path, name, split, masks), split, (path, *named_masks.get(path.stem, ())))
+        return [Job(name, partial(self.make, path, name, split, masks), split, (path,))
                 for split, name, path in named]
 
     def make(self, path: Path, name: str, split: str, masks: list[Path]) -> Made:

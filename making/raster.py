@@ -160,7 +160,7 @@ class Raster:
         knots = np.linspace(0, size, max(2, size // 16 + 1))
         between = np.stack([np.interp(np.arange(size) + 0.5, knots, one) for one in np.eye(len(knots))], axis=1)
         x, y = self.pixels(grid, *np.meshgrid(column + knots, row + knots))
-        with np.errstate(invalid="ignore"):  # infinity, where a projection does not reach, becomes NaN
+        with np.errstate(invalid="ignore"):  # as in `moved`
             return between @ np.stack([y, x]) @ between.T
 
 
@@ -180,7 +180,8 @@ def projected(source: Any, target: Any, x: np.ndarray, y: np.ndarray) -> tuple[l
 
 def moved(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points (x, y), by the affine `matrix`, (3, 3)."""
-    return tuple(row[0] * x + row[1] * y + row[2] for row in matrix[:2])
+    with np.errstate(invalid="ignore"):  # infinity, where a projection does not reach, becomes NaN
+        return tuple(row[0] * x + row[1] * y + row[2] for row in matrix[:2])
 
 
 def place(a: Raster, b: Raster) -> None:
