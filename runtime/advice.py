@@ -1,14 +1,14 @@
 """What a run says of itself: who is winning, whether it overfits, and what comes after it."""
 
-import bisect
 import math
 import os
 import shutil
-import statistics
 import sys
-from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from config import Config
 from utils import command_line
@@ -38,53 +38,25 @@ def verdict(history: list[dict]) -> str:
     return ""
 
 
-class Level(NamedTuple):
-    """Where a run stood: the means of L1 over SMOOTH epochs, the number of the last and the name of the middle one."""
-
-    val: float = math.inf
-    train: float = 0.0
-    n: int = 0
-    middle: int = 0
-
-
-class Overfitting:
-    """Takes in one epoch after the other, and says once, in the first in which it is seen, that the run overfits.
+def overfits(history: list[dict]) -> str:
+    """A sentence where the run overfits, else an empty string.
 
     It does where the validation's L1 was lower SMOOTH epochs ago or earlier, by more than 2 % and more than three times
     what it wanders from epoch to epoch, while training's has fallen since: both as means of SMOOTH epochs, without the
     two highest and the two lowest.
     """
-
-    def __init__(self):
-        self.n = 0
-        self.recent = deque(maxlen=SMOOTH)  # epochs
-        self.wanders = []  # by how much the validation's L1 moved in each epoch, sorted: their median costs little
-        self.best = Level()
-        self.told = False
-
-    def add(self, row: dict) -> str:
-        """Takes in one epoch, and returns the sentence if it is due, else an empty string."""
-        if self.recent:
-            bisect.insort(self.wanders, abs(row["val_l1"] - self.recent[-1]["val_l1"]))
-        self.n += 1
-        self.recent.append(row)
-        if self.told or self.n < SMOOTH:
-            return ""
-        val, train = (self._mean(name) for name in ("val_l1", "g_l1"))
-        best = self.best
-        self.best = min(best, Level(val, train, self.n, self.recent[SMOOTH // 2 - 1]["epoch"]))
-        wander = statistics.median(self.wanders)
-        risen = val - best.val > max(3 * wander, 0.02 * best.val) and train < best.train
-        if not risen or self.n - best.n < SMOOTH:
-            return ""
-        self.told = True
-        return (f"the run overfits: since about epoch {best.middle}, the validation's L1 has risen from {best.val:.3f} "
-                f"to {val:.3f}, and training's has fallen from {best.train:.3f} to {train:.3f}. G learns its pairs by "
-                "heart. More pairs, --flip and --color-jitter help, or fewer epochs; --best-by val_l1 keeps the best "
-                "G in best.pth.tar.")
-
-    def _mean(self, name: str) -> float:
-        return statistics.fmean(sorted(row[name] for row in self.recent)[2:-2])
+    if len(history) < 2 * SMOOTH:
+        return ""
+    curves = np.array([[row[name] for row in history] for name in ("val_l1", "g_l1")])
+    val, train = np.sort(sliding_window_view(curves, SMOOTH, axis=1))[..., 2:-2].mean(axis=2)
+    best, wander = np.lexsort((train, val))[0], np.median(np.abs(np.diff(curves[0])))
+    risen = val[-1] - val[best] > max(3 * wander, 0.02 * val[best]) and train[-1] < train[best]
+    if not risen or best >= len(val) - SMOOTH:
+        return ""
+    return (f"the run overfits: since about epoch {history[best + SMOOTH // 2 - 1]['epoch']}, the validation's L1 has "
+            f"risen from {val[best]:.3f} to {val[-1]:.3f}, and training's has fallen from {train[best]:.3f} to "
+            f"{train[-1]:.3f}. G learns its pairs by heart. More pairs, --flip and --color-jitter help, or fewer "
+            "epochs; --best-by val_l1 keeps the best G in best.pth.tar.")
 
 
 def raised(history: list[dict], lr: float) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config import Config
 from runtime import run as runs
-from runtime.advice import Overfitting, raised, verdict, what_next
+from runtime.advice import overfits, raised, verdict, what_next
 from runtime.console import say
 from runtime.files import atomic
 from runtime.grids import DRAWN, save_grid
@@ -45,11 +45,10 @@ class Logger:
         self.examples = []  # of the last epoch
         self.drawn = len(self.history)
         self.drawn_at = -math.inf
-        self.overfitting = Overfitting()
+        self.compared_from = run.record.get("compared_from", 0)
+        self.told = False  # that the run overfits, in this session
         if self.silent:
             return
-        for row in self.history[run.record.get("compared_from", 0) :]:
-            self.overfitting.add(row)
 
         # Where the history goes: functions of (history, examples), for every epoch and for every drawing
         self.tables = [lambda history, _: write_csv(folder / "log.csv", history)]
@@ -75,7 +74,7 @@ class Logger:
         say(what_next(self.cfg, pair, split, kind))
         if not self.silent:  # the history is the main process's
             say(summary(self.cfg, self.history, self.run.ranks.device, dtype, self.run.commit,
-                        self.run.record.get("compared_from", 0)))
+                        self.compared_from))
 
     def epoch(self, row: dict, examples: list[list[Tensor]]) -> None:
         """Takes in one epoch, with rows [x, y_fake, y] of example images: prints it and writes the files."""
@@ -90,9 +89,11 @@ class Logger:
         self._submit("log", self.tables)
         if time.monotonic() - self.drawn_at >= runs.SPACING:
             self._draw()
-        for sentence in (self.cfg.paper_gan and verdict(self.history), self.overfitting.add(row)):
-            if sentence:
-                say(sentence)
+        if self.cfg.paper_gan and (sentence := verdict(self.history)):
+            say(sentence)
+        if not self.told and (sentence := overfits(self.history[self.compared_from :])):
+            self.told = True
+            say(sentence)
 
     def __enter__(self) -> "Logger":
         return self
