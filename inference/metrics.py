@@ -124,13 +124,11 @@ class LabelScores:
     """
 
     def __init__(self, palette: dict[str, tuple[int, int, int]]):
-        from torchmetrics.classification import MulticlassConfusionMatrix
-
         void = [name for name in palette if is_void(name)]
         scored = [name for name in palette if name not in void]
         self.colours = torch.tensor([palette[name] for name in scored + void], dtype=torch.float32)
         self.void = len(scored)  # the class of all void colours
-        self.matrix = MulticlassConfusionMatrix(self.void + 1, ignore_index=self.void)  # rows: target
+        self.matrix = 0  # what `count` gives of all images
 
     def distances(self, pixels: Tensor) -> Tensor:
         """(3, N) in [-1, 1] → (N, colours), how far each pixel is from each colour, in levels of 8 bits."""
@@ -145,22 +143,20 @@ class LabelScores:
         shown = image.flatten(1) if hide is None else image[:, ~hide]
         return (self.distances(shown[:, ::16]).amin(1) < 32).float().mean().item()
 
-    def targets(self, y: Tensor, hide: Tensor | None) -> Tensor:
-        classes = self.classes(y)
-        return classes if hide is None else classes.masked_fill_(hide.cpu().flatten(), self.void)
-
-    def count(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> dict[str, int]:
-        """Of one image: how many pixels have the right class, and how many are counted at all."""
-        made, wanted = self.classes(y_fake), self.targets(y, hide)
-        counted = wanted != self.void
-        return {"right": ((made == wanted) & counted).sum().item(), "counted": counted.sum().item()}
+    def count(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> Tensor:
+        """(classes, classes + 1) of one image: pixels by their class in y, and in y_fake, where void is the last."""
+        made, wanted = self.classes(y_fake), self.classes(y)
+        if hide is not None:
+            wanted[hide.cpu().flatten()] = self.void
+        n = self.void + 1
+        return (wanted * n + made).bincount(minlength=n * n).view(n, n)[:-1]
 
     def update(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> None:
-        self.matrix.update(self.classes(y_fake), self.targets(y, hide))
+        self.matrix += self.count(y_fake, y, hide)
 
     def compute(self) -> dict[str, float]:
         """Per-pixel accuracy, per-class accuracy and class IoU over all pixels so far, over classes that occur."""
-        matrix = self.matrix.compute()[:-1].double()
+        matrix = self.matrix.double()
         hits, target, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)[:-1]
         there, union = target > 0, target + predicted - hits
         return {"pixel_accuracy": (hits.sum() / target.sum()).item(),

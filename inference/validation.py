@@ -71,7 +71,7 @@ class Validation:
                     elif scored:
                         sums.update({f"val_{name}": value / n for name, value in image_scores(*row[1:]).items()})
                         if self.labels:
-                            sums.update(self.labels.count(*row[1:], hide))
+                            sums["labels"] += self.labels.count(*row[1:], hide)
                     index += self.ranks.world
         sums["val_l1"] = l1.item() / n
         if batches.skipped:
@@ -87,5 +87,6 @@ class Validation:
             for name in [name for name in total if name.startswith("val_") and name != "val_skipped"]:
                 total[name] *= n / (n - blank)
         if scored and self.labels:
-            total["val_label_accuracy"] = total.pop("right") / max(1, total.pop("counted"))
+            matrix = total.pop("labels")
+            total["val_label_accuracy"] = matrix.diagonal().sum().item() / max(1, matrix.sum().item())
         return dict(total), [examples[index] for index in sorted(examples)]
