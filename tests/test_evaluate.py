@@ -101,11 +101,9 @@ def test_the_mean_of_targets_is_of_what_their_masks_show(tmp_path):
     data = PairedImages(pairs, geometry=Geometry("stretch", 64, 64))
     assert baseline("mean", data)(data[0][0]).unique().tolist() == pytest.approx([200 / 127.5 - 1])
     assert torch.equal(baseline("identity", data)(data[0][0]), data[0][0])
-    ranged = replace(data, x=Values(3, (0.0, 80.0)), y=Values(3, (20.0, 60.0)))
-    x = torch.tensor([0, 20, 30, 60, 80]) / 40 - 1
-    assert baseline("identity", ranged)(x).tolist() == pytest.approx([-1, -1, -0.5, 1, 1])
-    with pytest.raises(UserError, match="no class indices"):
-        baseline("identity", replace(data, x=Values(3, n_labels=3)))
+    for x in (Values(3, (0.0, 80.0)), Values(3, n_labels=3), Values(1)):
+        with pytest.raises(UserError, match="identity needs inputs like the targets: 3 channels, 20 to 60 as -1 to 1"):
+            baseline("identity", replace(data, x=x, y=Values(3, (20.0, 60.0))))
 
 
 def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, capsys, monkeypatch):
