@@ -87,6 +87,6 @@ class Validation:
             for name in [name for name in total if name.startswith("val_") and name != "val_skipped"]:
                 total[name] *= n / (n - blank)
         if scored and self.labels:
-            matrix = total.pop("labels")
+            matrix = total.pop("labels", torch.zeros(1, 1))  # of no pair, where all are blank
             total["val_label_accuracy"] = matrix.diagonal().sum().item() / max(1, matrix.sum().item())
         return dict(total), [examples[index] for index in sorted(examples)]

@@ -145,6 +145,17 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     train(replace(cfg, resume=True, n_epochs=2, best_by=str(tmp_path / "palette.json")))
 
 
+def test_validation_pairs_that_are_all_black_under_their_masks_have_no_label_right(small, tmp_path):
+    """They ended the run with a traceback."""
+    for split, white in (("train", 255), ("val", 0)):
+        for side in "ABM":
+            save(tmp_path / "masked" / split / side / "1.png", np.full((64, 64), white, np.uint8))
+    cfg = small(data_root=tmp_path / "masked", label_side="B", best_by="facades", n_epochs=1)
+    train(cfg)
+    history = torch.load(cfg.out_dir / "checkpoint.pth.tar", weights_only=True)["history"]
+    assert history[0]["val_label_accuracy"] == 0
+
+
 @pytest.mark.parametrize("palette", [CITYSCAPES, FACADES])
 def test_ground_truth_against_itself_scores_1(palette):
     generator = torch.Generator().manual_seed(0)
