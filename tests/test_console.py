@@ -35,6 +35,7 @@ def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(mon
 
 @pytest.mark.parametrize(("error", "status"), [(utils.UserError("bad"), 2), (FileNotFoundError("gone"), 2),
                                                (KeyboardInterrupt(), 130), (utils.Stopped(15), 143),
+                                               (BrokenPipeError("another than the output's"), 2),
                                                (utils.UserError("no runs/\x1b[2J\nerror: none"), 2)])
 def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
     def main():
@@ -55,15 +56,6 @@ def test_output_that_nobody_reads_any_more_ends_without_a_word(letters):
     process = launch("-c", code, cwd=ROOT)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(60) in (0, 141)
-
-
-def test_another_broken_pipe_than_the_output_s_is_told(capsys):
-    def main():
-        raise BrokenPipeError("a process that it talked to has left")
-
-    with pytest.raises(SystemExit, match="2"):
-        console.run_main(main)
-    assert "has left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("rank", "world", "several", "printed"), [
