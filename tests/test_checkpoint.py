@@ -176,20 +176,29 @@ def test_a_kill_between_the_last_two_files_leaves_no_old_generator(small, monkey
     assert load_tensors(small().out_dir / "gen.pth.tar")["epoch"] == 2
 
 
+def left_by_a_kill(cfg, *more):
+    """Takes from a run's folder what a start has not written yet."""
+    for name in ("checkpoint.pth.tar", "gen.pth.tar", *more):
+        (cfg.out_dir / name).unlink(missing_ok=True)
+
+
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
-    """A config.json alone, as earlier versions wrote it before the first checkpoint, or a user has left it."""
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
-        (run.out_dir / name).unlink()
-    half = [run.out_dir / temporary_name(), run.out_dir / "examples" / temporary_name()]
-    for path in half:
+    """A config.json, as earlier versions wrote it before the first checkpoint, the log, best.pth.tar and pictures."""
+    (run.out_dir / "gen.pth.tar").rename(run.out_dir / "best.pth.tar")
+    half, mine = ([run.out_dir / name, run.out_dir / "examples" / name] for name in (temporary_name(), "epoch_of_cats"))
+    for path in (*half, *mine):
         path.write_bytes(b"half")
+    left_by_a_kill(run)
     again = parse(["--resume", "--out-dir", str(run.out_dir)])
     assert (again.ngf, again.data_root, again.n_epochs) == (run.ngf, run.data_root, 1)
     train(again)
     assert end_of(run)["epoch"] == 1 and not any(path.exists() for path in half)
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
-        (run.out_dir / name).unlink()
+    left_by_a_kill(run, "best.pth.tar", "log.csv")
     train(replace(run, ngf=8))
+    left_by_a_kill(run)
+    (run.out_dir / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
+    train(run)
+    assert all(path.read_bytes() == b"half" for path in mine)
 
 
 def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypatch):
@@ -387,24 +396,6 @@ def test_nothing_of_the_user_s_own_is_overwritten(small, name, write, resume):
     with pytest.raises(UserError, match=f"run holds files that no run has left and this one would overwrite: {name}"):
         train(small(resume=resume))
     assert (folder / name).read_bytes() == before and not (folder / "checkpoint.pth.tar").exists()
-
-
-@pytest.mark.long
-def test_a_folder_with_other_files_or_with_what_a_killed_run_left_is_fine(small, end_of):
-    folder = small().out_dir
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    picture(folder / "examples" / "epoch_of_cats.png")
-    train(small(n_epochs=1, best_by="val_l1"))
-    assert (folder / "notes.txt").read_text() == "mine" and (folder / "examples" / "epoch_of_cats.png").exists()
-    for name in ("checkpoint.pth.tar", "gen.pth.tar"):  # config.json, log.csv, best.pth.tar and pictures stay
-        (folder / name).unlink()
-    train(small(n_epochs=1, best_by="val_l1", resume=True))
-    (folder / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar"):
-        (folder / name).unlink()
-    train(small(n_epochs=1))
-    assert end_of(small())["epoch"] == 1
 
 
 def test_a_folder_that_is_removed_while_training_is_named_by_its_checkpoint(small, tmp_path, at_step, unspaced, capfd):
