@@ -16,7 +16,7 @@ from conftest import pair_of, save, write_pair
 
 import evaluate as evaluate_module
 from config import Config
-from dataset import PairedImages, load_data
+from dataset import PairedImages
 from evaluate import Evaluate, baseline, load_pairs, load_reader, reading, table
 from generator import Generator
 from hd.networks import GlobalGenerator
@@ -77,9 +77,12 @@ def paint(names, palette):
 
 
 def test_label_scores_are_what_they_are_by_hand():
-    """Over two images, of which the first is larger, and of each of which the last pixel is hidden, though right."""
+    """Over two images, of which the first is larger, and of each of which the last pixel is hidden, though right.
+
+    The colours are nearly those of the palette, as JPEG would leave them.
+    """
     target = paint(["road", "road", "road", "car", "car", "sky", "void unlabeled", "car"], CITYSCAPES)
-    output = paint(["road", "road", "car", "car", "car", "void ground", "road", "car"], CITYSCAPES)
+    output = paint(["road", "road", "car", "car", "car", "void ground", "road", "car"], CITYSCAPES) + 0.02
     scores, hide = LabelScores(CITYSCAPES), torch.tensor([[False, False, False, False, True, False, False, True]])
     for part in (np.s_[..., :5], np.s_[..., 5:]):
         scores.update(output[part], target[part], hide[part])
@@ -147,17 +150,6 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     train(replace(cfg, resume=True, n_epochs=2, best_by=str(tmp_path / "palette.json")))
 
 
-@pytest.mark.parametrize("palette", [CITYSCAPES, FACADES])
-def test_ground_truth_against_itself_scores_1(palette):
-    generator = torch.Generator().manual_seed(0)
-    image = paint([list(palette)[i] for i in torch.randint(len(palette), (500,), generator=generator)], palette)
-    scores = LabelScores(palette)
-    scores.update(image + torch.randn(image.shape, generator=generator) * 0.01, image)  # as JPEG would disturb it
-    assert set(scores.compute().values()) == {1.0}
-    n = sum(row.sum().item() for row in scores.matrix.confmat)
-    assert scores.count(image, image) == {"right": n, "counted": n} and (n < 500) == ("road" in palette)
-
-
 def test_the_palettes_have_the_classes_of_the_paper_and_void_is_a_class_of_that_name_only():
     assert sum(not name.startswith("void") for name in CITYSCAPES) == 19 and len(FACADES) == 12
     for palette in (CITYSCAPES, FACADES):
@@ -205,27 +197,6 @@ def test_a_published_file_is_scored_at_its_own_size_or_the_images(data, tmp_path
     assert pairs[0][0].shape[:0:-1] == size
     found = evaluate_module.evaluate(gen, pairs, train_pairs, opts)
     assert found["scores"].keys() == {"output", "mean"}
-
-
-@pytest.mark.parametrize("name", ["gen.pth.tar", "checkpoint.pth.tar"])
-@pytest.mark.long
-def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_grown(small, tmp_path, capsys, name):
-    cfg = small(data_root=conftest.flat(tmp_path / "flat"), n_epochs=1)
-    train(cfg)
-    train(replace(cfg, resume=True, n_epochs=2, seed=9))
-    held_out = {pair.files[0].name for pair in load_data(cfg)[1].pairs}
-    for i in range(20, 60):
-        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
-    assert held_out < {pair.files[0].name for pair in load_data(cfg)[1].pairs}
-    opts = options(cfg, checkpoint=cfg.out_dir / name)
-    capsys.readouterr()
-    assert {pair.files[0].name for pair in scored(opts).pairs} == held_out
-    assert "may have been trained on" not in capsys.readouterr().out
-    saved = torch.load(opts.checkpoint, weights_only=True)
-    del saved["pairs"]  # as files were before
-    torch.save(saved, opts.checkpoint)
-    scored(opts)
-    assert "may have been trained on" in capsys.readouterr().out
 
 
 def test_plain_photos_are_not_cut_in_half_to_be_scored(run, data):
@@ -337,6 +308,13 @@ def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatc
     assert "no lpips: it cannot be had here" in capsys.readouterr().out
 
 
+def perceptual_of(**metrics):
+    """Without the networks that it would download."""
+    perceptual = Perceptual.__new__(Perceptual)
+    perceptual.n, perceptual.smallest, perceptual.metrics = 0, math.inf, metrics
+    return perceptual
+
+
 def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_images(capsys):
     seen = []
 
@@ -348,9 +326,7 @@ def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_ima
         def compute(self):
             return torch.zeros(2)[0]
 
-    perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
-    perceptual.n, perceptual.smallest = 0, math.inf
-    perceptual.metrics = dict.fromkeys(("fid", "lpips"), Metric())
+    perceptual = perceptual_of(**dict.fromkeys(("fid", "lpips"), Metric()))
     levels = torch.arange(256).view(1, 16, 16)
     for off in (0, -0.4, 0.4):
         perceptual.update(levels / 127.5 - 1 + off / 127.5, levels / 127.5 - 1)
@@ -369,10 +345,8 @@ def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
         def forward(self, x):
             return x.float().mean((2, 3))
 
-    perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
-    perceptual.n, perceptual.smallest = 0, math.inf
-    perceptual.metrics = {"fid": FrechetInceptionDistance(Mean(), input_img_size=(3, 64, 64)),
-                          "kid": KernelInceptionDistance(Mean())}
+    perceptual = perceptual_of(fid=FrechetInceptionDistance(Mean(), input_img_size=(3, 64, 64)),
+                               kid=KernelInceptionDistance(Mean()))
     perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
     assert perceptual.compute() == {}
     assert "no fid: it needs two images or more\nno kid: it needs" in capsys.readouterr().out
