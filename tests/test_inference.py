@@ -1,9 +1,7 @@
 """What a generator's file tells, and the Translator, which decides how a network runs and disturbs nobody."""
 
-import contextlib
 import json
 import math
-import os
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -343,26 +341,6 @@ def test_an_output_that_does_not_fit_is_a_failure_and_the_one_before_stays(deep,
             status, _, err = translated(*places)
         assert status == 1 and f"out.{ending} cannot be written" in err and err.count("\n") == 1, (part, err)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"good"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path, disk, ending, bits):
-    """A real one, of a few pages."""
-    folder = disk(tmp_path / "disk", "128k")
-    output, filler = folder / f"out.{ending}", folder / "filler"
-    for pages in (1, 2, 3):
-        output.write_bytes(b"good")
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        os.truncate(filler, filler.stat().st_size - 4096 * pages)
-        status, _, err = translated(deep / "gen.pth.tar", deep / f"{bits}.png", output)
-        assert (status, output.read_bytes() == b"good") in ((2, True), (0, False)), (pages, err)
-        assert sorted(path.name for path in folder.iterdir()) == ["filler", output.name]
-        if ending in ("bmp", "tif", "npy") and pages < 3:  # they take 12 KB or more
-            assert status == 2, pages
 
 
 def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_writes_stays(deep, tmp_path):
