@@ -320,16 +320,6 @@ def test_a_file_that_breaks_on_one_rank_stops_all_and_saves(data, endless, split
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once(data, tmp_path):
-    taken = tmp_path / "run" / "gen.pth.tar"
-    taken.parent.mkdir()
-    taken.write_bytes(b"somebody's")
-    status, out, err = finish(torchrun("train.py", *flags(data, taken.parent)))
-    assert status != 0 and err.count("already holds a run") == 1
-    assert taken.read_bytes() == b"somebody's"
-
-
-@pytest.mark.slow
 @linux
 def test_a_slow_disk_costs_no_save(endless, tmp_path):
     """The others wait for as long as the main process writes: here twice their patience for one another."""
