@@ -311,14 +311,21 @@ def test_torchrun_starting_again_without_resume_is_refused(small, monkeypatch):
         train(small())
 
 
-def test_a_run_is_resumed_from_another_folder(small, data, tmp_path, monkeypatch, end_of):
+def test_a_run_is_resumed_from_another_folder(small, run, data, monkeypatch, same, end_of):
+    """Also one that was killed before its first checkpoint, and begins with another's weights again."""
     monkeypatch.chdir(data.parent)
-    train(small(n_epochs=1, data_root=Path("data")))
+    begun = end_of(run)["state"]["gen"]
+    cfg = small("second", n_epochs=1, data_root=Path("data"), init_from=Path("run/gen.pth.tar"), lr=1e-20)
+    train(cfg)
+    left_by_a_kill(cfg, "log.csv")
     monkeypatch.chdir("/")
-    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2", "--load-size", "96"])
+    train(parse(["--resume", "--out-dir", str(cfg.out_dir)]))
+    assert same(*({key: net[key] for key in net if "running" not in key and "num_" not in key}
+                  for net in (begun, end_of(cfg)["state"]["gen"])))
+    cfg = parse(["--resume", "--out-dir", str(cfg.out_dir), "--n-epochs", "2", "--load-size", "96"])
     assert cfg.load_size == 96 and cfg.crop_size == 32  # a flag is checked beside the settings of the run
     train(cfg)
-    assert end_of(small())["epoch"] == 2
+    assert end_of(cfg)["epoch"] == 2
 
 
 def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(run):
