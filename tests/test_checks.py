@@ -39,6 +39,10 @@ def png(path, array, palette=None):
     image.save(path.with_suffix(".png"))
 
 
+def colour_photo(path, i):
+    png(path, np.dstack([smooth(9 * i + band, 0, 255) for band in range(3)]))
+
+
 def png_of_4_bits(path, array):
     path = write_raster(path.with_suffix(".png"), array.astype(np.uint8)[None], driver="PNG", nbits=4)
     assert path.read_bytes()[24] == 4  # libpng's depth
@@ -53,16 +57,12 @@ def told(tmp_path, capsys):
     """What check.py and a start both say of pairs of which one side is made by write(path, i), the other of photos."""
 
     def tell(side, write, masks=None, **changes):
-        for split, n in (("train", 4), ("val", 2)):
-            for name in "ABM" if masks else "AB":
-                (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
-            for i in range(n):
-                folder = tmp_path / "data" / split
-                write(folder / side / f"{i}", i)
-                photo = np.dstack([smooth(9 * i + band, 0, 255) for band in range(3)])
-                png(folder / ("B" if side == "A" else "A") / f"{i}", photo)
-                if masks:
-                    masks(folder / "M" / f"{i}", i)
+        makers = {side: write, "B" if side == "A" else "A": colour_photo, **({"M": masks} if masks else {})}
+        for folder, n in ((tmp_path / "data/train", 4), (tmp_path / "data/val", 2)):
+            for name, make in makers.items():
+                (folder / name).mkdir(parents=True)
+                for i in range(n):
+                    make(folder / name / f"{i}", i)
         if side == "B" and "range_b" not in changes:
             changes["out_channels"] = 1
         cfg = settings(tmp_path / "data", tmp_path / "run", **changes)
