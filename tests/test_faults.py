@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -86,14 +87,15 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
         import resource
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a grid takes more too
         run_main(lambda: train(small(n_epochs=50, resume=True)))
 
     process = fork(limited)
     process.join()
-    err = capfd.readouterr().err
+    out, err = capfd.readouterr()
+    assert "the log is incomplete: [Errno 27] File too large: '" in out and "epoch_" in out
     assert process.exitcode == 2 and err.count("\n") <= 3 and "Traceback" not in err, err
-    assert "error: " in err and "checkpoint.pth.tar" in err
+    assert re.match(r"error: .*'.*(checkpoint|gen)\.pth\.tar'", err)
     assert path.read_bytes() == before
     train(small(n_epochs=3, resume=True))
     assert end_of(small())["epoch"] == 3 and not list(path.parent.glob(".*.tmp"))
@@ -132,27 +134,6 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
     assert (saved["epoch"], saved["step"]) == ((n, 0) if what == "the end" else (n - 1, 5))
     assert len(log.read_text().splitlines()) == 1 + saved["epoch"]
     assert load_tensors(small().out_dir / "best.pth.tar")["epoch"] == saved["epoch"]
-
-
-@pytest.mark.long
-def test_a_disk_that_is_full_names_the_file_that_does_not_fit(small, disk, at_step, unspaced, capfd):
-    run = disk(small().out_dir, "4m")
-
-    def fill(losses):
-        while not (run / "gen.pth.tar").exists():
-            time.sleep(0.01)
-        with contextlib.suppress(OSError), (run / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-
-    at_step(9, fill)
-    with pytest.raises(OSError, match=r"'.*(checkpoint|gen)\.pth\.tar'"):
-        train(small(n_epochs=50))
-    (run / "filler").unlink()
-    out, err = capfd.readouterr()
-    assert "Traceback" not in err
-    assert "the log is incomplete: [Errno 28] No space left on device: '" in out
-    train(small(n_epochs=3, resume=True))
 
 
 @posix
