@@ -21,6 +21,7 @@ from conftest import (
     translated,
     write_generator,
     write_pair,
+    write_sides,
 )
 from PIL import Image
 from test_published import Published
@@ -211,12 +212,9 @@ def test_one_image_in_a_hundred_of_another_size_changes_nothing():
 def upright(tmp_path_factory):
     """A run on landscapes and portraits."""
     folder = tmp_path_factory.mktemp("upright")
-    for split in ("train", "val"):
-        for number in range(4):
-            width, height = ((96, 48), (48, 96))[number % 2]
-            for side, seed in (("A", 0), ("B", 9)):
-                picture = Image.fromarray(noise(width // 8, height // 8, number + seed)).resize((width, height))
-                save(folder / "data" / split / side / f"{number}.png", picture)
+    for side, seed in (("A", 0), ("B", 9)):
+        write_sides(folder / "data", {f"{side}.png": lambda i, seed=seed: noise(
+            *((12, 6), (6, 12))[i % 2], i + seed).repeat(8, axis=0).repeat(8, axis=1)}, 4, 4)
     train_module.train(settings(folder / "data", folder / "run", **{**LARGER, "n_epochs": 1}))
     return folder
 
