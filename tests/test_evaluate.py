@@ -12,7 +12,7 @@ import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import pair_of, save, write_pair
+from conftest import pair_of, save, write_pair, write_sides
 
 import evaluate as evaluate_module
 from config import Config
@@ -116,21 +116,18 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     monkeypatch.chdir(tmp_path)
     colours = {"sea": (40, 40, 90), "roof": (255, 0, 0), "rock": (128, 128, 128)}
     (tmp_path / "palette.json").write_text(json.dumps(colours))
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 2), ("val", 2)):
-        for i in range(n):
-            label = np.kron(rng.integers(1, 3, (4, 4)), np.ones((16, 16), int))
-            images = {"A": rng.integers(0, 255, (64, 64, 3)), "B": np.array([*colours.values()])[label],
-                      "M": np.arange(64) // 16 % 4 * np.ones((64, 1), int) // 3 * 255}
-            for side, image in images.items():
-                save(tmp_path / "masked" / split / side / f"{split}{i}.png", image.astype(np.uint8))
-    cfg = small(data_root=tmp_path / "masked", label_side="B", best_by="palette.json", n_epochs=1, crop_size=64,
+    rng, palette = np.random.default_rng(0), np.array([*colours.values()], np.uint8)
+    root = write_sides(tmp_path / "masked", {
+        "A.png": lambda i: rng.integers(0, 255, (64, 64, 3), np.uint8),
+        "B.png": lambda i: palette[np.kron(rng.integers(1, 3, (4, 4)), np.ones((16, 16), int))],
+        "M.png": lambda i: np.tile(np.uint8([0, 0, 0, 255]).repeat(16), (64, 1))}, n=2)
+    cfg = small(data_root=root, label_side="B", best_by="palette.json", n_epochs=1, crop_size=64,
                 load_size=64)
     train(cfg)
     opts = options(cfg, palette=cfg.best_by)
     gen = load_generator(opts.checkpoint)
     data, others = load_pairs(opts, gen)
-    wanted = torch.tensor([*colours.values()], dtype=torch.float32)
+    wanted = torch.from_numpy(palette).float()
     right = counted = 0
     for _, y_fake, y in evaluate_module.predictions(gen, data, range(2), opts):
         classes = [torch.cdist(((image + 1) * 127.5).flatten(1).T, wanted).argmin(1) for image in (y_fake, y[:3])]
@@ -282,11 +279,9 @@ def test_scores_are_printed_even_where_they_cannot_be_written(call, monkeypatch,
     assert status == 2 and "psnr" in said and "No space left on device" in said
 
 
-def test_a_missing_split_an_unknown_direction_and_too_few_inputs_are_refused(run):
+def test_an_unknown_direction_too_few_inputs_and_want_of_training_pairs_are_refused(run):
     opts = options(run)
     gen = load_generator(opts.checkpoint)
-    with pytest.raises(ValueError, match="no split test in .*, only train, val"):
-        load_pairs(replace(opts, split="test"), gen)
     for told, said in ((dict(direction=None), "give --direction"), (dict(inputs=2), "2 inputs together.*there are 1")):
         gen.trained = replace(load_generator(opts.checkpoint).trained, **told)
         with pytest.raises(ValueError, match=said):
