@@ -132,31 +132,13 @@ def test_any_mixture_learns_one_pair_by_heart(name):
     assert not any(map(torch.equal, before, after))
 
 
-@pytest.fixture
-def cut(monkeypatch):
-    """Stops the run within its n-th step from now on, of the paper or of hd/."""
-
-    def install(n):
-        count = itertools.count(1)
-
-        def looked_at(step, *args, **options):
-            if next(count) == n:
-                os.kill(os.getpid(), signal.SIGINT)
-            return step(*args, **options)
-
-        for name in ("train_step", "hd_step"):
-            monkeypatch.setattr(train_module, name, partial(looked_at, getattr(train_module, name)))
-
-    return install
-
-
 @pytest.mark.parametrize("name", [name if name == "unet, spectral norm, ema" else pytest.param(
     name, marks=pytest.mark.slow) for name in MIXTURES])
-def test_a_run_that_was_cut_ends_as_one_that_was_not(small, end_of, same, cut, name):
+def test_a_run_that_was_cut_ends_as_one_that_was_not(small, end_of, same, at_step, name):
     """To the bit: both networks, what spectral norm and the average keep, both optimisers, the logged losses."""
     whole, halted = (small(run, n_epochs=3, **MIXTURES[name]) for run in ("whole", "halted"))  # two updates of the mean
     train(whole)
-    cut(10)
+    at_step(10, lambda losses: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Stopped):
         train(halted)
     train(replace(halted, resume=True))
