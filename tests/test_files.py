@@ -15,11 +15,14 @@ from runtime.grids import save_grid
 from utils import UserError
 
 
+def put(path, content=b"new", **options):
+    with files.atomic(path, **options) as file:
+        file.write(content)
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
     path = tmp_path / "a.bin"
-    with files.atomic(path) as file:
-        file.write(b"old")
-
+    put(path, b"old")
     for words in ((errno.ENOSPC, "No space left on device"), ("disk full",)):
         with pytest.raises(OSError, match=f"{words[-1]}: '.*a.bin'") as caught, files.atomic(path) as file:
             file.write(b"half")
@@ -67,13 +70,12 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
     victim.write_text("precious")
     for name in (".a.bin.tmp", ".a.bin", "a.bin.tmp"):
         (tmp_path / name).symlink_to(victim)
-    with files.atomic(tmp_path / "a.bin") as file:
-        file.write(b"new")
+    put(tmp_path / "a.bin")
     assert victim.read_text() == "precious" and (tmp_path / "a.bin").read_bytes() == b"new"
     monkeypatch.setattr(files, "temporary_name", lambda: ".known")
     (tmp_path / ".known").symlink_to(victim)
-    with pytest.raises(FileExistsError), files.atomic(tmp_path / "b.bin") as file:
-        file.write(b"new")
+    with pytest.raises(FileExistsError):
+        put(tmp_path / "b.bin")
     assert victim.read_text() == "precious" and (tmp_path / ".known").is_symlink()
 
 
@@ -81,8 +83,7 @@ def test_nothing_is_written_through_a_planted_link(tmp_path, monkeypatch):
 def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
     before = os.umask(0o027)
     try:
-        with files.atomic(tmp_path / "a.bin") as file:
-            file.write(b"new")
+        put(tmp_path / "a.bin")
         with files.complete_folder(tmp_path / "data"):
             pass
     finally:
@@ -93,8 +94,7 @@ def test_files_and_folders_are_as_open_to_others_as_the_user_wants(tmp_path):
 
 def test_names_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     for length in (250, 251, 255):
-        with files.atomic(tmp_path / ("a" * (length - 4) + ".bin")) as file:
-            file.write(b"new")
+        put(tmp_path / ("a" * (length - 4) + ".bin"))
         with files.complete_folder(tmp_path / ("b" * length)) as folder:
             (folder / "c").touch()
     assert {len(path.name) for path in tmp_path.iterdir()} == {250, 251, 255}
@@ -191,16 +191,15 @@ def test_only_a_file_system_that_knows_no_fsync_costs_nothing(tmp_path, monkeypa
         return real(what, *args)
 
     monkeypatch.setattr(files.os, call, refused)
-    with pytest.raises(OSError, match="a.bin") if failed else nullcontext() as caught, files.atomic(path) as file:
-        file.write(b"new")
+    with pytest.raises(OSError, match="a.bin") if failed else nullcontext() as caught:
+        put(path)
     assert not failed or caught.value.errno == number
     assert [each.read_bytes() for each in tmp_path.iterdir()] == ([b"new"] if folders or not failed else [])
 
 
 def test_what_can_be_made_again_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", lambda file: pytest.fail("waited"))
-    with files.atomic(tmp_path / "log.csv", durable=False) as file:
-        file.write(b"new")
+    put(tmp_path / "log.csv", durable=False)
     assert (tmp_path / "log.csv").read_bytes() == b"new"
 
 
