@@ -278,17 +278,6 @@ def test_a_killed_rank_costs_nothing_under_max_restarts(data, tmp_path, undistur
 
 @pytest.mark.slow
 @linux
-def test_a_killed_rank_makes_the_others_leave_within_a_minute(endless):
-    process, _ = endless("gen.pth.tar")
-    killed = ranks_of(process)
-    os.kill(killed[1], signal.SIGKILL)
-    status, _, _ = finish(process, timeout=60)
-    assert status != 0
-    assert not any(Path(f"/proc/{pid}/cwd").exists() for pid in killed.values())
-
-
-@pytest.mark.slow
-@linux
 @pytest.mark.parametrize("who", ["rank 1", "agent", "all", "dead agent"])
 def test_a_signal_stops_all_after_the_same_step_and_saves(endless, who):
     """Also where a scheduler signals the whole job, so that torchrun's own signals come on top."""
