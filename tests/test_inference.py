@@ -24,8 +24,7 @@ from conftest import (
     write_sides,
 )
 from PIL import Image
-from test_published import Published
-from torch import nn
+from test_published import published as published  # a fixture
 
 import evaluate as evaluate_module
 import train as train_module
@@ -280,19 +279,10 @@ def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
     assert translated(*places)[0] == 0
 
 
-@pytest.fixture
-def published(tmp_path):
-    torch.manual_seed(0)
-    net = Published(7, 4)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0, 0.1)
-    torch.save(net.state_dict(), tmp_path / "latest_net_G.pth")
-    return tmp_path / "latest_net_G.pth"
-
-
 def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(published, tmp_path):
     """By Pillow's bicubic: on checkerboards, the average of areas is a plain gray."""
+    checkpoint = tmp_path / "latest_net_G.pth"
+    torch.save(published().state_dict(), checkpoint)
     for name, size in (("own", (300, 200)), ("resized", (128, 128))):
         for number in range(2):
             sides = [Image.fromarray(noise(300, 200, number + seed)) for seed in (0, 9)]
@@ -301,13 +291,14 @@ def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(publis
             write_pair(tmp_path / name / "val" / f"{number}.png", left=left, right=right)
     scores = {}
     for name in ("own", "resized"):
-        status, _, err = call(evaluate_module, "--checkpoint", published, "--data-root", tmp_path / name, "--direction",
-                              "AtoB", "--num-workers", "0", "--device", "cpu", "--out-dir", tmp_path / f"scores {name}")
+        status, _, err = call(evaluate_module, "--checkpoint", checkpoint, "--data-root", tmp_path / name,
+                              "--direction", "AtoB", "--num-workers", "0", "--device", "cpu",
+                              "--out-dir", tmp_path / f"scores {name}")
         assert status == 0, err
         scores[name] = json.loads((tmp_path / f"scores {name}" / "metrics.json").read_text())["scores"]["output"]
     for metric in ("l1", "ssim"):
         assert scores["own"][metric]["mean"] == pytest.approx(scores["resized"][metric]["mean"], abs=2e-3), metric
-    translator, source = Translator(load_generator(published)), noise(300, 200)
+    translator, source = Translator(load_generator(checkpoint)), noise(300, 200)
     wanted = np.asarray(Image.fromarray(source).resize((128, 128), Image.Resampling.BICUBIC))
     difference = np.abs(translator.to_scale(source).astype(int) - wanted)
     assert difference.max() <= 2 and difference.mean() < 0.05
