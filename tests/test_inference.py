@@ -194,15 +194,6 @@ def test_an_image_like_those_of_training_is_shown_as_training_showed_it(training
     assert Geometry("stretch", 72, 64).trained(size, sizes) == wanted
 
 
-@pytest.mark.parametrize("resize", ["aspect", "none"])
-def test_the_other_modes_show_each_size_of_training_as_validation_does(resize):
-    counted, geometry = Counter([(120, 80), (80, 120), (30, 40), (300, 100)]), Geometry(resize, 72, 64)
-    sizes = Sizes.of_file(usual_size(counted), size_range(counted))
-    for size in counted:
-        assert geometry.trained(size, sizes) == geometry.whole(size)
-    assert geometry.trained((600, 480), sizes) == ((432, 346) if resize == "aspect" else (600, 480))
-
-
 def test_one_image_in_a_hundred_of_another_size_changes_nothing():
     assert size_range(Counter({(150, 90): 300, (9000, 10): 2})) == (90, 90, 150 / 90, 150 / 90)
 
