@@ -4,8 +4,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import conftest
@@ -353,20 +351,6 @@ def test_the_table_names_metrics_and_columns_with_mean_and_deviation_over_images
     text = table({"output": {**summary([{"l1": 0.25}, {"l1": 0.75}]), "class_iou": 0.125},
                   "mean": summary([{"l1": 1.0}])})
     assert all(words in text for words in ("0.5000 ± 0.2500", "1.0000 ± 0.0000", "0.1250", "output", "nan"))
-
-
-@pytest.mark.long
-def test_an_unusable_pair_ends_the_command_with_its_name_at_once(run, data):
-    """Not with loader processes that ignore the signal which should end them."""
-    for i in range(6):
-        write_pair(data / "val" / f"{i}.png", seed=i)
-    broken = data / "val" / "3.png"
-    broken.write_bytes(broken.read_bytes()[:-500])
-    flags = ["--checkpoint", run.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", "2"]
-    done = subprocess.run([sys.executable, evaluate_module.__file__, *flags], capture_output=True, text=True,
-                          timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and "3.png cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_loader_process_that_dies_is_told_in_a_sentence(run, data, monkeypatch):
