@@ -185,7 +185,7 @@ def left_by_a_kill(cfg, *more):
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
     """A config.json, as earlier versions wrote it before the first checkpoint, the log, best.pth.tar and pictures."""
     (run.out_dir / "gen.pth.tar").rename(run.out_dir / "best.pth.tar")
-    half, mine = ([run.out_dir / name, run.out_dir / "examples" / name] for name in (temporary_name(), "epoch_of_cats"))
+    half, mine = ([run.out_dir / name, run.out_dir / "examples" / name] for name in (temporary_name(), "epoch_ab.png"))
     for path in (*half, *mine):
         path.write_bytes(b"half")
     left_by_a_kill(run)
