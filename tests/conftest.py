@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 # Networks this small gain nothing from threads, which stall each other when the machine is busy.
@@ -347,14 +348,13 @@ def on_steps(monkeypatch):
     """Calls `look(losses, state, x, y, …)` after each training step from now on; a dict it returns replaces them."""
 
     def install(look):
-        step = train_module.train_step
-
-        def looked_at(*args, **options):
+        def looked_at(step, *args, **options):
             losses = step(*args, **options)
             found = look(losses, *args, **options)
             return found if isinstance(found, dict) else losses
 
-        monkeypatch.setattr(train_module, "train_step", looked_at)
+        for name in ("train_step", "hd_step"):
+            monkeypatch.setattr(train_module, name, partial(looked_at, getattr(train_module, name)))
 
     return install
 

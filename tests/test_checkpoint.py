@@ -176,20 +176,29 @@ def test_a_kill_between_the_last_two_files_leaves_no_old_generator(small, monkey
     assert load_tensors(small().out_dir / "gen.pth.tar")["epoch"] == 2
 
 
+def left_by_a_kill(cfg, *more):
+    """Takes from a run's folder what a start has not written yet."""
+    for name in ("checkpoint.pth.tar", "gen.pth.tar", *more):
+        (cfg.out_dir / name).unlink(missing_ok=True)
+
+
 def test_what_a_killed_start_left_blocks_nobody_and_keeps_its_settings(run, end_of):
-    """A config.json alone, as earlier versions wrote it before the first checkpoint, or a user has left it."""
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
-        (run.out_dir / name).unlink()
-    half = [run.out_dir / temporary_name(), run.out_dir / "examples" / temporary_name()]
-    for path in half:
+    """A config.json, as earlier versions wrote it before the first checkpoint, the log, best.pth.tar and pictures."""
+    (run.out_dir / "gen.pth.tar").rename(run.out_dir / "best.pth.tar")
+    half, mine = ([run.out_dir / name, run.out_dir / "examples" / name] for name in (temporary_name(), "epoch_ab.png"))
+    for path in (*half, *mine):
         path.write_bytes(b"half")
+    left_by_a_kill(run)
     again = parse(["--resume", "--out-dir", str(run.out_dir)])
     assert (again.ngf, again.data_root, again.n_epochs) == (run.ngf, run.data_root, 1)
     train(again)
     assert end_of(run)["epoch"] == 1 and not any(path.exists() for path in half)
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
-        (run.out_dir / name).unlink()
+    left_by_a_kill(run, "best.pth.tar", "log.csv")
     train(replace(run, ngf=8))
+    left_by_a_kill(run)
+    (run.out_dir / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
+    train(run)
+    assert all(path.read_bytes() == b"half" for path in mine)
 
 
 def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypatch):
@@ -245,16 +254,17 @@ def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monke
         train(small(out_dir=Path("runs/data")))
 
 
-def test_what_changes_on_resume_is_told_and_takes_effect_also_where_the_setting_is_newer(small, run, end_of,
-                                                                                             capsys):
-    path = small().out_dir / "checkpoint.pth.tar"
-    saved = load_tensors(path)
-    del saved["config"]["lambda_fm"]
-    torch.save(saved, path)
-    train(small(n_epochs=2, resume=True, lambda_fm=10.0, beta1=0.9))
+def test_what_changes_on_resume_is_told_and_takes_effect_also_in_a_run_of_an_earlier_version(run, end_of, capsys):
+    """It tells neither the defaults, nor its pairs, nor a setting that is newer."""
+    settings = json.loads((run.out_dir / "config.json").read_text())
+    saved = load_tensors(run.out_dir / "checkpoint.pth.tar")
+    del settings["defaults"], saved["defaults"], saved["pairs"], settings["lambda_fm"], saved["config"]["lambda_fm"]
+    (run.out_dir / "config.json").write_text(json.dumps(settings))
+    torch.save(saved, run.out_dir / "checkpoint.pth.tar")
+    train(parse(["--resume", "--out-dir", str(run.out_dir), "--n-epochs=2", "--lambda-fm=10", "--beta1=0.9"]))
     assert "changed since the run began: lambda_fm from 0.0 to 10.0" in capsys.readouterr().out
-    optimisers = [end_of(small())["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
-    assert [tuple(each["betas"]) for each in optimisers] == [(0.9, 0.999)] * 2
+    optimisers = [end_of(run)["state"][name]["param_groups"][0] for name in ("opt_g", "opt_d")]
+    assert [tuple(each["betas"]) for each in optimisers] == [(0.9, 0.999)] * 2 and end_of(run)["epoch"] == 2
 
 
 def test_an_edit_of_config_py_takes_effect_on_resume(small, run, monkeypatch, capsys, end_of):
@@ -284,32 +294,27 @@ def test_a_run_whose_data_moved_says_what_to_do_and_downloads_nothing(run, data,
     train(replace(run, resume=True, n_epochs=2, data_root=tmp_path / "demo"))
 
 
-def test_a_run_that_tells_neither_the_defaults_nor_its_pairs_still_resumes(run, end_of):
-    settings = json.loads((run.out_dir / "config.json").read_text())
-    del settings["defaults"]
-    (run.out_dir / "config.json").write_text(json.dumps(settings))
-    saved = load_tensors(run.out_dir / "checkpoint.pth.tar")
-    for name in ("defaults", "pairs"):
-        del saved[name]
-    torch.save(saved, run.out_dir / "checkpoint.pth.tar")
-    train(parse(["--resume", "--out-dir", str(run.out_dir), "--n-epochs", "2"]))
-    assert end_of(run)["epoch"] == 2
-
-
 def test_torchrun_starting_again_without_resume_is_refused(small, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     with pytest.raises(ValueError, match="with --resume it goes on"):
         train(small())
 
 
-def test_a_run_is_resumed_from_another_folder(small, data, tmp_path, monkeypatch, end_of):
+def test_a_run_is_resumed_from_another_folder(small, run, data, monkeypatch, same, end_of):
+    """Also one that was killed before its first checkpoint, and begins with another's weights again."""
     monkeypatch.chdir(data.parent)
-    train(small(n_epochs=1, data_root=Path("data")))
+    begun = end_of(run)["state"]["gen"]
+    cfg = small("second", n_epochs=1, data_root=Path("data"), init_from=Path("run/gen.pth.tar"), lr=1e-20)
+    train(cfg)
+    left_by_a_kill(cfg, "log.csv")
     monkeypatch.chdir("/")
-    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2", "--load-size", "96"])
+    train(parse(["--resume", "--out-dir", str(cfg.out_dir)]))
+    assert same(*({key: net[key] for key in net if "running" not in key and "num_" not in key}
+                  for net in (begun, end_of(cfg)["state"]["gen"])))
+    cfg = parse(["--resume", "--out-dir", str(cfg.out_dir), "--n-epochs", "2", "--load-size", "96"])
     assert cfg.load_size == 96 and cfg.crop_size == 32  # a flag is checked beside the settings of the run
     train(cfg)
-    assert end_of(small())["epoch"] == 2
+    assert end_of(cfg)["epoch"] == 2
 
 
 def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(run):
@@ -387,24 +392,6 @@ def test_nothing_of_the_user_s_own_is_overwritten(small, name, write, resume):
     with pytest.raises(UserError, match=f"run holds files that no run has left and this one would overwrite: {name}"):
         train(small(resume=resume))
     assert (folder / name).read_bytes() == before and not (folder / "checkpoint.pth.tar").exists()
-
-
-@pytest.mark.long
-def test_a_folder_with_other_files_or_with_what_a_killed_run_left_is_fine(small, end_of):
-    folder = small().out_dir
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    picture(folder / "examples" / "epoch_of_cats.png")
-    train(small(n_epochs=1, best_by="val_l1"))
-    assert (folder / "notes.txt").read_text() == "mine" and (folder / "examples" / "epoch_of_cats.png").exists()
-    for name in ("checkpoint.pth.tar", "gen.pth.tar"):  # config.json, log.csv, best.pth.tar and pictures stay
-        (folder / name).unlink()
-    train(small(n_epochs=1, best_by="val_l1", resume=True))
-    (folder / "config.json").write_bytes(bytes(100))  # as a crash of the machine may leave it
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "best.pth.tar"):
-        (folder / name).unlink()
-    train(small(n_epochs=1))
-    assert end_of(small())["epoch"] == 1
 
 
 def test_a_folder_that_is_removed_while_training_is_named_by_its_checkpoint(small, tmp_path, at_step, unspaced, capfd):

@@ -31,12 +31,12 @@ def smooth(seed, low, high):
     return cv2.resize(coarse, (SIZE, SIZE))
 
 
-def png(path, array, palette=None):
-    image = Image.fromarray(array.astype(np.uint8))
-    if palette is not None:
-        image = Image.frombytes("P", image.size, image.tobytes())
-        image.putpalette(palette)
-    image.save(path.with_suffix(".png"))
+def png(path, array):
+    Image.fromarray(array.astype(np.uint8)).save(path.with_suffix(".png"))
+
+
+def colour_photo(path, i):
+    png(path, np.dstack([smooth(9 * i + band, 0, 255) for band in range(3)]))
 
 
 def png_of_4_bits(path, array):
@@ -53,16 +53,12 @@ def told(tmp_path, capsys):
     """What check.py and a start both say of pairs of which one side is made by write(path, i), the other of photos."""
 
     def tell(side, write, masks=None, **changes):
-        for split, n in (("train", 4), ("val", 2)):
-            for name in "ABM" if masks else "AB":
-                (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
-            for i in range(n):
-                folder = tmp_path / "data" / split
-                write(folder / side / f"{i}", i)
-                photo = np.dstack([smooth(9 * i + band, 0, 255) for band in range(3)])
-                png(folder / ("B" if side == "A" else "A") / f"{i}", photo)
-                if masks:
-                    masks(folder / "M" / f"{i}", i)
+        makers = {side: write, "B" if side == "A" else "A": colour_photo, **({"M": masks} if masks else {})}
+        for folder, n in ((tmp_path / "data/train", 4), (tmp_path / "data/val", 2)):
+            for name, make in makers.items():
+                (folder / name).mkdir(parents=True)
+                for i in range(n):
+                    make(folder / name / f"{i}", i)
         if side == "B" and "range_b" not in changes:
             changes["out_channels"] = 1
         cfg = settings(tmp_path / "data", tmp_path / "run", **changes)
@@ -258,15 +254,10 @@ def test_a_range_is_proposed_from_what_is_data(told, write, masks, outliers):
         assert said.count("lies far outside") == sum(share > 0 for _, share in outliers)
 
 
-def with_palette(path, i, differ):
-    colours = np.random.default_rng(0).integers(0, 255, (8, 3), np.uint8)
-    png(path, blocks(i, np.arange(5)), np.roll(colours, differ * i, axis=0).tobytes())
-
-
-def bmp_with_palette(path, i, differ):
+def with_palette(path, i, differ, suffix):
     image = Image.fromarray(blocks(i, np.arange(5)).astype(np.uint8))
-    image.putpalette(bytes(range(15)) if not differ else bytes(range(i, 15 + i)))
-    image.save(path.with_suffix(".bmp"))
+    image.putpalette(bytes(range(differ * i, 15 + differ * i)))
+    image.save(path.with_suffix(suffix))
 
 
 def tiff_with_palette(path, i, differ):
@@ -275,7 +266,8 @@ def tiff_with_palette(path, i, differ):
                  photometric="PALETTE")
 
 
-@pytest.mark.parametrize("write", [with_palette, bmp_with_palette, tiff_with_palette])
+@pytest.mark.parametrize("write", [partial(with_palette, suffix=".png"), partial(with_palette, suffix=".bmp"),
+                                   tiff_with_palette])
 @pytest.mark.parametrize("differ", [False, True])
 def test_palettes_that_differ_from_file_to_file_are_named_with_two_files(told, write, differ):
     for said in told("A", partial(write, differ=differ), n_labels=5):

@@ -36,20 +36,6 @@ def test_flags_override_a_recipe():
     assert parse([]) == Config()
 
 
-def test_the_former_flag_against_mirroring_and_those_of_the_authors_programs_are_answered():
-    for flag, words in (("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e")):
-        with pytest.raises(UserError, match=f"a flag of the authors' programs: here, it is {words}"):
-            parse([flag])
-    for flag in ("--no-flip", "--no_flip"):
-        with pytest.raises(UserError, match="--flip none"):
-            parse([flag])
-
-
-def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ValueError, match="facade'.*facades.*night2day"):
-        parse(["facade"])
-
-
 def test_a_wrong_flag_ends_with_status_2(capsys):
     with pytest.raises(SystemExit) as leaving:
         parse(["--direction", "sideways"])
@@ -143,9 +129,14 @@ def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, d
         parse(["--resume", "--out-dir", str(folder)])  # as after a slip of the pen
 
 
-@pytest.mark.parametrize("flag", ["--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name",
-                                  "--interpolation=bicubic", "--deterministic", "--color-jitter-side"])
-def test_a_flag_that_is_gone_is_told_what_to_write(flag):
-    with pytest.raises(UserError, match=f"^{flag.split('=')[0]} is gone: .+"):
-        parse(["facades", flag, "1"])
+@pytest.mark.parametrize(("word", "told"), [
+    *((flag, f"^{flag.split('=')[0]} is gone: .+") for flag in (
+        "--eval-every=1", "--eval_every", "--no-fused-adam", "--palette", "--name", "--interpolation=bicubic",
+        "--deterministic", "--color-jitter-side")),
+    *((flag, f"a flag of the authors' programs: here, it is {ours}") for flag, ours in (
+        ("--which_direction", "--direction"), ("--continue-train", "--resume"), ("--niter=5", "--n-e"))),
+    ("--no-flip", "--flip none"), ("--no_flip", "--flip none"), ("facade", "facade'.*facades.*night2day")])
+def test_a_word_that_is_gone_the_authors_or_misspelt_is_told_what_to_write(word, told):
+    with pytest.raises(UserError, match=told):
+        parse([*["facades"] * (word != "facade"), word, "1"])
     assert not {*GONE} & {f.name for f in fields(Config)}

@@ -11,15 +11,6 @@ import utils
 from runtime import console
 
 
-@pytest.mark.long
-def test_a_reader_who_leaves_does_not_end_the_run(tmp_path):
-    code = ("from pathlib import Path; from runtime import console\n"
-            f"for i in range(5):\n    console.say('x' * 100_000)\nPath({str(tmp_path / 'reached')!r}).touch()")
-    process = launch("-c", code, cwd=ROOT)
-    process.stdout.close()
-    assert process.wait(60) == 0 and (tmp_path / "reached").exists()
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "cp1251", "cp1253", "cp874", "utf-8"])
 def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(monkeypatch, encoding):
     """Control characters clear the screen, forge lines or turn the text round; lone surrogates have no encoding."""
@@ -35,6 +26,7 @@ def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(mon
 
 @pytest.mark.parametrize(("error", "status"), [(utils.UserError("bad"), 2), (FileNotFoundError("gone"), 2),
                                                (KeyboardInterrupt(), 130), (utils.Stopped(15), 143),
+                                               (BrokenPipeError("another than the output's"), 2),
                                                (utils.UserError("no runs/\x1b[2J\nerror: none"), 2)])
 def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
     def main():
@@ -47,23 +39,15 @@ def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, 
     assert capsys.readouterr().err == ("" if status > 128 else f"error: {shown}\n")
 
 
-@pytest.mark.parametrize("letters", [10, 10**6])
+@pytest.mark.parametrize(("code", "statuses"), [
+    *((f"console.run_main(lambda: print('x' * {letters}))", (0, 141)) for letters in (10, 10**6)),
+    ("for i in range(5):\n    console.say('x' * 100_000)\nraise SystemExit(7)", (7,))])
 @pytest.mark.long
-def test_output_that_nobody_reads_any_more_ends_without_a_word(letters):
+def test_a_reader_who_leaves_ends_no_run_and_other_output_without_a_word(code, statuses):
     """`--help | head`: short enough to fail when Python closes its output only, or long enough to fail in print."""
-    code = f"from runtime import console; console.run_main(lambda: print('x' * {letters}))"
-    process = launch("-c", code, cwd=ROOT)
+    process = launch("-c", f"from runtime import console\n{code}", cwd=ROOT)
     process.stdout.close()
-    assert process.stderr.read() == "" and process.wait(60) in (0, 141)
-
-
-def test_another_broken_pipe_than_the_output_s_is_told(capsys):
-    def main():
-        raise BrokenPipeError("a process that it talked to has left")
-
-    with pytest.raises(SystemExit, match="2"):
-        console.run_main(main)
-    assert "has left" in capsys.readouterr().err
+    assert process.stderr.read() == "" and process.wait(60) in statuses
 
 
 @pytest.mark.parametrize(("rank", "world", "several", "printed"), [

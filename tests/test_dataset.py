@@ -1,12 +1,13 @@
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, make_data, pair_of, paired, save, settings, write_pair
+from conftest import RGB, make_data, pair_of, paired, settings, write_pair, write_sides
 from PIL import Image
 
 import check as check_module
@@ -250,11 +251,9 @@ def test_check_tells_of_what_it_cannot_use_in_the_order_of_the_names(tmp_path, c
 
 @pytest.mark.parametrize("black", [0, 1, 3])
 def test_check_tells_where_no_pixel_counts(tmp_path, capsys, black):
-    for split, n, dark in (("train", 3, black), ("val", 2, 0)):
-        for i in range(n):
-            for side in "AB":
-                write_pair(tmp_path / "mine" / split / side / f"{i}.png", 96, 48, seed=i)
-            save(tmp_path / "mine" / split / "M" / f"{i}.png", np.full((48, 96), 255 * (i >= dark), np.uint8))
+    photo = partial(np.full, (48, 96, 3), dtype=np.uint8)
+    write_sides(tmp_path / "mine", {"A.png": photo, "B.png": photo, "M.png": lambda i: np.full(
+        (48, 96), 255 * (i >= black), np.uint8)}, n=3)
     assert check(replace(Config(), data_root=tmp_path / "mine")) == (2 if black == 3 else 0)
     shown = capsys.readouterr().out
     assert f"problems: {black // 3}" in shown

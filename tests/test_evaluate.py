@@ -4,19 +4,17 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import pair_of, save, write_pair
+from conftest import pair_of, save, write_pair, write_sides
 
 import evaluate as evaluate_module
 from config import Config
-from dataset import PairedImages, load_data
+from dataset import PairedImages
 from evaluate import Evaluate, baseline, load_pairs, load_reader, reading, table
 from generator import Generator
 from hd.networks import GlobalGenerator
@@ -77,9 +75,12 @@ def paint(names, palette):
 
 
 def test_label_scores_are_what_they_are_by_hand():
-    """Over two images, of which the first is larger, and of each of which the last pixel is hidden, though right."""
+    """Over two images, of which the first is larger, and of each of which the last pixel is hidden, though right.
+
+    The colours are nearly those of the palette, as JPEG would leave them.
+    """
     target = paint(["road", "road", "road", "car", "car", "sky", "void unlabeled", "car"], CITYSCAPES)
-    output = paint(["road", "road", "car", "car", "car", "void ground", "road", "car"], CITYSCAPES)
+    output = paint(["road", "road", "car", "car", "car", "void ground", "road", "car"], CITYSCAPES) + 0.02
     scores, hide = LabelScores(CITYSCAPES), torch.tensor([[False, False, False, False, True, False, False, True]])
     for part in (np.s_[..., :5], np.s_[..., 5:]):
         scores.update(output[part], target[part], hide[part])
@@ -111,21 +112,18 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     monkeypatch.chdir(tmp_path)
     colours = {"sea": (40, 40, 90), "roof": (255, 0, 0), "rock": (128, 128, 128)}
     (tmp_path / "palette.json").write_text(json.dumps(colours))
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 2), ("val", 2)):
-        for i in range(n):
-            label = np.kron(rng.integers(1, 3, (4, 4)), np.ones((16, 16), int))
-            images = {"A": rng.integers(0, 255, (64, 64, 3)), "B": np.array([*colours.values()])[label],
-                      "M": np.arange(64) // 16 % 4 * np.ones((64, 1), int) // 3 * 255}
-            for side, image in images.items():
-                save(tmp_path / "masked" / split / side / f"{split}{i}.png", image.astype(np.uint8))
-    cfg = small(data_root=tmp_path / "masked", label_side="B", best_by="palette.json", n_epochs=1, crop_size=64,
+    rng, palette = np.random.default_rng(0), np.array([*colours.values()], np.uint8)
+    root = write_sides(tmp_path / "masked", {
+        "A.png": lambda i: rng.integers(0, 255, (64, 64, 3), np.uint8),
+        "B.png": lambda i: palette[np.kron(rng.integers(1, 3, (4, 4)), np.ones((16, 16), int))],
+        "M.png": lambda i: np.tile(np.uint8([0, 0, 0, 255]).repeat(16), (64, 1))}, n=2)
+    cfg = small(data_root=root, label_side="B", best_by="palette.json", n_epochs=1, crop_size=64,
                 load_size=64)
     train(cfg)
     opts = options(cfg, palette=cfg.best_by)
     gen = load_generator(opts.checkpoint)
     data, others = load_pairs(opts, gen)
-    wanted = torch.tensor([*colours.values()], dtype=torch.float32)
+    wanted = torch.from_numpy(palette).float()
     right = counted = 0
     for _, y_fake, y in evaluate_module.predictions(gen, data, range(2), opts):
         classes = [torch.cdist(((image + 1) * 127.5).flatten(1).T, wanted).argmin(1) for image in (y_fake, y[:3])]
@@ -154,18 +152,6 @@ def test_validation_pairs_that_are_all_black_under_their_masks_have_no_label_rig
     train(cfg)
     history = torch.load(cfg.out_dir / "checkpoint.pth.tar", weights_only=True)["history"]
     assert history[0]["val_label_accuracy"] == 0
-
-
-@pytest.mark.parametrize("palette", [CITYSCAPES, FACADES])
-def test_ground_truth_against_itself_scores_1(palette):
-    generator = torch.Generator().manual_seed(0)
-    image = paint([list(palette)[i] for i in torch.randint(len(palette), (500,), generator=generator)], palette)
-    scores = LabelScores(palette)
-    scores.update(image + torch.randn(image.shape, generator=generator) * 0.01, image)  # as JPEG would disturb it
-    assert set(scores.compute().values()) == {1.0}
-    n = scores.matrix.sum().item()
-    matrix = scores.count(image, image)
-    assert matrix.sum() == matrix.diagonal().sum() == n and (n < 500) == ("road" in palette)
 
 
 def test_the_palettes_have_the_classes_of_the_paper_and_void_is_a_class_of_that_name_only():
@@ -215,27 +201,6 @@ def test_a_published_file_is_scored_at_its_own_size_or_the_images(data, tmp_path
     assert pairs[0][0].shape[:0:-1] == size
     found = evaluate_module.evaluate(gen, pairs, train_pairs, opts)
     assert found["scores"].keys() == {"output", "mean"}
-
-
-@pytest.mark.parametrize("name", ["gen.pth.tar", "checkpoint.pth.tar"])
-@pytest.mark.long
-def test_exactly_the_pairs_that_were_held_out_are_scored_though_the_data_has_grown(small, tmp_path, capsys, name):
-    cfg = small(data_root=conftest.flat(tmp_path / "flat"), n_epochs=1)
-    train(cfg)
-    train(replace(cfg, resume=True, n_epochs=2, seed=9))
-    held_out = {pair.files[0].name for pair in load_data(cfg)[1].pairs}
-    for i in range(20, 60):
-        write_pair(tmp_path / "flat" / f"{i:02d}.png", seed=i)
-    assert held_out < {pair.files[0].name for pair in load_data(cfg)[1].pairs}
-    opts = options(cfg, checkpoint=cfg.out_dir / name)
-    capsys.readouterr()
-    assert {pair.files[0].name for pair in scored(opts).pairs} == held_out
-    assert "may have been trained on" not in capsys.readouterr().out
-    saved = torch.load(opts.checkpoint, weights_only=True)
-    del saved["pairs"]  # as files were before
-    torch.save(saved, opts.checkpoint)
-    scored(opts)
-    assert "may have been trained on" in capsys.readouterr().out
 
 
 def test_plain_photos_are_not_cut_in_half_to_be_scored(run, data):
@@ -321,11 +286,9 @@ def test_scores_are_printed_even_where_they_cannot_be_written(call, monkeypatch,
     assert status == 2 and "psnr" in said and "No space left on device" in said
 
 
-def test_a_missing_split_an_unknown_direction_and_too_few_inputs_are_refused(run):
+def test_an_unknown_direction_too_few_inputs_and_want_of_training_pairs_are_refused(run):
     opts = options(run)
     gen = load_generator(opts.checkpoint)
-    with pytest.raises(ValueError, match="no split test in .*, only train, val"):
-        load_pairs(replace(opts, split="test"), gen)
     for told, said in ((dict(direction=None), "give --direction"), (dict(inputs=2), "2 inputs together.*there are 1")):
         gen.trained = replace(load_generator(opts.checkpoint).trained, **told)
         with pytest.raises(ValueError, match=said):
@@ -347,6 +310,13 @@ def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatc
     assert "no lpips: it cannot be had here" in capsys.readouterr().out
 
 
+def perceptual_of(**metrics):
+    """Without the networks that it would download."""
+    perceptual = Perceptual.__new__(Perceptual)
+    perceptual.n, perceptual.smallest, perceptual.metrics = 0, math.inf, metrics
+    return perceptual
+
+
 def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_images(capsys):
     seen = []
 
@@ -358,9 +328,7 @@ def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_ima
         def compute(self):
             return torch.zeros(2)[0]
 
-    perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
-    perceptual.n, perceptual.smallest = 0, math.inf
-    perceptual.metrics = dict.fromkeys(("fid", "lpips"), Metric())
+    perceptual = perceptual_of(**dict.fromkeys(("fid", "lpips"), Metric()))
     levels = torch.arange(256).view(1, 16, 16)
     for off in (0, -0.4, 0.4):
         perceptual.update(levels / 127.5 - 1 + off / 127.5, levels / 127.5 - 1)
@@ -379,10 +347,8 @@ def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
         def forward(self, x):
             return x.float().mean((2, 3))
 
-    perceptual = Perceptual.__new__(Perceptual)  # without the networks that it would download
-    perceptual.n, perceptual.smallest = 0, math.inf
-    perceptual.metrics = {"fid": FrechetInceptionDistance(Mean(), input_img_size=(3, 64, 64)),
-                          "kid": KernelInceptionDistance(Mean())}
+    perceptual = perceptual_of(fid=FrechetInceptionDistance(Mean(), input_img_size=(3, 64, 64)),
+                               kid=KernelInceptionDistance(Mean()))
     perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
     assert perceptual.compute() == {}
     assert "no fid: it needs two images or more\nno kid: it needs" in capsys.readouterr().out
@@ -394,20 +360,6 @@ def test_the_table_names_metrics_and_columns_with_mean_and_deviation_over_images
     text = table({"output": {**summary([{"l1": 0.25}, {"l1": 0.75}]), "class_iou": 0.125},
                   "mean": summary([{"l1": 1.0}])})
     assert all(words in text for words in ("0.5000 ± 0.2500", "1.0000 ± 0.0000", "0.1250", "output", "nan"))
-
-
-@pytest.mark.long
-def test_an_unusable_pair_ends_the_command_with_its_name_at_once(run, data):
-    """Not with loader processes that ignore the signal which should end them."""
-    for i in range(6):
-        write_pair(data / "val" / f"{i}.png", seed=i)
-    broken = data / "val" / "3.png"
-    broken.write_bytes(broken.read_bytes()[:-500])
-    flags = ["--checkpoint", run.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", "2"]
-    done = subprocess.run([sys.executable, evaluate_module.__file__, *flags], capture_output=True, text=True,
-                          timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and "3.png cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_loader_process_that_dies_is_told_in_a_sentence(run, data, monkeypatch):

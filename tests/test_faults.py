@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, children_of, flags, launch, wait_until, write_pair
+from conftest import children_of, wait_until, write_pair
 
 from dataset import load_data
 from inference.validation import Validation
@@ -86,14 +87,15 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
         import resource
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a grid takes more too
         run_main(lambda: train(small(n_epochs=50, resume=True)))
 
     process = fork(limited)
     process.join()
-    err = capfd.readouterr().err
+    out, err = capfd.readouterr()
+    assert "the log is incomplete: [Errno 27] File too large: '" in out and "epoch_" in out
     assert process.exitcode == 2 and err.count("\n") <= 3 and "Traceback" not in err, err
-    assert "error: " in err and "checkpoint.pth.tar" in err
+    assert re.match(r"error: .*'.*(checkpoint|gen)\.pth\.tar'", err)
     assert path.read_bytes() == before
     train(small(n_epochs=3, resume=True))
     assert end_of(small())["epoch"] == 3 and not list(path.parent.glob(".*.tmp"))
@@ -134,27 +136,6 @@ def test_a_slow_disk_holds_up_neither_training_nor_its_end(small, at_step, monke
     assert load_tensors(small().out_dir / "best.pth.tar")["epoch"] == saved["epoch"]
 
 
-@pytest.mark.long
-def test_a_disk_that_is_full_names_the_file_that_does_not_fit(small, disk, at_step, unspaced, capfd):
-    run = disk(small().out_dir, "4m")
-
-    def fill(losses):
-        while not (run / "gen.pth.tar").exists():
-            time.sleep(0.01)
-        with contextlib.suppress(OSError), (run / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-
-    at_step(9, fill)
-    with pytest.raises(OSError, match=r"'.*(checkpoint|gen)\.pth\.tar'"):
-        train(small(n_epochs=50))
-    (run / "filler").unlink()
-    out, err = capfd.readouterr()
-    assert "Traceback" not in err
-    assert "the log is incomplete: [Errno 28] No space left on device: '" in out
-    train(small(n_epochs=3, resume=True))
-
-
 @posix
 def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(small):
     """The lock dies with it, though forked loader processes live on for seconds, and inherit every open file."""
@@ -179,32 +160,23 @@ def test_a_data_folder_that_vanishes_is_named_and_nothing_is_lost(small, data, a
     assert (saved["epoch"], saved["step"]) == (1, 3)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.long
-def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step, capfd, split, workers):
-    """An image breaks in epoch 3: the run goes on without it, and says how many and which."""
-    path = data / split / "1.png"
-    at_step(13, lambda losses: path.write_bytes(b"broken") and losses)
-    train(small(n_epochs=4, num_workers=workers, skip_unreadable=True))
-    out = capfd.readouterr().out
-    assert "1.png is no image" in out and out.count("1.png") <= 3
+@pytest.mark.parametrize(("cache", "workers"), [("none", 0), ("ram", 0), ("none", 1)])
+def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step, cache, workers, capfd):
+    """Broken from the start, or, where they are read again, in epoch 2: the run says how many and which."""
+    train_file, val_file = data / "train" / "1.png", data / "val" / "0.png"
+    val_file.write_bytes(val_file.read_bytes()[:100])
+    if cache == "none":
+        at_step(7, lambda losses: train_file.write_bytes(b"broken") and losses)
+    else:
+        train_file.write_bytes(b"broken")
+    train(small(n_epochs=3, cache=cache, skip_unreadable=True, num_workers=workers))
     history = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"]
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4] and all(row["val_l1"] > 0 for row in history)
-    name = "skipped" if split == "train" else "val_skipped"
-    assert name not in history[1] and history[3][name] == 1
-
-
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_files_that_are_broken_from_the_start_are_skipped_too(small, data, cache, capsys):
-    for path in (data / "train" / "1.png", data / "val" / "0.png"):
-        path.write_bytes(path.read_bytes()[:100])
+    assert [row["val_skipped"] for row in history] == [1] * 3 and all(row["val_l1"] > 0 for row in history)
+    assert [row.get("skipped", 0) for row in history][::2] == [cache == "ram", 1]
+    out = capfd.readouterr().out
+    assert "1.png is no image" in out and out.count("1.png") <= 3 and "skipped 1 val_skipped 1" in out
     with pytest.raises(DataError, match="1.png"):
         train(small("strict", cache=cache))
-    train(small(n_epochs=2, cache=cache, skip_unreadable=True))
-    history = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"]
-    assert [(row["skipped"], row["val_skipped"]) for row in history] == [(1, 1)] * 2
-    assert "skipped 1 val_skipped 1" in capsys.readouterr().out
     for path in [*(data / "train").iterdir()]:
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of the pairs can be read"):
@@ -272,14 +244,6 @@ def test_a_read_only_data_folder_and_links_are_enough(small, data, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == files
 
 
-@pytest.mark.long
-def test_a_clock_that_jumps_back_changes_nothing(small, end_of, same, undisturbed, monkeypatch):
-    wall = time.time
-    monkeypatch.setattr(time, "time", lambda: wall() - random.random() * 1e6)
-    train(small())
-    assert same(undisturbed, end_of(small()))
-
-
 @pytest.mark.slow
 def test_a_hundred_thousand_files_start_in_twenty_seconds(small, data, tmp_path):
     """Each is read once, to be known again, and none decoded; a sample of the headers is looked at."""
@@ -329,15 +293,3 @@ def test_a_killed_loader_process_ends_the_run_with_a_sentence_between_two_steps(
     assert "--resume continues there" in out and end_of(small())["epoch"] >= 1
     train(small(num_workers=1, resume=True))
     assert same(undisturbed, end_of(small()))
-
-
-@pytest.mark.slow
-@posix
-def test_two_first_starts_at_once_both_train(tmp_path):
-    """Both draw the demo: the second to finish finds the folder made."""
-    both = [launch(ROOT / "train.py", *flags("data/demo", str(i), n_epochs=1, batch_size=16), cwd=tmp_path)
-            for i in range(2)]
-    for process in both:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, out + err
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["demo"]

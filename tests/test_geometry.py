@@ -92,6 +92,7 @@ def test_nearest_takes_the_pixels_that_pillow_takes_whatever_the_version_of_open
         assert (across == wanted.T).all(), (old, new)
 
 
+@pytest.mark.filterwarnings("error")
 def test_an_image_as_pillow_hands_it_over_is_resized_without_a_warning():
     """Its array is read-only, of which torch warns, in the middle of the first epoch."""
     torch.set_warn_always(True)

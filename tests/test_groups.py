@@ -96,19 +96,23 @@ def test_groups_that_cannot_be_kept_apart_are_a_sentence(tmp_path, names, group,
     assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize(("names", "told"), [
-    ([f"{{}}/{p}_s{i}.png" for p in PATIENTS for i in range(5)], True),
-    ([f"{split}/{{}}/{p}/{i}.png" for p in PATIENTS for i in range(2) for split in ("train", "val")], True),
+@pytest.mark.parametrize(("names", "told", "command"), [
+    ([f"{{}}/{p}_s{i}.png" for p in PATIENTS for i in range(5)], True, ""),
+    ([f"{split}/{{}}/{p}/{i}.png" for p in PATIENTS for i in range(2) for split in ("train", "val")], True, ""),
     ([f"{split}/{{}}/{p}_{i}.png" for split, some in (("train", PATIENTS[:9]), ("val", PATIENTS[9:]))
-      for p in some for i in range(4)], False),
-    ([f"{{}}/facade_{i:03}.png" for i in range(60)], False),
-    ([f"{{}}/{i:03}.png" for i in range(60)], False),
+      for p in some for i in range(4)], False, ""),
+    ([f"{{}}/facade_{i:03}.png" for i in range(60)], False, ""),
+    ([f"{{}}/{i:03}.png" for i in range(60)], False, ""),
+    *(([f"{'val' if column == 3 else 'train'}/{{}}/{row:06}_{column:06}.png" for row in range(4)
+        for column in range(4)], command == "photos", command) for command in ("tiles", "parquet", "photos")),
 ])
-def test_check_says_when_names_begin_alike_across_splits(tmp_path, capsys, names, told):
+def test_check_says_when_names_begin_alike_across_splits(tmp_path, capsys, names, told, command):
+    """Names after places and rows, as prepare.py gives, tell of no patient."""
     cfg = Config(data_root=scans(tmp_path, *names), load_size=16, crop_size=16, n_layers=1)
+    (tmp_path / "prepare.json").write_text(json.dumps({"command": command}))
     check(cfg)
     said = capsys.readouterr().out
-    assert ("--group" in said) == told
+    assert ("--group" in said) == ("begin as names" in said) == told
     if told and names[0].startswith("{}"):
         check(Config(data_root=tmp_path, load_size=16, crop_size=16, n_layers=1, group="(.+)[-_/ ]"))
         assert "begin as names" not in capsys.readouterr().out
@@ -136,13 +140,3 @@ def test_what_check_advises_for_groups_is_what_training_takes(tmp_path, capsys, 
         shutil.rmtree(root / "val")
     splits = usable_pairs(root, 0, group=re.search("--group '(.*)'", said)[1]).splits
     assert not patients(splits["train"]) & patients(splits["val"])
-
-
-@pytest.mark.parametrize(("command", "told"), [("tiles", False), ("parquet", False), ("photos", True)])
-def test_names_after_places_and_rows_tell_of_no_patient(tmp_path, capsys, command, told):
-    names = [f"{'val' if column == 3 else 'train'}/{{}}/{row:06}_{column:06}.png"
-             for row in range(4) for column in range(4)]
-    scans(tmp_path, *names)
-    (tmp_path / "prepare.json").write_text(json.dumps({"command": command}))
-    check(Config(data_root=tmp_path, load_size=16, crop_size=16, n_layers=1))
-    assert ("begin as names" in capsys.readouterr().out) == told

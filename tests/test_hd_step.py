@@ -28,7 +28,6 @@ from inference.export import export
 from inference.load import load_generator
 from inference.translate import translate
 from runtime.checkpoint import load_tensors
-from runtime.cli import parse
 from runtime.ema import EMA, EVERY
 from runtime.logger import LOSSES
 from runtime.state import State
@@ -133,31 +132,13 @@ def test_any_mixture_learns_one_pair_by_heart(name):
     assert not any(map(torch.equal, before, after))
 
 
-@pytest.fixture
-def cut(monkeypatch):
-    """Stops the run within its n-th step from now on, of the paper or of hd/."""
-
-    def install(n):
-        count = itertools.count(1)
-
-        def looked_at(step, *args, **options):
-            if next(count) == n:
-                os.kill(os.getpid(), signal.SIGINT)
-            return step(*args, **options)
-
-        for name in ("train_step", "hd_step"):
-            monkeypatch.setattr(train_module, name, partial(looked_at, getattr(train_module, name)))
-
-    return install
-
-
 @pytest.mark.parametrize("name", [name if name == "unet, spectral norm, ema" else pytest.param(
     name, marks=pytest.mark.slow) for name in MIXTURES])
-def test_a_run_that_was_cut_ends_as_one_that_was_not(small, end_of, same, cut, name):
+def test_a_run_that_was_cut_ends_as_one_that_was_not(small, end_of, same, at_step, name):
     """To the bit: both networks, what spectral norm and the average keep, both optimisers, the logged losses."""
     whole, halted = (small(run, n_epochs=3, **MIXTURES[name]) for run in ("whole", "halted"))  # two updates of the mean
     train(whole)
-    cut(10)
+    at_step(10, lambda losses: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Stopped):
         train(halted)
     train(replace(halted, resume=True))
@@ -241,13 +222,6 @@ def test_the_average_of_a_run_holds_its_last_steps(small, end_of):
         torch.testing.assert_close(after[name], keep * before[name] + (1 - keep) * state["gen"][name])
 
 
-def test_a_run_shorter_than_a_round_of_the_average_leaves_what_it_learnt(small):
-    """Six pairs in batches of six: one step, after which the average was still the initialisation."""
-    train(small(n_epochs=1, batch_size=6, ema=0.999))
-    state = load_tensors(small().out_dir / "checkpoint.pth.tar")["state"]
-    assert all(torch.equal(value, state["gen"][name]) for name, value in state["ema"]["net"].items())
-
-
 def test_an_average_switched_on_later_begins_with_the_weights_so_far(small, run, end_of):
     last = load_tensors(small().out_dir / "checkpoint.pth.tar")["state"]["gen"]
     train(small(resume=True, n_epochs=2, ema=0.9, lr=1e-12))
@@ -296,18 +270,6 @@ def test_vgg_compares_five_layers_and_learns_nothing(monkeypatch):
     torch.testing.assert_close(perceptual(a, b), wanted)
     torch.testing.assert_close(perceptual(a[:, :1], b[:, :1]), perceptual(a[:, :1].expand_as(a), b[:, :1].expand_as(b)))
     assert len(firsts) == 5 and not any(p.requires_grad or p.grad is not None for p in net.features[:30].parameters())
-
-
-def test_a_run_with_the_hinge_loss_of_earlier_versions_is_refused_in_a_sentence(small, run):
-    path = small().out_dir / "config.json"
-    path.write_text(path.read_text().replace('"gan_loss": "bce"', '"gan_loss": "hinge"', 1))  # not that of the defaults
-    with pytest.raises(UserError, match=r"config.json .*gan_loss must be one of bce, lsgan; it is 'hinge'"):
-        parse(["--resume", "--out-dir", str(small().out_dir)])
-    path = small().out_dir / "gen.pth.tar"
-    saved = load_tensors(path)
-    saved["config"]["gan_loss"] = "hinge"  # what it has learnt is of use all the same
-    torch.save(saved, path)
-    assert load_generator(path).trained.epoch == 1
 
 
 def test_least_squares_are_not_told_that_somebody_wins(small, capsys, monkeypatch):

@@ -62,18 +62,6 @@ def test_a_resumed_run_neither_loads_the_file_again_nor_needs_it(larger, first, 
     assert json.loads((larger().out_dir / "config.json").read_text())["init_from"] == kept
 
 
-@pytest.mark.long
-def test_the_file_is_found_again_from_another_folder(larger, first, monkeypatch):
-    """By a run that was killed before its first checkpoint, and is resumed elsewhere."""
-    monkeypatch.chdir(first)
-    train(larger(init_from="gen.pth.tar", n_epochs=1, lr=1e-20))
-    for name in ("checkpoint.pth.tar", "gen.pth.tar", "log.csv"):
-        (larger().out_dir / name).unlink()
-    monkeypatch.chdir("/")
-    train(parse(["--resume", "--out-dir", str(larger().out_dir)]))
-    assert close(read(larger().out_dir / "gen.pth.tar")["gen"], read(first / "gen.pth.tar")["gen"])
-
-
 def test_with_other_channels_only_the_layers_that_see_them_begin_anew(larger, first, capsys):
     drawn = fresh_state(larger(in_channels=1, out_channels=1))
     before = {key: value.clone() for key, value in drawn.gen.state_dict().items()}

@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 import torch
-from conftest import GRAY, RGB, Runs, pair_of, paired
+from conftest import GRAY, RGB, Runs, pair_of, paired, write_generator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -116,13 +116,9 @@ def test_images_of_extreme_shapes_and_kinds_become_items_or_are_refused(tmp_path
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A generator's file, small, as bytes."""
-    folder = tmp_path_factory.mktemp("whole")
-    gen = Generator(ngf=1, crop_size=64)
-    config = dict(in_channels=3, out_channels=3, ngf=1, crop_size=64, dropout=0.5, direction="AtoB")
-    torch.save({"format": "pix2pix generator", "config": config, "epoch": 1, "state_dict": gen.state_dict()},
-               folder / "gen.pth.tar")
-    load_generator(folder / "gen.pth.tar")
-    return (folder / "gen.pth.tar").read_bytes()
+    path = tmp_path_factory.mktemp("whole") / "gen.pth.tar"
+    load_generator(write_generator(path, Generator(ngf=1, crop_size=64), dict(ngf=1, direction="AtoB")))
+    return path.read_bytes()
 
 
 @pytest.mark.slow

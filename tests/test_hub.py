@@ -23,12 +23,6 @@ from utils import UserError
 LICENCES = ["--licence", "mit", "--data-licence", "drawn by a program"]
 
 
-@pytest.fixture
-def run(small):
-    train(small(n_epochs=1))
-    return small().out_dir
-
-
 def call(module, *flags):
     assert not begin(module, *flags)
 
@@ -36,19 +30,19 @@ def call(module, *flags):
 def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tmp_path, capsys):
     hub = pytest.importorskip("huggingface_hub")
     (tmp_path / "streets").symlink_to(data)
-    call(evaluate, "--checkpoint", run / "gen.pth.tar", "--data-root", tmp_path / "streets",
+    call(evaluate, "--checkpoint", run.out_dir / "gen.pth.tar", "--data-root", tmp_path / "streets",
          "--num-workers", 0, "--device", "cpu")
-    call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+    call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
     folder = tmp_path / "demo"
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md", "strip.png"}
-    assert equal(load_generator(folder), load_generator(run / "gen.pth.tar"))
+    assert equal(load_generator(folder), load_generator(run.out_dir / "gen.pth.tar"))
     assert f"hf upload USER/demo {folder}" in capsys.readouterr().out
     told = json.loads((folder / "config.json").read_text())
     assert told["config"]["ngf"] == 4 and told["config"]["direction"] == "AtoB"
 
     card = hub.ModelCard.load(folder / "README.md")
     assert card.data.license == "mit" and card.data.pipeline_tag == "image-to-image"
-    score = json.loads((run / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]["l1"]["mean"]
+    score = json.loads((run.out_dir / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]["l1"]["mean"]
     assert "drawn by a program" in card.text
     text = (folder / "README.md").read_text()
     assert f"{score:.3f}" in card.text and str(tmp_path) not in text
@@ -61,8 +55,8 @@ def test_the_folder_loads_to_the_bit_and_its_card_tells_the_scores(run, data, tm
 
 
 def test_scores_of_other_weights_or_the_other_direction_are_not_those_of_the_card(run, data, small, tmp_path, capsys):
-    score = ["--checkpoint", run / "gen.pth.tar", "--data-root", data, "--num-workers", 0, "--device", "cpu"]
-    card = ["--checkpoint", run / "gen.pth.tar", *LICENCES, "--examples", 0, "--hub"]
+    score = ["--checkpoint", run.out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", 0, "--device", "cpu"]
+    card = ["--checkpoint", run.out_dir / "gen.pth.tar", *LICENCES, "--examples", 0, "--hub"]
     call(evaluate, *score, "--direction", "BtoA")
     call(export, *card, tmp_path / "other_way")
     assert "holds no scores of these weights" in capsys.readouterr().out
@@ -91,12 +85,12 @@ def test_the_authors_weights_go_there_as_they_are(tmp_path):
 ])
 def test_a_mistake_is_a_sentence_and_no_folder(run, tmp_path, flags, sentence):
     with pytest.raises(UserError, match=sentence):
-        call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *flags)
+        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "demo", *flags)
     assert not (tmp_path / "demo").exists()
 
 
 def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, tmp_path, capsys):
-    words = ["--checkpoint", run / "gen.pth.tar", *LICENCES, "--hub"]
+    words = ["--checkpoint", run.out_dir / "gen.pth.tar", *LICENCES, "--hub"]
     with pytest.raises(UserError, match="the folder that you are in: let --hub be a new one"):
         call(export, *words, ".")
     (tmp_path / "my net").mkdir()
@@ -108,7 +102,7 @@ def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, t
 
 def test_names_are_those_that_the_hub_takes_and_the_card_offers_what_works(run, tmp_path, capsys):
     hub = pytest.importorskip("huggingface_hub.utils")
-    saved = torch.load(run / "gen.pth.tar", weights_only=True)
+    saved = torch.load(run.out_dir / "gen.pth.tar", weights_only=True)
     saved["config"]["n_labels"] = 3  # which no page can draw
     torch.save(saved, tmp_path / "gen.pth.tar")
     for name in ("Modell (ü)", "a..b", "x--", ".hidden", "ü", "my.git", "x" * 100):
@@ -123,17 +117,17 @@ def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="demo is there already"):
-        call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
+        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError, match="pip install safetensors"):
-        call(export, "--checkpoint", run / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
+        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("told", [dict(bands_a=(3, 2, 1)), dict(range_a=(40.0, 200.0)), dict(range_b=(9.0, 50.0))])
 def test_the_strip_shows_what_predict_writes(run, tmp_path, told):
-    gen = load_generator(run / "gen.pth.tar")
+    gen = load_generator(run.out_dir / "gen.pth.tar")
     gen.trained = replace(gen.trained, **told)
     a, b = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
     for name, image in (("a.png", a), ("b.png", b)):

@@ -75,16 +75,6 @@ def test_an_array_put_in_front_moves_no_pair_of_an_npz(tmp_path):
         before.splits["val"])
 
 
-def test_pairs_written_anew_stay_on_the_side_of_their_names(tmp_path):
-    before = find_pairs(flat(tmp_path), 3)
-    for path in tmp_path.iterdir():
-        with Image.open(path) as image:
-            image.save(path, compress_level=1)
-    after = find_pairs(tmp_path, 4, known_of(before))
-    assert after.held_out == before.held_out
-    assert not {*contents(after, "val")} & {*contents(before, "val")}
-
-
 def test_a_val_folder_that_appears_is_validated_on_and_the_tenth_stays_out_of_training(tmp_path):
     before = find_pairs(flat(tmp_path), 0)
     for i in range(3):
@@ -373,13 +363,6 @@ def test_files_that_know_pairs_by_name_alone_are_refused_or_told(small, tmp_path
     assert "does not tell what it was trained on" in capsys.readouterr().out
     with pytest.raises(UserError, match="an earlier version, which knew its pairs by name"):
         train(replace(cfg, resume=True, n_epochs=2))
-
-
-def test_a_generator_s_file_takes_few_bytes_for_a_pair():
-    n = 137_000
-    pairs = Known().next(np.zeros((n, 2), np.int64), np.ones((0, 2), np.int64)).plain()
-    assert pairs["train"].nbytes == 16 * n  # of which gen.pth.tar keeps half
-    assert Known.of({"pairs": {"train": pairs["train"][:, 0]}}).train.shape == (n, 2)
 
 
 @pytest.mark.long

@@ -1,9 +1,7 @@
 """What a generator's file tells, and the Translator, which decides how a network runs and disturbs nobody."""
 
-import contextlib
 import json
 import math
-import os
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +21,10 @@ from conftest import (
     translated,
     write_generator,
     write_pair,
+    write_sides,
 )
 from PIL import Image
-from test_published import Published
-from torch import nn
+from test_published import published as published  # a fixture
 
 import evaluate as evaluate_module
 import train as train_module
@@ -196,15 +194,6 @@ def test_an_image_like_those_of_training_is_shown_as_training_showed_it(training
     assert Geometry("stretch", 72, 64).trained(size, sizes) == wanted
 
 
-@pytest.mark.parametrize("resize", ["aspect", "none"])
-def test_the_other_modes_show_each_size_of_training_as_validation_does(resize):
-    counted, geometry = Counter([(120, 80), (80, 120), (30, 40), (300, 100)]), Geometry(resize, 72, 64)
-    sizes = Sizes.of_file(usual_size(counted), size_range(counted))
-    for size in counted:
-        assert geometry.trained(size, sizes) == geometry.whole(size)
-    assert geometry.trained((600, 480), sizes) == ((432, 346) if resize == "aspect" else (600, 480))
-
-
 def test_one_image_in_a_hundred_of_another_size_changes_nothing():
     assert size_range(Counter({(150, 90): 300, (9000, 10): 2})) == (90, 90, 150 / 90, 150 / 90)
 
@@ -213,12 +202,9 @@ def test_one_image_in_a_hundred_of_another_size_changes_nothing():
 def upright(tmp_path_factory):
     """A run on landscapes and portraits."""
     folder = tmp_path_factory.mktemp("upright")
-    for split in ("train", "val"):
-        for number in range(4):
-            width, height = ((96, 48), (48, 96))[number % 2]
-            for side, seed in (("A", 0), ("B", 9)):
-                picture = Image.fromarray(noise(width // 8, height // 8, number + seed)).resize((width, height))
-                save(folder / "data" / split / side / f"{number}.png", picture)
+    for side, seed in (("A", 0), ("B", 9)):
+        write_sides(folder / "data", {f"{side}.png": lambda i, seed=seed: noise(
+            *((12, 6), (6, 12))[i % 2], i + seed).repeat(8, axis=0).repeat(8, axis=1)}, 4, 4)
     train_module.train(settings(folder / "data", folder / "run", **{**LARGER, "n_epochs": 1}))
     return folder
 
@@ -284,19 +270,10 @@ def test_a_target_of_another_size_is_a_failure_with_its_name(gen, tmp_path):
     assert translated(*places)[0] == 0
 
 
-@pytest.fixture
-def published(tmp_path):
-    torch.manual_seed(0)
-    net = Published(7, 4)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0, 0.1)
-    torch.save(net.state_dict(), tmp_path / "latest_net_G.pth")
-    return tmp_path / "latest_net_G.pth"
-
-
 def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(published, tmp_path):
     """By Pillow's bicubic: on checkerboards, the average of areas is a plain gray."""
+    checkpoint = tmp_path / "latest_net_G.pth"
+    torch.save(published().state_dict(), checkpoint)
     for name, size in (("own", (300, 200)), ("resized", (128, 128))):
         for number in range(2):
             sides = [Image.fromarray(noise(300, 200, number + seed)) for seed in (0, 9)]
@@ -305,13 +282,14 @@ def test_inputs_of_the_authors_networks_are_resized_as_their_program_does(publis
             write_pair(tmp_path / name / "val" / f"{number}.png", left=left, right=right)
     scores = {}
     for name in ("own", "resized"):
-        status, _, err = call(evaluate_module, "--checkpoint", published, "--data-root", tmp_path / name, "--direction",
-                              "AtoB", "--num-workers", "0", "--device", "cpu", "--out-dir", tmp_path / f"scores {name}")
+        status, _, err = call(evaluate_module, "--checkpoint", checkpoint, "--data-root", tmp_path / name,
+                              "--direction", "AtoB", "--num-workers", "0", "--device", "cpu",
+                              "--out-dir", tmp_path / f"scores {name}")
         assert status == 0, err
         scores[name] = json.loads((tmp_path / f"scores {name}" / "metrics.json").read_text())["scores"]["output"]
     for metric in ("l1", "ssim"):
         assert scores["own"][metric]["mean"] == pytest.approx(scores["resized"][metric]["mean"], abs=2e-3), metric
-    translator, source = Translator(load_generator(published)), noise(300, 200)
+    translator, source = Translator(load_generator(checkpoint)), noise(300, 200)
     wanted = np.asarray(Image.fromarray(source).resize((128, 128), Image.Resampling.BICUBIC))
     difference = np.abs(translator.to_scale(source).astype(int) - wanted)
     assert difference.max() <= 2 and difference.mean() < 0.05
@@ -343,26 +321,6 @@ def test_an_output_that_does_not_fit_is_a_failure_and_the_one_before_stays(deep,
             status, _, err = translated(*places)
         assert status == 1 and f"out.{ending} cannot be written" in err and err.count("\n") == 1, (part, err)
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"good"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_full_disk_costs_no_output_that_was_there(deep, tmp_path, disk, ending, bits):
-    """A real one, of a few pages."""
-    folder = disk(tmp_path / "disk", "128k")
-    output, filler = folder / f"out.{ending}", folder / "filler"
-    for pages in (1, 2, 3):
-        output.write_bytes(b"good")
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        os.truncate(filler, filler.stat().st_size - 4096 * pages)
-        status, _, err = translated(deep / "gen.pth.tar", deep / f"{bits}.png", output)
-        assert (status, output.read_bytes() == b"good") in ((2, True), (0, False)), (pages, err)
-        assert sorted(path.name for path in folder.iterdir()) == ["filler", output.name]
-        if ending in ("bmp", "tif", "npy") and pages < 3:  # they take 12 KB or more
-            assert status == 2, pages
 
 
 def test_what_a_killed_process_left_in_the_output_folder_goes_and_what_another_writes_stays(deep, tmp_path):
