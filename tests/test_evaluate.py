@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -357,6 +358,19 @@ def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_ima
     assert len(seen) == 6 and all(torch.equal(image, levels.byte().expand(3, -1, -1)) for image in seen)
     assert perceptual.compute() == {"fid": 0.0}
     assert "no lpips: it needs more than 30 pixels a side" in capsys.readouterr().out
+
+
+def test_fid_and_kid_enlarge_images_as_torch_fidelity_does(monkeypatch):
+    class Metric(torch.nn.Module):
+        def __init__(self, *args, **kwargs):
+            super().__init__()
+            self.inception = SimpleNamespace(use_antialias=True)  # as of torchmetrics 1.8
+
+    for name in ("fid.FrechetInceptionDistance", "kid.KernelInceptionDistance",
+                 "lpip.LearnedPerceptualImagePatchSimilarity"):
+        monkeypatch.setattr(f"torchmetrics.image.{name}", Metric)
+    metrics = Perceptual(torch.device("cpu")).metrics
+    assert not metrics["fid"].inception.use_antialias and not metrics["kid"].inception.use_antialias
 
 
 def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
