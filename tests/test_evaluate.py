@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import conftest
@@ -274,7 +276,10 @@ def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data
     assert status == 2 and "none of the 3 outputs is finite" in said and len(folders) == 1
 
 
-def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path):
+def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
     for n in (1, 2, 3):
         status, said, folders = call("--seed", n)
         assert status == 0 and len(folders) == n and str(folders[-1] / "metrics.json") in said and "N = 2" in said
@@ -286,6 +291,9 @@ def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path):
     status, said, _ = call("--out-dir", tmp_path / "mine", "--seed", 9)
     assert status == 2 and "already holds an evaluation" in said and "--out-dir" in said
     assert (tmp_path / "mine" / "metrics.json").read_bytes() == before
+    monkeypatch.setattr(Path, "mkdir", fail)
+    status, said, folders = call()
+    assert status == 2 and "evaluation_val (Read-only file system): give --out-dir" in said and len(folders) == 3
 
 
 @pytest.mark.parametrize(("flags", "told"), [
@@ -326,16 +334,14 @@ def test_a_missing_split_an_unknown_direction_and_too_few_inputs_are_refused(run
         load_pairs(replace(opts, baseline="mean"), load_generator(opts.checkpoint))
 
 
-def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatch, capsys):
+def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each_and_the_status(call, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    perceptual = Perceptual(torch.device("cpu"))
-    perceptual.update(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64))
-    assert perceptual.compute().keys() == perceptual.metrics.keys()
-    assert "no lpips: it cannot be had here" in capsys.readouterr().out
+    status, said, folders = call("--perceptual", "--baseline", "identity")
+    assert status == 1 and said.count("no lpips: it cannot be had here") == 1 and (folders[0] / "metrics.json").exists()
 
 
 def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_images(capsys):
