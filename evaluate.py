@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import copy
 import itertools
 import json
 import math
@@ -58,7 +59,7 @@ class Evaluate:
     scale: Scale = "trained"  # with full_size, as predict.py takes it
     palette: str | None = None  # cityscapes, demo, facades or a JSON file: score the outputs as label maps
     reader: Path | None = None  # a photo -> labels generator: score what it reads in the outputs against the inputs
-    perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads
+    perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads; without one, status 1
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given
     seed: int = 0  # of the dropout
@@ -254,7 +255,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         scored = [*names, "target"] if read else names
         labels = [(who, LabelScores(load_palette(opts.palette))) for who in scored]
     if opts.perceptual:
-        metrics += [(who, Perceptual(device)) for who in names]
+        perceptual = Perceptual(device)  # which says what cannot be had
+        metrics += [(who, copy.deepcopy(perceptual)) for who in names]
     rows, l1, near = {who: [] for who in names}, [math.nan] * len(data), []
     blank, bad = [], []  # files of what cannot be scored
     for i, (x, y_fake, y) in enumerate(predictions(gen, data, range(len(data)), opts)):
@@ -317,7 +319,8 @@ def nan_to_null(report: dict) -> dict:
 def result_folder(opts: Evaluate) -> Iterator[Path]:
     """A folder that holds no evaluation: out_dir, or a new evaluation_SPLIT, evaluation_SPLIT-2, … by the checkpoint.
 
-    Raises UserError when out_dir holds one. A folder is removed again if the block fails before it writes.
+    Raises UserError when out_dir holds one, or there can be none by the checkpoint. A folder is removed again if the
+    block fails before it writes.
     """
     made = not opts.out_dir or not opts.out_dir.exists()
     if folder := opts.out_dir:
@@ -327,9 +330,13 @@ def result_folder(opts: Evaluate) -> Iterator[Path]:
     else:
         for n in itertools.count(1):
             folder = opts.checkpoint.parent / (f"evaluation_{opts.split}" + (f"-{n}" if n > 1 else ""))
-            with contextlib.suppress(FileExistsError):
+            try:
                 folder.mkdir()
                 break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(f"cannot make {folder} ({error.strerror}): give --out-dir a folder") from error
     try:
         yield folder
     finally:
@@ -384,7 +391,7 @@ def main() -> int:
         save_grid(folder / "sheet.png", rows, ["input", "output", "target"],
                   "best, median and worst by L1: " + ", ".join(f"{l1[i]:.3f}" for i in chosen))
     say(f"wrote {folder / 'metrics.json'} and {folder / 'sheet.png'}")
-    return 0
+    return int(opts.perceptual and not {"lpips", "fid", "kid"} <= found["scores"]["output"].keys())
 
 
 if __name__ == "__main__":

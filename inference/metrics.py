@@ -73,7 +73,8 @@ class Checkerboard:
 class Perceptual:
     """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had.
 
-    FID and KID see bytes, as they would in the files of the images.
+    FID and KID see bytes, as they would in the files of the images, and resize them as the original FID and
+    torch-fidelity do; torchmetrics from 1.8 on would smooth.
     """
 
     def __init__(self, device: torch.device):
@@ -87,6 +88,8 @@ class Perceptual:
         for name, make in makers.items():
             try:
                 self.metrics[name] = make().to(device)
+                if name != "lpips":
+                    self.metrics[name].inception.use_antialias = False
             except Exception as error:  # a missing package, no network, a broken download
                 say(f"no {name}: it cannot be had here ({str(error).strip().splitlines()[0]})")
 

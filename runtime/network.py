@@ -6,10 +6,13 @@ import shutil
 import urllib.error
 import urllib.request
 from typing import BinaryIO
+from urllib.parse import quote
 
 from tqdm import tqdm
 
 from utils import UserError
+
+ALLOWED = "!#$%&'()*+,/:;=?@[]~"  # in an address, beside letters and digits; browsers show the others as they are
 
 
 def download(url: str, file: BinaryIO, timeout: float = 30.0) -> None:
@@ -19,7 +22,7 @@ def download(url: str, file: BinaryIO, timeout: float = 30.0) -> None:
     server or the length fails; an error of writing stays the OSError that it is.
     """
     try:
-        response = urllib.request.urlopen(url, timeout=timeout)
+        response = urllib.request.urlopen(quote(url, safe=ALLOWED), timeout=timeout)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(reason_of(error)) from error
     with response:

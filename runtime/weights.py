@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from torch import Tensor
 
@@ -37,7 +36,7 @@ def find_weights(checkpoint: Path | str, check: Callable[[Path], object]) -> Pat
         return from_hub(text.removeprefix("hf:"))
     if found := re.fullmatch(r"(https?):/+(.+)", text):  # a Path has lost one of the two strokes
         url = f"{found[1]}://{found[2]}"
-        name = PurePosixPath(urlsplit(url).path).name
+        name = PurePosixPath(re.split("[?#]", found[2])[0].partition("/")[2]).name
         ending = next((ending for ending in ENDINGS if name.endswith(ending)), None)
         if not ending:
             raise UserError(f"{url} is no address of weights: it must end in {', '.join(ENDINGS)}")
@@ -86,7 +85,7 @@ def from_hub(name: str) -> Path:
         folder = FOLDER / name.replace("/", "--")
         return Path(huggingface_hub.hf_hub_download(repo, FILE, revision=revision or None, local_dir=folder))
     except errors.LocalEntryNotFoundError as error:
-        reason = "the Hub does not answer, and there is no copy on this machine"
+        reason = f"the Hub does not answer ({first_line(error.__cause__ or error)}), and there is no copy here"
         raise UserError(f"could not fetch hf:{name}: {reason}") from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"hf:{name} holds no {FILE}: python export.py --hub writes one") from error

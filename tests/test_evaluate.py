@@ -1,10 +1,13 @@
 import csv
+import errno
 import json
 import math
 import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import conftest
 import numpy as np
@@ -248,7 +251,10 @@ def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data
     assert status == 2 and "none of the 3 outputs is finite" in said and len(folders) == 1
 
 
-def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path):
+def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
     for n in (1, 2, 3):
         status, said, folders = call("--seed", n)
         assert status == 0 and len(folders) == n and str(folders[-1] / "metrics.json") in said and "N = 2" in said
@@ -260,6 +266,9 @@ def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path):
     status, said, _ = call("--out-dir", tmp_path / "mine", "--seed", 9)
     assert status == 2 and "already holds an evaluation" in said and "--out-dir" in said
     assert (tmp_path / "mine" / "metrics.json").read_bytes() == before
+    monkeypatch.setattr(Path, "mkdir", fail)
+    status, said, folders = call()
+    assert status == 2 and "evaluation_val (Read-only file system): give --out-dir" in said and len(folders) == 3
 
 
 @pytest.mark.parametrize(("flags", "told"), [
@@ -298,16 +307,14 @@ def test_an_unknown_direction_too_few_inputs_and_want_of_training_pairs_are_refu
         load_pairs(replace(opts, baseline="mean"), load_generator(opts.checkpoint))
 
 
-def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each(monkeypatch, capsys):
+def test_perceptual_metrics_that_cannot_be_had_cost_one_sentence_each_and_the_status(call, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    perceptual = Perceptual(torch.device("cpu"))
-    perceptual.update(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64))
-    assert perceptual.compute().keys() == perceptual.metrics.keys()
-    assert "no lpips: it cannot be had here" in capsys.readouterr().out
+    status, said, folders = call("--perceptual", "--baseline", "identity")
+    assert status == 1 and said.count("no lpips: it cannot be had here") == 1 and (folders[0] / "metrics.json").exists()
 
 
 def perceptual_of(**metrics):
@@ -335,6 +342,19 @@ def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_ima
     assert len(seen) == 6 and all(torch.equal(image, levels.byte().expand(3, -1, -1)) for image in seen)
     assert perceptual.compute() == {"fid": 0.0}
     assert "no lpips: it needs more than 30 pixels a side" in capsys.readouterr().out
+
+
+def test_fid_and_kid_enlarge_images_as_torch_fidelity_does(monkeypatch):
+    class Metric(torch.nn.Module):
+        def __init__(self, *args, **kwargs):
+            super().__init__()
+            self.inception = SimpleNamespace(use_antialias=True)  # as of torchmetrics 1.8
+
+    for name in ("fid.FrechetInceptionDistance", "kid.KernelInceptionDistance",
+                 "lpip.LearnedPerceptualImagePatchSimilarity"):
+        monkeypatch.setattr(f"torchmetrics.image.{name}", Metric)
+    metrics = Perceptual(torch.device("cpu")).metrics
+    assert not metrics["fid"].inception.use_antialias and not metrics["kid"].inception.use_antialias
 
 
 def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence(capsys):
