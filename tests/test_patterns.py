@@ -137,7 +137,8 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     (both("training/1st_manual/{}_manual1.gif", "training/images/{}_training.tif")
      + [f"training/mask/{n}_training_mask.gif" for n in NUMBERS],
      "{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{split}.*"),
-    (both("test_a/data/{}_rain.png", "test_a/gt/{}_clean.png") + both("train/data/{}_rain.png", "train/gt/{}_clean.png"),
+    (both("test_a/data/{}_rain.png", "test_a/gt/{}_clean.png")
+     + both("train/data/{}_rain.png", "train/gt/{}_clean.png"),
      "{split}/data/{name}_rain.*", "{split}/gt/{name}_clean.*"),
     ("it's/{}.png so/{}.png", "it's/{name}.*", "so/{name}.*"),
 ])
