@@ -91,7 +91,7 @@ def check(cfg: Config) -> int:
         beginnings = shared_beginnings(found, one, other)
         if beginnings and not names_are_places(cfg.data_root):
             say(beginnings)
-        if one != "train" and (twins := twin_names(found, one, other)):  # of those in train, a note has told
+        if (one, other) != ("train", found.validation) and (twins := twin_names(found, one, other)):  # else it is told
             say(f"{len(twins)} of the {len(found.splits[other])} pairs in {other} hold the same as one in {one}, such "
                 f"as {twins[0]}")
     if "train" in counted:

@@ -99,8 +99,8 @@ def prepare(source: Source) -> int:
     if failures:
         say(f"not used: {len(failures)}, such as: {failures[0]}")
     if folder.older:
-        say(f"{len(folder.older)} pairs are older than what they were made from, such as {folder.older[0]}: they stay, "
-            "but where you delete them, both sides, the same command makes them anew")
+        say(f"pairs that are older than what they were made from: {len(folder.older)}, such as {folder.older[0]}: they "
+            "stay, but where you delete both sides, the same command makes them anew")
     if "train" in counts and not {"val", "test"} & {*counts}:
         too_few = getattr(source, "too_few", "") if val else ""
         say("there is none in val: training holds out a tenth of train" + too_few)
@@ -195,6 +195,9 @@ class Folder:
             changed.discard("modified")
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
+        if changed == {"rules"}:
+            raise UserError(f"{name_of(self.root)} was begun by another version of this program, which makes other "
+                            f"{settings['command']} or holds out others: take a new folder")
         if changed:
             name = "command" if "command" in changed else min(changed)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
@@ -230,9 +233,11 @@ class Folder:
         return bool(times)
 
     def write(self, name: str, made: Made) -> None:
-        """Raises OSError."""
+        """Raises OSError, and UserError where another command has begun the folder meanwhile."""
         if not self.begun:
             self.root.mkdir(parents=True, exist_ok=True)
+            self.begun = self._begun()  # by another process, since
+        if not self.begun:
             with atomic(self.root / NOTE) as file:
                 file.write(json.dumps(self.settings, indent=1).encode())
             self.begun = True
@@ -252,11 +257,9 @@ def names_are_places(root: Path) -> bool:
 
 
 def put(side: Side, path: Path) -> None:
-    """Writes one file, or links it, under its own ending. One that is there, and not empty, stays."""
+    """Writes one file, or links it, under its own ending, in place of one that an unfinished pair has left there."""
     path = path.with_name(path.name + (side.suffix if isinstance(side, Path) else ending(side)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size:
-        return
     if isinstance(side, bytes):
         with atomic(path, durable=False) as file:
             file.write(side)
@@ -285,6 +288,8 @@ def settings_of(source: Source) -> dict:
     told = {"command": type(source).__name__.lower(), "inputs": [str(path.resolve()) for path in source.inputs],
             "bytes": [file.st_size for file in files],
             "modified": [str(np.datetime64(file.st_mtime_ns, "ns")) for file in files]}
+    if rules := getattr(source, "rules", 0):
+        told["rules"] = rules
     for field in fields(source):
         value = getattr(source, field.name)
         if field.name not in ("out", "preview", "paths") and value not in source.inputs:

@@ -36,6 +36,7 @@ class Frames:
     """The frames of a video, as photos to make pairs from, or of two videos of one scene, as pairs."""
 
     threads: ClassVar[int] = 4
+    rules: ClassVar[int] = 1  # another number wherever pixels or stretches become others: no folder mixes two
     too_few: ClassVar[str] = (", frames that look like those beside them, whose scores say nothing of new scenes: a "
                               "smaller --every or a longer video makes stretches to hold out")
     paths: Positional[Annotated[tuple[Path, ...], arg(metavar="VIDEO [VIDEO_B] OUT")]]  # the last is the folder to make
@@ -69,10 +70,10 @@ class Frames:
                 say(f"{name_of(video.path)} shows pixels {float(video.ratio):.3f} times as wide as high: in its frames "
                     "they are made square, as a player does")
         spacing = float(max(self.every / first.rate, *(1 / video.rate for video in videos)))  # of frames that differ
-        length = min(SECONDS, (first.duration or math.inf) / 10)
-        length = max(length, 5 * spacing)  # at least five frames, so that its ends can be left out
+        shorter = min(video.duration or 1e9 for video in videos)  # where no file tells, longer than any
+        length = max(min(SECONDS, shorter / 10), 5 * spacing)  # at least five frames: its ends are left out
         rim = max(RIM * length, spacing)
-        blocks = Blocks(self.val, count=int(min(video.duration or 0 for video in videos) / length + 1e-6))
+        blocks = Blocks(self.val, count=int(shorter / length + 1e-6))
         left_out = 0
         shown = of_shown = None  # of the second video, the last that was taken, and its split
         moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
@@ -98,8 +99,8 @@ class Frames:
             of_shown = split
             yield Job(name, partial(self.make, videos, split, frame, partner), split)
         if left_out:
-            say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them, or "
-                "their partners, are trained on")
+            say(f"not used: {left_out} frames at the ends of stretches that are held out, since those beside them"
+                f"{', or their partners,' * (len(videos) - 1)} are trained on")
         for video in videos:
             if video.error:
                 yield Job(f"the end of {video.path}", video.tell_error)

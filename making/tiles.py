@@ -22,6 +22,7 @@ class Tiles:
     """Two rasters of one place, cut into aligned, georeferenced tiles; blocks of the map are held out, not tiles."""
 
     threads: ClassVar[int] = 1  # GDAL's open files are not to be shared
+    rules: ClassVar[int] = 1  # another number wherever pixels or blocks become others: no folder mixes two
     too_few: ClassVar[str] = (", tiles that overlap or touch others, whose scores say nothing of new places: a smaller "
                               "--size makes blocks to hold out")
     a: Positional[Annotated[Path, arg(metavar="A.tif")]]  # the raster of A
@@ -68,7 +69,8 @@ class Tiles:
         """What of the rasters may not be as it was meant."""
         for side, raster in sides.items():
             if raster.indexed and side != self.label_side and raster.shift_from(grid) is None:
-                say(f"{name_of(raster.path)} has a palette: its nearest pixels are taken, as --label-side {side} says")
+                say(f"{name_of(raster.path)} has a palette or 1 bit: its nearest pixels are taken, as --label-side "
+                    f"{side} says")
             if raster.may_be_transparent:
                 alpha = [each.name for each in raster.image.colorinterp].index("alpha") + 1
                 others = " ".join(f"-b {band}" for band in raster.image.indexes if band != alpha)

@@ -250,6 +250,9 @@ class Seen:
         numbers = self.all_numbers()
         ends = numbers.min(initial=math.inf), numbers.max(initial=-math.inf)
         rest = numbers[(numbers > ends[0]) & (numbers < ends[1])]
+        if len(middle := np.unique(rest)) == 1:  # of 0, 1 and 255, 0 is none of them
+            near, far = sorted(ends, key=lambda end: abs(end - middle[0]))
+            rest = numbers[numbers != far] if abs(far - middle[0]) > 2 * abs(near - middle[0]) else rest
         if len(np.unique(rest)) < 2:
             return {}
         low, high = np.percentile(rest, [0.1, 99.9], method="nearest")

@@ -185,7 +185,8 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
                         f"{name_of(root)}, but no name is met on all sides: {examples}")
     n = len(patterns.a)
-    for word in sorted({split for side in sides for split, _ in side}):
+    there = {split for side in sides for split, _ in side}
+    for word in filter(there.__contains__, ("", *SPLITS)):
         split = word or "train"
         own = [{key: root / paths[0] for key, paths in sorted(side.items()) if key[0] == word} for side in sides]
         if split != "train" and not all(own):
@@ -212,21 +213,22 @@ def read_as(files: Sequence[str]) -> Patterns | None:
 def suggested(files: Sequence[str]) -> Patterns | None:
     """Patterns for folders, or parts of names, that may be the two sides; None where there are none.
 
-    They make most pairs; of as many, those that are called as sides often are come first.
+    They make most pairs, some to train on if any do; of as many, those called as sides often are come first.
     """
     return _best(files, PROPOSED) or _best(files, chain(_one_named(files), _beside(files)))
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
-    """Those that make most pairs, and find partners for more than half of A."""
-    best, most = None, 0
+    """Those that make most pairs, first of all some to train on, and find partners for more than half of A."""
+    best, most = None, (False, 0)
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
         common = of_a.keys() & of_b.keys()
         n = len(common)
         splits = {split for split, _ in common}  # in others, there may be inputs alone
-        if n > most and 2 * n > sum(split in splits for split, _ in of_a):
-            best, most = Patterns((a,), b), n
+        made = not splits.isdisjoint({"", "train"}), n
+        if made > most and 2 * n > sum(split in splits for split, _ in of_a):
+            best, most = Patterns((a,), b), made
         if n == len(of_a) == len(of_b) and 2 * n == len(files):
             break  # with a partner for each file, of which there may be very many
     return best

@@ -161,7 +161,7 @@ def test_equal_is_what_is_equal_to_the_byte(tmp_path, ending, capsys):
     assert changes(find_pairs(tmp_path).marks["train"], before.marks["train"]) == "1 replaced"
 
 
-def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp_path, monkeypatch):
+def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pairs.identity.WHOLE", 64 * 20)
     for split in ("train", "val"):
         for side in "AB":
@@ -176,7 +176,11 @@ def test_large_files_count_by_pieces_and_are_called_equal_only_when_they_are(tmp
     assert not any("hold the same" in note for note in found.notes)
     for side in "AB":
         shutil.copy(tmp_path / "train" / side / "1.npy", tmp_path / "val" / side / "1.npy")
-    assert any("1 of the 2 pairs in val hold the same" in note for note in find_pairs(tmp_path).notes)
+    shutil.copytree(tmp_path / "val", tmp_path / "test")
+    check(Config(data_root=tmp_path))
+    said = capsys.readouterr().out
+    for split, n, other in (("val", 1, "train"), ("test", 1, "train"), ("test", 2, "val")):
+        assert said.count(f"{n} of the 2 pairs in {split} hold the same as one in {other}") == 1
 
 
 def masked(root):

@@ -42,10 +42,11 @@ def shown(root, patterns=None):
      ("{s}/r/s1_9/r_s1_9_{n}.png", "{s}/r/s2_9/r_s2_9_{n}.png"), "{s}/r/9_{n}"),
 ])
 def test_patterns_pair_by_what_name_stands_for(tmp_path, patterns, files, keys):
-    words = {"train": "Train", "val": "validation"}
+    words = {"train": "Train", "val": "validation", "test": "testing"}
     for word in words.values():
         tree(tmp_path, *(file.format(s=word, n=n) for n in NUMBERS for file in files))
     found = find_pairs(tmp_path, patterns=patterns)
+    assert [*found.splits] == [*words]
     for split, word in words.items():
         assert [[path.relative_to(tmp_path).as_posix() for path in pair.files] for pair in found.splits[split]] == [
             [file.format(s=word, n=n) for file in files] for n in NUMBERS]
@@ -136,6 +137,9 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     (both("training/1st_manual/{}_manual1.gif", "training/images/{}_training.tif")
      + [f"training/mask/{n}_training_mask.gif" for n in NUMBERS],
      "{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{split}.*"),
+    (both("test_a/data/{}_rain.png", "test_a/gt/{}_clean.png")
+     + both("train/data/{}_rain.png", "train/gt/{}_clean.png"),
+     "{split}/data/{name}_rain.*", "{split}/gt/{name}_clean.*"),
     ("it's/{}.png so/{}.png", "it's/{name}.*", "so/{name}.*"),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):

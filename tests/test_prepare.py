@@ -25,9 +25,11 @@ from rasterio.transform import from_origin
 
 import prepare
 from making.edges import LEAST, edges, gradient, is_ridge
-from making.folder import Blocks
+from making.folder import Blocks, Folder, Made
+from making.photos import Photos
 from pairs.find import find_pairs
 from pairs.images import MAGIC, read_picture
+from utils import UserError
 
 
 def run(*words, status=0):
@@ -255,7 +257,7 @@ def test_a_second_call_goes_on_and_redoes_nothing(tmp_path):
     after = state(out)
     assert "18 of them were there already" in said and not half.exists()
     assert all(after[path][2] == kept[2] for path, kept in before.items())
-    assert sum(before.get(path) != kept for path, kept in after.items()) == 3  # an A, and a new pair
+    assert sum(before.get(path) != kept for path, kept in after.items()) == 4  # two of A, and a new pair
     assert len(after) == len(before) + 2
 
 
@@ -292,6 +294,11 @@ def test_nothing_is_written_over_what_is_not_ours(tmp_path):
         if damage:
             (tmp_path / "new" / "prepare.json").write_text(damage)
         assert message in run("photos", folder, tmp_path / "new", "--input", "blur", status=2)
+    first, second = (Folder(Photos(folder, tmp_path / "both", kind)) for kind in ("gray", "blur"))  # at once
+    pair = Made("train", None, (folder / "00.jpg").read_bytes())
+    first.write("00", pair)
+    with pytest.raises(UserError, match="begun with input gray, which is now blur"):
+        second.write("00", pair)
 
 
 @pytest.mark.parametrize("words, message", [
@@ -574,16 +581,17 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     said = run(*words)
     assert "a.tif has changed since" in said and "of them were there already" in said
     note = tmp_path / "out/prepare.json"
-    told = json.loads(note.read_text())
-    del told["modified"]
-    note.write_text(json.dumps(told))  # as older versions did
-    said = run(*words)
-    assert "of them were there already" in said and "has changed" not in said
+    for gone, status, message in ("modified", 0, "were there already"), ("rules", 2, "begun by another version"):
+        told = json.loads(note.read_text())
+        del told[gone]
+        note.write_text(json.dumps(told))  # as older versions did
+        said = run(*words, status=status)
+        assert message in said and "has changed" not in said
 
 
 def test_pairs_older_than_what_they_were_made_from_are_told(tmp_path):
     folder, out = photos(tmp_path / "photos", 4), tmp_path / "out"
-    words = ["photos", folder, out, "--input", "gray"]
+    words = ["photos", folder, out, "--input", "gray", "--val", 0]
     run(*words)
     assert "older than" not in run(*words)
     early, late = time.time_ns() - 10**11, time.time_ns() + 10**13
@@ -592,11 +600,13 @@ def test_pairs_older_than_what_they_were_made_from_are_told(tmp_path):
     os.utime(folder / "01.jpg", ns=(late, late))  # a clock that is ahead tells nothing
     photo(tmp_path / "new.jpg", 9).replace(folder / "03.jpg")
     said = run(*words)
-    assert "1 pairs are older than what they were made from, such as " in said and "delete them" in said
-    for side in out.glob("*/*/03.*"):
+    assert "pairs that are older than what they were made from: 1, such as " in said and "delete both" in said
+    a, *_ = out.glob("*/A/03.*")
+    before = a.read_bytes()
+    for side in out.glob("*/B/03.*"):  # as a kill between its sides leaves a pair
         side.unlink()
     run(*words)
-    assert any(path.samefile(folder / "03.jpg") for path in out.glob("*/B/03.jpg"))
+    assert any(path.samefile(folder / "03.jpg") for path in out.glob("*/B/03.jpg")) and a.read_bytes() != before
 
 
 @pytest.mark.long
@@ -763,14 +773,14 @@ def test_frames_of_a_video_are_held_out_by_stretches_of_time(tmp_path):
         assert round(moment(path)) == int(name[-6:]) and Image.open(path).size == (64, 48)
     numbers = {split: {int(name[-6:]) for name in files if name.startswith(split)} for split in ("train", "val")}
     assert min(abs(a - b) for a in numbers["train"] for b in numbers["val"]) > 1
-    assert len(numbers["val"]) >= 8 and "held out, since those beside them" in said
+    assert len(numbers["val"]) >= 8 and "since those beside them are trained on" in said
     run("photos", tmp_path / "out", tmp_path / "pairs", "--input", "edges")
     splits = find_pairs(tmp_path / "pairs").splits
     assert [len(splits[split]) for split in ("train", "val")] == [len(numbers[split]) for split in ("train", "val")]
     before = state(tmp_path / "out")
     assert "already" in run("frames", clip, tmp_path / "out", "--val", 0.3) and state(tmp_path / "out") == before
     for place, flags in (("rare", ["--every", 4]), ("little", ["--val", 0.01])):
-        assert " in val" in run("frames", clip, tmp_path / place, *flags)
+        assert "in train, " in run("frames", clip, tmp_path / place, *flags)
     assert "say nothing of new scenes" in run("frames", clip, tmp_path / "one", "--every", 12)
 
 
@@ -795,6 +805,13 @@ def test_two_videos_are_paired_by_time(tmp_path, rate):
         assert abs(moment(pair.inputs[0]) - moment(pair.target)) <= (1 if rate == 5 else 0)
         assert Image.open(pair.inputs[0]).size == Image.open(pair.target).size == (128, 96)
         assert np.asarray(Image.open(pair.target))[0, 0, 2] == 255
+
+
+def test_the_shorter_video_tells_how_long_stretches_are(tmp_path):
+    frame = np.zeros((48, 64, 3), np.uint8)
+    videos = [write_video(tmp_path / f"{n}.mkv", [frame] * n, rate=10) for n in (400, 40)]
+    for i, pair in enumerate((videos, videos[::-1])):
+        assert "in train, " in run("frames", *pair, tmp_path / f"{i}")  # and some in val
 
 
 def test_a_frame_that_stands_is_paired_until_the_next_comes(tmp_path):
