@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import begin, pair_of, settings, translated, wait_until
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
 
@@ -82,11 +83,11 @@ def client(app):
     return Client(app)
 
 
-def encoded(array, kind="PNG"):
+def encoded(array, kind="PNG", **options):
     if array.dtype == np.uint16:
         return cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)[1].tobytes()
     file = io.BytesIO()
-    Image.fromarray(array).save(file, kind)
+    Image.fromarray(array).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -678,6 +679,10 @@ def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_p
         drawing = page.pixels("drawing")
         assert len(colours(drawing)) > 500
         assert np.array_equal(page.pixels("result"), photos.translated(picture_of(drawing)))
+        gamma = PngInfo()
+        gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
+        upload(page, encoded(drawing, pnginfo=gamma))  # as training reads it, which knows no colour spaces
+        assert np.array_equal(page.pixels("drawing"), drawing)
         page.page.reload()
         page.settle()
         assert np.array_equal(page.pixels("drawing"), drawing)

@@ -27,6 +27,7 @@ from config import RECIPES
 from inference import page
 from inference.export import export
 from inference.load import load_generator
+from inference.translate import translate
 from train import train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +106,7 @@ def place(tmp_path, monkeypatch):
     cityscapes(tmp_path)
     raster(Path("coarse.tif"), (300, 300), 20)
     raster(Path("fine.tif"), (600, 600), 10)
-    write_pair(Path("labels.png"))
+    write_pair(Path("labels.png"), 300, 200)
     write_pair(Path("labels", "1.png"))
     write_pair(Path("old", "1.png"))
     write_pair(Path("frames", "000001.png"))
@@ -121,13 +122,16 @@ def demo(place, small, capsys):
 
 @pytest.mark.long
 def test_every_snippet_runs(demo):
-    export(load_generator("runs/demo/gen.pth.tar"), Path("gen.onnx"))
+    gen = load_generator("runs/demo/gen.pth.tar")
+    export(gen, Path("gen.onnx"))
     for snippet in blocks("python"):
         names = {}
         exec(snippet, names)
         assert "photo" not in names or names["photo"].shape == (256, 256, 3)
     assert Path("photo.png").exists() and Path("output.png").exists()
-    assert Image.open("from_onnx.png").size == Image.open("labels.png").size
+    options = dict(scale="crop", dropout=False, precision="fp32")
+    wanted = translate(gen, np.asarray(Image.open("labels.png")), **options)
+    np.testing.assert_allclose(np.asarray(Image.open("from_onnx.png"), float), wanted, rtol=0, atol=1)
 
 
 @pytest.mark.slow
