@@ -120,7 +120,7 @@ class Run:
         state.load_state_dict(saved["state"])
         if self.ranks.main and self.cfg.best_by != "none":
             self.best = self._best()
-        progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
+        progress = Progress(**{f.name: saved[f.name] for f in fields(Progress) if f.name in saved})
         if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
             say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
             progress = Progress(progress.epoch)

@@ -196,12 +196,17 @@ def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step,
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
-def test_files_that_are_broken_from_the_start_are_skipped_too(small, data, cache, capsys):
+def test_files_that_are_broken_from_the_start_are_skipped_too(small, data, at_step, cache, capsys):
+    """And counted once, wherever an epoch is cut, though loader processes are ahead."""
     for path in (data / "train" / "1.png", data / "val" / "0.png"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="1.png"):
         train(small("strict", cache=cache))
-    train(small(n_epochs=2, cache=cache, skip_unreadable=True))
+    for _ in range(3):
+        at_step(2, lambda losses: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Stopped):
+            train(small(n_epochs=2, cache=cache, skip_unreadable=True, num_workers=1, resume=True))
+    train(small(n_epochs=2, cache=cache, skip_unreadable=True, num_workers=1, resume=True))
     history = load_tensors(small().out_dir / "checkpoint.pth.tar")["history"]
     assert [(row["skipped"], row["val_skipped"]) for row in history] == [(1, 1)] * 2
     assert "skipped 1 val_skipped 1" in capsys.readouterr().out
