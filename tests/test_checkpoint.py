@@ -321,7 +321,10 @@ def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(
             train(replace(run, resume=True, n_epochs=n_epochs))
         assert gen.read_bytes() == trained
 
+    killed = run.out_dir / temporary_name()  # a process that was, in its last drawing
+    killed.touch()
     refused("finished: 1 of 1 epochs; a larger --n-epochs", n_epochs=1)
+    assert not killed.exists()
     for content in (b"", b"PK\x03\x04", whole[: len(whole) // 2], b"x" * 1000, pickle.dumps([1, 2])):
         path.write_bytes(content)
         refused("checkpoint.pth.tar is")
