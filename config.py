@@ -96,6 +96,10 @@ class Config:
         return self.n_epochs + self.n_epochs_decay
 
     @property
+    def is_unet(self) -> bool:
+        return self.generator in ("unet", "release")
+
+    @property
     def interpolation(self) -> Literal["linear", "bicubic"]:
         """How images are resized that hold no labels."""
         return "bicubic" if self.generator == "release" else "linear"
@@ -182,7 +186,6 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
     sides = c.crop_size, c.crop_width or c.crop_size
     recoloured, channels = ("out_channels", c.out_channels) if c.input_is_label else ("in_channels", c.in_channels)
     multiple = 2 ** (c.n_downs + (c.generator == "local"))
-    is_unet = c.generator in ("unet", "release")
     patterns = [("files_a", pattern) for pattern in c.files_a]
     patterns += [(name, getattr(c, name)) for name in ("files_b", "files_m") if getattr(c, name)]
     rgb = c.space == "rgb"
@@ -211,7 +214,7 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
          f"must be so small that 3 * 2**n_layers is at most the crop's shorter side ({min(sides)})"),
         ("n_layers", c.n_layers > 0 or not c.n_scales and not c.lambda_fm,
          "must be at least 1 with n_scales or lambda_fm"),
-        ("n_downs", is_unet or all(side % multiple == 0 and side >= 2 * multiple for side in sides),
+        ("n_downs", c.is_unet or all(side % multiple == 0 and side >= 2 * multiple for side in sides),
          f"must be so small that the crop's sides are multiples of {multiple}, twice or more"),
         ("n_epochs", c.total_epochs >= 1, "must be at least 1 together with n_epochs_decay"),
         ("best_by", not c.palette or c.palette in PALETTES or c.palette.endswith(".json"),

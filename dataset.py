@@ -61,10 +61,10 @@ class PairedImages(Dataset):
         x, y = to_batch(batch_of([pixels]), self.x)
         return x[0], y[0]
 
-    def pixels(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, int]:
-        """A loader's batch: pixels for `to_batch`, a quarter of its floats' bytes, and how many pairs were skipped."""
+    def pixels(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, tuple[bool, ...]]:
+        """A loader's batch: pixels for `to_batch`, a quarter of its floats' bytes, and which pairs were skipped."""
         items, skipped = zip(*[self.item(epoch, index) for epoch, index in keys], strict=True)
-        return batch_of(items), sum(skipped)
+        return batch_of(items), skipped
 
     def item(self, epoch: int, index: int) -> tuple[np.ndarray, bool]:
         """The pair as `read` returns it, jittered; and whether it replaces one that cannot be read (with `skip`)."""

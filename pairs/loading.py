@@ -86,7 +86,7 @@ class Messages(Dataset):
     data: Dataset
     shared: bool = True
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor | np.ndarray, int]:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor | np.ndarray, tuple[bool, ...]]:
         pixels, skipped = self.data.pixels(keys)
         if self.shared:
             try:  # here, where an error can be answered, and not in the thread that sends
@@ -126,10 +126,10 @@ class Batches:
         self.skipped = 0
         steps = deque()
         for pixels, skipped in self._messages():
-            self.skipped += skipped
             with torch.cuda.stream(self.stream):  # None: does nothing
                 pixels = pixels.to(self.device, non_blocking=self.stream is not None)
-            for part in pixels.split(self.batch_size):
+            for first, part in zip(range(0, len(pixels), self.batch_size), pixels.split(self.batch_size), strict=True):
+                self.skipped += sum(skipped[first : first + self.batch_size])
                 with torch.cuda.stream(self.stream):
                     x, y = to_batch(part, self.data.x, self.channels_last)
                 if self.stream:
@@ -143,7 +143,7 @@ class Batches:
                     if len(steps) > AHEAD:
                         steps.popleft().synchronize()
 
-    def _messages(self) -> Iterator[tuple[Tensor, int]]:
+    def _messages(self) -> Iterator[tuple[Tensor, tuple[bool, ...]]]:
         try:
             for pixels, skipped in self._start():
                 if isinstance(pixels, np.ndarray) and not self.told:

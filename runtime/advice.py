@@ -71,6 +71,17 @@ def raised(history: list[dict], lr: float) -> str:
             f"{last['epoch'] + 1}, because --n-epochs, --n-epochs-decay or --lr has changed")
 
 
+def without_effect(cfg: Config) -> str:
+    """A sentence where settings other than the defaults change nothing beside the others, else an empty string."""
+    idle = {"generator": ["n_downs", "n_blocks"] if cfg.is_unet else ["dropout"],
+            "resize": ["load_size"] if cfg.resize == "none" else [],
+            "n_labels": [f"range_{cfg.direction[0].lower()}"] if cfg.n_labels else []}
+    default = Config()
+    told = [f"{name} with {cause} {getattr(cfg, cause)}" for cause, names in idle.items() for name in names
+            if getattr(cfg, name) != getattr(default, name)]
+    return f"without effect: {', '.join(told)}" if told else ""
+
+
 def what_next(cfg: Config, pair: Any, split: str, kind: str) -> str:
     """The commands with which a finished run translates an image of `pair`, and scores itself.
 

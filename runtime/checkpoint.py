@@ -22,13 +22,15 @@ VERSION = 1  # of generators' files: a larger one where readers of today would m
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: epochs completed, then steps, images, sums of the losses and seconds of the next epoch."""
+    """Where a run stands: epochs completed, then what is done of the next one."""
 
     epoch: int = 0
     step: int = 0
     images: int = 0
     sums: dict[str, float] = field(default_factory=dict)  # of each loss, over these images
     seconds: float = 0.0
+    skipped: int = 0  # pairs that could not be read
+    skipped_steps: int = 0  # whose gradients overflowed in fp16
 
 
 def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config import Config
 from runtime import run as runs
-from runtime.advice import overfits, raised, verdict, what_next
+from runtime.advice import overfits, raised, verdict, what_next, without_effect
 from runtime.console import say
 from runtime.files import atomic
 from runtime.grids import DRAWN, save_grid
@@ -61,8 +61,9 @@ class Logger:
 
     def start(self, state: State, dtype: torch.dtype, lr: float) -> None:
         """Says with what the run begins or goes on; lr: the rate of its next epoch."""
-        if sentence := raised(self.history, lr):
-            say(sentence)
+        for sentence in (raised(self.history, lr), without_effect(self.cfg)):
+            if sentence:
+                say(sentence)
         ranks = self.run.ranks
         gen, disc = count(state.gen), count(state.disc)
         say(f"device {ranks.device.type}, precision {str(dtype).removeprefix('torch.')}, batch {self.cfg.batch_size}, "

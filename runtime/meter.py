@@ -39,6 +39,9 @@ class Meter:
         self.sums = dict(progress.sums) if self.ranks.main else dict.fromkeys(progress.sums, 0.0)
         self.weight = self.done if self.ranks.main and self.sums else 0  # images that the sums are of
         self.pending: list[tuple[dict[str, Tensor], int]] = []
+        self.batches = ()  # of this session, once it has begun with them
+        self.skipped = 0  # pairs of this process and session that could not be read
+        self.updates = updates(self.state)
         self.waited = 0.0  # seconds, for data
         self.seconds = None  # of the epoch, once it has ended
         self.start = self.synchronised = self.printed = time.perf_counter()
@@ -49,7 +52,6 @@ class Meter:
     def watch(self, batches: Iterable) -> Iterator:
         """The batches of an epoch, which begins here; the time spent waiting for them counts."""
         self.batches = batches
-        self.updates = updates(self.state)
         self.start = self.synchronised = self.printed = time.perf_counter()
         batches = iter(batches)
         while True:
@@ -63,6 +65,7 @@ class Meter:
     def add(self, losses: dict[str, Tensor], n: int) -> None:
         """Takes in one step: its losses, 0-dim and still on the device, and its number of images in this process."""
         self.pending.append((losses, n))
+        self.skipped = getattr(self.batches, "skipped", 0)  # of the next batch, which may be given up, none counts
         self.done += n * self.ranks.world
         self.step += 1
         if time.perf_counter() - self.synchronised > 1:
@@ -118,11 +121,11 @@ class Meter:
         """Ends the epoch: its losses, over all processes, and its speed, for the log."""
         progress = self.progress()
         row = {**self.means(), "seconds": progress.seconds, "images_per_s": self.n_images / progress.seconds}
-        if skipped := self.ranks.all_reduce([self.batches.skipped])[0]:
-            row["skipped"] = int(skipped)
+        if progress.skipped:
+            row["skipped"] = progress.skipped
         if self.state.scaler.is_enabled():
             row["scale"] = self.state.scaler.get_scale()
-            row["skipped_steps"] = self.step - self.before.step - (updates(self.state) - self.updates)
+            row["skipped_steps"] = progress.skipped_steps
         return row
 
     def progress(self) -> Progress:
@@ -131,12 +134,15 @@ class Meter:
             self.synchronise()
             self.bar.clear()  # close would leave it, as with a delay it counts as never drawn
             self.bar.close()
-            *sums, weight = self.ranks.all_reduce([*self.sums.values(), self.weight])
+            *sums, weight, skipped = self.ranks.all_reduce([*self.sums.values(), self.weight, self.skipped])
+            self.skipped = self.before.skipped + int(skipped)
+            steps = self.step - self.before.step if self.state.scaler.is_enabled() else 0
+            self.skipped_steps = self.before.skipped_steps + steps - (updates(self.state) - self.updates)
             scale = self.done / max(1, weight)  # of losses that began within the epoch, as if they were of all of it
             self.sums = {name: total * scale for name, total in zip(self.sums, sums, strict=True)}
             self.weight = self.done
             self.seconds = self.before.seconds + time.perf_counter() - self.start
-        return Progress(self.epoch - 1, self.step, self.done, self.sums, self.seconds)
+        return Progress(self.epoch - 1, self.step, self.done, self.sums, self.seconds, self.skipped, self.skipped_steps)
 
     def next_epoch(self) -> Progress:
         """Where the run stands once the epoch is complete."""

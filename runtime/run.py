@@ -120,7 +120,7 @@ class Run:
         state.load_state_dict(saved["state"])
         if self.ranks.main and self.cfg.best_by != "none":
             self.best = self._best()
-        progress = Progress(**{f.name: saved[f.name] for f in fields(Progress)})
+        progress = Progress(**{f.name: saved[f.name] for f in fields(Progress) if f.name in saved})
         if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
             say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
             progress = Progress(progress.epoch)
@@ -148,9 +148,9 @@ class Run:
                 cfg = replace(cfg, init_from=find_weights(cfg.init_from, read_weights).absolute())
             cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
                           best_by=str(Path(cfg.best_by).absolute()) if cfg.best_by.endswith(".json") else cfg.best_by)
-            saved = self._read(cfg)
             for place in (folder, folder / "examples"):
                 remove_leftovers(place)
+            saved = self._read(cfg)
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(bytes(4096))  # what cannot be written is told now, not after the first epoch
         except OSError as error:

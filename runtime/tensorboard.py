@@ -22,21 +22,22 @@ class Events:
     def __init__(self, folder: Path, told: int):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        folder.mkdir(exist_ok=True)
         now = time.time()
         self.path = folder / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS):06}"
         self.told = told  # epochs whose numbers are in the files
         self.failed = False
         start = SessionLog(status=SessionLog.START)
-        append(self.path, [Event(wall_time=now, file_version="brain.Event:2"),
-                           Event(wall_time=now, step=told + 1, session_log=start)])
+        self.waiting = [Event(wall_time=now, file_version="brain.Event:2"),  # for the first epoch
+                        Event(wall_time=now, step=told + 1, session_log=start)]
 
     def __call__(self, history: list[dict], examples: list[list[Tensor]]) -> None:
         """Adds the epochs that are new; the first failure, most of all a full disk, ends it with a sentence."""
         if self.failed:
             return
         try:
-            append(self.path, [event_of(row) for row in history[self.told :]])
+            self.path.parent.mkdir(exist_ok=True)
+            append(self.path, self.waiting + [event_of(row) for row in history[self.told :]])
+            self.waiting = []
             self.told = len(history)
         except Exception as error:
             self.failed = True

@@ -9,7 +9,8 @@ import time
 import numpy as np
 from conftest import row
 
-from runtime.advice import PATIENCE, SMOOTH, overfits, verdict
+from config import RECIPES, Config, recipe
+from runtime.advice import PATIENCE, SMOOTH, overfits, verdict, without_effect
 
 
 def test_a_winner_is_named_once_and_only_after_several_epochs():
@@ -23,6 +24,14 @@ def test_a_winner_is_named_once_and_only_after_several_epochs():
     assert "G has won" in verdict([row(d_real=1.5, d_fake=2.0, g_gan=0.1)] * PATIENCE)
     assert not verdict([row(d_real=math.log(2), d_fake=math.log(2), g_gan=math.log(2))] * PATIENCE)
     assert not verdict([row(**d_wins)] * (PATIENCE - 1))
+
+
+def test_settings_that_the_others_leave_without_effect_are_told():
+    assert not any(without_effect(recipe(name)) for name in RECIPES)
+    assert without_effect(Config(n_blocks=3, resize="none", load_size=300)).endswith(
+        "n_blocks with generator unet, load_size with resize none")
+    cfg = Config(generator="global", dropout=0.1, n_blocks=3, n_labels=5, range_a=(0, 1), range_b=(0, 1))
+    assert without_effect(cfg).endswith(": dropout with generator global, range_a with n_labels 5")
 
 
 def rows(val, train):

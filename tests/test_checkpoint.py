@@ -92,7 +92,7 @@ def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, dat
     at_step(1, no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         train(small(lr=0.1))
-    assert not (small().out_dir / "config.json").exists()
+    assert not small().out_dir.exists()
     train(small(n_epochs=1))
     assert end_of(small())["epoch"] == 1
     before = (small().out_dir / "config.json").read_bytes()
@@ -326,7 +326,10 @@ def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(
             train(replace(run, resume=True, n_epochs=n_epochs))
         assert gen.read_bytes() == trained
 
+    killed = run.out_dir / temporary_name()  # a process that was, in its last drawing
+    killed.touch()
     refused("finished: 1 of 1 epochs; a larger --n-epochs", n_epochs=1)
+    assert not killed.exists()
     for content in (b"", b"PK\x03\x04", whole[: len(whole) // 2], b"x" * 1000, pickle.dumps([1, 2])):
         path.write_bytes(content)
         refused("checkpoint.pth.tar is")

@@ -160,6 +160,21 @@ def test_a_data_folder_that_vanishes_is_named_and_nothing_is_lost(small, data, a
     assert (saved["epoch"], saved["step"]) == (1, 3)
 
 
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_unusable_files_are_counted_once_wherever_an_epoch_is_cut(small, data, at_step, cache):
+    """Though loader processes are ahead."""
+    for path in (data / "train" / "1.png", data / "val" / "0.png"):
+        path.write_bytes(b"broken")
+    cfg = small(n_epochs=2, cache=cache, skip_unreadable=True, num_workers=1, resume=True)
+    for _ in range(3):
+        at_step(2, lambda losses: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Stopped):
+            train(cfg)
+    train(cfg)
+    history = load_tensors(cfg.out_dir / "checkpoint.pth.tar")["history"]
+    assert [(row["skipped"], row["val_skipped"]) for row in history] == [(1, 1)] * 2
+
+
 @pytest.mark.parametrize(("cache", "workers"), [("none", 0), ("ram", 0), ("none", 1)])
 def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step, cache, workers, capfd):
     """Broken from the start, or, where they are read again, in epoch 2: the run says how many and which."""

@@ -197,11 +197,12 @@ def test_the_log_averages_the_losses_of_all_processes_once():
     """Asked again, after an error in validation, the processes must not be added up twice."""
     class Two(Ranks):
         def all_reduce(self, values, op="sum"):
-            return [a + b for a, b in zip(values, [6.0] * 4 + [2], strict=True)]  # the other one: two images of loss 3
+            return [a + b for a, b in zip(values, [6.0] * 4 + [2, 1], strict=True)]  # two images of loss 3, one skipped
 
     meter = meter_of(1, 1, 4, Two(world=2))
     for _ in range(2):
         meter.add(step(1.0), 1)
     progress = meter.progress()
-    assert progress.images == 4 and progress.sums == dict.fromkeys(LOSSES, 8.0) and progress == meter.progress()
+    assert (progress.images, progress.skipped) == (4, 1) and progress == meter.progress()
+    assert progress.sums == dict.fromkeys(LOSSES, 8.0)
     assert meter.means() == dict.fromkeys(LOSSES, 2.0)
