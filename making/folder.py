@@ -196,7 +196,7 @@ class Folder:
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
         if changed:
-            name = "command" if "command" in changed else min(changed)
+            name = min(changed, key=[*self.settings, *settings].index)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
                             f"{self.settings.get(name)}: take a new folder, or what it was begun with")
         if times and times != now:
