@@ -122,6 +122,7 @@ class Item:
     place: tiff.Place | None  # on Earth, of a TIFF that becomes a TIFF
     shown: list[Tensor]  # to write the result next to: the input, and of a side-by-side file the target, as `rgb`
     more: str  # the name of an input that holds more pages or frames than the one that is translated; empty if none
+    clear: bool = False  # whether the result, once it is written, shows nothing somewhere, being transparent there
 
 
 def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
@@ -162,7 +163,8 @@ def write_item(made: tuple[Item, Tensor], translator: Translator, opts: Predict)
         picture = translator.finished(y_fake, item.taken)
     item.job.check_alone()
     write_picture(item.job.output, picture, item.place, opts.overviews, translator.trained.y_is_label)
-    return item
+    alpha = item.taken.alpha if item.shown else picture.alpha
+    return replace(item, clear=alpha is not None and not alpha.all())
 
 
 def sheet(item: Item, y_fake: Tensor) -> Picture:
@@ -213,7 +215,7 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
     """
     if len(jobs) > 1:  # one picture would take a seventh more memory for it
         choose_levers("auto", translator.device, translator.dtype).use()
-    failures, moving, start, n = [], [], time.perf_counter(), len(jobs)
+    failures, moving, clear, start, n = [], [], [], time.perf_counter(), len(jobs)
     jobs = [replace(job, before=stamp(job.output)) for job in jobs]
     jobs = translate_rasters(translator, jobs, opts, failures)
     with tqdm(total=len(jobs), unit="img", disable=None) as bar, \
@@ -224,8 +226,13 @@ def predict(translator: Translator, jobs: list[Job], opts: Predict) -> list[str]
                 bar.update()
                 if item.more:
                     moving.append(item.more)
+                if item.clear:
+                    clear.append(item.job.name)
     if moving:
         say(f"files of several pages or frames, of which the first was translated: {len(moving)}, such as {moving[0]}")
+    if clear:
+        say(f"outputs show nothing where their inputs are transparent: {len(clear)}, such as of {clear[0]}; lay the "
+            "inputs over white to see all that the network makes")
     seconds, n = time.perf_counter() - start, n - len(failures)
     say(f"{n} image{'s' * (n != 1)} in {seconds:.1f} s, {n / seconds:.1f} images/s")
     return failures

@@ -199,7 +199,7 @@ class Folder:
             raise UserError(f"{name_of(self.root)} was begun by another version of this program, which makes other "
                             f"{settings['command']} or holds out others: take a new folder")
         if changed:
-            name = "command" if "command" in changed else min(changed)
+            name = min(changed, key=[*self.settings, *settings].index)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
                             f"{self.settings.get(name)}: take a new folder, or what it was begun with")
         if times and times != now:

@@ -125,7 +125,7 @@ def find_splits(root: Path, patterns: Patterns | None, photos: bool) -> Found:
 def _flags(root: Path) -> str:
     """The end of a sentence that tells the patterns which may be meant."""
     patterns = suggested(list_files(root))
-    return f". If these are pairs, with A as the input: {patterns}" if patterns else ""
+    return f". If these are pairs, train.py and check.py read them, with A as the input: {patterns}" if patterns else ""
 
 
 def _refuse_one_side(index: "_Index", found: Found) -> None:
@@ -423,8 +423,9 @@ def nothing_to_train(root: Path, found: Found) -> FileNotFoundError:
     """The error that says what is there instead of training pairs."""
     index = _Index(root)
     images = index.unused()
+    held = index.endings + Counter({"link to a folder, not followed": len(index.links)})
     return FileNotFoundError(
-        f"0 training images in {name_of(root)}, which holds {_counts(index.endings, 5) or 'nothing'}"
+        f"0 training images in {name_of(root)}, which holds {_counts(held, 5) or 'nothing'}"
         + (f" (images in {_places(images, root)})" if images else "")
         + f". Wanted: {', '.join(sorted(SUFFIXES))} in train/, in train/A and train/B, or in the folder itself; "
         "or two arrays in train.npz"

@@ -52,12 +52,15 @@ def use_precision(name: str, device: torch.device) -> torch.dtype:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of the forward passes. auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32.
 
-    Raises UserError for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
+    Raises UserError for any other name, and for tf32 and fp16 anywhere but on CUDA: fp16 has its GradScaler only there.
     """
+    dtypes = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name not in ("auto", *dtypes):
+        raise UserError(f"precision must be auto, {', '.join(dtypes)}; it is {name!r}")
     if name in ("tf32", "fp16") and device.type != "cuda":
         raise UserError(f"precision {name} needs CUDA; on {device.type} take auto, bf16 or fp32")
     if name != "auto":
-        return {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        return dtypes[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":  # without these instructions, bf16 on the CPU is slower than fp32

@@ -100,5 +100,7 @@ def test_seeds_that_torch_cannot_take_and_devices_and_precisions_that_are_not_th
             devices.use_device("cuda")
     with pytest.raises(ValueError, match="fp16 needs CUDA"):
         devices.use_precision("fp16", cpu)
+    with pytest.raises(UserError, match="precision must be auto, .* it is 'fp64'"):
+        devices.use_precision("fp64", cpu)
     assert devices.use_precision("fp32", cpu) == torch.float32
     assert devices.use_precision("auto", cpu) in (torch.float32, torch.bfloat16)

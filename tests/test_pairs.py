@@ -330,7 +330,8 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
     with pytest.raises(FileNotFoundError, match="which holds nothing"):
         find_pairs(tmp_path)
     (tmp_path / "a.jp2").write_bytes(b"x")
-    with pytest.raises(FileNotFoundError, match="1 × .jp2"):
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(FileNotFoundError, match="1 × .jp2, 1 × link to a folder, not followed"):
         find_pairs(tmp_path)
     (tmp_path / "maps_256.npz").write_bytes(b"x")
     with pytest.raises(FileNotFoundError, match="1 × .npz.* Wanted: .* two arrays in train.npz"):

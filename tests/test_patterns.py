@@ -170,7 +170,8 @@ def test_photos_in_train_beside_masks_of_their_names_are_not_cut_in_two(tmp_path
 def test_sides_whose_names_differ_at_their_ends_are_answered_with_flags(tmp_path, capsys, a, b):
     """A small a comes before a large B."""
     tree(tmp_path, *both(*(f"train/{side.replace('{name}', '{}')}.png" for side in (a, b))))
-    flags = f"with A as the input: --files-a '{{split}}/{a}.*' --files-b '{{split}}/{b}.*'"
+    told = "train.py and check.py read them, with A as the input"
+    flags = f"{told}: --files-a '{{split}}/{a}.*' --files-b '{{split}}/{b}.*'"
     cfg = Config(data_root=tmp_path)
     with pytest.raises(UserError, match=f"{re.escape(flags)}$"):
         load_data(cfg)

@@ -269,12 +269,16 @@ def test_orientation_is_the_same_at_8_and_16_bits(tmp_path, orientation):
     assert (read_picture(tmp_path / "16.png").array == upright.astype(np.uint16) * 257).all()
 
 
-def test_in_a_sheet_transparency_is_laid_over_white(run, tmp_path):
+def test_in_a_sheet_transparency_is_laid_over_white(run, tmp_path, capsys):
     picture = np.dstack([image(64, 64), np.full((64, 64), 255, np.uint8)])
     picture[32:, :, 3] = 0
     run(save(tmp_path / "in.png", picture), tmp_path / "out.png", compare=True)
     sheet = np.asarray(Image.open(tmp_path / "out.png"))
     assert sheet.shape == (64, 128, 3) and (sheet[32:] == 255).all() and sheet[:32, 64:].mean() < 250
+    assert "inputs are transparent: 1, such as " in capsys.readouterr().out
+    picture[32:, :, 3] = 255
+    run(save(tmp_path / "in.png", picture), tmp_path / "out.png")
+    assert "transparent" not in capsys.readouterr().out
 
 
 def test_a_folder_does_not_become_a_file(checkpoint, tmp_path):
