@@ -16,67 +16,31 @@ SIZE = 80
 SHARED = dict(ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=1, num_workers=0, precision="fp32", device="cpu")
 
 
-def places(number=0, width=SIZE, height=SIZE):
+def places(number=0):
     """(H, W, 3): red tells the column, green the row, blue the image."""
-    y, x = np.mgrid[:height, :width] * 255 // (SIZE - 1)
+    y, x = np.mgrid[:SIZE, :SIZE] * 255 // (SIZE - 1)
     return np.dstack([x, y, np.full_like(x, 40 * number)]).astype(np.uint8)
 
 
-def save_raster(path, bands, pixel=10.0):
-    """(C, H, W), somewhere on Earth."""
-    write_raster(path, bands, photometric="MINISBLACK", alpha="NO", crs="EPSG:32632",
-                 transform=from_origin(4e5, 5e6, pixel, pixel))
+def save_raster(path, array):
+    """(H, W, C), somewhere on Earth."""
+    write_raster(path, array.transpose(2, 0, 1), photometric="MINISBLACK", alpha="NO", crs="EPSG:32632",
+                 transform=from_origin(4e5, 5e6, 10, 10))
 
 
-def splits():
-    yield from ((split, i) for split, n in (("train", 4), ("val", 2)) for i in range(n))
+def folder(sides):
+    """A function that makes it: files of these names, each of what its function makes of a number."""
+    def make(root):
+        for i, split in enumerate(["train"] * 4 + ["val"] * 2):
+            for name, content in sides.items():
+                write = save_raster if name.endswith(".tif") else save
+                write(root / name.format(split=split, i=i, patient=i // 2), content(i))
 
-
-def patterns(root):
-    for split, i in splits():
-        save(root / split / "in put" / f"{i}_x.png", places(i))
-        save(root / split / "target" / f"{i}.png", places(i))
-
-
-def patients(root):
-    for i in range(8):
-        for side in "AB":
-            save(root / side / f"p{i // 2}_{i}.png", places(i % 6))
-
-
-def bands(root):
-    for split, i in splits():
-        red, green, blue = places(i).transpose(2, 0, 1).astype(np.uint16) * 20
-        save_raster(root / split / "A" / f"{i}.tif", np.stack([blue, green, blue, red]))
-        save_raster(root / split / "B" / f"{i}.tif", np.stack([green, red]))
-
-
-def photos(root):
-    for split, i in splits():
-        save(root / split / f"{i}.png", places(i))
-
-
-def beside(root):
-    for split, i in splits():
-        save(root / split / f"{i}_AB.png", np.hstack([places(i), places(i)]))
-
-
-def small_and_large(root):
-    for split, i in splits():
-        save(root / split / "B" / f"{i}.png", places(i))
-        small = Image.fromarray(places(i)).reduce(2)
-        save(root / split / "A" / f"{i}.png", np.asarray(small))
-
-
-def streets(root):
-    for split, i in splits():
-        save(root / "leftImg8bit" / split / "ulm" / f"ulm_{i}_leftImg8bit.png", places(i))
-        colours = np.dstack([places(i), np.full((SIZE, SIZE), 255, np.uint8)])
-        save(root / "gtFine" / split / "ulm" / f"ulm_{i}_gtFine_color.png", colours)
+    return make
 
 
 def tiles(root):
-    whole = np.tile(places(), (3, 4, 1)).transpose(2, 0, 1)
+    whole = np.tile(places(), (3, 4, 1))
     for name in ("a", "b"):
         save_raster(root.parent / f"{name}.tif", whole)
     ask("prepare.py", "tiles", root.parent / "a.tif", root.parent / "b.tif", root, "--size", SIZE, "--block", 1)
@@ -89,19 +53,25 @@ class Kind:
     inputs: str = "val/A"  # of predict.py, as seen from the folder
     outputs: int = 2
     ending: str = ".png"
-    larger: int = 1  # the factor of outputs
 
 
 KINDS = {
-    "patterns": Kind(patterns, dict(files_a=("{split}/in put/{name}_x.png",), files_b="{split}/target/{name}.png"),
+    "patterns": Kind(folder({"{split}/in put/{i}_x.png": places, "{split}/target/{i}.png": places}),
+                     dict(files_a=("{split}/in put/{name}_x.png",), files_b="{split}/target/{name}.png"),
                      inputs="val/in put"),
-    "group": Kind(patients, dict(group="^(p[0-9])_"), inputs="A", outputs=8),
-    "bands": Kind(bands, dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)),
-                  ending=".tif"),
-    "flip": Kind(beside, dict(flip="all"), inputs="val"),
-    "sizes": Kind(small_and_large, larger=2),
-    "cityscapes": Kind(streets, inputs="leftImg8bit/val"),
-    "lab": Kind(photos, dict(space="lab"), inputs="val"),
+    "group": Kind(folder({f"{side}/p{{patient}}_{{i}}.png": places for side in "AB"}),
+                  dict(group="^(p[0-9])_"), inputs="A", outputs=6),
+    "bands": Kind(folder({"{split}/A/{i}.tif": lambda i: np.uint16(places(i)[..., [2, 1, 2, 0]]) * 20,
+                          "{split}/B/{i}.tif": lambda i: np.uint16(places(i)[..., [1, 0]]) * 20}),
+                  dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)), ending=".tif"),
+    "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}), dict(flip="all"), inputs="val"),
+    "sizes": Kind(folder({"{split}/A/{i}.png": lambda i: Image.fromarray(places(i)).reduce(2),
+                          "{split}/B/{i}.png": places})),
+    "cityscapes": Kind(folder({
+        "leftImg8bit/{split}/ulm/ulm_{i}_leftImg8bit.png": places,
+        "gtFine/{split}/ulm/ulm_{i}_gtFine_color.png": lambda i: Image.fromarray(places(i)).convert("RGBA")}),
+        inputs="leftImg8bit/val"),
+    "lab": Kind(folder({"{split}/{i}.png": places}), dict(space="lab"), inputs="val"),
     "tiles": Kind(tiles, inputs="train/A", outputs=0, ending=".tif"),
 }
 
