@@ -482,20 +482,6 @@ def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
     assert torch.equal(shown[(mask == 0).expand_as(y)], y[(mask == 0).expand_as(y)])
 
 
-def test_a_white_mask_changes_nothing(small, same):
-    """Also of a graph's step, which is recorded once: the mask comes in with y, and is no state."""
-    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
-    ends = []
-    for masked in (False, True):
-        torch.manual_seed(0)
-        state = fresh_state(small(dropout=0.0))
-        step = step_for(small(), state, nullcontext, masked=masked)
-        for _ in range(2):
-            step(x, torch.cat([y, torch.ones(2, 1, 64, 64)], 1) if masked else y)
-        ends.append(state.gen.state_dict())
-    assert same(*ends)
-
-
 def test_grids_show_any_channels():
     four = torch.tensor([-0.7, 0.2, 0.3, 0.9])[:, None, None]
     assert torch.equal(rgb(four), four[:3])
