@@ -1,15 +1,24 @@
 """Each kind of data from the first look to the scores, and both of its sides aligned to the pixel on the way."""
 
 import json
+import shlex
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from conftest import ROOT, launch, save, write_raster
+from conftest import call, save, write_raster, write_sides
 from PIL import Image
 from rasterio.transform import from_origin
+from test_values import SETS
 
+import check
+import evaluate
+import predict
+import prepare
+import train
 from inference.load import load_generator
 
 SIZE = 80
@@ -43,7 +52,7 @@ def tiles(root):
     whole = np.tile(places(), (3, 4, 1))
     for name in ("a", "b"):
         save_raster(root.parent / f"{name}.tif", whole)
-    ask("prepare.py", "tiles", root.parent / "a.tif", root.parent / "b.tif", root, "--size", SIZE, "--block", 1)
+    ask(prepare, "tiles", root.parent / "a.tif", root.parent / "b.tif", root, "--size", SIZE, "--block", 1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ class Kind:
     inputs: str = "val/A"  # of predict.py, as seen from the folder
     outputs: int = 2
     ending: str = ".png"
+    numbers: str = "uint8"  # of an output
+    channels: int = 3
+    size: int = SIZE
 
 
 KINDS = {
@@ -63,7 +75,8 @@ KINDS = {
                   dict(group="^(p[0-9])_"), inputs="A", outputs=6),
     "bands": Kind(folder({"{split}/A/{i}.tif": lambda i: np.uint16(places(i)[..., [2, 1, 2, 0]]) * 20,
                           "{split}/B/{i}.tif": lambda i: np.uint16(places(i)[..., [1, 0]]) * 20}),
-                  dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)), ending=".tif"),
+                  dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)), ending=".tif",
+                  numbers="uint16", channels=2),
     "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}), dict(flip="all"), inputs="val"),
     "sizes": Kind(folder({"{split}/A/{i}.png": lambda i: Image.fromarray(places(i)).reduce(2),
                           "{split}/B/{i}.png": places})),
@@ -73,13 +86,15 @@ KINDS = {
         inputs="leftImg8bit/val"),
     "lab": Kind(folder({"{split}/{i}.png": places}), dict(space="lab"), inputs="val"),
     "tiles": Kind(tiles, inputs="train/A", outputs=0, ending=".tif"),
+    **{name: Kind(partial(write_sides, sides=sides), settings, "val" if "A1.png" in sides else "val/A", size=48, **made)
+       for name, (sides, settings, made) in SETS.items()},
 }
 
 
-def ask(script, *words, cwd=None):
-    process = launch(ROOT / script, *words, cwd=cwd)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, out + err
+def ask(command, *words):
+    """What the command says, which must not fail."""
+    status, out, err = call(command, *words)
+    assert status == 0, out + err
     return out + err
 
 
@@ -89,31 +104,49 @@ def flags(settings):
         yield from map(str, value if isinstance(value, tuple) else [value])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_from_the_first_look_to_the_scores(name, tmp_path):
+def shape_and_numbers(path):
+    """(H, W, C) and the type."""
+    if path.suffix == ".npy":
+        array = np.load(path)
+        return np.atleast_3d(array).shape, array.dtype.name
+    with rasterio.open(path) as image:
+        assert path.suffix != ".tif" or image.crs.to_epsg() == 32632
+        return (*image.shape, image.count), image.dtypes[0]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in SETS else pytest.mark.slow)
+                                  for name in KINDS])
+def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     kind, root, run = KINDS[name], tmp_path / "data", tmp_path / "run"
     kind.make(root)
     words = [*flags(SHARED | kind.settings)]
-    assert "problems: 0" in ask("check.py", root, *words, cwd=tmp_path)
-    ask("train.py", "--data-root", root, "--out-dir", run, *words)
-    ask("train.py", "--data-root", root, "--out-dir", run, "--resume", "--n-epochs", "2")
-    assert load_generator(run / "gen.pth.tar").trained.epoch == 2
+    said = ask(check, root, *words)
+    assert "problems: 0" in said and "the input is" in said
+    ask(train, "--data-root", root, "--out-dir", run, *words)
+    said = ask(train, "--data-root", root, "--out-dir", run, "--resume", "--n-epochs", 2)
+    trained = load_generator(run / "gen.pth.tar").trained
+    assert trained.epoch == 2 and trained.inputs == (2 if name == "two inputs" else 1)
+
+    printed = said.partition("translate: ")[2].splitlines()[0].replace("FOLDER", str(root / "val"))
+    ask(predict, *shlex.split(printed)[2:], "--device", "cpu")
     more = ["--side-by-side", "left"] if name == "flip" else []
-    ask("predict.py", "--checkpoint", run / "gen.pth.tar", "--input", root / kind.inputs, "--output",
-        tmp_path / "out", "--device", "cpu", *more)
-    made = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    network = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
+    ask(predict, *network, "--input", root / kind.inputs, "--output", "out", "--ending", kind.ending, *more)
+    made = sorted(path for path in Path("out").rglob("*") if path.is_file())
     assert len(made) == (kind.outputs or len([*(root / kind.inputs).iterdir()])), made
     for path in made:
         assert path.suffix == kind.ending
-        with rasterio.open(path) as image:
-            assert image.shape == (SIZE, SIZE)
-            assert kind.ending != ".tif" or image.crs.to_epsg() == 32632
-    ask("evaluate.py", "--checkpoint", run / "gen.pth.tar", "--data-root", root, "--out-dir", tmp_path / "scores",
-        "--num-workers", "0", "--device", "cpu", "--full-size")
-    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+        assert shape_and_numbers(path) == ((kind.size, kind.size, kind.channels), kind.numbers)
+        if kind.ending == ".npy":
+            assert 500 <= np.load(path).min() < np.load(path).max() <= 4000
+
+    def scores(place, *more):
+        folder = Path("scores", place.name, *more)
+        ask(evaluate, *network, "--data-root", place, "--out-dir", folder, "--num-workers", 0, *more)
+        return json.loads((folder / "metrics.json").read_text())
+
+    for found in (scores(root), scores(root, "--full-size")):
+        assert found["n"] > 0 and 0 < found["scores"]["output"]["l1"]["mean"] < 2
     if name == "patterns":  # a split alone lies as the end of the patterns says
-        ask("evaluate.py", "--checkpoint", run / "gen.pth.tar", "--data-root", root / "val", "--out-dir",
-            tmp_path / "alone", "--num-workers", "0", "--device", "cpu", "--full-size")
-        assert json.loads((tmp_path / "alone" / "metrics.json").read_text())["scores"] == scores["scores"]
-    assert scores["n"] > 0 and 0 < scores["scores"]["output"]["l1"]["mean"] < 2
+        assert scores(root / "val", "--full-size")["scores"] == found["scores"]

@@ -112,16 +112,6 @@ def test_tiles_that_disagree_fade_into_one_another_without_a_seam(gen, tile):
     assert tiled.min() == 0 and tiled.max() == 1 and steps.max() < 2.5 / (tile / 4)
 
 
-def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(gen):
-    for width, height in ((192, 128), (128, 512), (960, 704), (320, 64)):
-        for tile in (64, 128, 256):
-            x, seen = torch.rand(1, 3, height, width), []
-            tiled = translate_module.at_any_size(
-                gen, x, tile, lambda samples: lambda part: seen.append(part) or part)  # noqa: B023
-            torch.testing.assert_close(tiled, x)
-            assert all(part.shape[-1] <= tile and part.shape[-2] <= tile for part in seen)
-
-
 def test_a_large_image_is_tiled_by_itself_and_the_budget_counts_padding_and_batches(gen, monkeypatch):
     seen = []
     monkeypatch.setattr(Generator, "forward", lambda self, x: seen.append(x.shape) or x)
@@ -442,19 +432,6 @@ def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
     told = {name: json.loads(value) for name, value in read_metadata(tmp_path / f"gen.{suffix}").items()}
     assert told.items() >= {"direction": "BtoA", "in_channels": 3, "load_size": 72, "multiple": 64}.items()
     assert "known" not in told
-
-
-@pytest.mark.slow
-def test_half_the_paper_s_network_is_111_mb_and_within_a_tenth_of_a_gray_level(tmp_path):
-    pytest.importorskip("onnxscript")
-    torch.manual_seed(0)
-    gen = Generator()  # drawn weights are the harder case: of trained ones, a fifth of this error was measured
-    for name, half in (("half", True), ("full", False)):  # whose weights stay what they were
-        export(gen, tmp_path / f"{name}.onnx", half=half)
-    assert 110e6 < (tmp_path / "half.onnx").stat().st_size < 111.5e6
-    x = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), size=(256, 256), mode="bilinear") * 2 - 1
-    full, half = (run_export(tmp_path / f"{name}.onnx", x) for name in ("full", "half"))
-    assert full.std() > 0.1 and 0 < in_gray_levels(full, half).max() < 0.1
 
 
 @pytest.mark.long
