@@ -116,7 +116,7 @@ def test_the_time_left_and_the_waiting_share_are_those_of_the_images_so_far(caps
 
 
 @pytest.mark.curves
-def test_the_curves_have_log_2_as_their_reference(small, logger_of, monkeypatch):
+def test_the_curves_have_log_2_as_their_reference(logger_of, monkeypatch):
     from matplotlib.figure import Figure
 
     drawn = []

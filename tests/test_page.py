@@ -238,7 +238,7 @@ def difference(page, path):
 
 
 @browser
-def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run, folder):
+def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run):
     page = visit()
     assert colours(page.pixels("drawing")) == {WALL}
     before = page.pixels("result")

@@ -243,7 +243,7 @@ def test_a_folder_does_not_become_a_file(checkpoint, tmp_path):
     assert status == 2 and "is a file; for a folder of images, it must be a folder" in err, err
 
 
-def test_a_file_that_cannot_be_written_costs_only_itself(gen, run, tmp_path):
+def test_a_file_that_cannot_be_written_costs_only_itself(run, tmp_path):
     for name, width in (("a", 64), ("b", 17_000), ("c", 64)):
         save(tmp_path / "in" / f"{name}.png", image(width, 2))
     failures = run(tmp_path / "in", tmp_path / "out", ending=".webp")
@@ -469,7 +469,7 @@ def test_an_output_that_is_not_finite_is_a_failure_and_no_black_picture(run, tmp
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_disk_ends_a_folder_at_the_first_output(gen, run, tmp_path, monkeypatch, number, large):
+def test_a_full_disk_ends_a_folder_at_the_first_output(run, tmp_path, monkeypatch, number, large):
     """And not after all others were translated for nothing."""
     for i in range(20):
         write_picture(tmp_path / "in" / f"{i:02d}.tif", picture_of(image(64, 64, seed=i)))
