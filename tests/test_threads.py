@@ -29,19 +29,6 @@ def test_results_come_in_order_and_no_job_begins_too_early():
             assert result == n * n and len(begun) <= n + 6
 
 
-def test_an_error_comes_in_its_place():
-    def work(n):
-        if n == 3:
-            raise ZeroDivisionError
-        return n
-
-    seen = []
-    with pytest.raises(ZeroDivisionError), ordered(work, range(9), 4, ahead=9) as results:
-        for result in results:
-            seen.append(result)
-    assert seen == [0, 1, 2]
-
-
 def test_leaving_early_ends_what_is_at_work_and_gives_up_the_rest():
     ended, go_on = [], threading.Event()
 
