@@ -1,85 +1,58 @@
 """Each kind of data from the first look to the scores, and both of its sides aligned to the pixel on the way."""
 
 import json
+import shlex
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from conftest import ROOT, launch, save, write_raster
+from conftest import call, save, write_raster, write_sides
 from PIL import Image
 from rasterio.transform import from_origin
+from test_values import SETS
 
+import check
+import evaluate
+import predict
+import prepare
+import train
 from inference.load import load_generator
 
 SIZE = 80
 SHARED = dict(ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=1, num_workers=0, precision="fp32", device="cpu")
 
 
-def places(number=0, width=SIZE, height=SIZE):
+def places(number=0):
     """(H, W, 3): red tells the column, green the row, blue the image."""
-    y, x = np.mgrid[:height, :width] * 255 // (SIZE - 1)
+    y, x = np.mgrid[:SIZE, :SIZE] * 255 // (SIZE - 1)
     return np.dstack([x, y, np.full_like(x, 40 * number)]).astype(np.uint8)
 
 
-def save_raster(path, bands, pixel=10.0):
-    """(C, H, W), somewhere on Earth."""
-    write_raster(path, bands, photometric="MINISBLACK", alpha="NO", crs="EPSG:32632",
-                 transform=from_origin(4e5, 5e6, pixel, pixel))
+def save_raster(path, array):
+    """(H, W, C), somewhere on Earth."""
+    write_raster(path, array.transpose(2, 0, 1), photometric="MINISBLACK", alpha="NO", crs="EPSG:32632",
+                 transform=from_origin(4e5, 5e6, 10, 10))
 
 
-def splits():
-    yield from ((split, i) for split, n in (("train", 4), ("val", 2)) for i in range(n))
+def folder(sides):
+    """A function that makes it: files of these names, each of what its function makes of a number."""
+    def make(root):
+        for i, split in enumerate(["train"] * 4 + ["val"] * 2):
+            for name, content in sides.items():
+                write = save_raster if name.endswith(".tif") else save
+                write(root / name.format(split=split, i=i, patient=i // 2), content(i))
 
-
-def patterns(root):
-    for split, i in splits():
-        save(root / split / "in put" / f"{i}_x.png", places(i))
-        save(root / split / "target" / f"{i}.png", places(i))
-
-
-def patients(root):
-    for i in range(8):
-        for side in "AB":
-            save(root / side / f"p{i // 2}_{i}.png", places(i % 6))
-
-
-def bands(root):
-    for split, i in splits():
-        red, green, blue = places(i).transpose(2, 0, 1).astype(np.uint16) * 20
-        save_raster(root / split / "A" / f"{i}.tif", np.stack([blue, green, blue, red]))
-        save_raster(root / split / "B" / f"{i}.tif", np.stack([green, red]))
-
-
-def photos(root):
-    for split, i in splits():
-        save(root / split / f"{i}.png", places(i))
-
-
-def beside(root):
-    for split, i in splits():
-        save(root / split / f"{i}_AB.png", np.hstack([places(i), places(i)]))
-
-
-def small_and_large(root):
-    for split, i in splits():
-        save(root / split / "B" / f"{i}.png", places(i))
-        small = Image.fromarray(places(i)).reduce(2)
-        save(root / split / "A" / f"{i}.png", np.asarray(small))
-
-
-def streets(root):
-    for split, i in splits():
-        save(root / "leftImg8bit" / split / "ulm" / f"ulm_{i}_leftImg8bit.png", places(i))
-        colours = np.dstack([places(i), np.full((SIZE, SIZE), 255, np.uint8)])
-        save(root / "gtFine" / split / "ulm" / f"ulm_{i}_gtFine_color.png", colours)
+    return make
 
 
 def tiles(root):
-    whole = np.tile(places(), (3, 4, 1)).transpose(2, 0, 1)
+    whole = np.tile(places(), (3, 4, 1))
     for name in ("a", "b"):
         save_raster(root.parent / f"{name}.tif", whole)
-    ask("prepare.py", "tiles", root.parent / "a.tif", root.parent / "b.tif", root, "--size", SIZE, "--block", 1)
+    ask(prepare, "tiles", root.parent / "a.tif", root.parent / "b.tif", root, "--size", SIZE, "--block", 1)
 
 
 @dataclass(frozen=True)
@@ -89,27 +62,39 @@ class Kind:
     inputs: str = "val/A"  # of predict.py, as seen from the folder
     outputs: int = 2
     ending: str = ".png"
-    larger: int = 1  # the factor of outputs
+    numbers: str = "uint8"  # of an output
+    channels: int = 3
+    size: int = SIZE
 
 
 KINDS = {
-    "patterns": Kind(patterns, dict(files_a=("{split}/in put/{name}_x.png",), files_b="{split}/target/{name}.png"),
+    "patterns": Kind(folder({"{split}/in put/{i}_x.png": places, "{split}/target/{i}.png": places}),
+                     dict(files_a=("{split}/in put/{name}_x.png",), files_b="{split}/target/{name}.png"),
                      inputs="val/in put"),
-    "group": Kind(patients, dict(group="^(p[0-9])_"), inputs="A", outputs=8),
-    "bands": Kind(bands, dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)),
-                  ending=".tif"),
-    "flip": Kind(beside, dict(flip="all"), inputs="val"),
-    "sizes": Kind(small_and_large, larger=2),
-    "cityscapes": Kind(streets, inputs="leftImg8bit/val"),
-    "lab": Kind(photos, dict(space="lab"), inputs="val"),
+    "group": Kind(folder({f"{side}/p{{patient}}_{{i}}.png": places for side in "AB"}),
+                  dict(group="^(p[0-9])_"), inputs="A", outputs=6),
+    "bands": Kind(folder({"{split}/A/{i}.tif": lambda i: np.uint16(places(i)[..., [2, 1, 2, 0]]) * 20,
+                          "{split}/B/{i}.tif": lambda i: np.uint16(places(i)[..., [1, 0]]) * 20}),
+                  dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)), ending=".tif",
+                  numbers="uint16", channels=2),
+    "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}), dict(flip="all"), inputs="val"),
+    "sizes": Kind(folder({"{split}/A/{i}.png": lambda i: Image.fromarray(places(i)).reduce(2),
+                          "{split}/B/{i}.png": places})),
+    "cityscapes": Kind(folder({
+        "leftImg8bit/{split}/ulm/ulm_{i}_leftImg8bit.png": places,
+        "gtFine/{split}/ulm/ulm_{i}_gtFine_color.png": lambda i: Image.fromarray(places(i)).convert("RGBA")}),
+        inputs="leftImg8bit/val"),
+    "lab": Kind(folder({"{split}/{i}.png": places}), dict(space="lab"), inputs="val"),
     "tiles": Kind(tiles, inputs="train/A", outputs=0, ending=".tif"),
+    **{name: Kind(partial(write_sides, sides=sides), settings, "val" if "A1.png" in sides else "val/A", size=48, **made)
+       for name, (sides, settings, made) in SETS.items()},
 }
 
 
-def ask(script, *words, cwd=None):
-    process = launch(ROOT / script, *words, cwd=cwd)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, out + err
+def ask(command, *words):
+    """What the command says, which must not fail."""
+    status, out, err = call(command, *words)
+    assert status == 0, out + err
     return out + err
 
 
@@ -119,31 +104,49 @@ def flags(settings):
         yield from map(str, value if isinstance(value, tuple) else [value])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_from_the_first_look_to_the_scores(name, tmp_path):
+def shape_and_numbers(path):
+    """(H, W, C) and the type."""
+    if path.suffix == ".npy":
+        array = np.load(path)
+        return np.atleast_3d(array).shape, array.dtype.name
+    with rasterio.open(path) as image:
+        assert path.suffix != ".tif" or image.crs.to_epsg() == 32632
+        return (*image.shape, image.count), image.dtypes[0]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in SETS else pytest.mark.slow)
+                                  for name in KINDS])
+def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     kind, root, run = KINDS[name], tmp_path / "data", tmp_path / "run"
     kind.make(root)
     words = [*flags(SHARED | kind.settings)]
-    assert "problems: 0" in ask("check.py", root, *words, cwd=tmp_path)
-    ask("train.py", "--data-root", root, "--out-dir", run, *words)
-    ask("train.py", "--data-root", root, "--out-dir", run, "--resume", "--n-epochs", "2")
-    assert load_generator(run / "gen.pth.tar").trained.epoch == 2
+    said = ask(check, root, *words)
+    assert "problems: 0" in said and "the input is" in said
+    ask(train, "--data-root", root, "--out-dir", run, *words)
+    said = ask(train, "--data-root", root, "--out-dir", run, "--resume", "--n-epochs", 2)
+    trained = load_generator(run / "gen.pth.tar").trained
+    assert trained.epoch == 2 and trained.inputs == (2 if name == "two inputs" else 1)
+
+    printed = said.partition("translate: ")[2].splitlines()[0].replace("FOLDER", str(root / "val"))
+    ask(predict, *shlex.split(printed)[2:], "--device", "cpu")
     more = ["--side-by-side", "left"] if name == "flip" else []
-    ask("predict.py", "--checkpoint", run / "gen.pth.tar", "--input", root / kind.inputs, "--output",
-        tmp_path / "out", "--device", "cpu", *more)
-    made = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    network = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
+    ask(predict, *network, "--input", root / kind.inputs, "--output", "out", "--ending", kind.ending, *more)
+    made = sorted(path for path in Path("out").rglob("*") if path.is_file())
     assert len(made) == (kind.outputs or len([*(root / kind.inputs).iterdir()])), made
     for path in made:
         assert path.suffix == kind.ending
-        with rasterio.open(path) as image:
-            assert image.shape == (SIZE, SIZE)
-            assert kind.ending != ".tif" or image.crs.to_epsg() == 32632
-    ask("evaluate.py", "--checkpoint", run / "gen.pth.tar", "--data-root", root, "--out-dir", tmp_path / "scores",
-        "--num-workers", "0", "--device", "cpu", "--full-size")
-    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+        assert shape_and_numbers(path) == ((kind.size, kind.size, kind.channels), kind.numbers)
+        if kind.ending == ".npy":
+            assert 500 <= np.load(path).min() < np.load(path).max() <= 4000
+
+    def scores(place, *more):
+        folder = Path("scores", place.name, *more)
+        ask(evaluate, *network, "--data-root", place, "--out-dir", folder, "--num-workers", 0, *more)
+        return json.loads((folder / "metrics.json").read_text())
+
+    for found in (scores(root), scores(root, "--full-size")):
+        assert found["n"] > 0 and 0 < found["scores"]["output"]["l1"]["mean"] < 2
     if name == "patterns":  # a split alone lies as the end of the patterns says
-        ask("evaluate.py", "--checkpoint", run / "gen.pth.tar", "--data-root", root / "val", "--out-dir",
-            tmp_path / "alone", "--num-workers", "0", "--device", "cpu", "--full-size")
-        assert json.loads((tmp_path / "alone" / "metrics.json").read_text())["scores"] == scores["scores"]
-    assert scores["n"] > 0 and 0 < scores["scores"]["output"]["l1"]["mean"] < 2
+        assert scores(root / "val", "--full-size")["scores"] == found["scores"]

@@ -1,4 +1,3 @@
-import csv
 import itertools
 import math
 import time
@@ -40,15 +39,6 @@ def logger_of(small):
 
 
 EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]
-
-
-def test_the_csv_can_be_read_back_and_is_rewritten_on_resume(small, logger_of):
-    logger = logger_of()
-    logger.epoch(row(1), EXAMPLES)
-    logger.epoch(row(2), EXAMPLES)
-    logger_of(row(1)).epoch(row(2, d_real=0.125), EXAMPLES)
-    rows = list(csv.DictReader((small().out_dir / "log.csv").open()))
-    assert list(rows[0]) == COLUMNS and [r["epoch"] for r in rows] == ["1", "2"] and float(rows[1]["d_real"]) == 0.125
 
 
 @pytest.mark.parametrize("sink", ["logger.write_csv", "logger.write_curves", "logger.write_grid", "logger.Events",
@@ -126,7 +116,7 @@ def test_the_time_left_and_the_waiting_share_are_those_of_the_images_so_far(caps
 
 
 @pytest.mark.curves
-def test_the_curves_have_log_2_as_their_reference(small, logger_of, monkeypatch):
+def test_the_curves_have_log_2_as_their_reference(logger_of, monkeypatch):
     from matplotlib.figure import Figure
 
     drawn = []

@@ -238,7 +238,7 @@ def difference(page, path):
 
 
 @browser
-def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run, folder):
+def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run):
     page = visit()
     assert colours(page.pixels("drawing")) == {WALL}
     before = page.pixels("result")
@@ -352,11 +352,8 @@ def test_threads_run_where_the_headers_allow(visit, run):
 
 def changed(folder, tmp_path, name, content=None):
     """A copy of the page in which one file is another, or gone."""
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in folder.iterdir():
-        if path.is_file() and path.name != name:
-            (copy / path.name).write_bytes(path.read_bytes())
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / name).unlink()
     if content is not None:
         (copy / name).write_bytes(content)
     return copy

@@ -121,7 +121,7 @@ def test_an_npz_holds_out_by_index(tmp_path):
     assert [i for i in held_out(60) if i < 50] == held_out(50)
 
 
-def test_what_a_run_held_out_stays_held_out(tmp_path, capsys):
+def test_what_a_run_held_out_stays_held_out(tmp_path):
     tree(tmp_path, *(f"{i:02d}" for i in range(20)))
     before = find_pairs(tmp_path, 0)
     kept = before.held_out

@@ -59,11 +59,14 @@ def test_several_inputs_and_masks_have_patterns_too(tmp_path):
     for n in NUMBERS:
         tree(tmp_path, f"rgb/{n}.png", f"depth/{n}.png", f"out/{n}.png", f"valid/{n}_m.png")
     pair = find_pairs(tmp_path, patterns=patterns).splits["train"][0]
-    places = [path.parent.name for path in pair.files]
-    assert places == ["rgb", "depth", "out", "valid"]
+    assert [path.parent.name for path in pair.files] == ["rgb", "depth", "out", "valid"]
     assert pair.mask.parent.name == "valid" and len(pair.inputs) == 2
     assert str(patterns) == ("--files-a 'rgb/{name}.png' 'depth/{name}.png' --files-b 'out/{name}.png' "
                              "--files-m 'valid/{name}_m.png'")
+    shutil.rmtree(tmp_path / "out")
+    trained = Trained(6, 3, Geometry(), "AtoB", patterns=patterns, inputs=2)
+    jobs = jobs_in_folder(tmp_path, tmp_path / "made", trained)
+    assert [[path.parent.name for path in job.inputs] for job in jobs] == [["rgb", "depth"]] * 4
 
 
 @pytest.mark.parametrize(("files", "patterns", "words"), [
@@ -253,14 +256,6 @@ def test_what_lies_beside_the_inputs_is_not_translated(tmp_path, capsys, pattern
     jobs = jobs_in_folder(tmp_path / "in", tmp_path / "out", trained)
     assert {job.inputs[0].relative_to(tmp_path / "in").as_posix() for job in jobs} == {*own.split()}
     assert ("other images are not" in capsys.readouterr().out) == bool(beside)
-
-
-def test_predict_takes_several_inputs_by_patterns(tmp_path):
-    tree(tmp_path, *both("rgb/{}.png", "depth/{}.png"))
-    patterns = Patterns(("rgb/{name}.png", "depth/{name}.png"), "out/{name}.png")
-    trained = Trained(6, 3, Geometry(), "AtoB", patterns=patterns, inputs=2)
-    jobs = jobs_in_folder(tmp_path, tmp_path.parent / "out", trained)
-    assert [[path.parent.name for path in job.inputs] for job in jobs] == [["rgb", "depth"]] * 4
 
 
 @pytest.mark.parametrize("change", [

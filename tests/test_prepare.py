@@ -328,15 +328,11 @@ def cityscapes(root, size=(64, 32)):
     coded = np.dstack([columns, rows, columns * 0]).astype(np.uint8)
     for split, city in (("train", "aachen"), ("val", "munster"), ("test", "berlin")):
         for i in range(3):
-            name = f"{city}_00000{i}_000019"
-            places = [root / tree / split / city / name for tree in ("leftImg8bit", "gtFine")]
-            for place in places:
-                place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(coded).save(f"{places[0]}_leftImg8bit.png")
-            opaque = np.dstack([coded, np.full(size[::-1], 255, np.uint8)])
-            Image.fromarray(opaque).save(f"{places[1]}_gtFine_color.png")
-            Image.fromarray((columns % 2 * 30).astype(np.uint8)).save(f"{places[1]}_gtFine_labelIds.png")
-            Path(f"{places[1]}_gtFine_polygons.json").write_text("{}")
+            name = f"{split}/{city}/{city}_00000{i}_000019"
+            save(root / f"leftImg8bit/{name}_leftImg8bit.png", coded)
+            save(root / f"gtFine/{name}_gtFine_color.png", Image.fromarray(coded).convert("RGBA"))
+            save(root / f"gtFine/{name}_gtFine_labelIds.png", (columns % 2 * 30).astype(np.uint8))
+            (root / f"gtFine/{name}_gtFine_polygons.json").write_text("{}")
     (root / "gtFine/train/aachen/aachen_000002_000019_gtFine_color.png").unlink()
     return root / "leftImg8bit", root / "gtFine"
 

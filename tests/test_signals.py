@@ -56,13 +56,3 @@ def test_one_signal_ends_a_wait_for_data_that_never_comes():
             seen.append(batch)
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     assert (seen, stopped.value.number) == ([1], signal.SIGTERM) and time.monotonic() - start < 10
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kills with POSIX signals")
-def test_a_signal_in_a_step_waits_for_its_end():
-    seen = []
-    with signals.Stop(Ranks()) as stop, pytest.raises(Stopped):
-        for batch in stop.between([1, 2]):
-            os.kill(os.getpid(), signal.SIGTERM)
-            seen.append(batch)
-    assert seen == [1]

@@ -161,17 +161,6 @@ def test_each_word_pulls_its_levers():
     assert choose_levers("plain", cuda, torch.bfloat16) == Levers(False, False, False, False, False)
 
 
-@pytest.mark.parametrize("changes", [dict(channels_last=True), dict(fused_adam=False, small_matmul=False)])
-@pytest.mark.long
-def test_a_run_with_other_levers_resumes_exactly(larger, same, end_of, monkeypatch, changes):
-    """Adam's switches in the file are not those of the run that goes on (fused, capturable, a rate as tensor)."""
-    monkeypatch.setattr("train.choose_levers", lambda *args: replace(choose_levers(*args), **changes))
-    straight, halves = larger("straight"), larger("halves", n_epochs=1)
-    for cfg in (straight, halves, larger("halves", resume=True)):
-        train(cfg)
-    assert same(end_of(straight), end_of(halves))
-
-
 class Recorder:
     """Stands in for CUDA: records the step and runs it again at each replay, into the same result."""
 

@@ -1,10 +1,8 @@
 """Channels, ranges, class indices, several inputs and masks: from files to what the networks see, and back."""
 
 import io
-import json
 import pickle
 import re
-import shlex
 import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,13 +14,11 @@ import torch
 from conftest import RGB, Runs, begin, fresh_state, pair_of, paired, save, settings, trained_by, write_sides
 from PIL import Image
 
-import evaluate
 import predict
 from check import check
 from config import Config
 from dataset import PairedImages, load_data
 from generator import Generator
-from inference.load import load_generator
 from inference.trained import Trained
 from inference.translate import Translator, tell_clipped, translate
 from pairs.checks import Seen, range_words
@@ -57,16 +53,17 @@ def classes(seed, n=5):
     return image
 
 
-SETS = {  # the sides by folder and ending, the settings, and what an output looks like
-    "four channels": ({"A.npy": lambda i: smooth(i, 4), "B.png": smooth}, dict(in_channels=4), ("png", np.uint8, 3)),
+SETS = {  # the sides by folder and ending, the settings, and what an output looks like (see test_kinds.py)
+    "four channels": ({"A.npy": lambda i: smooth(i, 4), "B.png": smooth}, dict(in_channels=4), {}),
     "two inputs": ({"A1.png": smooth, "A2.npy": lambda i: smooth(i, 2, 0, 1, np.float32),
                     "B.png": lambda i: smooth(i, 1)}, dict(in_channels=5, out_channels=1, range_a=(0, 1)),
-                   ("png", np.uint8, 1)),
+                   dict(channels=1)),
     "float with a range": ({"A.png": smooth, "B.npy": lambda i: smooth(i, 1, 500, 4000, np.float32)},
-                           dict(out_channels=1, range_b=(500, 4000)), ("npy", np.float32, 1)),
-    "class indices": ({"A.png": classes, "B.png": smooth}, dict(n_labels=5), ("png", np.uint8, 3)),
+                           dict(out_channels=1, range_b=(500, 4000)),
+                           dict(ending=".npy", numbers="float32", channels=1)),
+    "class indices": ({"A.png": classes, "B.png": smooth}, dict(n_labels=5), {}),
     "masks": ({"A.png": smooth, "B.png": lambda i: smooth(i + 50),
-               "M.png": lambda i: (smooth(i, 1) > 100).astype(np.uint8)}, {}, ("png", np.uint8, 3)),
+               "M.png": lambda i: (smooth(i, 1) > 100).astype(np.uint8)}, {}, {}),
 }
 
 
@@ -84,35 +81,6 @@ def made(tmp_path):
 
 def call(command, *words):
     return begin(command, *words, "--device", "cpu")
-
-
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.long
-def test_every_kind_of_data_is_checked_trained_on_resumed_translated_and_scored(made, tmp_path, capsys, name):
-    cfg, (ending, dtype, channels) = made(name), SETS[name][2]
-    assert check(cfg) == 0
-    assert "the input is" in capsys.readouterr().out
-    train(cfg)
-    train(replace(cfg, resume=True, n_epochs=2))
-    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("translate: "))
-    assert printed.endswith(f".{ending}")
-    flags = printed[printed.index("--checkpoint") :].replace("FOLDER", str(cfg.data_root / "val"))
-    assert not call(predict, *shlex.split(flags))
-    sides = [path.name for path in (cfg.data_root / "val").iterdir() if path.name.startswith("A")]
-    source = cfg.data_root / "val" / ("A" if len(sides) == 1 else "")
-    words = ["--checkpoint", cfg.out_dir / "gen.pth.tar"]
-    assert not call(predict, *words, "--input", source, "--output", tmp_path / "out", "--ending", f".{ending}")
-    for path in (tmp_path / "out").iterdir():
-        result = np.load(path) if ending == "npy" else np.asarray(Image.open(path))
-        assert result.dtype == dtype and result.shape == (SIZE, SIZE) + ((channels,) if channels > 1 else ())
-        if ending == "npy":
-            assert 500 <= result.min() < result.max() <= 4000
-    assert len(list((tmp_path / "out").iterdir())) == 2
-    for more in ([], ["--full-size"]):
-        assert call(evaluate, *words, "--data-root", cfg.data_root, "--num-workers", 0, *more) == 0
-    scores = json.loads((cfg.out_dir / "evaluation_val" / "metrics.json").read_text())["scores"]["output"]
-    assert 0 < scores["l1"]["mean"] < 2
-    assert load_generator(cfg.out_dir / "gen.pth.tar").trained.inputs == len(sides)
 
 
 def test_towards_several_inputs_the_network_takes_the_one_image_of_b(made, tmp_path):
@@ -256,18 +224,6 @@ def test_infinite_values_are_told_by_the_name_of_their_file(made):
         with pytest.raises(DataError, match="3.npy holds values that are not finite"):
             train(cfg)
         cfg = replace(cfg, out_dir=cfg.out_dir.with_name("another run"))
-
-
-@pytest.mark.parametrize(("array", "channels"), [
-    (np.zeros((4, 4, 4), np.uint16), 3), (np.zeros((4, 4, 4), np.uint8), 3), (np.zeros((4, 4, 2), np.uint8), 1),
-    (np.zeros((4, 4, 5), np.uint8), 3), (np.zeros((4, 4, 3), np.uint8), 4), (np.zeros((4, 4), np.uint8), 2)])
-def test_other_channels_than_the_settings_say_are_told_by_both_counts_never_taken_for_transparency(
-        tmp_path, array, channels):
-    np.save(tmp_path / "a.npy", array)
-    n = array.shape[2] if array.ndim == 3 else 1
-    for source in (tmp_path / "a.npy", array):
-        with pytest.raises(DataError, match=rf"has {n} channels?, not the {channels} of the network"):
-            to_array(read_picture(source), channels)
 
 
 @pytest.mark.parametrize("side", [16, 100])
@@ -480,20 +436,6 @@ def test_ignored_pixels_reach_no_loss_and_no_gradient(small, changes):
     assert (y_fake.grad[(mask == 0).expand_as(y_fake)] == 0).all()
     assert (y_fake.grad[(mask == 1).expand_as(y_fake)].abs() == 1).all()
     assert torch.equal(shown[(mask == 0).expand_as(y)], y[(mask == 0).expand_as(y)])
-
-
-def test_a_white_mask_changes_nothing(small, same):
-    """Also of a graph's step, which is recorded once: the mask comes in with y, and is no state."""
-    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
-    ends = []
-    for masked in (False, True):
-        torch.manual_seed(0)
-        state = fresh_state(small(dropout=0.0))
-        step = step_for(small(), state, nullcontext, masked=masked)
-        for _ in range(2):
-            step(x, torch.cat([y, torch.ones(2, 1, 64, 64)], 1) if masked else y)
-        ends.append(state.gen.state_dict())
-    assert same(*ends)
 
 
 def test_grids_show_any_channels():

@@ -126,14 +126,6 @@ def test_a_network_that_makes_ab_of_l_colours_the_frames(tmp_path):
         assert np.abs(np.median(b[..., 1:], axis=(0, 1)) - 22).max() < 4
 
 
-def test_rate_stays(same, tmp_path):
-    made = tmp_path / "out.mp4"
-    translate_video(same, Video(video(tmp_path / "in.mp4", seconds=1, rate=30, codec="libx264")), made)
-    with av.open(str(made)) as file:
-        assert file.streams.video[0].average_rate == 30 and file.streams.video[0].frames == 30
-        assert file.duration == pytest.approx(1e6, abs=1e4)
-
-
 def test_sound_is_the_same_to_the_byte(same, tmp_path):
     source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "out.mkv"
     translate_video(same, Video(source), made)
