@@ -74,7 +74,7 @@ class Perceptual:
     """LPIPS, FID and KID over a data set, as far as the weights of their networks can be had.
 
     FID and KID see bytes, as they would in the files of the images, and resize them as the original FID and
-    torch-fidelity do; torchmetrics from 1.8 on would smooth.
+    torch-fidelity do; torchmetrics from 1.8 on does otherwise.
     """
 
     def __init__(self, device: torch.device):
@@ -91,7 +91,9 @@ class Perceptual:
                 if name != "lpips":
                     self.metrics[name].inception.use_antialias = False
             except Exception as error:  # a missing package, no network, a broken download
-                say(f"no {name}: it cannot be had here ({str(error).strip().splitlines()[0]})")
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                say(f"no {name}: it cannot be had here ({reason}); downloaded weights, which may be broken, lie in "
+                    f"{torch.hub.get_dir()}")
 
     def update(self, y_fake: Tensor, y: Tensor) -> None:
         fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) / 2 + 0.5 for image in (y_fake, y))
