@@ -17,7 +17,7 @@ from pairs.checks import check_colours, check_headers, check_small, check_values
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs
-from pairs.geometry import Geometry, usual_size
+from pairs.geometry import Geometry
 from pairs.identity import Pair
 from pairs.jitter import Jitter
 from pairs.patterns import Patterns
@@ -98,7 +98,7 @@ def check(cfg: Config) -> int:
         # What training will see of a side.
         sizes = counted["train"].sizes
         check_small(sizes, geometry)
-        usual = usual_size(sizes)
+        usual = sizes.most_common(1)[0][0]
         told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")

@@ -303,8 +303,6 @@ class Counted:
     def tell(self, sides: Iterable[Seen]) -> None:
         """Says what does not count. Raises UserError where hardly anything does."""
         n, parts, way_out = len(self.weights), [], ""
-        if not n:
-            return
         for side in sides:
             if any(side.lacking):
                 parts.append(f"{_mean(side.lacking):.1%} of side {side.name} hold no value (NaN, or a TIFF's nodata "
@@ -314,6 +312,8 @@ class Counted:
                                "--unset-nodata FILE")
         if self.black:
             parts.append(f"{_mean(self.black):.1%} are black in the masks")
+        if not parts:  # the sides of pairs that cannot be used tell nothing
+            return
         most = max(self.brightest, default=1)
         dim = f"no mask is brighter than {most:.2%} of white" if most < 0.99 else ""
         reasons = "; ".join(parts) + way_out

@@ -7,6 +7,7 @@ import pytest
 from conftest import write_raster
 
 from config import Config
+from pairs.checks import check_values
 from pairs.identity import Pair
 from pairs.images import read_picture
 from pairs.reading import read_pair
@@ -34,7 +35,12 @@ def test_bands_are_taken_by_number_and_in_order(tmp_path, direction):
     assert np.allclose(made[1][..., 0], b[4] / 1e4, atol=1e-6)
 
 
-def test_a_band_that_is_missing_is_named_with_its_file(tmp_path):
-    picture = read_picture(write(tmp_path / "a.tif", located(3)))
+def test_a_band_that_is_missing_is_named_with_its_file(tmp_path, capsys):
+    bands = located(3)
+    bands[:, :9] = 0
+    path = write(tmp_path / "a.tif", bands, nodata=0)
+    picture = read_picture(path)
     with pytest.raises(DataError, match=r"a\.tif holds 3 bands, and no band 4"):
         Values(1, bands=(4,)).array([picture])
+    check_values([Pair((path,), path)], Values(1, bands=(4,)), Values(1, bands=(4,)), "AtoB")
+    assert not capsys.readouterr().out  # nor that of its pixels some count and some do not

@@ -144,6 +144,9 @@ def test_a_strip_that_aspect_would_blow_up_is_a_sentence_and_eats_no_memory(larg
     with pytest.raises(DataError, match=r"0.png becomes 7200×72 with resize aspect, which is too large"):
         train_module.train(cfg)
     assert check(cfg) == 2 and "7200×72 with resize aspect, which is too large" in capsys.readouterr().out
+    root = write_set(tmp_path / "mixed", [(80, 160), (100, 70), (130, 90)])
+    assert check(replace(cfg, data_root=root)) == 0  # a size that some pair has
+    assert "one side, 80×160: trained on 72×144" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -573,7 +573,7 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     raster(first, (320, 300), 20)
     said = run(*words, status=2)
     assert "out was begun with bytes [" in said and "take a new folder" in said
-    assert "out was begun with inputs [" in run("tiles", second, *words[2:], status=2)  # of other bytes too
+    assert "out was begun with inputs [" in run("tiles", second, first, *words[3:], status=2)  # of other bytes too
     raster(first, (300, 300), 20)  # as large as before
     said = run(*words)
     assert "a.tif has changed since" in said and "of them were there already" in said
