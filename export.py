@@ -31,7 +31,7 @@ class Export:
     hub: Path | None = None  # a new folder for the Hugging Face Hub; needs the package safetensors
     half: bool = False  # of output: weights in fp16, half the file; a page's always are, unless int8
     int8: bool = False  # of output and page: weights in 8 bits, a quarter of the file
-    norm: Literal["image", "running"] = "image"  # BatchNorm's statistics: each image's (the paper) or the running ones
+    norm: Literal["image", "running"] = "image"  # of output and page: each image's statistics, or those of training
     palette: str = ""  # of the page, as for draw.py
     examples: int = 3  # validation pairs that page and hub show, at most, if the run's data is at hand
     runtime: Path | None = None  # for the page: the package onnxruntime-web; fetched once if not given
