@@ -129,7 +129,7 @@ def splits_for(trained: Trained, root: Path, split: str) -> Found:
     own = there != {"train"}
     if not there:
         raise nothing_to_train(root, found)
-    refuse_problems(found, {split} if own and split != "all" else there)
+    refuse_problems(found, {split} if own and split != "all" and found.splits else there)
     if split == "all":
         found.splits = {"all": sum(found.splits.values(), []), "train": found.splits.get("train", [])}
     elif not own:

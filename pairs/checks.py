@@ -119,7 +119,7 @@ def _or_patterns(pairs: Sequence[Pair]) -> str:
     folder = files[0].parent
     root = folder.parent if folder.name.lower() in SPLIT_OF else folder
     patterns = suggested([file.relative_to(root).as_posix() for file in files])
-    return f", or take {patterns}" if patterns else ""
+    return f", or let train.py and check.py take {patterns}" if patterns else ""
 
 
 def describe(headers: Headers, pairs: list[Pair]) -> str:

@@ -8,8 +8,11 @@ import pytest
 import torch
 from conftest import tree
 
+from evaluate import splits_for
+from inference.trained import Trained
 from pairs.download import ensure_dataset
 from pairs.find import find_pairs, list_images, usable_pairs
+from pairs.geometry import Geometry
 from pairs.identity import Known
 from runtime.grids import save_grid
 from utils import DataError, UserError
@@ -110,6 +113,11 @@ def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys
     shutil.rmtree(tmp_path / "val")
     with pytest.raises(UserError, match="images without a partner .*test/A/alone"):
         usable_pairs(tmp_path, 0)
+    shutil.rmtree(tmp_path / "train")
+    for path in tmp_path.glob("test/A/[01].*"):
+        path.unlink()
+    with pytest.raises(UserError, match="images without a partner .*test/A/alone"):
+        splits_for(Trained(3, 3, Geometry()), tmp_path, "val")
 
 
 def test_an_npz_holds_out_by_index(tmp_path):

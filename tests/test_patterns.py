@@ -191,7 +191,7 @@ def test_two_of_many_scenes_are_no_sides(tmp_path):
 def test_ends_and_beginnings_of_names_are_answered_with_flags_too(tmp_path, a, b):
     flags = f"--files-a '{{split}}/{a}.*' --files-b '{{split}}/{b}.*'"
     files = both(*(f"train/{side.replace('{name}', '{}')}.png" for side in (a, b)))
-    with pytest.raises(UserError, match=f"(or take |as the input: ){re.escape(flags)}"):
+    with pytest.raises(UserError, match=f"(or let train.py and check.py take |as the input: ){re.escape(flags)}"):
         check_headers(find_pairs(tree(tmp_path, *files)).splits["train"])
 
 
