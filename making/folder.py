@@ -25,7 +25,7 @@ from pairs.layouts import SPLITS
 from pairs.picture import Picture, to_unit
 from runtime.console import say
 from runtime.devices import usable_cores
-from runtime.files import atomic, remove_leftovers
+from runtime.files import TEMPORARY, atomic, remove_leftovers, taking_turns
 from runtime.grids import save_grid
 from runtime.threads import ordered
 from utils import DataError, UserError, name_of
@@ -171,6 +171,8 @@ class Folder:
         self.settings = settings_of(source)
         self.files = [path for path in source.inputs if path.is_file()]
         check_apart(self.root, source.inputs)
+        if self.root.is_dir():
+            remove_leftovers(self.root)
         self.begun = self._begun()
         self.there = self._whole() if self.begun else {}
         self.older = []  # of these, the names of those whose sources have changed since
@@ -180,10 +182,10 @@ class Folder:
             return False
         if not self.root.is_dir():
             raise UserError(f"{name_of(self.root)} is a file; the pairs need a folder")
-        remove_leftovers(self.root)
+        others = next((path for path in self.root.iterdir() if not path.match(TEMPORARY)), None)  # of commands at work
         note = self.root / NOTE
         if not note.is_file():
-            if others := next(self.root.iterdir(), None):
+            if others:
                 raise UserError(f"{name_of(self.root)} holds files that prepare.py has not made, such as "
                                 f"{name_of(others.name)}: take a new folder")
             return False
@@ -236,10 +238,10 @@ class Folder:
         """Raises OSError, and UserError where another command has begun the folder meanwhile."""
         if not self.begun:
             self.root.mkdir(parents=True, exist_ok=True)
-            self.begun = self._begun()  # by another process, since
-        if not self.begun:
-            with atomic(self.root / NOTE) as file:
-                file.write(json.dumps(self.settings, indent=1).encode())
+            with taking_turns(self.root):
+                if not self._begun():  # by another process, since
+                    with atomic(self.root / NOTE) as file:
+                        file.write(json.dumps(self.settings, indent=1).encode())
             self.begun = True
         home = self.root / made.split
         if made.a is None:

@@ -250,10 +250,10 @@ class Seen:
         numbers = self.all_numbers()
         ends = numbers.min(initial=math.inf), numbers.max(initial=-math.inf)
         rest = numbers[(numbers > ends[0]) & (numbers < ends[1])]
-        if len(middle := np.unique(rest)) == 1:  # of 0, 1 and 255, 0 is none of them
-            near, far = sorted(ends, key=lambda end: abs(end - middle[0]))
-            rest = numbers[numbers != far] if abs(far - middle[0]) > 2 * abs(near - middle[0]) else rest
-        if len(np.unique(rest)) < 2:
+        if 1000 * len(rest) > len(numbers) and (rest == rest[0]).all():  # of 0, 1 and 255, 0 is none of them
+            near, far = sorted(ends, key=lambda end: abs(end - rest[0]))
+            rest = numbers[numbers != far] if abs(far - rest[0]) > 20 * abs(near - rest[0]) else rest
+        if not len(rest) or (rest == rest[0]).all():
             return {}
         low, high = np.percentile(rest, [0.1, 99.9], method="nearest")
         far = [end for end, gap in zip(ends, (low - ends[0], ends[1] - high), strict=True) if gap > high - low]

@@ -56,6 +56,18 @@ def claim(file: BinaryIO) -> bool:
 
 
 @contextlib.contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Of processes that do this with one folder, the others wait, where there are such locks (see `claim`)."""
+    with contextlib.ExitStack() as stack:
+        if fcntl:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` once it is complete. Raises OSError, naming it.
 

@@ -197,6 +197,10 @@ HARDLY = (r"refused: hardly any pixel counts, 0\.\d\d% of those in \d pairs, so 
                    {}, "side B uses less than a tenth of its range", "side A uses", id=f"{n} indices near black")
       for n in (2, 19)),
     pytest.param("B", lambda path, i: png(path, blocks(i, [0, 255])), {}, "", "uses less", id="black and white"),
+    pytest.param("B", lambda path, i: png(path, np.where(np.indices((SIZE, SIZE)).any(0), blocks(i, [0, 255]), 1)),
+                 {}, "", "uses less|nearly every", id="black and white but for a pixel"),
+    pytest.param("B", lambda path, i: tiff(path, blocks(i, [-1, -0.5, 1]).astype(np.float32)),
+                 dict(range_b=(-1.0, 1.0), out_channels=1), "", "uses less|lies far", id="three levels are values"),
     pytest.param("A", lambda path, i: png(path, blocks(i, np.arange(151))), {},
                  r"side A looks like class indices, 0 to 1[45]\d in .*: --n-labels 1[45]\d or more makes each", "",
                  id="150 classes"),

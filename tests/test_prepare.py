@@ -29,6 +29,7 @@ from making.folder import Blocks, Folder, Made
 from making.photos import Photos
 from pairs.find import find_pairs
 from pairs.images import MAGIC, read_picture
+from runtime.files import atomic
 from utils import UserError
 
 
@@ -296,7 +297,9 @@ def test_nothing_is_written_over_what_is_not_ours(tmp_path):
         assert message in run("photos", folder, tmp_path / "new", "--input", "blur", status=2)
     first, second = (Folder(Photos(folder, tmp_path / "both", kind)) for kind in ("gray", "blur"))  # at once
     pair = Made("train", None, (folder / "00.jpg").read_bytes())
-    first.write("00", pair)
+    (tmp_path / "both").mkdir()
+    with atomic(tmp_path / "both/at work"):
+        first.write("00", pair)
     with pytest.raises(UserError, match="begun with input gray, which is now blur"):
         second.write("00", pair)
 
