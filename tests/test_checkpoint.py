@@ -236,6 +236,12 @@ def test_a_file_system_without_locks_costs_the_protection_alone(small, monkeypat
         with Run(small(), Ranks()):
             told = capsys.readouterr().out
     assert told.count(f"{lock.parent} lies on a file system without locks (") == 1 and told.count("\n") == 1
+    writing = [lock.with_name(name) for name in ("gen.pth.tar", temporary_name())]  # by a run that trains there
+    for path in writing:
+        path.touch()
+    with pytest.raises(UserError, match="already holds a run"), Run(small(), Ranks()):
+        pass
+    assert all(path.exists() for path in writing)
 
 
 def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monkeypatch, capsys):
