@@ -56,7 +56,7 @@ class Logger:
                          lambda history, _: write_curves(folder / "losses.png", history, cfg)]
         try:
             self.tables.append(Events(folder / "tensorboard", len(self.history)))
-        except Exception as error:  # it is not installed, or not to be written to
+        except Exception as error:  # it is not installed
             say(f"no TensorBoard events: {error}")
 
     def start(self, state: State, dtype: torch.dtype, lr: float) -> None:

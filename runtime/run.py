@@ -148,8 +148,9 @@ class Run:
                 cfg = replace(cfg, init_from=find_weights(cfg.init_from, read_weights).absolute())
             cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
                           best_by=str(Path(cfg.best_by).absolute()) if cfg.best_by.endswith(".json") else cfg.best_by)
-            for place in (folder, folder / "examples"):
-                remove_leftovers(place)
+            if cfg.resume or not run_files(folder):  # else it is refused, perhaps beside a run that no lock shows
+                for place in (folder, folder / "examples"):
+                    remove_leftovers(place)
             saved = self._read(cfg)
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(bytes(4096))  # what cannot be written is told now, not after the first epoch

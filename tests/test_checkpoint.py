@@ -236,6 +236,12 @@ def test_a_file_system_without_locks_costs_the_protection_alone(small, monkeypat
         with Run(small(), Ranks()):
             told = capsys.readouterr().out
     assert told.count(f"{lock.parent} lies on a file system without locks (") == 1 and told.count("\n") == 1
+    writing = [lock.with_name(name) for name in ("gen.pth.tar", temporary_name())]  # by a run that trains there
+    for path in writing:
+        path.touch()
+    with pytest.raises(UserError, match="already holds a run"), Run(small(), Ranks()):
+        pass
+    assert all(path.exists() for path in writing)
 
 
 def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monkeypatch, capsys):
@@ -258,7 +264,9 @@ def test_what_changes_on_resume_is_told_and_takes_effect_also_in_a_run_of_an_ear
     """It tells neither the defaults, nor its pairs, nor a setting that is newer."""
     settings = json.loads((run.out_dir / "config.json").read_text())
     saved = load_tensors(run.out_dir / "checkpoint.pth.tar")
-    del settings["defaults"], saved["defaults"], saved["pairs"], settings["lambda_fm"], saved["config"]["lambda_fm"]
+    del settings["defaults"], settings["lambda_fm"], saved["config"]["lambda_fm"]
+    for name in ("defaults", "pairs", "skipped", "skipped_steps"):
+        del saved[name]
     (run.out_dir / "config.json").write_text(json.dumps(settings))
     torch.save(saved, run.out_dir / "checkpoint.pth.tar")
     train(parse(["--resume", "--out-dir", str(run.out_dir), "--n-epochs=2", "--lambda-fm=10", "--beta1=0.9"]))

@@ -209,7 +209,7 @@ def test_when_nothing_is_left_to_train_on_the_run_ends(small, data, at_step):
         train(small(n_epochs=4, skip_unreadable=True))
 
 
-def test_the_steps_that_the_scaler_skips_are_counted(small, monkeypatch, capsys):
+def test_the_steps_that_the_scaler_skips_are_counted(small, at_step, monkeypatch, capsys):
     """fp16 on CUDA: an overflow skips a step and halves the scale. Here, a scaler on the CPU with a huge scale."""
     begin = State.begin
 
@@ -219,7 +219,10 @@ def test_the_steps_that_the_scaler_skips_are_counted(small, monkeypatch, capsys)
         return state
 
     monkeypatch.setattr(State, "begin", with_scaler)
-    train(small(n_epochs=4))
+    at_step(2, lambda losses: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        train(small(n_epochs=4))
+    train(small(n_epochs=4, resume=True))
     saved = load_tensors(small().out_dir / "checkpoint.pth.tar")
     skipped = [row["skipped_steps"] for row in saved["history"]]
     assert skipped[0] > 0 == skipped[-1]

@@ -304,7 +304,9 @@ def test_a_generator_is_not_scored_on_its_training_pairs_as_if_they_were_held_ou
         evaluated(cfg, data / "train")
     assert len(evaluated(cfg, data / "train", "all")) == len(evaluated(cfg, data / "train", "train")) == 6
     assert "the network was trained on 6, and 0 were held out" in capsys.readouterr().out
-    assert len(evaluated(cfg, data / "val")) == 2  # held out, whatever folder they are in
+    write_pair(data / "val" / "new.png", seed=999)
+    assert len(evaluated(cfg, data / "val")) == 2  # held out, whatever folder they are in, and whatever has come since
+    (data / "val" / "new.png").unlink()
     shutil.copy(data / "train" / "0.png", data / "val" / "again.png")
     assert len(evaluated(cfg, data)) == 2
     assert "1 of the 3 pairs in val were trained on, and are not scored" in capsys.readouterr().out

@@ -161,3 +161,8 @@ def test_an_image_beyond_pillows_limit_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)  # a warning from here on, an error from twice that
     with pytest.raises(DataError, match="huge.png is too large: more than 100,000 pixels"):
         read_picture(tmp_path / "huge.png")
+
+
+def test_a_message_survives_the_way_out_of_a_loader_process():
+    carried = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback …\nutils.DataError: a.png is bad"
+    assert str(DataError(carried)) == "a.png is bad"
