@@ -102,8 +102,11 @@ def baseline(name: str, train: PairedImages) -> Callable[[Tensor], Tensor]:
     if name == "identity":
         if train.y.lab:
             return lambda x: x.new_zeros(2, *x.shape[1:])
-        if str(train.x) != str(train.y):
-            raise UserError(f"baseline identity needs inputs like the targets: {train.y}; they are {train.x}")
+        several = train.direction == "AtoB" and len(train.pairs[0].inputs) > 1
+        x, y = ((side.channels, side.limits, side.n_labels, side.lab) for side in (train.x, train.y))
+        if several or x != y:
+            raise UserError(f"baseline identity needs inputs like the targets: {train.y}; they are "
+                            f"{'several images' if several else train.x}")
         return lambda x: x
     total = counted = 0
     for _, y in map(train.__getitem__, evenly(range(len(train)), 200)):
@@ -256,7 +259,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         labels = [(who, LabelScores(load_palette(opts.palette))) for who in scored]
     if opts.perceptual:
         perceptual = Perceptual(device)  # which says what cannot be had
-        metrics += [(who, copy.deepcopy(perceptual)) for who in names]
+        metrics += [(who, perceptual if who == "output" else copy.deepcopy(perceptual)) for who in names]
     rows, l1, near = {who: [] for who in names}, [math.nan] * len(data), []
     blank, bad = [], []  # files of what cannot be scored
     for i, (x, y_fake, y) in enumerate(predictions(gen, data, range(len(data)), opts)):
@@ -291,6 +294,9 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     for files, why in ((bad, "the output is not finite"), (blank, "no pixel counts")):
         if files:
             say(f"left out of all scores, since {why}: {len(files)} of {len(data)} pairs, such as {files[0]}")
+    if opts.perceptual:
+        for name, why in perceptual.missing().items():
+            say(f"no {name}: {why}")
     scores = {who: summary(rows[who]) for who in names}
     for who, metric in metrics + labels:
         scores.setdefault(who, {}).update(metric.compute())

@@ -106,14 +106,16 @@ class Perceptual:
             elif self.smallest > LEAST:
                 metric.update(fake, real)
 
+    def missing(self) -> dict[str, str]:
+        """By name, why there is no score of these images."""
+        few = {"fid": "two images or more", "kid": "two images or more"} if self.n < 2 else {}
+        small = {"lpips": f"more than {LEAST} pixels a side"} if self.smallest <= LEAST else {}
+        return {name: f"it needs {what}" for name, what in {**few, **small}.items() if name in self.metrics}
+
     def compute(self) -> dict[str, float]:
         scores = {}
         for name, metric in self.metrics.items():
-            if name != "lpips" and self.n < 2:
-                say(f"no {name}: it needs two images or more")
-                continue
-            if name == "lpips" and self.smallest <= LEAST:
-                say(f"no {name}: it needs more than {LEAST} pixels a side")
+            if name in self.missing():
                 continue
             if name == "kid":
                 metric.subset_size = min(50, self.n)

@@ -85,7 +85,7 @@ def from_hub(name: str) -> Path:
         folder = FOLDER / name.replace("/", "--")
         return Path(huggingface_hub.hf_hub_download(repo, FILE, revision=revision or None, local_dir=folder))
     except errors.LocalEntryNotFoundError as error:
-        reason = f"the Hub does not answer ({first_line(error.__cause__ or error)}), and there is no copy here"
+        reason = f"the Hub does not give it ({first_line(error.__cause__ or error)}), and there is no copy here"
         raise UserError(f"could not fetch hf:{name}: {reason}") from error
     except errors.EntryNotFoundError as error:
         raise UserError(f"hf:{name} holds no {FILE}: python export.py --hub writes one") from error

@@ -185,7 +185,7 @@ def test_a_repository_is_fetched_and_serves_without_the_hub(hub, gen, tmp_path):
     assert equal(load_generator("hf:me/facades@v2"), gen)
     hub.address = "http://127.0.0.1:9"
     assert equal(load_generator("hf:me/facades"), gen)
-    with pytest.raises(UserError, match="could not fetch hf:me/other: the Hub does not answer .*refused"):
+    with pytest.raises(UserError, match="could not fetch hf:me/other: the Hub does not give it .*refused"):
         load_generator("hf:me/other")
 
 
