@@ -160,7 +160,7 @@ class Writer:
         frame = frame.reformat(format=self.stream.pix_fmt, dst_colorspace=MATRICES.get(like.colorspace, "itu601"),
                                dst_color_range=like.color_range or None, interpolation=ROUNDED)
         mark(frame, like)
-        frame.pts, frame.time_base, frame.duration = like.pts, like.time_base, like.duration
+        frame.pts, frame.time_base = like.pts, like.time_base
         if self.last is not None and frame.pts is not None:  # of two frames of one time, MP4 holds none
             frame.pts = max(frame.pts, self.last + 1)
         self.last = frame.pts

@@ -99,6 +99,8 @@ def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
     assert [round(time, 2) for time, _ in after] == [time / 10 for time in times]
     for (_, a), (_, b) in zip(before, after, strict=True):
         assert np.abs(a.astype(int) - b).mean() < 3
+    with av.open(str(made)) as file:  # which Matroska keeps, and from which it tells how long each frame stands
+        assert file.streams.video[0].guessed_rate == 10
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
