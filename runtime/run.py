@@ -117,7 +117,7 @@ class Run:
         self.record, saved, self.saved = record, self.saved, None
         if not saved:
             return Progress()
-        state.load_state_dict(saved["state"])
+        state.load_state_dict(saved.pop("state"))  # which others that hold `saved` would keep in memory
         if self.ranks.main and self.cfg.best_by != "none":
             self.best = self._best()
         progress = Progress(**{f.name: saved[f.name] for f in fields(Progress) if f.name in saved})

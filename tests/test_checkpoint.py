@@ -5,6 +5,7 @@ import pickle
 import re
 import threading
 import time
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -290,6 +291,20 @@ def test_an_edit_of_config_py_takes_effect_on_resume(small, run, monkeypatch, ca
     assert "changed since the run began: n_epochs from 1 to 3" in capsys.readouterr().out
     cfg = parse(["--resume", "--out-dir", str(small().out_dir)])
     assert cfg.n_epochs == 3 and cfg.lr == 1e-4  # kept, and no longer an edit
+
+
+def test_the_weights_that_were_restored_are_not_held_twice(run, on_steps, monkeypatch):
+    load, read, held = run_module.load_tensors, [], []
+
+    def watched(*args):
+        saved = load(*args)
+        read.append(weakref.ref(saved["state"]["gen"]["output.1.bias"]))
+        return saved
+
+    monkeypatch.setattr(run_module, "load_tensors", watched)
+    on_steps(lambda *_, **__: held.append(read[0]()))
+    train(replace(run, resume=True, n_epochs=2))
+    assert {*held} == {None}
 
 
 def test_a_run_whose_data_moved_says_what_to_do_and_downloads_nothing(run, data, tmp_path):
