@@ -390,7 +390,7 @@ def main() -> int:
         settings = {key: str(value) for key, value in vars(opts).items()}
         report = nan_to_null({"n": len(order), "settings": settings, "weights": mark_of(gen), **found})
         with atomic(folder / "metrics.json") as file:
-            file.write(json.dumps(report, indent=2, allow_nan=False).encode())
+            file.write(json.dumps(report, indent=2).encode())
         chosen = [order[0], order[len(order) // 2], order[-1]]
         rows = [[x, *(data.y.shown(x, image) for image in composite(y_fake, y))]
                 for x, y_fake, y in predictions(gen, data, chosen, replace(opts, num_workers=0))]

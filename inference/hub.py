@@ -123,8 +123,7 @@ def evaluation(checkpoint: Path, gen: Generator) -> dict | None:
     for path in reversed(found):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             report = json.loads(path.read_text(encoding="utf-8"))
-            if report["weights"] == mark and way in (None, report["settings"]["direction"]) \
-                    and report["scores"]["output"]:
+            if report["weights"] == mark and way in (None, report["settings"]["direction"]):
                 return report
     if found:
         say(f"{found[-1]} holds no scores of these weights in their direction: the card has none before evaluate.py "
