@@ -144,8 +144,6 @@ class Run:
                 self._lock(folder)
             else:
                 folder = self._free_folder()
-            if cfg.init_from and cfg.init_from.exists():
-                cfg = replace(cfg, init_from=find_weights(cfg.init_from, read_weights).absolute())
             cfg = replace(cfg, out_dir=folder, data_root=cfg.data_root.absolute(),  # to be resumed from anywhere
                           best_by=str(Path(cfg.best_by).absolute()) if cfg.best_by.endswith(".json") else cfg.best_by)
             if cfg.resume or not run_files(folder):  # else it is refused, perhaps beside a run that no lock shows
