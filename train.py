@@ -136,7 +136,7 @@ def train(cfg: Config) -> None:
         state = State.begin(*make_networks(cfg), cfg, device, dtype, levers)
         if cfg.init_from and not run.saved:
             ranks.broadcast(partial(head_start, state.gen, state.disc, cfg.init_from))  # replicate() hands it on
-        progress = run.restore(state, survey.record, survey.same_train, survey.same_scored)
+        progress = run.restore(state, survey.record, survey.same_train)
 
         # Choose the step, and what watches over it.
         rate = partial(learning_rate, lr=cfg.lr, n_epochs=cfg.n_epochs, n_epochs_decay=cfg.n_epochs_decay)

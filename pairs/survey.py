@@ -28,12 +28,10 @@ class Survey:
     found: Found
     known: Known | None  # the pairs that the run, or the one that it begins with, has met
     resumed: bool
-    told: Mapping[str, Any]  # by the file of that run
     scored: list[Pair] = field(default_factory=list)  # of the validation pairs
     masked: bool = False  # whether every training pair needs a mask, as some pixels may hold no value
     record: dict = field(default_factory=dict)  # what a checkpoint and a generator's file keep
     same_train: bool = True  # whether a resumed run trains on the pairs that it knows, in their order
-    same_scored: bool = True  # whether it scores those that it has scored before
 
     @classmethod
     def find(cls, settings: Mapping[str, Any], before: dict | None, resumed: bool) -> "Survey":
@@ -51,7 +49,7 @@ class Survey:
         photos = settings["space"] == "lab"
         found = usable_pairs(root, settings["seed"], known, resumed, patterns, settings["group"], photos)
         gc.freeze()  # they stay: no collection looks at them again, nor copies them into the loader processes
-        return cls(root, found, known, bool(known) and resumed, before or {})
+        return cls(root, found, known, bool(known) and resumed)
 
     @property
     def train(self) -> list[Pair]:
@@ -124,7 +122,6 @@ class Survey:
         scored = evenly(held_out[:, 0], n_val)
         masks = marks([Pair((pair.mask,), pair.mask, name=pair.name) for pair in self.scored if pair.mask is not None])
         masked = sorted(zip(scored, masks[:, 0], strict=False))
-        told = {"validated_on": digest(np.sort(scored).tobytes()), "masked_by": digest(np.array(masked).tobytes())}
         before = Known()
         if self.resumed:
             before = self.known
@@ -134,5 +131,5 @@ class Survey:
             if differ:
                 say(f"the data is no longer what the run was trained on: {'; '.join(differ)}")
             self.same_train = np.array_equal(train[:, 0], before.train[:, 0])
-            self.same_scored = all(self.told.get(name) in (None, value) for name, value in told.items())
-        return {"pairs": before.next(train, held_out).plain(), **told}
+        return {"pairs": before.next(train, held_out).plain(), "validated_on": digest(np.sort(scored).tobytes()),
+                "masked_by": digest(np.array(masked).tobytes())}

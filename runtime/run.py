@@ -106,13 +106,12 @@ class Run:
                 "that do the opposite")
         return {name: saved[name] for name in ("pairs",) if name in saved}
 
-    def restore(self, state: State, record: dict, same_pairs: bool, same_scored: bool) -> Progress:
+    def restore(self, state: State, record: dict, same_pairs: bool) -> Progress:
         """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
 
-        `record` tells of the data, and will be part of the checkpoints; same_pairs and same_scored say whether the
-        training pairs, in their order, and those that validation scores are still the checkpoint's. An epoch that was
-        cut begins anew when its order no longer stands: to go on would leave out some pairs and repeat others, and to
-        refuse would end a run of which one file was lost.
+        `record` tells of the data, and will be part of the checkpoints; same_pairs says whether the training pairs, in
+        their order, are still the checkpoint's. An epoch that was cut begins anew when its order no longer stands: to
+        go on would leave out some pairs and repeat others, and to refuse would end a run of which one file was lost.
         """
         self.record, saved, self.saved = record, self.saved, None
         if not saved:
@@ -124,7 +123,7 @@ class Run:
         if progress.images and not (same_pairs and self.cfg.seed == saved["config"]["seed"]):
             say(f"epoch {progress.epoch + 1} begins anew, because the order of its pairs has changed")
             progress = Progress(progress.epoch)
-        same_scored &= same_targets(saved["config"], self.cfg.plain())
+        same_scored = self._compares(saved)
         if not same_scored:
             say("validation scores other pairs than before, or in another way: scores from here on are not to be "
                 "compared with those before")
@@ -246,13 +245,21 @@ class Run:
             say(f"{error}: the next epoch that is scored takes its place")
             return {}
         if ("scores" not in best  # of an earlier version
-                or any(best.get(name) not in (None, self.record[name]) for name in ("validated_on", "masked_by"))
-                or not same_targets(best["config"], self.cfg.plain())
+                or not self._compares(best)
                 or self.cfg.palette and best.get("best_by", self.cfg.best_by) != self.cfg.best_by):
             say("best.pth.tar was scored on other validation pairs, or in another way: the next epoch that is scored "
                 "takes its place")
             return {}
         return best["scores"]
+
+    def _compares(self, saved: dict) -> bool:
+        """Whether the scores of a file of this run are of the pairs and the numbers that validation takes now."""
+        then, now = saved["config"], self.cfg.plain()
+        side = now["direction"][-1].lower()
+        names = ["resize", f"range_{side}", f"bands_{side}", *(["load_size"] if now["resize"] == "aspect" else [])]
+        is_label = [settings.get("label_side", now["label_side"]) in ("both", side.upper()) for settings in (then, now)]
+        return (all(saved.get(name) in (None, self.record[name]) for name in ("validated_on", "masked_by"))
+                and all(then.get(name, now[name]) == now[name] for name in names) and is_label[0] == is_label[1])
 
     def save(self, state: State, progress: Progress, history: list[dict]) -> None:
         """Writes the checkpoint of this moment, after what is being written, if this start has learnt anything."""
@@ -308,14 +315,6 @@ class Run:
             with atomic(self.cfg.out_dir / "config.json") as file:
                 file.write(text.encode())
             self.settled = True
-
-
-def same_targets(then: dict, now: dict) -> bool:
-    """Whether validation with the settings of `then` and of `now` compares outputs with the same numbers."""
-    side = now["direction"][-1].lower()
-    names = ["resize", f"range_{side}", f"bands_{side}", *(["load_size"] if now["resize"] == "aspect" else [])]
-    is_label = [settings.get("label_side", now["label_side"]) in ("both", side.upper()) for settings in (then, now)]
-    return all(then.get(name, now[name]) == now[name] for name in names) and is_label[0] == is_label[1]
 
 
 def goodness(scores: dict[str, float], cfg: Config) -> float:
