@@ -107,7 +107,7 @@ def test_times_of_frames_stay_and_each_has_its_picture(same, tmp_path, ending):
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
 def test_frames_of_one_time_follow_each_other(same, tmp_path, ending):
     def held(packet, number):
-        packet.pts = packet.dts = (0, 100, 100, 200)[number]
+        packet.pts = packet.dts = (0, 0, 100, 200)[number]
 
     source = remuxed(clip(tmp_path / "in.mkv", times=(0, 1, 3, 4), codec="ffv1"), tmp_path / "held.mkv", held)
     assert translate_video(same, Video(source), tmp_path / f"out{ending}") == 4
