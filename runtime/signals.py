@@ -48,8 +48,6 @@ def leave_signals() -> None:
     """For a process that the main one ends: it receives no signal, not even one that was sent while it started."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class Stop:
