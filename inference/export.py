@@ -1,10 +1,8 @@
 """Writes a generator for other programs: ONNX (.onnx), PyTorch's exported format (.pt2) or LiteRT's (.tflite)."""
 
 import copy
-import errno
 import io
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -124,8 +122,6 @@ def export(gen: Generator, path: Path, norm: str = "image", checkpoint: Path | N
     gen = copy.deepcopy(gen).to(memory_format=torch.contiguous_format)  # of others, the tracer would fix sizes
     gen = reduced(gen, int8) if half or int8 else gen
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     remove_leftovers(path.parent)
     with torch.no_grad(), gen.test_time(norm, dropout=False):
         if suffix == ".tflite":
