@@ -142,12 +142,12 @@ def read_item(job: Job, translator: Translator, opts: Predict) -> Item:
     taken, place, shown = translator.take(pictures), None, []
     if opts.compare:
         shown.append(rgb(translator.x.to_network(to_tensor(translator.x.array(pictures)))))
-    if opts.compare and target:
-        if target.size != size and not has_shape_of(target.size, size) and not has_shape_of(size, target.size):
-            raise DataError(f"{target.name} is no target of {job.name}: it has another shape")
-        how = translator.trained.geometry.how(translator.trained.y_is_label)
-        target = translator.y.array([resized(target, size, how)])  # of ab, the whole photo
-        shown.append(rgb(normalise(to_tensor(target))))
+        if target:
+            if target.size != size and not has_shape_of(target.size, size) and not has_shape_of(size, target.size):
+                raise DataError(f"{target.name} is no target of {job.name}: it has another shape")
+            how = translator.trained.geometry.how(translator.trained.y_is_label)
+            target = translator.y.array([resized(target, size, how)])  # of ab, the whole photo
+            shown.append(rgb(normalise(to_tensor(target))))
     if job.is_raster(opts) and (place := read_place(job.inputs[0])):
         place = place.scaled(own_size, size)
     return Item(job, taken, place, shown, more)

@@ -184,7 +184,7 @@ def write_examples(folder: Path, pairs: Sequence[Pair], trained: Trained, side: 
         height, width = halves[0].shape[:2]
         scale = min(1, side / min(width, height))
         size = round(width * scale), round(height * scale)
-        labels = trained.x_is_label or bool(trained.colours), trained.y_is_label
+        labels = trained.x_is_label or trained.colours, trained.y_is_label
         halves = [resize(np.ascontiguousarray(half), size, "nearest" if label else "linear")
                   for half, label in zip(halves, labels, strict=True)]
         (folder / f"{number}.png").write_bytes(png(np.concatenate(halves, axis=1)))

@@ -158,7 +158,7 @@ class Writer:
             array = np.repeat(array[..., None], 3, axis=2)
         frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
         frame = frame.reformat(format=self.stream.pix_fmt, dst_colorspace=MATRICES.get(like.colorspace, "itu601"),
-                               dst_color_range=like.color_range or None, interpolation=ROUNDED)
+                               dst_color_range=like.color_range, interpolation=ROUNDED)
         mark(frame, like)
         frame.pts, frame.time_base = like.pts, like.time_base
         if self.last is not None and frame.pts is not None:  # of two frames of one time, MP4 holds none
@@ -181,10 +181,9 @@ class Writer:
         """Encoders pass times on, but no durations, so that the last frame would stand as long as others do."""
         packets = self.stream.encode()
         stands = (self.video.lasts or 0) - self.video.time
-        if packets and stands > 0:
-            ends = {self.last}
-            if self.made.format.name in ("mp4", "mov"):  # where the packet that is written last must tell it too
-                ends.add(packets[-1].pts)
+        ends = {self.last}
+        if packets and self.made.format.name in ("mp4", "mov"):  # where the packet written last must tell it too
+            ends.add(packets[-1].pts)
         for packet in packets:
             if stands > 0 and packet.pts in ends:
                 packet.duration = round(stands / packet.time_base)
