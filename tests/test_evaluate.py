@@ -147,6 +147,7 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     assert (cfg.out_dir / "best.pth.tar").exists()
     monkeypatch.chdir("/")
     train(replace(cfg, resume=True, n_epochs=2, best_by=str(tmp_path / "palette.json")))
+    assert "best_by" not in capsys.readouterr().out  # it has not changed
 
 
 def test_validation_pairs_that_are_all_black_under_their_masks_have_no_label_right(small, tmp_path):

@@ -431,6 +431,13 @@ def test_resume_finds_the_run_by_its_data(capsys):
     run_in("aerial", "data/maps", 4, direction="BtoA")
     assert resumed("--data-root", "data/mine") == resumed("better", "--data-root", "data/mine") == "runs/better"
     assert resumed("--data-root", "data/other") == "runs/better-2"
+    for name in ("theirs", "other-2"):  # of another program; as a run on that data would be called
+        Path("runs", name).mkdir()
+        Path("runs", name, "config.json").write_text("[]")
+        assert resumed("--data-root", "data/mine") == "runs/better"
+    with pytest.raises(UserError, match="other-2.config.json holds no settings"):
+        resumed("--data-root", "data/other")
+    shutil.rmtree("runs/other-2")
     assert resumed("maps") == "runs/map" and resumed("maps_to_aerial") == "runs/aerial"  # a recipe has a direction
     assert parse(["--data-root", "data/mine", "--resume"]).ngf == 7
     capsys.readouterr()
