@@ -3,7 +3,6 @@
 import http.client
 import re
 import shutil
-import urllib.error
 import urllib.request
 from typing import BinaryIO
 from urllib.parse import quote
@@ -49,6 +48,5 @@ class Reader:
 
 def reason_of(error: Exception) -> str:
     """What went wrong, without the words of the library around it."""
-    reason = getattr(error, "reason", None) if not isinstance(error, urllib.error.HTTPError) else None
-    text = str(reason or error) or type(error).__name__
-    return re.sub(r"^\[Errno -?\d+\] ", "", text)
+    text = str(error) or type(error).__name__
+    return re.sub(r"^(<urlopen error )?(\[Errno -?\d+\] )?|>$", "", text)
