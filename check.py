@@ -102,9 +102,9 @@ def check(cfg: Config) -> int:
         told = {"trained on": geometry.load(usual), "cut to": geometry.crop, "validated on": geometry.whole(usual)}
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")
-    if good.get("train") and cfg.color_jitter:
-        check_colours(good["train"], cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
     if good.get("train"):
+        if cfg.color_jitter:
+            check_colours(good["train"], cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
         # What it will see of some pairs.
         name = cfg.data_root.resolve().name
         preview = Path(f"preview_{name}.png")

@@ -46,7 +46,7 @@ class PairedImages(Dataset):
     cache: dict[int, np.ndarray] | None = None  # pairs read so far, resized but not jittered; None: no cache
 
     def __post_init__(self):
-        self.masked |= len(self.pairs) > 0 and self.pairs[0].mask is not None  # either all have a mask or none
+        self.masked |= self.pairs[0].mask is not None  # either all have a mask or none
         self.x_is_label = self.x.n_labels > 0 or self.label_side in ("both", self.direction[0])
         self.y_is_label = self.label_side in ("both", self.direction[-1])
         one_size = self.jitter or self.geometry.resize == "stretch"

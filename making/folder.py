@@ -191,8 +191,8 @@ class Folder:
             return False
         try:
             settings = json.loads(note.read_text(encoding="utf-8"))
-            times = settings.pop("modified", None)  # of which older versions kept no note
             now = self.settings["modified"]
+            times = settings.pop("modified", now)  # of which older versions kept no note
             changed = {name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name)}
             changed.discard("modified")
         except (ValueError, TypeError, AttributeError) as error:
@@ -204,7 +204,7 @@ class Folder:
             name = min(changed, key=[*self.settings, *settings].index)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
                             f"{self.settings.get(name)}: take a new folder, or what it was begun with")
-        if times and times != now:
+        if times != now:
             file = next(path for path, old, new in zip(self.files, times, now, strict=False) if old != new)
             say(f"{name_of(file)} has changed since {name_of(self.root)} was begun: pairs that are there stay as they "
                 "are; if it holds something else now, take a new folder")
