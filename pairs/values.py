@@ -90,7 +90,7 @@ class Values:
 
     def ranged(self, pictures: Sequence[Picture]) -> list[bool]:
         """Which of one pair's pictures `limits` are for: those of the most bits, such as depth beside a photo."""
-        if self.ranged_inputs and len(pictures) > 1:
+        if self.ranged_inputs:
             return [number in self.ranged_inputs for number, _ in enumerate(pictures, 1)]
         most = max((picture.kind for picture in pictures), key=KINDS.index)
         return [self.limits is not None and not self.n_labels and picture.kind == most for picture in pictures]
