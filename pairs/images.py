@@ -137,12 +137,9 @@ def _of_pnm(image: Image.Image, name: str) -> Picture:
 
 def _of_gif(image: Image.Image, name: str) -> Picture:
     """Its first frame. Its numbers are no classes, since programs that write GIF number the colours in use anew."""
-    palette = image.getpalette() if image.mode == "P" else None
-    if palette is not None and palette[::3] == palette[1::3] == palette[2::3]:
-        image = image.convert("LA" if image.has_transparency_data else "L")
-    elif image.mode == "P":
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return of_pillow(image, name)
+    palette = image.getpalette()
+    gray = palette is None or palette[::3] == palette[1::3] == palette[2::3]
+    return of_pillow(image.convert(("L" if gray else "RGB") + "A" * image.has_transparency_data), name)
 
 
 def _content(image: Image.Image) -> bytes:
@@ -153,9 +150,8 @@ def _content(image: Image.Image) -> bytes:
 
 def _by_opencv(content: bytes, size: tuple[int, int], channels: tuple[int, ...]) -> np.ndarray:
     """(H, W, C) of uint8 or uint16 in RGB, the numbers as they are written. Raises ValueError."""
-    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    array = None if array is None else np.atleast_3d(array)
-    if array is None or array.shape not in [(*size[::-1], n) for n in channels]:
+    array = np.atleast_3d(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
+    if array.shape not in [(*size[::-1], n) for n in channels]:
         raise ValueError("damaged, or a kind of image that is not known")
     return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] > 1 else array
 
@@ -183,7 +179,7 @@ def read_header(source: Path | np.ndarray) -> Header:
             frames = image.pages
             nodata = image.nodata
         else:
-            frames = image.format in ("PNG", "WEBP", "GIF") and getattr(image, "is_animated", False)  # no phone's JPEG
+            frames = image.format in ("PNG", "WEBP", "GIF") and image.is_animated  # no phone's JPEG
             hidden = image.format == "PNG" and "exif" not in image.info  # Pillow would decode it to look behind
             orientation = 1 if hidden else image.getexif().get(0x0112, 1)
         upright = size[::-1] if orientation in (5, 6, 7, 8) else size  # which turn it on its side
