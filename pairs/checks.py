@@ -115,7 +115,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
 
 def _or_patterns(pairs: Sequence[Pair]) -> str:
     """What may be said instead of other names, where the ends of these have a pattern."""
-    files = [pair.files[0] for pair in pairs if pair.side_by_side]
+    files = [pair.files[0] for pair in pairs]
     folder = files[0].parent
     root = folder.parent if folder.name.lower() in SPLIT_OF else folder
     patterns = suggested([file.relative_to(root).as_posix() for file in files])
@@ -177,7 +177,7 @@ class Seen:
         """One pair's pictures; masked: (H, W), where none counts."""
         pictures = self.values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
-        ranged, laid = self.values.ranged(pictures), self.values.alpha(pictures) is not None
+        ranged = self.values.ranged(pictures)
         for number, picture in enumerate(pictures, 1):
             self.widest[number] = max(self.widest.get(number, picture.kind), picture.kind, key=KINDS.index)
         if len({*ranged}) > 1 and not self.is_input:
@@ -192,7 +192,7 @@ class Seen:
                 holds = holds & ~masked
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
             array = picture.array[::step, ::step]
-            if laid and picture.kind == "uint8" and not has_range:
+            if picture.alpha is not None and picture.kind == "uint8" and not has_range:
                 array = over_white(array, picture.alpha[::step, ::step])
             numbers = array[holds[::step, ::step]].astype(np.float64)
             numbers = numbers[np.isfinite(numbers)]
@@ -209,7 +209,7 @@ class Seen:
             self.indices = None
             return
         self.indices.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
-        equal = (indices[:, 1:] == indices[:, :-1]).mean() if indices.shape[1] > 1 else 1
+        equal = (indices[:, 1:] == indices[:, :-1]).mean()
         self.flat = self.flat and equal > 0.8 and len(found) <= 64
 
     def add_palette(self, picture: Picture) -> None:
@@ -235,7 +235,7 @@ class Seen:
 
     def all_numbers(self) -> np.ndarray:
         """Those of that kind: what is narrower needs no range."""
-        return np.concatenate([*self.numbers[self.kind], np.zeros(0)])
+        return np.concatenate(self.numbers[self.kind])
 
     @property
     def void(self) -> dict[int, int]:
@@ -366,7 +366,7 @@ def _span(numbers: Iterable[int]) -> str:
 def describe_classes(side: Seen) -> str:
     """Which classes occur, and how much is of none, for a message."""
     void, lacking = side.void, _mean(side.lacking)
-    share = sum(void.values()) / max(1, side.indices.total())
+    share = sum(void.values()) / side.indices.total()
     valued = "pixel that holds a value" if lacking else "pixel"
     there = sorted(side.indices.keys() - void.keys())
     return (f"side {side.name}: of the classes 0 to {side.values.n_labels - 1}, {len(there)} occur ({_span(there)}); "
@@ -428,7 +428,7 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = read_pictures(pair)
             black = counted.add(sum(sides, []), mask)
-            alike += not pair.alone and not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
+            alike += not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
             for side, pictures in zip(seen.values(), sides, strict=True):
                 side.add(pictures, None if side.is_input else black)
             first, *others = sides[at]
@@ -440,7 +440,7 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
                 given.samples.append(sample(to_array(first, 3)))
     for side in seen.values():
         low, high = side.values.limits or (0, 1)
-        step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+        step = float(np.spacing(np.float32(abs(high))))
         if step > (high - low) / 1000:
             say(f"side {side.name}: numbers such as {high:.10g} are read to the nearest {step:g} (float32), which is "
                 f"coarse for a range of {high - low:g}: take {low:.10g} away from them in the files")
@@ -494,7 +494,7 @@ def _check_side(side: Seen) -> tuple[str, str] | None:
                             f"{top + 1} makes each a channel. If they measure something, {flag} takes in all of them")
         return flag, outside
     low, high = values.limits or (0, 255 if side.kind == "uint8" else 65535)
-    spare = side.kind == "uint16" and not values.limits and not values.lab  # sensors rarely use all 16 bits
+    spare = side.kind == "uint16" and not values.limits  # sensors rarely use all 16 bits
     black, white = np.clip([(end - low) / (high - low) for end in ends], 0, 1)
     if ends[0] == ends[1]:
         say(f"nearly every number of {told} is {ends[0]:g}: is that meant?{outside}")

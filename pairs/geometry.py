@@ -51,7 +51,7 @@ class Geometry:
         if self.resize == "none":
             return size
         shape, height = (self.crop, self.crop_size) if self.resize == "stretch" else (size, min(size))
-        return tuple(max(1, round(side * self.load_size / height)) for side in shape)
+        return tuple(round(side * self.load_size / height) for side in shape)
 
     def whole(self, size: Size) -> Size:
         return self.crop if self.resize == "stretch" else self.load(size)

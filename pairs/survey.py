@@ -40,8 +40,9 @@ class Survey:
         before: what the file says that the run goes on from (`resumed`) or has begun with.
         Raises FileNotFoundError, or UserError, also where the run is one of an earlier version.
         """
-        known = Known.of(before) if before else None
-        if resumed and not known and "held_out" in (before or {}):
+        before = before or {}
+        known = Known.of(before)
+        if resumed and not known and "held_out" in before:
             raise UserError("the run is of an earlier version, which knew its pairs by name alone: begin a new one "
                             "with another --out-dir")
         root = Path(settings["data_root"])
