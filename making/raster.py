@@ -111,7 +111,7 @@ class Raster:
         return int(whole[0]), int(whole[1])
 
     def read(self, top: int, left: int, bottom: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-        """(C, H, W) of a window inside the raster, and where it holds values, (H, W) bool.
+        """(C, H, W) of a window, up to the edges of the raster at most, and where it holds values, (H, W) bool.
 
         A pixel lacks a value where all bands hold the number for no data, or any holds NaN, as in pairs/tiff.py.
         """
@@ -138,7 +138,7 @@ class Raster:
             return np.zeros((self.image.count, size, size), self.image.dtypes[0]), inside
         at = np.where(inside, at, at[:, inside][:, :1, None])
         begin = np.maximum(at.min(axis=(1, 2), keepdims=True).astype(int) - 1, 0)
-        end = np.minimum(at.max(axis=(1, 2), keepdims=True).astype(int) + 2, shape)
+        end = at.max(axis=(1, 2), keepdims=True).astype(int) + 2
         values, valid = self.read(*begin.flat, *end.flat)
         if exact:
             rows, columns = at.astype(int) - begin

@@ -213,10 +213,7 @@ class Place:
         if not self.fits(array.dtype):
             return array
         hole = array.dtype.type(self.nodata)
-        if array.dtype.kind == "f":
-            beside = np.nextafter(hole, array.dtype.type(math.inf))
-        else:
-            beside = hole + 1 if hole < np.iinfo(array.dtype).max else hole - 1
+        beside = np.nextafter(hole, array.dtype.type(math.inf)) if array.dtype.kind == "f" else hole ^ 1
         array = np.where((array == hole).all(axis=2, keepdims=True), beside, array)
         return array if valid is None else np.where(valid[..., None], array, hole)
 

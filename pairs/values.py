@@ -160,7 +160,7 @@ class Values:
         low, high = self.limits or (0, 1 if kind == "float32" else np.iinfo(kind).max)
         array = ((y_fake.float().cpu() + 1) * ((high - low) / 2)).add_(low)
         if kind != "float32":
-            array = array.round_().clamp_(max(low, 0), min(high, np.iinfo(kind).max))
+            array = array.round_().clamp_(0, np.iinfo(kind).max)
         array = array.permute(1, 2, 0).numpy().astype(kind)
         if alpha is None or kind == "float32" or array.shape[2] not in (1, 3):
             return Picture(array)
