@@ -84,8 +84,10 @@ def picture(number, kind, size=(SIDE, SIDE), flat=False):
 
 def archive(path, members):
     """A tar.gz of (name, content) files, or of TarInfo members."""
+    folder = tarfile.TarInfo("facades")
+    folder.type = tarfile.DIRTYPE
     with tarfile.open(path, "w:gz") as tar:
-        for member in members:
+        for member in (folder, *members):
             if isinstance(member, tarfile.TarInfo):
                 tar.addfile(member)
             else:

@@ -16,7 +16,7 @@ from inference.load import load_generator
 from inference.metrics import image_scores
 from inference.translate import Translator, translate
 from pairs.find import usable_pairs
-from pairs.geometry import Geometry, Sizes, resize, usual_size
+from pairs.geometry import Geometry, Sizes, resize, resize_masked, usual_size
 from pairs.images import normalise, to_tensor
 from utils import DataError
 
@@ -77,6 +77,11 @@ def test_bicubic_is_that_of_pillow_at_both_depths():
         assert difference.max() <= 2 and difference.mean() < 0.05  # it rounds between the axes, as Pillow does
         difference = np.abs(resize(image / np.float32(255), size, "bicubic") * 255 - wanted)
         assert difference.mean() < 1
+
+
+def test_beside_holes_labels_are_not_blended_either():
+    image, mask = np.random.default_rng(0).choice(np.uint8([0, 7, 255]), (2, 9, 8, 1))
+    assert {*np.unique(resize_masked(image, mask, (13, 5), "nearest"))} == {0, 7, 255}
 
 
 @pytest.mark.filterwarnings("error")

@@ -14,6 +14,7 @@ from pairs.download import ensure_dataset
 from pairs.find import find_pairs, list_images, usable_pairs
 from pairs.geometry import Geometry
 from pairs.identity import Known
+from pairs.patterns import list_files
 from runtime.grids import save_grid
 from utils import DataError, UserError
 
@@ -179,7 +180,20 @@ def test_pictures_that_the_program_drew_are_never_pairs(tmp_path):
     found = find_pairs(tmp_path)
     assert names_of(everything(found)) == ["0", "1", "2", "3", "sheet"]
     note, = (note for note in found.notes if "not used" in note)
-    assert "4 images that this program drew" in note
+    assert "4 images that this program drew" in note and len(list_files(tmp_path)) == 5
+
+
+def test_one_of_two_pairs_stays_in_training_whatever_the_seed(tmp_path):
+    tree(tmp_path, "A/1", "B/1", "A/2", "B/2", "test/3")  # and the folder of inputs takes nothing from A and B
+    for seed in range(200):
+        splits = find_pairs(tmp_path, seed).splits
+        assert len(splits["train"]) == len(splits["val"]) == 1
+
+
+def test_training_wants_its_validation_pairs_whole(tmp_path):
+    tree(tmp_path, *(f"{split}/{side}/1" for split in ("train", "val") for side in "AB"), "val/A/1.jpg")
+    with pytest.raises(UserError, match="have the same name"):
+        usable_pairs(tmp_path, 0)
 
 
 def test_nothing_is_left_out_without_a_word(tmp_path, capsys):

@@ -14,7 +14,7 @@ from inference.trained import Trained
 from pairs.checks import check_headers
 from pairs.find import find_pairs, usable_pairs
 from pairs.geometry import Geometry
-from pairs.patterns import Patterns
+from pairs.patterns import Patterns, suggested
 from predict import jobs_in_folder
 from utils import UserError
 
@@ -123,6 +123,8 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     ("low/{}.png high/{}.png", "low/{name}.*", "high/{name}.*"),
     (both("p1/x{}.png", "p1/x{}_mask.png", NUMBERS[:2]) + both("p2/x{}.png", "p2/x{}_mask.png", NUMBERS[:2]),
      "{name}_mask.png", "{name}.png"),
+    (both("train/{}.png", "train/{}_mask.png", NUMBERS[:2]) + both("val/{}.png", "val/{}_mask.png", NUMBERS[2:]),
+     "{split}/{name}_mask.png", "{split}/{name}.png"),
     (both("train/train_A/{}.png", "train/train_B/{}.png", NUMBERS[:2])
      + both("test/test_A/{}.png", "test/test_B/{}.png", NUMBERS[2:]),
      "{split}/{split}_A/{name}.*", "{split}/{split}_B/{name}.*"),
@@ -179,6 +181,10 @@ def test_sides_whose_names_differ_at_their_ends_are_answered_with_flags(tmp_path
     with pytest.raises(UserError, match=f"{re.escape(flags)}$"):
         load_data(cfg)
     assert check(cfg) == 2 and f"If these are pairs, {flags}\n" in capsys.readouterr().out
+
+
+def test_a_folder_of_which_hardly_any_has_a_partner_is_no_side():
+    assert suggested([*(f"a/{i}.png" for i in range(9)), "b/0.png", "b/x.png"]) is None
 
 
 def test_two_of_many_scenes_are_no_sides(tmp_path):

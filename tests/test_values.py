@@ -236,16 +236,32 @@ def test_channels_that_come_first_are_told(tmp_path, side):
             to_array(read_picture(source), 3)
 
 
+@pytest.mark.parametrize(("kind", "deep", "alpha", "limits", "wanted"), [
+    ("uint8", False, np.uint16(0x8001), None, 0x80), ("uint8", True, np.uint8(0x80), None, 0x8080),
+    ("uint8", True, np.uint8(0x80), (-9, 300), 0x80), ("float32", False, np.uint8(0x80), None, None)])
+def test_an_output_takes_its_input_s_transparency_in_its_own_numbers(kind, deep, alpha, limits, wanted):
+    y, alpha = torch.tensor([-1.0, 1.0])[:, None].expand(3, 2, 1), np.full((2, 1), alpha)
+    found = Values(3, limits, kind=kind).picture(y, deep, alpha)
+    assert found.kind == ("uint16" if wanted == 0x8080 else kind) and (found.alpha is None) == (wanted is None)
+    assert wanted is None or found.alpha.dtype == found.kind and (found.alpha == wanted).all()
+    assert kind == "float32" or (found.array.ravel()[[0, -1]] == (0, np.iinfo(found.kind).max)).all()
+    assert Values(2).picture(y[:2], alpha=alpha).alpha is None
+
+
 def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 4, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     cv2.imwrite(str(tmp_path / "b.png"), cv2.cvtColor(pixels.astype(np.uint16) * 257, cv2.COLOR_RGBA2BGRA))
     assert (to_array(read_picture(tmp_path / "a.png"), 4) == pixels).all()
+    sprite, bands = read_picture(tmp_path / "a.png"), picture_of(pixels)
+    assert [Values(4).is_sprite([each]) for each in (sprite, bands)] == [True, False]
     np.testing.assert_allclose(to_array(read_picture(tmp_path / "b.png"), 4) * 255, pixels, atol=1e-3)
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 200, 30])
     palette.save(tmp_path / "p.png", transparency=1)
     assert (to_array(read_picture(tmp_path / "p.png"), 4) == (10, 200, 30, 0)).all()
+    gray = to_array(of_pillow(Image.fromarray(pixels[..., :3])), 1)
+    assert gray.dtype == np.uint8 and (gray[..., 0] == Image.fromarray(pixels[..., :3]).convert("L")).all()
     with pytest.raises(DataError, match="has 3 channels, not the 4"):
         to_array(of_pillow(Image.new("RGB", (4, 4))), 4)
 
