@@ -195,6 +195,7 @@ def over_white(array: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8:
         share = (alpha / np.float32(np.iinfo(alpha.dtype).max))[..., None]
         return array * share + (1 - share)
-    image = Image.fromarray(np.dstack([as_colour(array), alpha]))
+    colour = array if array.shape[2] == 3 else np.tile(array, 3)[..., :3]  # of one or two bands
+    image = Image.fromarray(np.dstack([colour, alpha]))
     white = Image.new("RGBA", image.size, "white")
     return np.asarray(Image.alpha_composite(white, image))[..., : array.shape[2]]

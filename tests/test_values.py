@@ -254,6 +254,8 @@ def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
     cv2.imwrite(str(tmp_path / "b.png"), cv2.cvtColor(pixels.astype(np.uint16) * 257, cv2.COLOR_RGBA2BGRA))
     assert (to_array(read_picture(tmp_path / "a.png"), 4) == pixels).all()
     sprite, bands = read_picture(tmp_path / "a.png"), picture_of(pixels)
+    white = to_array(sprite, 3)
+    assert (Values(2, bands=(3, 1)).array([sprite]) == white[..., [2, 0]]).all()
     assert [Values(4).is_sprite([each]) for each in (sprite, bands)] == [True, False]
     np.testing.assert_allclose(to_array(read_picture(tmp_path / "b.png"), 4) * 255, pixels, atol=1e-3)
     palette = Image.new("P", (4, 4), 1)
