@@ -150,8 +150,9 @@ def _content(image: Image.Image) -> bytes:
 
 def _by_opencv(content: bytes, size: tuple[int, int], channels: tuple[int, ...]) -> np.ndarray:
     """(H, W, C) of uint8 or uint16 in RGB, the numbers as they are written. Raises ValueError."""
-    array = np.atleast_3d(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
-    if array.shape not in [(*size[::-1], n) for n in channels]:
+    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    array = None if array is None else np.atleast_3d(array)
+    if array is None or array.shape not in [(*size[::-1], n) for n in channels]:
         raise ValueError("damaged, or a kind of image that is not known")
     return array[..., [2, 1, 0, 3][: array.shape[2]]] if array.shape[2] > 1 else array
 

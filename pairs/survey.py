@@ -105,7 +105,7 @@ class Survey:
     def _facts(self, headers: Headers, seen: dict[str, Seen], direction: str) -> dict:
         """What whoever translates with the network wants to know of its pairs."""
         a_is_input = direction == "AtoB"
-        channels = seen["A"].channels
+        channels = seen["A"].channels if len(self.train[0].inputs) > 1 else {}
         return {
             "usual_size": usual_size(headers.sizes),
             "size_range": size_range(headers.sizes),
