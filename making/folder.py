@@ -217,7 +217,10 @@ class Folder:
             for place, _, names in os.walk(self.root / split):
                 remove_leftovers(Path(place))
                 for file in (Path(place, name) for name in names if not name.startswith(".")):
-                    told = file.stat()
+                    try:
+                        told = file.stat()
+                    except FileNotFoundError:  # another command is making it anew
+                        continue
                     if told.st_size:
                         name = file.relative_to(self.root / split).with_suffix("").as_posix()
                         side = name[:2] if name.startswith(("A/", "B/")) else ""

@@ -192,7 +192,8 @@ class Seen:
                 holds = holds & ~masked
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
             array = picture.array[::step, ::step]
-            if picture.alpha is not None and picture.kind == "uint8" and not has_range:
+            laid = picture.alpha is not None and not self.values.is_sprite(pictures)
+            if laid and picture.kind == "uint8" and not has_range:
                 array = over_white(array, picture.alpha[::step, ::step])
             numbers = array[holds[::step, ::step]].astype(np.float64)
             numbers = numbers[np.isfinite(numbers)]
@@ -209,7 +210,7 @@ class Seen:
             self.indices = None
             return
         self.indices.update(dict(zip(found.tolist(), n.tolist(), strict=True)))
-        equal = (indices[:, 1:] == indices[:, :-1]).mean()
+        equal = (indices[:, 1:] == indices[:, :-1]).mean() if indices.shape[1] > 1 else 1
         self.flat = self.flat and equal > 0.8 and len(found) <= 64
 
     def add_palette(self, picture: Picture) -> None:
@@ -250,7 +251,7 @@ class Seen:
         numbers = self.all_numbers()
         ends = numbers.min(initial=math.inf), numbers.max(initial=-math.inf)
         rest = numbers[(numbers > ends[0]) & (numbers < ends[1])]
-        if 1000 * len(rest) > len(numbers) and (rest == rest[0]).all():  # of 0, 1 and 255, 0 is none of them
+        if 100 * len(rest) > len(numbers) and (rest == rest[0]).all():  # of 0, 1 and 255, 0 is none of them
             near, far = sorted(ends, key=lambda end: abs(end - rest[0]))
             rest = numbers[numbers != far] if abs(far - rest[0]) > 20 * abs(near - rest[0]) else rest
         if not len(rest) or (rest == rest[0]).all():

@@ -238,7 +238,7 @@ def _draw(pairs: list[Pair], own: np.ndarray, free: np.ndarray, seed: int, names
     free = apart if apart.any() else free
     first = {}
     for pair, group in zip(pairs, groups.tolist(), strict=True):
-        first.setdefault(group, pair.name)
+        first[group] = min(first.get(group, pair.name), pair.name)
     places = {group: name_mark(f"{seed}/{name}") for group, name in first.items()}
     allowed = {*groups[free].tolist()}
     chosen = {group for group in allowed if places[group] < 2**63 // 10}

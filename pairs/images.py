@@ -137,9 +137,11 @@ def _of_pnm(image: Image.Image, name: str) -> Picture:
 
 def _of_gif(image: Image.Image, name: str) -> Picture:
     """Its first frame. Its numbers are no classes, since programs that write GIF number the colours in use anew."""
-    palette = image.getpalette()
-    gray = palette is None or palette[::3] == palette[1::3] == palette[2::3]
-    return of_pillow(image.convert(("L" if gray else "RGB") + "A" * image.has_transparency_data), name)
+    palette = image.getpalette() if image.mode == "P" else None
+    if palette is not None:
+        gray = palette[::3] == palette[1::3] == palette[2::3]
+        image = image.convert(("L" if gray else "RGB") + "A" * image.has_transparency_data)
+    return of_pillow(image, name)
 
 
 def _content(image: Image.Image) -> bytes:

@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +40,7 @@ def remove_leftovers(folder: Path) -> None:
                     path.unlink()
 
 
-def claim(file: BinaryIO) -> bool:
+def claim(file: BinaryIO | int) -> bool:
     """Whether no other process has claimed the file: from now on, and until it is closed, this one has.
 
     Where the file system or the machine has no such locks, nobody ever has.
@@ -57,13 +58,17 @@ def claim(file: BinaryIO) -> bool:
 
 @contextlib.contextmanager
 def taking_turns(folder: Path) -> Iterator[None]:
-    """Of processes that do this with one folder, the others wait, where there are such locks (see `claim`)."""
+    """Of processes that do this with one folder, the others wait, where there are such locks (see `claim`).
+
+    For a second at most: whoever holds the lock for longer, such as the command flock, is no process that does this.
+    """
     with contextlib.ExitStack() as stack:
         if fcntl:
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            end = time.monotonic() + 1
+            while not claim(handle) and time.monotonic() < end:
+                time.sleep(0.01)
         yield
 
 
@@ -73,16 +78,21 @@ def atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
     durable: it is on disk then, and outlasts a crash of the machine; what can be made again need not wait for a disk.
     """
-    temporary, made = path.with_name(temporary_name()), False
+    made = False
     try:
-        with temporary.open("xb") as file:  # never one that is there already, nor through a link
-            made = True
-            claim(file)
+        while not made:
+            temporary = path.with_name(temporary_name())
+            file = temporary.open("xb")  # never one that is there already, nor through a link
+            made = claim(file) and temporary.exists()  # or another process has just taken it for a leftover
+        with file:
             yield file
             file.flush()
             if durable:
                 sync(file.fileno())
-        temporary.replace(path)
+            if fcntl:  # before the claim ends
+                temporary.replace(path)
+        if not fcntl:
+            temporary.replace(path)
         if durable and os.name == "posix":
             sync_folder(path.parent)  # the new name itself must reach the disk
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, when a write fails

@@ -48,5 +48,5 @@ class Reader:
 
 def reason_of(error: Exception) -> str:
     """What went wrong, without the words of the library around it."""
-    text = str(error) or type(error).__name__
-    return re.sub(r"^(<urlopen error )?(\[Errno -?\d+\] )?|>$", "", text)
+    text = re.sub(r"^<urlopen error (.+)>$", r"\1", str(error), flags=re.DOTALL) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", text)

@@ -1,6 +1,7 @@
 import errno
 import os
 import stat
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -132,6 +133,24 @@ def test_only_our_own_leftovers_are_removed(tmp_path):
     (tmp_path / files.temporary_name()).mkdir()
     files.remove_leftovers(tmp_path)
     assert not left.exists() and all(path.exists() for path in kept)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock of a process at work is POSIX")
+def test_what_is_being_written_is_no_leftover_and_nobody_waits_for_a_lock_of_others(tmp_path):
+    """As where several commands clear up in one folder, and the command flock holds it."""
+    done = threading.Event()
+    others = threading.Thread(target=lambda: [files.remove_leftovers(tmp_path) for _ in iter(done.is_set, True)])
+    others.start()
+    try:
+        for n in range(2000):
+            put(tmp_path / "a.bin", bytes([n % 256]), durable=False)
+    finally:
+        done.set()
+        others.join()
+    with tmp_path.joinpath("a.bin").open() as held:
+        assert files.claim(held)
+        with files.taking_turns(held.name):
+            assert [*tmp_path.iterdir()] == [tmp_path / "a.bin"]
 
 
 MAKE = ("import os, time; from pathlib import Path; from runtime.files import complete_folder\n"

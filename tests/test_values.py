@@ -257,6 +257,10 @@ def test_rgba_is_four_channels_where_four_are_asked_for(tmp_path):
     white = to_array(sprite, 3)
     assert (Values(2, bands=(3, 1)).array([sprite]) == white[..., [2, 0]]).all()
     assert [Values(4).is_sprite([each]) for each in (sprite, bands)] == [True, False]
+    for channels, wanted in ((4, pixels[..., :3]), (3, white)):  # what check.py sees of it
+        seen = Seen("A", Values(channels))
+        seen.add([sprite])
+        assert (seen.all_numbers() == wanted.ravel()).all()
     np.testing.assert_allclose(to_array(read_picture(tmp_path / "b.png"), 4) * 255, pixels, atol=1e-3)
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 200, 30])
