@@ -138,7 +138,7 @@ def line(*cells) -> str:
 def lines(rows: list[dict], seconds: dict[str, float]) -> Iterator[str]:
     """Two tables: of each variant, mean and spread of its scores and the cost of a step; then what is between it and
     the first variant, seed by seed, for the seeds are the same."""
-    scores = [name for name in MEANS + ENDS if not math.isnan(rows[0].get(name, math.nan))]  # MS-SSIM needs 160 pixels
+    scores = [name for name in MEANS + ENDS if not math.isnan(rows[0].get(name, math.nan))]  # MS-SSIM needs 176 pixels
     found = {}
     for row in rows:
         found.setdefault(row["variant"], []).append(row)
