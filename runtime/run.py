@@ -20,6 +20,7 @@ from runtime.checkpoint import (
     load_tensors,
     refuse_unknown,
     save_generator,
+    save_generator_of,
     save_run,
 )
 from runtime.console import say
@@ -224,6 +225,8 @@ class Run:
                 raise UserError(f"the run in {folder} has {name} {value}, which cannot become {new[name]}: "
                                 f"{flag} goes on with it, another --out-dir starts a new run")
         if saved["epoch"] >= cfg.total_epochs:
+            if "gen.pth.tar" not in found:  # the run was killed between the two
+                save_generator_of(saved, folder)
             raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
                             "--n-epochs continues it")
         if not cfg.data_root.exists():
