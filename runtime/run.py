@@ -218,10 +218,14 @@ class Run:
         before = {**Config().plain(), **saved["config"]}  # a setting that is newer than the run had its default
         changed = {name: old for name, old in before.items()
                    if new[name] != old and name not in ("resume", "out_dir")}
-        for name in FIXED:
-            if name in changed:
+        sides = {"in_channels": cfg.direction[0], "out_channels": cfg.direction[-1]}
+        for fixed in FIXED:
+            if fixed in changed:
+                bands = f"bands_{sides.get(fixed, '').lower()}"
+                name = bands if bands in changed else fixed  # bands set the channels
                 flag, value = name.replace("_", "-"), changed[name]
-                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+                words = " ".join(map(str, ["", *value] if isinstance(value, list) else ["", value]))
+                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag}{words}"
                 raise UserError(f"the run in {folder} has {name} {value}, which cannot become {new[name]}: "
                                 f"{flag} goes on with it, another --out-dir starts a new run")
         if saved["epoch"] >= cfg.total_epochs:
