@@ -106,4 +106,5 @@ def what_next(cfg: Config, pair: Any, split: str, kind: str) -> str:
                                 *([cfg.out_dir / "translated", "--ending", ending] if x == "FOLDER" else
                                   [cfg.out_dir / f"translated{ending}"])),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
-                            *(["--split", "test"] if split == "test" else []))])
+                            *(["--split", "test"] if split == "test" else []),
+                            *(["--seed", cfg.seed] if cfg.seed else []))])  # validation's dropout

@@ -74,6 +74,14 @@ def save_generator(cfg: Config, weights: dict, epoch: int, path: Path, record: d
         torch.save(generator, file)
 
 
+def save_generator_of(checkpoint: dict, folder: Path) -> None:
+    """Writes gen.pth.tar from what `load_tensors` read of the checkpoint beside it."""
+    own = {"format", "config", "defaults", "state", "history", *(f.name for f in fields(Progress))}
+    record = {name: value for name, value in checkpoint.items() if name not in own}
+    save_generator(Config(**checkpoint["config"]), result_of(checkpoint["state"]), checkpoint["epoch"],
+                   folder / "gen.pth.tar", record)
+
+
 def refuse_unknown(settings: dict, path: Path) -> None:
     """Raises UserError where there are settings, read from `path`, that are none of today's."""
     if unknown := settings.keys() - {f.name for f in fields(Config)}:

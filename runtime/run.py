@@ -20,6 +20,7 @@ from runtime.checkpoint import (
     load_tensors,
     refuse_unknown,
     save_generator,
+    save_generator_of,
     save_run,
 )
 from runtime.console import say
@@ -217,13 +218,19 @@ class Run:
         before = {**Config().plain(), **saved["config"]}  # a setting that is newer than the run had its default
         changed = {name: old for name, old in before.items()
                    if new[name] != old and name not in ("resume", "out_dir")}
-        for name in FIXED:
-            if name in changed:
+        sides = {"in_channels": cfg.direction[0], "out_channels": cfg.direction[-1]}
+        for fixed in FIXED:
+            if fixed in changed:
+                bands = f"bands_{sides.get(fixed, '').lower()}"
+                name = bands if bands in changed else fixed  # bands set the channels
                 flag, value = name.replace("_", "-"), changed[name]
-                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+                words = " ".join(map(str, ["", *value] if isinstance(value, list) else ["", value]))
+                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag}{words}"
                 raise UserError(f"the run in {folder} has {name} {value}, which cannot become {new[name]}: "
                                 f"{flag} goes on with it, another --out-dir starts a new run")
         if saved["epoch"] >= cfg.total_epochs:
+            if "gen.pth.tar" not in found:  # the run was killed between the two
+                save_generator_of(saved, folder)
             raise UserError(f"the run in {folder} is finished: {saved['epoch']} of {cfg.total_epochs} epochs; a larger "
                             "--n-epochs continues it")
         if not cfg.data_root.exists():

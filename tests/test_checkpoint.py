@@ -351,6 +351,7 @@ def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(
 
     killed = run.out_dir / temporary_name()  # a process that was, in its last drawing
     killed.touch()
+    gen.unlink()  # as after a kill between the two files
     refused("finished: 1 of 1 epochs; a larger --n-epochs", n_epochs=1)
     assert not killed.exists()
     for content in (b"", b"PK\x03\x04", whole[: len(whole) // 2], b"x" * 1000, pickle.dumps([1, 2])):

@@ -29,7 +29,9 @@ def test_a_run_ends_with_what_it_came_to(small, capsys):
     """Resumed, of both its sessions; each value is what grep finds with its name at the start of a line."""
     train(small(n_epochs=1, seed=7))
     train(small(n_epochs=3, seed=7, resume=True))
-    told = block_of(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    told = block_of(out)
+    assert re.search("^score: .* --seed 7$", out, re.MULTILINE)  # by which validation drops out
     rows = list(csv.DictReader((small().out_dir / "log.csv").open()))
     assert list(told) == NAMES and [r["epoch"] for r in rows] == ["1", "2", "3"]
     scores = [float(r["val_l1"]) for r in rows]

@@ -125,6 +125,8 @@ def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
         train(replace(cfg, resume=True, n_epochs=2, n_labels=4))
     with pytest.raises(UserError, match="spectral_norm False, which cannot become True: --no-spectral-norm goes on"):
         train(replace(cfg, resume=True, n_epochs=2, spectral_norm=True))
+    with pytest.raises(UserError, match=r"bands_b \[\], which cannot become \[1\]: --bands-b goes on with it"):
+        train(replace(cfg, resume=True, n_epochs=2, bands_b=(1,)))
 
 
 @pytest.mark.parametrize("channels", [2, 4])
