@@ -660,6 +660,10 @@ def test_what_the_server_says_is_shown(page, app, monkeypatch):
     page.drag((10, 10), (33, 44))
     page.page.get_by_text("a sentence (400)").wait_for()
     monkeypatch.undo()
+    page.page.route("**/translate", lambda route: route.fulfill(body="log in", content_type="text/html; x=y"))
+    page.drag((10, 10), (33, 40))
+    page.page.get_by_text("a web page comes instead of translate (200)").wait_for()
+    page.page.unroute("**/translate")
     page.drag((10, 10), (43, 44))
     page.settle()
     assert page.said() == ""
