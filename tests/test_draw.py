@@ -592,6 +592,22 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     page.page.click("#target")
     page.page.wait_for_timeout(100)
     assert np.array_equal(page.pixels("result"), result)
+    late = []
+    page.page.route("**/example/1", lambda route: late.append(route))
+    page.page.click("#example")
+    upload(page, encoded(drawing[::-1]))
+    late[0].continue_()
+    page.page.wait_for_timeout(200)
+    assert np.array_equal(page.pixels("drawing"), drawing[::-1])  # the last one that was asked for
+    page.page.unroute("**/example/1")
+    page.page.click("#example")
+    page.page.get_by_text("example 2 of 2: 002").wait_for()
+    page.page.click("#target")
+    page.page.uncheck("#live")
+    page.press("Control+z")
+    page.page.wait_for_timeout(100)
+    assert page.page.locator("#target").is_disabled()  # it was that of the second
+    assert page.page.locator("#result").get_attribute("aria-label") == "The output"
 
 
 @browser
