@@ -636,6 +636,8 @@ def test_one_can_draw_by_keyboard_alone(page):
     assert drawn[31:41, 24:26].all() and drawn.sum() == 20
     page.press(" ", "Shift+ArrowDown", "Escape")
     assert ((page.pixels("drawing") == SKY).all(axis=2) == drawn).all()
+    page.press("]", "[", "]", "Control+Alt+]", "Alt+]", "Control+]")  # AltGr on Windows, then on a Mac
+    assert page.page.locator("#pixels").inner_text() == "9"
     reached = set()
     for _ in range(40):
         page.press("Tab")
