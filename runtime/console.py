@@ -102,7 +102,10 @@ def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     A reader of the output who leaves (`--help | head`) ends it in silence. Every other exception is a bug, perhaps in
     a change of the reader's, and keeps its traceback.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start, as by 2>&- or pythonw
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # the help texts, for terminals that cannot show all of their characters
             stream.reconfigure(errors="backslashreplace")
     gc.freeze()  # what the imports made stays to the end: looking through it again took a fifth of finding the pairs

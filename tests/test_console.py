@@ -50,6 +50,14 @@ def test_a_reader_who_leaves_ends_no_run_and_other_output_without_a_word(code, s
     assert process.stderr.read() == "" and process.wait(60) in statuses
 
 
+def test_a_program_whose_output_was_closed_before_it_started_works(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as ended:
+        console.run_main(lambda: sys.stdout.write("lost") + sys.stderr.write("lost"))
+    assert ended.value.code == 8
+
+
 @pytest.mark.parametrize(("rank", "world", "several", "printed"), [
     ("1", None, True, True), ("1", "1", True, True), ("0", "2", True, True), ("1", "2", True, False),
     ("1", "2", False, True)])

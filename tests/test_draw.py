@@ -592,6 +592,22 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     page.page.click("#target")
     page.page.wait_for_timeout(100)
     assert np.array_equal(page.pixels("result"), result)
+    late = []
+    page.page.route("**/example/1", lambda route: late.append(route))
+    page.page.click("#example")
+    upload(page, encoded(drawing[::-1]))
+    late[0].continue_()
+    page.page.wait_for_timeout(200)
+    assert np.array_equal(page.pixels("drawing"), drawing[::-1])  # the last one that was asked for
+    page.page.unroute("**/example/1")
+    page.page.click("#example")
+    page.page.get_by_text("example 2 of 2: 002").wait_for()
+    page.page.click("#target")
+    page.page.uncheck("#live")
+    page.press("Control+z")
+    page.page.wait_for_timeout(100)
+    assert page.page.locator("#target").is_disabled()  # it was that of the second
+    assert page.page.locator("#result").get_attribute("aria-label") == "The output"
 
 
 @browser
@@ -620,6 +636,8 @@ def test_one_can_draw_by_keyboard_alone(page):
     assert drawn[31:41, 24:26].all() and drawn.sum() == 20
     page.press(" ", "Shift+ArrowDown", "Escape")
     assert ((page.pixels("drawing") == SKY).all(axis=2) == drawn).all()
+    page.press("]", "[", "]", "Control+Alt+]", "Alt+]", "Control+]")  # AltGr on Windows, then on a Mac
+    assert page.page.locator("#pixels").inner_text() == "9"
     reached = set()
     for _ in range(40):
         page.press("Tab")
@@ -660,6 +678,10 @@ def test_what_the_server_says_is_shown(page, app, monkeypatch):
     page.drag((10, 10), (33, 44))
     page.page.get_by_text("a sentence (400)").wait_for()
     monkeypatch.undo()
+    page.page.route("**/translate", lambda route: route.fulfill(body="log in", content_type="text/html; x=y"))
+    page.drag((10, 10), (33, 40))
+    page.page.get_by_text("a web page comes instead of translate (200)").wait_for()
+    page.page.unroute("**/translate")
     page.drag((10, 10), (43, 44))
     page.settle()
     assert page.said() == ""

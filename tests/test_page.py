@@ -416,11 +416,12 @@ def saved(path, **told):
 
 
 SIZES = dict(usual_size=(96, 80), size_range=(60.0, 100.0, 1.0, 1.6))
+RANGE = dict(config=dict(range_a=[10.0, 200.0]))
 
 
 @browser
 @pytest.mark.parametrize("told", [
-    dict(), dict(in_channels=1), dict(out_channels=1), SIZES, dict(config=dict(range_a=[10.0, 200.0])),
+    dict(), dict(in_channels=1), dict(out_channels=1), SIZES, RANGE, RANGE | dict(in_channels=1),
     dict(config=dict(range_b=[20.0, 90.0])), SIZES | dict(config=dict(resize="aspect", load_size=70)),
     SIZES | dict(config=dict(resize="none")), SIZES | dict(config=dict(interpolation="bicubic")),
     dict(usual_size=(40, 50)), SIZES | dict(config=dict(label_side="both")), dict(kind="uint16"),

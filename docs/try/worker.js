@@ -183,11 +183,13 @@ function padded(length) {  // the old pixel at each place, reflected at both end
 // The network
 
 async function translate({data, width, height}) {
-  const c = told.in_channels, n = width * height, x = new Float32Array(n * c), [low, high] = told.x_limits || [0, 255];
+  const c = told.in_channels, n = width * height, x = new Float32Array(n * c), limits = told.x_limits;
   for (let i = 0, to = 0; i < 4 * n; i += 4) {
-    const [r, g, b] = [data[i], data[i + 1], data[i + 2]];
-    for (const value of c === 1 ? [(r * 19595 + g * 38470 + b * 7471 + 32768) >> 16] : [r, g, b])
-      x[to++] = clamp((value - low) / (high - low), 0, 1) * 255;
+    let colour = [data[i], data[i + 1], data[i + 2]];
+    if (limits) colour = colour.map(value => clamp((value - limits[0]) / (limits[1] - limits[0]), 0, 1) * 255);
+    const [r, g, b] = colour;
+    if (c === 1) colour = [limits ? r * .299 + g * .587 + b * .114 : (r * 19595 + g * 38470 + b * 7471 + 32768) >> 16];
+    for (const value of colour) x[to++] = value;
   }
   const [w, h] = networkSize(width, height), how = told.x_is_label ? "nearest" : told.interpolation;
   const image = resize({data: x, w: width, h: height, c}, w, h, how, !told.x_limits);
