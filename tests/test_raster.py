@@ -185,6 +185,11 @@ def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
     translated(gen, source, tile=64 if large else 0)
     with rasterio.open(tmp_path / "out.tif") as image:
         assert image.gcps[1] == "EPSG:4326" and [(p.row, p.x) for p in image.gcps[0]] == [(p.row, p.x) for p in points]
+    one, x, y = np.eye(20)[:3].tolist()
+    rpcs = rasterio.rpc.RPC(0, 100, 45, 0.1, one, y, 45, 45, 15, 0.1, one, x, 45, 45)
+    translated(gen, write_raster(source, array.transpose(2, 0, 1), rpcs=rpcs), tile=64 if large else 0)
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert (image.rpcs.line_off, image.rpcs.samp_num_coeff) == (rpcs.line_off, rpcs.samp_num_coeff)
     expected = np.zeros_like(holes)
     expected[20:40, 30:70] = True
     np.testing.assert_array_equal(holes, expected)
