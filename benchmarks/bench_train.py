@@ -153,7 +153,10 @@ def bench(opts: Bench, device: torch.device) -> Iterator[dict]:
         only = opts.only
         if not only and not opts.every and device.type == "cpu":
             only = "^(plain eager fp32|auto)$" if batch > 1 else "^(?!.*compile)"
-        named = {name: change for name, change in variants(device).items() if re.search(only, name)}
+        try:
+            named = {name: change for name, change in variants(device).items() if re.search(only, name)}
+        except re.error as error:
+            raise UserError(f"--only {only} is no regular expression: {error}") from error
         if not named:
             raise UserError(f"no variant is called like --only {only}: {', '.join(variants(device))}")
         for row in measure(named, batch, opts, device):

@@ -186,19 +186,27 @@ class Place:
     transform: Any = None  # an affine one, of pixels to the crs
     nodata: float | None = None  # the number of pixels without a value
     descriptions: tuple[str | None, ...] = ()  # of the bands
+    gcps: tuple = ()  # rasterio's ground control points, in the crs, where there is no transform
+    rpcs: Any = None  # rasterio's coefficients of a satellite's camera, for pixels of this size
 
     @classmethod
     def of(cls, image: Any) -> "Place":
+        gcps, crs = image.gcps
         here = image.crs is not None or not image.transform.is_identity
-        return cls(image.crs, image.transform if here else None, image.nodata, tuple(image.descriptions))
+        return cls(crs if gcps else image.crs, image.transform if here else None, image.nodata,
+                   tuple(image.descriptions), tuple(gcps), image.rpcs)
 
     def scaled(self, size: tuple[int, int], new: tuple[int, int]) -> "Place":
         """The same place in another width and height."""
-        if self.transform is None or size == new:
+        if size == new:
             return self
         across, down = (own / other for own, other in zip(size, new, strict=True))
+        moved = tuple(type(p)(p.row / down, p.col / across, p.x, p.y, p.z, p.id, p.info) for p in self.gcps)
+        if self.transform is None:
+            return replace(self, gcps=moved, rpcs=None)
         a, b, c, d, e, f = self.transform[:6]
-        return replace(self, transform=type(self.transform)(a * across, b * down, c, d * across, e * down, f))
+        transform = type(self.transform)(a * across, b * down, c, d * across, e * down, f)
+        return replace(self, transform=transform, rpcs=None)
 
     def fits(self, dtype: np.dtype) -> bool:
         """Whether numbers of this type can say that a value is missing."""
@@ -227,7 +235,11 @@ def layout(shape: tuple[int, int, int], dtype: np.dtype, has_alpha: bool = False
     told = dict(driver="GTiff", width=width, height=height, count=n, dtype=np.dtype(dtype).name, interleave="pixel",
                 photometric="RGB" if n == 3 or has_alpha else "MINISBLACK",
                 alpha="NON-PREMULTIPLIED" if has_alpha else "NO", compress="deflate")
-    if place and place.transform is not None:
+    if place and place.rpcs:
+        told["rpcs"] = place.rpcs
+    if place and place.gcps:
+        told |= dict(crs=place.crs, gcps=place.gcps)
+    elif place and place.transform is not None:
         told |= dict(crs=place.crs, transform=place.transform)
     if place and place.fits(np.dtype(dtype)):
         told["nodata"] = place.nodata

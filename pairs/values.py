@@ -37,7 +37,7 @@ class Values:
             raise ValueError(f"numbers cannot be {self.kind} from {low} to {high}, nor {self.n_labels} classes")
 
     def __str__(self) -> str:
-        ends = "{:g} to {:g}".format(*self.limits) if self.limits else "black to white"
+        ends = " to ".join(str(end).removesuffix(".0") for end in self.limits or ("black", "white"))
         if self.lab:
             return "L of Lab, 0 to 100 as -1 to 1" if self.lab == "L" else "a and b of Lab, -110 to 110 as -1 to 1"
         channels = f"{self.channels} channel{'s' * (self.channels > 1)}"

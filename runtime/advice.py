@@ -49,6 +49,8 @@ def overfits(history: list[dict]) -> str:
         return ""
     curves = np.array([[row[name] for row in history] for name in ("val_l1", "g_l1")])
     val, train = np.sort(sliding_window_view(curves, SMOOTH, axis=1))[..., 2:-2].mean(axis=2)
+    if np.isnan(val[-1]):
+        return ""
     best, wander = np.lexsort((train, val))[0], np.nanmedian(np.abs(np.diff(curves[0])))
     risen = val[-1] - val[best] > max(3 * wander, 0.02 * val[best]) and train[-1] < train[best]
     if not risen or best >= len(val) - SMOOTH:

@@ -7,6 +7,7 @@ import statistics
 import time
 
 import numpy as np
+import pytest
 from conftest import row
 
 from config import RECIPES, Config, recipe
@@ -59,6 +60,7 @@ def by_definition(history):
     return None
 
 
+@pytest.mark.filterwarnings("error")
 def test_overfitting_is_found_epoch_by_epoch_as_it_is_from_the_whole_history():
     """Random walks, some with single bad epochs; many rise in the end.
 
@@ -80,6 +82,7 @@ def test_overfitting_is_found_epoch_by_epoch_as_it_is_from_the_whole_history():
     assert 20 < found < 90
     val = [math.nan, *np.linspace(0.5, 0.3, 30), *np.linspace(0.3, 0.5, 40)]  # one validation that was not finite
     assert sentences(val, np.linspace(0.5, 0.2, 71).tolist())
+    assert not sentences([math.nan] * 71, val)
 
 
 def test_an_epoch_after_thousands_costs_little():

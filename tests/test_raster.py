@@ -10,6 +10,7 @@ import rasterio
 import torch
 from conftest import wait_until, write_raster
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
 import inference.raster as raster_module
@@ -168,7 +169,7 @@ def test_two_processes_never_translate_to_one_file(gen, tmp_path, monkeypatch, s
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.long
 def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
-    """CRS, transform, nodata and names of bands; holes stay holes, and no other pixel becomes one."""
+    """CRS, transform or control points, nodata, names of bands; holes stay holes, and no other pixel becomes one."""
     array = noise(200 if large else 60, 190)
     array[20:40, 30:70] = 7
     source = write(tmp_path / "in.tif", array, nodata=7)
@@ -179,6 +180,16 @@ def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
         assert image.crs == PLACE["crs"] and image.transform == PLACE["transform"] and image.nodata == 7
         assert image.descriptions == ("red", "green", "near infrared")
         holes = image.dataset_mask() == 0
+    points = [GroundControlPoint(row, column, 11 + column, 48 - row) for row, column in ((0, 0), (0, 50), (50, 0))]
+    source = write_raster(tmp_path / "scan.tif", array.transpose(2, 0, 1), crs="EPSG:4326", gcps=points)
+    translated(gen, source, tile=64 if large else 0)
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert image.gcps[1] == "EPSG:4326" and [(p.row, p.x) for p in image.gcps[0]] == [(p.row, p.x) for p in points]
+    one, x, y = np.eye(20)[:3].tolist()
+    rpcs = rasterio.rpc.RPC(0, 100, 45, 0.1, one, y, 45, 45, 15, 0.1, one, x, 45, 45)
+    translated(gen, write_raster(source, array.transpose(2, 0, 1), rpcs=rpcs), tile=64 if large else 0)
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert (image.rpcs.line_off, image.rpcs.samp_num_coeff) == (rpcs.line_off, rpcs.samp_num_coeff)
     expected = np.zeros_like(holes)
     expected[20:40, 30:70] = True
     np.testing.assert_array_equal(holes, expected)
