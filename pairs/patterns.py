@@ -176,8 +176,10 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
                             f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
                             "what lies between")
-    if len({*patterns.all}) < len(patterns.all):
-        raise UserError(f"{patterns}: one pattern of two sides makes each file its own partner")
+    taken = Counter(path for side in sides for paths in side.values() for path in paths)
+    if own := [path for path, n in taken.items() if n > 1]:  # .jpg and .JPG are one
+        raise UserError(f"{patterns} put {len(own):,} images on two sides, each as its own partner, such as "
+                        f"{name_of(own[0])}: let a file match one pattern only")
 
     found = Found()
     if not set.intersection(*map(set, sides)):
@@ -200,8 +202,7 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
         if together:
             found.splits[split] = [Pair(tuple(paths[:n]), *paths[n:], name="/".join(filter(None, key)))
                                    for key, paths in together.items()]
-    used = {path for side in sides for paths in side.values() for path in paths}
-    found.leave_out([file for file in files if file not in used], "that no pattern matches")
+    found.leave_out([file for file in files if file not in taken], "that no pattern matches")
     return found
 
 
@@ -223,7 +224,7 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
     best, most = None, (False, 0)
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
-        common = of_a.keys() & of_b.keys()
+        common = {key for key in of_a.keys() & of_b.keys() if of_a[key] != of_b[key]}
         n = len(common)
         splits = {split for split, _ in common}  # in others, there may be inputs alone
         made = not splits.isdisjoint({"", "train"}), n

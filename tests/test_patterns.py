@@ -80,7 +80,8 @@ def test_several_inputs_and_masks_have_patterns_too(tmp_path):
      ["match 4 and 4 images", "no name is met on all sides", "000_x against 000"]),
     ([*both("in/{}.png", "out/{}.png"), "in/z.png"], Patterns(("in/{name}.png",), "out/{name}.png"),
      ["without a partner of the same name on the other side: 1: ", "z.png"]),
-    (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png",), "in/{name}.png"), ["two sides"]),
+    (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png",), "in/{name}.PNG"),
+     ["4 images on two sides", "in/000.png"]),
     (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png", "out/{name}.png"), "in/{name}.png"), ["two sides"]),
 ])
 def test_what_the_patterns_leave_open_is_a_sentence_with_numbers_and_examples(tmp_path, files, patterns, words):
@@ -146,6 +147,8 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      + both("train/data/{}_rain.png", "train/gt/{}_clean.png"),
      "{split}/data/{name}_rain.*", "{split}/gt/{name}_clean.*"),
     ("it's/{}.png so/{}.png", "it's/{name}.*", "so/{name}.*"),
+    (both("lines/{}.tif", "scans/{}.jpg", NUMBERS[:2]) + both("lines/{}.tif", "scans/{}.JPG", NUMBERS[2:]),
+     "lines/{name}.*", "scans/{name}.*"),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     tree(tmp_path, *(both(*files.split()) if isinstance(files, str) else files))
