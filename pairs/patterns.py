@@ -1,6 +1,7 @@
 """Finds pairs by patterns such as {split}/input/{name}.png, where data lies in folders with names of its own."""
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -208,7 +209,7 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
 
 def read_as(files: Sequence[str]) -> Patterns | None:
     """The patterns of a layout that can be meant in one way only; None where the files lie otherwise."""
-    return _best(files, PLAIN)
+    return _best(files, _further_down(files, PLAIN))
 
 
 def suggested(files: Sequence[str]) -> Patterns | None:
@@ -216,7 +217,14 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
     They make most pairs, some to train on if any do; of as many, those called as sides often are come first.
     """
-    return _best(files, PROPOSED) or _best(files, chain(_one_named(files), _beside(files)))
+    return _best(files, _further_down(files, PROPOSED)) or _best(files, chain(_one_named(files), _beside(files)))
+
+
+def _further_down(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The patterns themselves, and as seen from above each folder that holds all files."""
+    home = posixpath.commonpath(files) if files else ""
+    places = ["", *(f"{home[: mark.end()]}/" for mark in re.finditer(r"[^/]+", home))]
+    return ((place + a, place + b) for place in places for a, b in candidates)
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:

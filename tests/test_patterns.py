@@ -140,9 +140,9 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      + both("S/valannot/{}.png", "S/val/{}.png", NUMBERS[2:]), "S/{split}/{name}.*", "S/{split}annot/{name}.*"),
     (both("V/SegmentationClass/{}.png", "V/JPEGImages/{}.jpg") + ["V/SegmentationObject/5.png", "V/X/5.jpg"],
      "V/SegmentationClass/{name}.*", "V/JPEGImages/{name}.*"),
-    (both("training/1st_manual/{}_manual1.gif", "training/images/{}_training.tif")
-     + [f"training/mask/{n}_training_mask.gif" for n in NUMBERS],
-     "{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{split}.*"),
+    (both("DRIVE/training/1st_manual/{}_manual1.gif", "DRIVE/training/images/{}_training.tif")
+     + [f"DRIVE/training/mask/{n}_training_mask.gif" for n in NUMBERS],
+     "DRIVE/{split}/1st_manual/{name}_manual1.*", "DRIVE/{split}/images/{name}_{split}.*"),
     (both("test_a/data/{}_rain.png", "test_a/gt/{}_clean.png")
      + both("train/data/{}_rain.png", "train/gt/{}_clean.png"),
      "{split}/data/{name}_rain.*", "{split}/gt/{name}_clean.*"),
