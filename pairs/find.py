@@ -375,7 +375,7 @@ def _named_as_two(images: Named) -> list[Path]:
     """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, 1_sat and 1_mask."""
     by_name = defaultdict(list)
     for name, path in images:
-        match = re.fullmatch(r"(.+)[-_ ]([^-_ ]+)", name)
+        match = re.fullmatch(r"(.+)[-_ .]([^-_ .]+)", name)
         by_name[match[1] if match and match[2].lower() in ONE_SIDE else name].append(path)
     twos = [paths for paths in by_name.values() if len(paths) == 2]
     return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []

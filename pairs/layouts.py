@@ -33,10 +33,12 @@ WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("sour
 TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos", "real",
            "render", "renders", "sharp",
            *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
-ONE_SIDE = {"mask", "masks", "sat", "seg", *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
+ONE_SIDE = {"annot", "annotations", "blur", "cleaned", "colors", "depth", "edges", "gray", "hazy", "ir", "low", "lr",
+            "mask", "masks", "noisy", "rain", "rgb", "sat", "seg", "sketch", "sketches", "thermal",
+            *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
 # Of a folder that holds one side, where photos of the same names lie in train/ itself; `out` may be a network's
-BESIDE = {"annot", "annotations", "cleaned", "edges", "gray", "sketch", "sketches", *ONE_SIDE} - {"out", "output"}
-SIDE_OF_SPLIT = re.compile(f"({'|'.join(chain(*SPLITS.values()))})[-_ ]?({'|'.join(BESIDE)})", re.IGNORECASE)
+SIDE_OF_SPLIT = re.compile(f"({'|'.join(chain(*SPLITS.values()))})[-_ ]?({'|'.join(ONE_SIDE - {'out', 'output'})})",
+                           re.IGNORECASE)
 
 
 def placed(path: str) -> tuple[str, str, str]:
