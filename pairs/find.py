@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair, partners
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import LABELS_OF_SPLIT, LAYOUTS, ONE_SIDE, PLACE, SIDES, SPLITS, numbered, placed
+from pairs.layouts import LAYOUTS, ONE_SIDE, PLACE, SIDE_OF_SPLIT, SIDES, SPLITS, numbered, placed
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -131,8 +131,8 @@ def _flags(root: Path) -> str:
 def _refuse_one_side(index: "_Index", found: Found) -> None:
     """Raises UserError where side-by-side files have partners in a folder of the split, such as train_masks."""
     n = len(index.root.parts)
-    beside = [path for path in index.unused() if any(map(LABELS_OF_SPLIT.fullmatch, path.parts[n:-1]))]
-    halves = [pair.files[0] for pair in chain(*found.splits.values()) if pair.side_by_side]
+    beside = [path for path in index.unused() if any(map(SIDE_OF_SPLIT.fullmatch, path.parts[n:-1]))]
+    halves = [pair.files[0] for pair in found.splits.get("train", []) if pair.side_by_side]
     if not beside or not halves or halves[0].stem.lower().endswith(("_ab", "-ab")):
         return
     files = [path.relative_to(index.root).as_posix() for path in (*halves, *beside)]
@@ -375,7 +375,7 @@ def _named_as_two(images: Named) -> list[Path]:
     """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, 1_sat and 1_mask."""
     by_name = defaultdict(list)
     for name, path in images:
-        match = re.fullmatch(r"(.+)[-_ ]([^-_ ]+)", name)
+        match = re.fullmatch(r"(.+)[-_ .]([^-_ .]+)", name)
         by_name[match[1] if match and match[2].lower() in ONE_SIDE else name].append(path)
     twos = [paths for paths in by_name.values() if len(paths) == 2]
     return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []

@@ -11,9 +11,6 @@ SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
 PLACES = "|".join(sorted([*LAYOUTS, *chain(*LAYOUTS.values())], key=len, reverse=True)).replace("@", SIDE)
 PLACE = re.compile(PLACES)
 BEGINNING = re.compile(f"(?:(?:{PLACES})/)?", re.IGNORECASE)  # of a path: the place in which it lies, if any
-# Of a folder that holds one side, where photos of the same names lie in train/ itself
-LABELS_OF_SPLIT = re.compile(f"({'|'.join(chain(*SPLITS.values()))})[-_ ]?(annot|annotations|gt|labels?|masks?|seg)",
-                             re.IGNORECASE)
 # How A and B are called at the end of file names and inside an .npz
 SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
          ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
@@ -36,7 +33,12 @@ WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("sour
 TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos", "real",
            "render", "renders", "sharp",
            *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
-ONE_SIDE = {"mask", "masks", "sat", "seg", *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
+ONE_SIDE = {"annot", "annotations", "blur", "cleaned", "colors", "depth", "edges", "gray", "hazy", "ir", "low", "lr",
+            "mask", "masks", "noisy", "rain", "rgb", "sat", "seg", "sketch", "sketches", "thermal",
+            *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
+# Of a folder that holds one side, where photos of the same names lie in train/ itself; `out` may be a network's
+SIDE_OF_SPLIT = re.compile(f"({'|'.join(chain(*SPLITS.values()))})[-_ ]?({'|'.join(ONE_SIDE - {'out', 'output'})})",
+                           re.IGNORECASE)
 
 
 def placed(path: str) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Finds pairs by patterns such as {split}/input/{name}.png, where data lies in folders with names of its own."""
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -21,9 +22,9 @@ SPLIT = "|".join(sorted(SPLIT_OF, key=len, reverse=True))
 Key = tuple[str, str]  # split and name
 
 GAP = "\0"  # in a pattern, where two sides have a word each
-WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ ][^/]*$)|(?<![^-_ /])[A-Za-z]+$")  # that may be one
+WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ .][^/]*$)|(?<![^-_ ./])[A-Za-z]+$")  # that may be one
 SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_]|[^/]*$)|(?<![^/])({SPLIT})(?=annot/)", re.IGNORECASE)
-AROUND = re.compile(rf".+(?=[-_ ]{GAP}$)|(?<=^{GAP}[-_ ]).+|^[^{GAP}]+$")  # what of a stem is no such word
+AROUND = re.compile(rf".+(?=[-_ .]{GAP}$)|(?<=^{GAP}[-_ .]).+|^[^{GAP}]+$")  # what of a stem is no such word
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,10 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
             raise UserError(f"{pattern!r} gives {len(double):,} pairs more than one file, such as "
                             f"{name_of(double[0][0])} and {name_of(double[0][1])}: let it name the ending, or more of "
                             "what lies between")
-    if len({*patterns.all}) < len(patterns.all):
-        raise UserError(f"{patterns}: one pattern of two sides makes each file its own partner")
+    taken = Counter(path for side in sides for paths in side.values() for path in paths)
+    if own := [path for path, n in taken.items() if n > 1]:  # .jpg and .JPG are one
+        raise UserError(f"{patterns} put {len(own):,} images on two sides, each as its own partner, such as "
+                        f"{name_of(own[0])}: let a file match one pattern only")
 
     found = Found()
     if not set.intersection(*map(set, sides)):
@@ -200,14 +203,13 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
         if together:
             found.splits[split] = [Pair(tuple(paths[:n]), *paths[n:], name="/".join(filter(None, key)))
                                    for key, paths in together.items()]
-    used = {path for side in sides for paths in side.values() for path in paths}
-    found.leave_out([file for file in files if file not in used], "that no pattern matches")
+    found.leave_out([file for file in files if file not in taken], "that no pattern matches")
     return found
 
 
 def read_as(files: Sequence[str]) -> Patterns | None:
     """The patterns of a layout that can be meant in one way only; None where the files lie otherwise."""
-    return _best(files, PLAIN)
+    return _best(files, _further_down(files, PLAIN))
 
 
 def suggested(files: Sequence[str]) -> Patterns | None:
@@ -215,7 +217,14 @@ def suggested(files: Sequence[str]) -> Patterns | None:
 
     They make most pairs, some to train on if any do; of as many, those called as sides often are come first.
     """
-    return _best(files, PROPOSED) or _best(files, chain(_one_named(files), _beside(files)))
+    return _best(files, _further_down(files, PROPOSED)) or _best(files, chain(_one_named(files), _beside(files)))
+
+
+def _further_down(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The patterns themselves, and as seen from above each folder that holds all files."""
+    home = posixpath.commonpath(files) if files else ""
+    places = ["", *(f"{home[: mark.end()]}/" for mark in re.finditer(r"[^/]+", home))]
+    return ((place + a, place + b) for place in places for a, b in candidates)
 
 
 def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patterns | None:
@@ -223,7 +232,7 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
     best, most = None, (False, 0)
     for a, b in candidates:
         of_a, of_b = Patterns((a,), b).sides(files)
-        common = of_a.keys() & of_b.keys()
+        common = {key for key in of_a.keys() & of_b.keys() if of_a[key] != of_b[key]}
         n = len(common)
         splits = {split for split, _ in common}  # in others, there may be inputs alone
         made = not splits.isdisjoint({"", "train"}), n

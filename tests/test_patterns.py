@@ -80,7 +80,8 @@ def test_several_inputs_and_masks_have_patterns_too(tmp_path):
      ["match 4 and 4 images", "no name is met on all sides", "000_x against 000"]),
     ([*both("in/{}.png", "out/{}.png"), "in/z.png"], Patterns(("in/{name}.png",), "out/{name}.png"),
      ["without a partner of the same name on the other side: 1: ", "z.png"]),
-    (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png",), "in/{name}.png"), ["two sides"]),
+    (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png",), "in/{name}.PNG"),
+     ["4 images on two sides", "in/000.png"]),
     (both("in/{}.png", "out/{}.png"), Patterns(("in/{name}.png", "out/{name}.png"), "in/{name}.png"), ["two sides"]),
 ])
 def test_what_the_patterns_leave_open_is_a_sentence_with_numbers_and_examples(tmp_path, files, patterns, words):
@@ -139,13 +140,15 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      + both("S/valannot/{}.png", "S/val/{}.png", NUMBERS[2:]), "S/{split}/{name}.*", "S/{split}annot/{name}.*"),
     (both("V/SegmentationClass/{}.png", "V/JPEGImages/{}.jpg") + ["V/SegmentationObject/5.png", "V/X/5.jpg"],
      "V/SegmentationClass/{name}.*", "V/JPEGImages/{name}.*"),
-    (both("training/1st_manual/{}_manual1.gif", "training/images/{}_training.tif")
-     + [f"training/mask/{n}_training_mask.gif" for n in NUMBERS],
-     "{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{split}.*"),
+    (both("DRIVE/training/1st_manual/{}_manual1.gif", "DRIVE/training/images/{}_training.tif")
+     + [f"DRIVE/training/mask/{n}_training_mask.gif" for n in NUMBERS],
+     "DRIVE/{split}/1st_manual/{name}_manual1.*", "DRIVE/{split}/images/{name}_{split}.*"),
     (both("test_a/data/{}_rain.png", "test_a/gt/{}_clean.png")
      + both("train/data/{}_rain.png", "train/gt/{}_clean.png"),
      "{split}/data/{name}_rain.*", "{split}/gt/{name}_clean.*"),
     ("it's/{}.png so/{}.png", "it's/{name}.*", "so/{name}.*"),
+    (both("lines/{}.tif", "scans/{}.jpg", NUMBERS[:2]) + both("lines/{}.tif", "scans/{}.JPG", NUMBERS[2:]),
+     "lines/{name}.*", "scans/{name}.*"),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     tree(tmp_path, *(both(*files.split()) if isinstance(files, str) else files))
@@ -155,20 +158,21 @@ def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
 
 
-def test_photos_in_train_beside_masks_of_their_names_are_not_cut_in_two(tmp_path):
-    """Results of a network that lie there change nothing, nor do masks of other photos."""
-    tree(tmp_path, *both("train/{}.png", "results/{}.png"), *both("train_out/{}.png", "train_masks/1{}.png"))
+@pytest.mark.parametrize(("word", "end"), [("masks", "_mask"), ("cleaned", "")])
+def test_photos_in_train_beside_others_of_their_names_are_not_cut_in_two(tmp_path, word, end):
+    """Results of a network that lie there change nothing, nor do masks of other photos, nor inputs alone in test."""
+    tree(tmp_path, *both("train/{}.png", "results/{}.png"), *both("train_out/{}.png", f"train_{word}/1{{}}.png"))
     assert all(pair.side_by_side for pair in find_pairs(tmp_path).splits["train"])
-    shutil.rmtree(tmp_path / "train_masks")
-    tree(tmp_path, *both("train/{}.png", "train_masks/{}_mask.gif"))
+    shutil.rmtree(tmp_path / f"train_{word}")
+    tree(tmp_path, *both("test/{}.png", f"train_{word}/{{}}{end}.gif"))
     with pytest.raises(UserError, match="have partners of their names in another folder") as error:
         find_pairs(tmp_path)
     _, a, _, b = shlex.split(str(error.value).partition("with A as the input: ")[2])
-    assert (a, b) == ("{split}/{name}.*", "{split}_masks/{name}_mask.*")
+    assert (a, b) == ("{split}/{name}.*", f"{{split}}_{word}/{{name}}{end}.*")
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
     for path in [*(tmp_path / "train").iterdir()]:
         path.rename(path.with_stem(f"{path.stem}_AB"))
-    assert sum(map(len, find_pairs(tmp_path).splits.values())) == 4
+    assert len(find_pairs(tmp_path).splits["train"]) == 4
 
 
 @pytest.mark.parametrize(("a", "b"), [("A/{name}", "B/{name}_mask"), ("a/IMG_{name}", "B/img_{name}")])
@@ -202,7 +206,7 @@ def test_ends_and_beginnings_of_names_are_answered_with_flags_too(tmp_path, a, b
 
 
 @pytest.mark.parametrize(("a", "b"), [("{name}.png", "{name}.jpg"), ("{name}_mask.png", "{name}.png"),
-                                      ("{name}_mask.*", "{name}_sat.*")])
+                                      ("{name}_mask.*", "{name}_sat.*"), ("{name}.input.*", "{name}.target.*")])
 @pytest.mark.parametrize("begin", ["", "img-"])
 def test_files_called_as_two_sides_are_not_cut_in_two(tmp_path, begin, a, b):
     files = both(*(begin + side.replace("{name}", "{}").replace("*", "png") for side in (a, b)))
