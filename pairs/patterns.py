@@ -14,7 +14,7 @@ from typing import Any
 from pairs.divide import Found
 from pairs.identity import Pair, partners
 from pairs.images import SUFFIXES, drawn_here
-from pairs.layouts import PLAIN, PROPOSED, SPLITS, TARGETS, WORDS
+from pairs.layouts import ONE_SIDE, PLAIN, PROPOSED, SPLITS, TARGETS, WORDS
 from utils import UserError, command_line, name_of
 
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
@@ -284,9 +284,11 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
                             for word, name in zip(pair, own, strict=True))
 
 
-def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool]:
-    """Sorts first what most files lie in, of that what has two words rather than one for each patient or scene."""
-    return -sum(map(len, words.values())), abs(len(words) - 2), bool(re.search(r"\d", "".join(words)))
+def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool, bool]:
+    """Sorts first what most files lie in, of that two words rather than one for each patient or scene, then sides'."""
+    names = {part.lower() for part in re.findall(r"[^\W\d_]+|$", " ".join(words))}
+    return (-sum(map(len, words.values())), abs(len(words) - 2), names.isdisjoint(ONE_SIDE),
+            bool(re.search(r"\d", "".join(words))))
 
 
 def _own_names(*sides: Sequence[str]) -> list[str]:

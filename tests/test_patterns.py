@@ -149,6 +149,8 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     ("it's/{}.png so/{}.png", "it's/{name}.*", "so/{name}.*"),
     (both("lines/{}.tif", "scans/{}.jpg", NUMBERS[:2]) + both("lines/{}.tif", "scans/{}.JPG", NUMBERS[2:]),
      "lines/{name}.*", "scans/{name}.*"),
+    ([file for city in ("bonn", "ulm") for file in both(f"{city}/sat/{{}}.png", f"{city}/map/{{}}.png", NUMBERS[:2])],
+     "{name}/map/{name}.*", "{name}/sat/{name}.*"),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     tree(tmp_path, *(both(*files.split()) if isinstance(files, str) else files))
