@@ -286,8 +286,9 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool, bool]:
     """Sorts first what most files lie in, of that two words rather than one for each patient or scene, then sides'."""
-    names = {part.lower() for part in re.findall(r"[^\W\d_]+|$", " ".join(words))}
-    return (-sum(map(len, words.values())), abs(len(words) - 2), names.isdisjoint(ONE_SIDE),
+    parts = [{*re.findall(r"[^\W\d_]{2,}", word.lower())} for word in words]
+    own = set.union(*parts) - set.intersection(*parts)  # photos_1 and photos_2 are no sides
+    return (-sum(map(len, words.values())), abs(len(words) - 2), own.isdisjoint(ONE_SIDE),
             bool(re.search(r"\d", "".join(words))))
 
 
@@ -299,6 +300,7 @@ def _own_names(*sides: Sequence[str]) -> list[str]:
     counting = r"(?<=[-_. ])[^-_. ]+$|\d+$"
     firsts = [re.sub(counting, "", os.path.commonprefix(stems)) for stems in sides]
     lasts = [re.sub(counting, "", os.path.commonprefix([stem[::-1] for stem in stems]))[::-1] for stems in sides]
-    if firsts[0] == firsts[1]:
-        firsts = ["", ""]
+    short, long = sorted(range(2), key=lambda i: len(firsts[i]))
+    if firsts[long].startswith(firsts[short]) and any(stem.startswith(firsts[long]) for stem in sides[short]):
+        firsts = ["", ""]  # what B's share, as train_, begins some of A's too, beside others such as test_
     return [f"{first}{{name}}{last}" for first, last in zip(firsts, lasts, strict=True)]

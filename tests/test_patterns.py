@@ -151,6 +151,10 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "lines/{name}.*", "scans/{name}.*"),
     ([file for city in ("bonn", "ulm") for file in both(f"{city}/sat/{{}}.png", f"{city}/map/{{}}.png", NUMBERS[:2])],
      "{name}/map/{name}.*", "{name}/sat/{name}.*"),
+    ([file for year in (1, 2) for file in both(f"opt/photo_{year}/{{}}.png", f"sar/photo_{year}/{{}}.png", ["1", "2"])],
+     "opt/{name}/{name}.*", "sar/{name}/{name}.*"),
+    (both("train/masks/train_{}_mask.gif", "train/images/train_{}.png") + [f"test/images/test_{i}.png" for i in "12"],
+     "{split}/masks/{name}_mask.*", "{split}/images/{name}.*"),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     tree(tmp_path, *(both(*files.split()) if isinstance(files, str) else files))
