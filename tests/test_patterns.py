@@ -164,17 +164,17 @@ def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
 
 
-@pytest.mark.parametrize(("word", "end"), [("masks", "_mask"), ("cleaned", "")])
+@pytest.mark.parametrize(("word", "end"), [("_masks", "_mask"), ("_cleaned", ""), ("Masks", "")])
 def test_photos_in_train_beside_others_of_their_names_are_not_cut_in_two(tmp_path, word, end):
     """Results of a network that lie there change nothing, nor do masks of other photos, nor inputs alone in test."""
-    tree(tmp_path, *both("train/{}.png", "results/{}.png"), *both("train_out/{}.png", f"train_{word}/1{{}}.png"))
+    tree(tmp_path, *both("train/{}.png", "results/{}.png"), *both("train_out/{}.png", f"train{word}/1{{}}.png"))
     assert all(pair.side_by_side for pair in find_pairs(tmp_path).splits["train"])
-    shutil.rmtree(tmp_path / f"train_{word}")
-    tree(tmp_path, *both("test/{}.png", f"train_{word}/{{}}{end}.gif"))
+    shutil.rmtree(tmp_path / f"train{word}")
+    tree(tmp_path, *both("test/{}.png", f"train{word}/{{}}{end}.gif"))
     with pytest.raises(UserError, match="have partners of their names in another folder") as error:
         find_pairs(tmp_path)
     _, a, _, b = shlex.split(str(error.value).partition("with A as the input: ")[2])
-    assert (a, b) == ("{split}/{name}.*", f"{{split}}_{word}/{{name}}{end}.*")
+    assert (a, b) == ("{split}/{name}.*", f"{{split}}{word}/{{name}}{end}.*")
     assert sum(map(len, shown(tmp_path, Patterns((a,), b)).values())) == 4
     for path in [*(tmp_path / "train").iterdir()]:
         path.rename(path.with_stem(f"{path.stem}_AB"))
