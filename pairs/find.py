@@ -18,7 +18,7 @@ from pairs.divide import Found, divide
 from pairs.download import DATASETS, ensure_dataset
 from pairs.identity import Known, Pair, partners
 from pairs.images import OTHER_SUFFIXES, SUFFIXES, drawn_here, is_image_array
-from pairs.layouts import LAYOUTS, ONE_SIDE, PLACE, SIDE_OF_SPLIT, SIDES, SPLITS, numbered, placed
+from pairs.layouts import BETWEEN_SIDES, LAYOUTS, PLACE, SIDE_OF_SPLIT, SIDES, SPLITS, numbered, placed
 from pairs.patterns import Patterns, find_matches, list_files, place_in, read_as, split_ending, suggested, walk
 from runtime.console import say
 from utils import DataError, UserError, name_of
@@ -372,11 +372,10 @@ def _one_folder(images: Named, split: str, index: _Index, part: _Part) -> list[P
 
 
 def _named_as_two(images: Named) -> list[Path]:
-    """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, 1_sat and 1_mask."""
+    """The first two files of one name, if nearly all are: 1.jpg and 1.png, 1.png and 1_mask.png, sat_1 and mask_1."""
     by_name = defaultdict(list)
     for name, path in images:
-        match = re.fullmatch(r"(.+)[-_ .]([^-_ .]+)", name)
-        by_name[match[1] if match and match[2].lower() in ONE_SIDE else name].append(path)
+        by_name[BETWEEN_SIDES.fullmatch(name)[1]].append(path)
     twos = [paths for paths in by_name.values() if len(paths) == 2]
     return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []
 

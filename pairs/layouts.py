@@ -36,6 +36,8 @@ TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "
 ONE_SIDE = {"annot", "annotations", "blur", "cleaned", "colors", "depth", "edges", "gray", "hazy", "ir", "low", "lr",
             "mask", "masks", "noisy", "rain", "rgb", "sat", "seg", "sketch", "sketches", "thermal",
             *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
+# Of a file's name, what is neither the word of a side that it begins with nor that which it ends with
+BETWEEN_SIDES = re.compile("(?is)(?:(?:{0})[-_ .])?(.+?)(?:[-_ .](?:{0}))?".format("|".join(ONE_SIDE)))
 # Of a folder that holds one side, where photos of the same names lie in train/ itself; `out` may be a network's
 SIDE_OF_SPLIT = re.compile(f"({'|'.join(chain(*SPLITS.values()))})[-_ ]?({'|'.join(ONE_SIDE - {'out', 'output'})})",
                            re.IGNORECASE)

@@ -246,7 +246,7 @@ def _best(files: Sequence[str], candidates: Iterable[tuple[str, str]]) -> Patter
 
 def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of files whose names go on in two ways: 1.jpg and 1.png, 1.png and 1_mask.png."""
-    names = [re.fullmatch(r"(?s)((.+?)([-_ ][A-Za-z]+)?)(\.\w+)", file).groups() for file in files]
+    names = [re.fullmatch(r"(?s)((.+?)([-_ .][A-Za-z]+)?)(\.\w+)", file).groups() for file in files]
     there = {stem for stem, *_ in names}
     ends = Counter()
     for _, beginning, word, ending in names:
