@@ -33,9 +33,10 @@ WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("sour
 TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos", "real",
            "render", "renders", "sharp",
            *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
-ONE_SIDE = {"annot", "annotations", "blur", "cleaned", "colors", "depth", "edges", "gray", "hazy", "ir", "low", "lr",
-            "mask", "masks", "noisy", "rain", "rgb", "sat", "seg", "sketch", "sketches", "thermal",
-            *TARGETS, *chain(*WORDS, *SIDES)}  # ends of names that no pair has
+ONE_SIDE = {"anno", "annot", "annotations", "blur", "cleaned", "colors", "conditioning", "depth", "edges", "gray",
+            "hazy", "in", "instance", "ir", "low", "lr", "mask", "masks", "noisy", "rain", "rgb", "sat", "seg",
+            "sketch", "sketches", "thermal", "truth",
+            *TARGETS, *chain(*WORDS, *SIDES)}  # of which no pair has one at an end of its name
 # Of a file's name, what is neither the word of a side that it begins with nor that which it ends with
 BETWEEN_SIDES = re.compile("(?is)(?:(?:{0})[-_ .])?(.+?)(?:[-_ .](?:{0}))?".format("|".join(ONE_SIDE)))
 # Of a folder that holds one side, where photos of the same names lie in train/ itself; `out` may be a network's

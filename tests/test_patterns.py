@@ -213,7 +213,8 @@ def test_ends_and_beginnings_of_names_are_answered_with_flags_too(tmp_path, a, b
 
 @pytest.mark.parametrize(("a", "b"), [("{name}.png", "{name}.jpg"), ("{name}_mask.png", "{name}.png"),
                                       ("{name}_mask.*", "{name}_sat.*"), ("{name}.input.*", "{name}.target.*"),
-                                      ("{name}.seg.png", "{name}.jpg"), ("input_{name}.*", "target_{name}.*")])
+                                      ("{name}.seg.png", "{name}.jpg"), ("input_{name}.*", "target_{name}.*"),
+                                      ("{name}_anno.png", "{name}.png"), ("in.{name}.*", "gt.{name}.*")])
 @pytest.mark.parametrize("begin", ["", "img-"])
 def test_files_called_as_two_sides_are_not_cut_in_two(tmp_path, begin, a, b):
     files = both(*(side.replace("{name}", begin + "{}").replace("*", "png") for side in (a, b)))
