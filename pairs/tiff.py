@@ -193,6 +193,8 @@ class Place:
     def of(cls, image: Any) -> "Place":
         gcps, crs = image.gcps
         here = image.crs is not None or not image.transform.is_identity
+        if gcps and crs is None:
+            crs = need("rasterio", "rasterio", "TIFF files").crs.CRS()  # with None, rasterio writes no points
         return cls(crs if gcps else image.crs, image.transform if here else None, image.nodata,
                    tuple(image.descriptions), tuple(gcps), image.rpcs)
 

@@ -181,10 +181,12 @@ def test_the_output_lies_where_the_input_lies(gen, tmp_path, large):
         assert image.descriptions == ("red", "green", "near infrared")
         holes = image.dataset_mask() == 0
     points = [GroundControlPoint(row, column, 11 + column, 48 - row) for row, column in ((0, 0), (0, 50), (50, 0))]
-    source = write_raster(tmp_path / "scan.tif", array.transpose(2, 0, 1), crs="EPSG:4326", gcps=points)
-    translated(gen, source, tile=64 if large else 0)
-    with rasterio.open(tmp_path / "out.tif") as image:
-        assert image.gcps[1] == "EPSG:4326" and [(p.row, p.x) for p in image.gcps[0]] == [(p.row, p.x) for p in points]
+    for crs in (PLACE["crs"], rasterio.crs.CRS()):
+        source = write_raster(tmp_path / "scan.tif", array.transpose(2, 0, 1), crs=crs, gcps=points)
+        translated(gen, source, tile=64 if large else 0)
+        with rasterio.open(tmp_path / "out.tif") as image:
+            assert image.gcps[1] == (crs or None)
+            assert [(p.row, p.x) for p in image.gcps[0]] == [(p.row, p.x) for p in points]
     one, x, y = np.eye(20)[:3].tolist()
     rpcs = rasterio.rpc.RPC(0, 100, 45, 0.1, one, y, 45, 45, 15, 0.1, one, x, 45, 45)
     translated(gen, write_raster(source, array.transpose(2, 0, 1), rpcs=rpcs), tile=64 if large else 0)
