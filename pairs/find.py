@@ -376,8 +376,8 @@ def _named_as_two(images: Named) -> list[Path]:
     by_name = defaultdict(list)
     for name, path in images:
         by_name[BETWEEN_SIDES.fullmatch(name)[1]].append(path)
-    twos = [paths for paths in by_name.values() if len(paths) == 2]
-    return twos[0] if twos and 2 * len(twos) >= 0.9 * len(images) else []
+    several = [paths for paths in by_name.values() if len(paths) > 1]
+    return several[0][:2] if several and sum(map(len, several)) >= 0.9 * len(images) else []
 
 
 def _pair(index: _Index, part: _Part, sides: list[Named], n: int = 1) -> list[Pair]:

@@ -194,6 +194,12 @@ def test_sides_whose_names_differ_at_their_ends_are_answered_with_flags(tmp_path
 
 
 def test_a_folder_of_which_hardly_any_has_a_partner_is_no_side():
+def test_three_files_of_one_name_are_not_cut_in_two(tmp_path):
+    tree(tmp_path, *(f"{n}_{word}.png" for n in NUMBERS for word in ("rgb", "depth", "seg")))
+    with pytest.raises(UserError, match="called like two sides of one pair"):
+        find_pairs(tmp_path)
+
+
     assert suggested([*(f"a/{i}.png" for i in range(9)), "b/0.png", "b/x.png"]) is None
 
 
