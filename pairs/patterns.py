@@ -23,8 +23,8 @@ Key = tuple[str, str]  # split and name
 
 GAP = "\0"  # in a pattern, where two sides have a word each
 WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ .][^/]*$)|(?<![^-_ ./])[A-Za-z]+$")  # that may be one
-SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_]|[^/]*$)|(?<![^/])({SPLIT})(?=({'|'.join(ONE_SIDE)})/)",
-                      re.IGNORECASE)
+JOINED = "|".join([r"(?-i:[A-Z])[^/]*", "im", "imgs?", *ONE_SIDE])  # behind train: Masks, annot
+SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_]|[^/]*$)|(?<![^/])({SPLIT})(?=({JOINED})/)", re.IGNORECASE)
 AROUND = re.compile(rf".+(?=[-_ .]{GAP}$)|(?<=^{GAP}[-_ .]).+|^[^{GAP}]+$")  # what of a stem is no such word
 
 
