@@ -30,8 +30,8 @@ PROPOSED = [("{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{spli
 WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("source", "target"),
          ("conditioning_images", "images"), ("label", "image"), ("labels", "images"), ("s1", "s2"), ("before", "after"),
          ("SegmentationClass", "JPEGImages")]  # the last of VOC
-TARGETS = {"clean", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos", "real",
-           "render", "renders", "sharp",
+TARGETS = {"clean", "clear", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos",
+           "real", "render", "renders", "sharp",
            *(second for _, second in WORDS)}  # of two folders' names that are no pair above, those of B
 ONE_SIDE = {"anno", "annot", "annotations", "blur", "cleaned", "colors", "conditioning", "depth", "edges", "gray",
             "hazy", "in", "instance", "ir", "low", "lr", "mask", "masks", "noisy", "rain", "rgb", "sat", "seg",

@@ -122,6 +122,7 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "{name}/input/{name}.*", "{name}/target/{name}.*"),
     ("train/scene_{}/day.png train/scene_{}/night.png", "{split}/{name}/day.*", "{split}/{name}/night.*"),
     ("low/{}.png high/{}.png", "low/{name}.*", "high/{name}.*"),
+    ("clear/{}.png hazy/{}.png", "hazy/{name}.*", "clear/{name}.*"),
     (both("p1/x{}.png", "p1/x{}_mask.png", NUMBERS[:2]) + both("p2/x{}.png", "p2/x{}_mask.png", NUMBERS[:2]),
      "{name}_mask.png", "{name}.png"),
     (both("train/{}.png", "train/{}_mask.png", NUMBERS[:2]) + both("val/{}.png", "val/{}_mask.png", NUMBERS[2:]),
@@ -193,13 +194,13 @@ def test_sides_whose_names_differ_at_their_ends_are_answered_with_flags(tmp_path
     assert check(cfg) == 2 and f"If these are pairs, {flags}\n" in capsys.readouterr().out
 
 
-def test_a_folder_of_which_hardly_any_has_a_partner_is_no_side():
 def test_three_files_of_one_name_are_not_cut_in_two(tmp_path):
     tree(tmp_path, *(f"{n}_{word}.png" for n in NUMBERS for word in ("rgb", "depth", "seg")))
     with pytest.raises(UserError, match="called like two sides of one pair"):
         find_pairs(tmp_path)
 
 
+def test_a_folder_of_which_hardly_any_has_a_partner_is_no_side():
     assert suggested([*(f"a/{i}.png" for i in range(9)), "b/0.png", "b/x.png"]) is None
 
 
