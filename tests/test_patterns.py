@@ -123,6 +123,7 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
     ("train/scene_{}/day.png train/scene_{}/night.png", "{split}/{name}/day.*", "{split}/{name}/night.*"),
     ("low/{}.png high/{}.png", "low/{name}.*", "high/{name}.*"),
     ("clear/{}.png hazy/{}.png", "hazy/{name}.*", "clear/{name}.*"),
+    ("traingt/{}.png trainim/{}.png", "{split}gt/{name}.*", "{split}im/{name}.*"),
     (both("p1/x{}.png", "p1/x{}_mask.png", NUMBERS[:2]) + both("p2/x{}.png", "p2/x{}_mask.png", NUMBERS[:2]),
      "{name}_mask.png", "{name}.png"),
     (both("train/{}.png", "train/{}_mask.png", NUMBERS[:2]) + both("val/{}.png", "val/{}_mask.png", NUMBERS[2:]),
