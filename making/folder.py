@@ -154,7 +154,9 @@ def shown(picture: Picture) -> Tensor:
     array = picture.array[..., :3]
     limits = None
     if picture.kind != "uint8":
-        low, high = np.percentile(array[np.isfinite(array)], [1, 99])
+        numbers = array if picture.valid is None else array[picture.valid]
+        numbers = numbers[np.isfinite(numbers)]
+        low, high = np.percentile(numbers if numbers.size else 0, [1, 99])
         limits = low, np.nextafter(high, np.inf)
     return normalise(to_tensor(to_unit(replace(picture, array=np.nan_to_num(array)), limits)))
 

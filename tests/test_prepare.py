@@ -25,7 +25,7 @@ from rasterio.transform import from_origin
 
 import prepare
 from making.edges import LEAST, edges, gradient, is_ridge
-from making.folder import Blocks, Folder, Made
+from making.folder import Blocks, Folder, Made, shown
 from making.photos import Photos
 from pairs.find import find_pairs
 from pairs.images import MAGIC, read_picture
@@ -565,6 +565,8 @@ def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
         valid = np.ones((64, 64), bool) if picture.valid is None else picture.valid
         assert not valid[:first_valid].any() and valid[first_valid:].all(), (name, first_valid)
         assert off(path) <= 22  # at the rim, the mean is of one side
+        values = shown(picture)[:, valid]  # in a preview, where the number for no data would leave one gray
+        assert values.min() == -1 and values.max() > 0.99
 
 
 def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_path):
