@@ -40,7 +40,7 @@ def side_sizes(pair: Pair, headers: Sequence[Header] = ()) -> tuple[Size, ...]:
 
 
 def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
-                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest"), masked: str = "B"
+                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest"), masked: str = ""
                   ) -> tuple[list[Picture], list[Picture], Picture | None]:
     """The pictures of the pair's sides A and B, and that of the mask, if there is one.
 
