@@ -166,7 +166,9 @@ def test_flags_say_how_much_of_the_photo_is_left(tmp_path, kind, flags):
 def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_path):
     folder = tmp_path / "photos"
     photo(folder / "gray.png", 1, mode="L")
-    photo(folder / "clear.png", 2, mode="RGBA")
+    clear = Image.open(photo(folder / "clear.png", 2))
+    clear.putalpha(0)
+    clear.save(folder / "clear.png")
     photo(folder / "deep" / "per.2026" / "colour.v1.png", 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -182,6 +184,7 @@ def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_pat
     files = made(tmp_path / "out")
     assert "train/A/deep/per.2026/colour.v1" in files and len(files) == 10
     assert read_picture(files["train/A/turned"]).size == read_picture(files["train/B/turned"]).size == (30, 50)
+    assert (shown(read_picture(files["train/B/clear"])) == 1).all()  # white in a preview, as in training
     a = read_picture(files["train/A/sixteen"])
     luminance = deep[..., ::-1] @ [0.299, 0.587, 0.114]
     assert a.kind == "uint16" and np.abs(a.array[..., 0] - luminance).max() <= 2
