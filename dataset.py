@@ -95,7 +95,7 @@ class PairedImages(Dataset):
         x_how = self.geometry.how(self.x_is_label)
         y_how = self.geometry.how(self.y_is_label)
         how = (x_how, y_how) if self.direction == "AtoB" else (y_how, x_how)
-        of_a, of_b, mask = read_pictures(self.pairs[index], None if exact else size, how)
+        of_a, of_b, mask = read_pictures(self.pairs[index], None if exact else size, how, self.direction[-1])
         of_x, of_y = (of_a, of_b) if self.direction == "AtoB" else (of_b, of_a)
         pictures = [*of_a, *of_b]
         mask = mask_array(mask, pictures)

@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 
 from pairs.images import ending, normalise, read_picture, to_tensor
 from pairs.layouts import SPLITS
-from pairs.picture import Picture, to_unit
+from pairs.picture import Picture, over_white, to_unit
 from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.files import TEMPORARY, atomic, remove_leftovers, taking_turns
@@ -146,7 +146,7 @@ def preview(source: Source) -> int:
 
 
 def shown(picture: Picture) -> Tensor:
-    """(C, H, W) in [-1, 1] for a preview: classes as one channel each, 8 bits as they are, the rest stretched."""
+    """(C, H, W) in [-1, 1] on white, for a preview: classes as channels, 8 bits as they are, the rest stretched."""
     indices = picture.indices
     if indices is not None and indices.dtype == np.uint8 and 0 < indices.max() < 64:
         classes = np.arange(indices.max() + 1)[:, None, None]
@@ -154,9 +154,12 @@ def shown(picture: Picture) -> Tensor:
     array = picture.array[..., :3]
     limits = None
     if picture.kind != "uint8":
-        low, high = np.percentile(array[np.isfinite(array)], [1, 99])
+        numbers = array if picture.valid is None else array[picture.valid]
+        numbers = numbers[np.isfinite(numbers)]
+        low, high = np.percentile(numbers if numbers.size else 0, [1, 99])
         limits = low, np.nextafter(high, np.inf)
-    return normalise(to_tensor(to_unit(replace(picture, array=np.nan_to_num(array)), limits)))
+    array = to_unit(replace(picture, array=np.nan_to_num(array)), limits)
+    return normalise(to_tensor(array if picture.alpha is None else over_white(array, picture.alpha)))
 
 
 class Folder:

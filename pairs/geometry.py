@@ -210,11 +210,11 @@ def resize_pair(x: np.ndarray, y: np.ndarray, mask: np.ndarray | None, size: Siz
     return stack([x, resize_y(y, size, y_how), *white])
 
 
-def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
+def resized(picture: Picture, size: Size, how: Interpolation, shown: np.ndarray | None = None) -> Picture:
     """The picture in another size, in the numbers that it holds.
 
-    Its indices, and whether it holds values, are those of the nearest pixel. What is transparent, or holds no value,
-    adds nothing to its neighbours.
+    Its indices, and whether it holds values, are those of the nearest pixel. What is transparent, holds no value, or
+    will be nowhere `shown`, (H, W) of bool in the new size, adds nothing to its neighbours.
     """
     if picture.size == size:
         return picture
@@ -222,6 +222,9 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
     found = picture.map(lambda plane: resize(np.atleast_3d(plane), size, "nearest").reshape(*shape, *plane.shape[2:]))
     array = picture.array
     alpha = picture.alpha
+    if shown is not None:
+        shown = resize(shown[..., None].astype(np.float32), picture.size) > 0
+        array = np.where(shown, array, array.dtype.type(0))
     if how == "nearest" or not np.isfinite(array).all():
         return found
 
@@ -232,6 +235,8 @@ def resized(picture: Picture, size: Size, how: Interpolation) -> Picture:
     if array.dtype != np.uint8:
         array = (np.subtract(array, low, dtype=np.float64) / span).astype(np.float32)
     weight = picture.valid if alpha is None else alpha / np.float32(np.iinfo(alpha.dtype).max)
+    if shown is not None:
+        weight = shown[..., 0] if weight is None else weight * shown[..., 0]
     if weight is None:
         array = resize(array, size, how)
     else:

@@ -9,7 +9,7 @@ from pairs.geometry import Interpolation, Size, has_shape_of, largest_of, resize
 from pairs.identity import Pair
 from pairs.images import Header, read_header, read_picture
 from pairs.picture import Picture
-from pairs.values import Values, mask_array
+from pairs.values import Values, mask_array, mask_weight
 from utils import DataError, name_of
 
 
@@ -40,14 +40,14 @@ def side_sizes(pair: Pair, headers: Sequence[Header] = ()) -> tuple[Size, ...]:
 
 
 def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
-                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest")
+                  how: tuple[Interpolation, Interpolation] = ("nearest", "nearest"), masked: str = ""
                   ) -> tuple[list[Picture], list[Picture], Picture | None]:
     """The pictures of the pair's sides A and B, and that of the mask, if there is one.
 
     A may have several images, its inputs. In a side-by-side file, A is the left half. All images have the same height
-    and width, as the smaller ones are enlarged (`how`: of A and of B), except that JPEGs are decoded at 1/2, 1/4 or 1/8
-    of their size if that leaves at least enough(size) pixels: this is several times faster than shrinking them
-    afterwards. Raises DataError.
+    and width, as the smaller ones are enlarged (`how`: of A and of B; of the side that is `masked`, what the mask hides
+    adds nothing to other pixels), except that JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that leaves at
+    least enough(size) pixels: this is several times faster than shrinking them afterwards. Raises DataError.
     """
     sizes = side_sizes(pair)
     size = largest_of(sizes)
@@ -63,9 +63,10 @@ def read_pictures(pair: Pair, enough: Callable[[Size], Size] | None = None,
     mask = None if pair.mask is None else read_picture(pair.mask, nodata=False)  # of which a tag may name white
     if len({*sizes}) > 1:
         size = largest_of([picture.size for picture in (*inputs, *target)])
-        inputs, target = ([resized(picture, size, each) for picture in side]
-                          for side, each in zip((inputs, target), how, strict=True))
         mask = mask and resized(mask, size, "nearest")
+        shown = mask and mask_weight(mask)[..., 0] > 0
+        inputs, target = ([resized(picture, size, each, shown if name == masked else None) for picture in side]
+                          for name, side, each in zip("AB", (inputs, target), how, strict=True))
     return inputs, target, mask
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import struct
 import zlib
 
 import cv2
@@ -112,6 +113,25 @@ def test_16_bit_transparency_is_laid_over_white(tmp_path):
     for channels in (3, 1):
         assert (opened(tmp_path / "a.png", channels)[:2] == 0).all()
         assert (opened(tmp_path / "a.png", channels)[2:] == 1).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_the_gray_that_a_png_calls_transparent_is_white(tmp_path, bits, place):
+    """As GDAL marks pixels without a value, and optimisers the ground of a drawing."""
+    values = np.linspace(0, 2**bits - 1, 4).astype(np.uint16)
+    row = values.astype(">u2").tobytes() if bits == 16 else np.packbits(
+        (values[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)).tobytes()
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0), b"tRNS": struct.pack(">H", values[place]),
+              b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    parts = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+             for name, body in chunks.items())
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    picture = read_picture(tmp_path / "a.png")
+    clear = values == values[place]
+    assert (picture.indices == values).all() and (picture.alpha == np.where(clear, 0, np.iinfo(picture.kind).max)).all()
+    wanted = np.where(clear, 1, values / (2**bits - 1))
+    np.testing.assert_allclose(to_array(picture, 1)[0, :, 0] / (255 if bits < 16 else 1), wanted, atol=1e-6)
 
 
 def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):

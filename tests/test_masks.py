@@ -47,8 +47,11 @@ def write(path, array):
 def item(tmp_path):
     """x and y with its mask, as the settings show the pair of a target and a mask."""
 
-    def read(b, mask=None, train=True, **changes):
-        a = write(tmp_path / "A" / "0.png", cv2.resize(target(8, seed=1), b.shape[1::-1]))
+    def read(b, mask=None, train=True, enlarge=1, **changes):
+        a = cv2.resize(target(8, seed=1), [int(enlarge * side) for side in b.shape[1::-1]])
+        if changes.get("direction") == "BtoA":
+            a, b = b, a
+        a = write(tmp_path / "A" / "0.png", a)
         b = write(tmp_path / "B" / "0.png", b)
         m = None if mask is None else write(tmp_path / "M" / "0.png", mask)
         cfg = replace(Config(), **{"crop_size": 64, "load_size": 72, **changes})
@@ -72,6 +75,27 @@ def test_what_fills_a_hole_changes_nothing_to_the_bit(item, label_side, generato
         assert torch.equal(one, other)
         counts = one[6] > -1
         assert counts.any() and not counts.all() and one[3:6, counts].std() > 0.1
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("fine", [1, 2])
+def test_what_fills_a_hole_changes_nothing_where_the_target_is_enlarged(item, direction, depth, fine):
+    hole = (holes() == 0)[..., None]
+    mask = np.kron(holes(), np.ones((fine, fine), np.uint8))  # of the size of either side
+    words = dict(enlarge=2, direction=direction, resize="none", train=False)
+    one, other = (item(np.where(hole, fill, target(depth)), mask, **words)
+                  for fill in (np.zeros_like(target(depth)), target(depth, seed=9)[::-1]))
+    assert torch.equal(one, other)
+    plain = item(target(depth), **words)
+    white = cv2.erode(np.kron(holes(), np.ones((2, 2), np.uint8)), np.ones((7, 7))) == 255
+    assert white.any() and (one[:6] - plain)[:, white].abs().max() < 0.01
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_a_mask_hides_nothing_of_an_input_that_is_enlarged(item, direction):
+    words = dict(enlarge=0.5, direction=direction, resize="none", train=False)
+    assert torch.equal(item(target(8), holes(), **words)[:3], item(target(8), **words)[:3])
 
 
 def test_new_colours_of_the_target_leave_holes_black(item):

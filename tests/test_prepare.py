@@ -25,7 +25,7 @@ from rasterio.transform import from_origin
 
 import prepare
 from making.edges import LEAST, edges, gradient, is_ridge
-from making.folder import Blocks, Folder, Made
+from making.folder import Blocks, Folder, Made, shown
 from making.photos import Photos
 from pairs.find import find_pairs
 from pairs.images import MAGIC, read_picture
@@ -166,7 +166,9 @@ def test_flags_say_how_much_of_the_photo_is_left(tmp_path, kind, flags):
 def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_path):
     folder = tmp_path / "photos"
     photo(folder / "gray.png", 1, mode="L")
-    photo(folder / "clear.png", 2, mode="RGBA")
+    clear = Image.open(photo(folder / "clear.png", 2))
+    clear.putalpha(0)
+    clear.save(folder / "clear.png")
     photo(folder / "deep" / "per.2026" / "colour.v1.png", 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -182,6 +184,7 @@ def test_photos_of_all_kinds_become_pairs_and_the_unreadable_are_counted(tmp_pat
     files = made(tmp_path / "out")
     assert "train/A/deep/per.2026/colour.v1" in files and len(files) == 10
     assert read_picture(files["train/A/turned"]).size == read_picture(files["train/B/turned"]).size == (30, 50)
+    assert (shown(read_picture(files["train/B/clear"])) == 1).all()  # white in a preview, as in training
     a = read_picture(files["train/A/sixteen"])
     luminance = deep[..., ::-1] @ [0.299, 0.587, 0.114]
     assert a.kind == "uint16" and np.abs(a.array[..., 0] - luminance).max() <= 2
@@ -565,6 +568,8 @@ def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
         valid = np.ones((64, 64), bool) if picture.valid is None else picture.valid
         assert not valid[:first_valid].any() and valid[first_valid:].all(), (name, first_valid)
         assert off(path) <= 22  # at the rim, the mean is of one side
+        values = shown(picture)[:, valid]  # in a preview, where the number for no data would leave one gray
+        assert values.min() == -1 and values.max() > 0.99
 
 
 def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_path):
