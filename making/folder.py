@@ -199,7 +199,7 @@ class Folder:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
         if "rules" in changed and "command" not in changed:
             raise UserError(f"{name_of(self.root)} was begun by another version of this program, which makes other "
-                            f"{settings['command']} or holds out others: take a new folder")
+                            "pairs or holds out others: take a new folder")
         if changed:
             name = min(changed, key=[*self.settings, *settings].index)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "

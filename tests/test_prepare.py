@@ -407,6 +407,30 @@ def test_a_parquet_s_folder_tells_its_split_where_its_name_does_not(tmp_path):
     assert "4 in train" in run("parquet", tmp_path / "test" / "data.parquet", tmp_path / "other", "--val", 0)
 
 
+@pytest.mark.parametrize(("names", "split"), [
+    ("maps-train maps-test", "2 in test, 2 in train"), ("a/Test2017_x a/b.train", "2 in test, 2 in train"),
+    ("data/validation-00000-of-00001-9f0 data/training_1", "2 in train, 2 in val"),
+    ("train/part/0 test/part/1", "2 in test, 2 in train"), ("partial-train/0 valid/0", "2 in train, 2 in val"),
+    ("train/0 test/maps_val", "2 in train, 2 in val"), ("contest trainval", "4 in train"),
+    ("maps maps-test", "2 in test, 2 in train")])
+def test_a_split_may_stand_anywhere_in_a_parquet_s_name(tmp_path, names, split):
+    """maps-test.parquet was divided at random: most of its pairs were trained on."""
+    files = [tmp_path / f"{name}.parquet" for name in names.split()]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        hub(file, 2)
+    said = run("parquet", *files, tmp_path / "out", "--val", 0)
+    assert split in said and ("tell no split, as others' do: 1" in said) == (names == "maps maps-test")
+    note = tmp_path / "out/prepare.json"
+    old = json.loads(note.read_text())
+    del old["rules"]
+    note.write_text(json.dumps(old))  # as the version did that looked at the first word only
+    assert "begun by another version" in run("parquet", *files, tmp_path / "out", "--val", 0, status=2)
+    hub(tmp_path / "train-test.parquet", 2)
+    said = run("parquet", tmp_path, tmp_path / "new", status=2)
+    assert "train-test.parquet tells of test and train: rename it" in said
+
+
 def test_a_parquet_without_pictures_is_told(tmp_path):
     images = [photo(tmp_path / f"{i}.png", i).read_bytes() for i in range(4)]
     paths = [{"bytes": None, "path": f"/home/a/{i}.png"} for i in range(4)]
