@@ -92,8 +92,8 @@ def prepare(source: Source) -> int:
             folder.write(job.name, made)
             counts[made.split] += 1
     if not counts:
-        why = f", such as: {failures[0]}" if failures else ""
-        raise UserError(f"no pair could be made; {len(failures)} could not be read{why}")
+        why = f"; {len(failures)} could not be read, such as: {failures[0]}" if failures else ""
+        raise UserError(f"no pair could be made{why}")
     told = ", ".join(f"{n} in {split}" for split, n in sorted(counts.items()))
     say(f"{name_of(source.out)}: {told}" + f"; {n_there} of them were there already" * bool(n_there))
     if failures:

@@ -39,8 +39,10 @@ class Parquet:
         return self.paths[-1]
 
     def jobs(self, there: There) -> "Rows | Iterator[Job]":
-        if not self.inputs:
+        if len(self.paths) < 2:
             raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
+        if not self.inputs:
+            raise UserError(f"no file in {name_of(self.paths[0])} ends in .parquet")
         if len({*self.columns}) < 2:
             raise UserError(f"--columns {' '.join(self.columns)} names no two columns: A and B would be the same")
         splits = splits_named(self.inputs)
@@ -49,7 +51,10 @@ class Parquet:
         if any(splits.values()) and untold:
             say(f"files whose names tell no split, as others' do: {len(untold)}, such as {name_of(untold[0])}: what "
                 "--val holds out of them goes to val, the rest to train")
-        return Rows(self, {path: opened(path, self.columns) for path in self.inputs}, splits)
+        found = Rows(self, {path: opened(path, self.columns) for path in self.inputs}, splits)
+        if not len(found):
+            raise UserError(f"there are no pairs to make: {name_of(self.inputs[0])} holds 0 rows")
+        return found
 
     def make(self, file: str, split: str, row: int, cells: tuple[Any, Any]) -> Made:
         a, b = (picture_in(cell, f"{file}, row {row}, {column}")

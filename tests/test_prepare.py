@@ -439,11 +439,18 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
     pq.write_table(pa.table({"imageA": images, "imageB": ["x"] * 4}), tmp_path / "text.parquet")
     pq.write_table(pa.table({"image": images, "caption": ["x"] * 4, "edit": images}), tmp_path / "names.parquet")
     pq.write_table(pa.table({"imageA": images, "imageB": broken}), tmp_path / "broken.parquet")
+    pq.write_table(pa.table({f"{i}": ["x"] for i in range(99)}), tmp_path / "wide.parquet")
+    pq.write_table(pa.table({"imageA": images[:0], "imageB": images[:0]}, pa.schema(
+        [("imageA", pa.binary()), ("imageB", pa.binary())])), tmp_path / "none.parquet")
+    (tmp_path / "folder.parquet").mkdir()
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "broken.parquet").read_bytes()[:-20])
+    (tmp_path / "lfs.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     for name, message in (("paths", "holds a path, /home/a/0.png, and no picture"),
-                          ("text", "columns imageA and imageB: of what it has, imageA (pictures), imageB (string), --"),
-                          ("gone", "gone.parquet is no file"),
-                          ("names", "image (pictures), caption (string), edit (pictures), --columns names"),
+                          ("text", "no pictures in imageB; its columns are imageA (pictures), imageB (string): A and"),
+                          ("gone", "gone.parquet is no file"), ("folder", "folder.parquet ends in .parquet"),
+                          ("names", "no pictures in imageA and imageB, but in image, edit: name those that become A "
+                                    "and B, as in --columns image edit"), ("wide", "(string), …: A and B need"),
+                          ("none", "none.parquet holds 0 rows"), ("lfs", "git lfs pull"),
                           ("cut", "cannot be read as parquet")):
         assert message in run("parquet", tmp_path / f"{name}.parquet", tmp_path / "out", status=2)
         assert not (tmp_path / "out").exists()
