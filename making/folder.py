@@ -80,13 +80,18 @@ def prepare(source: Source) -> int:
     val = vars(source).get("val", 0)
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
+    twice = [path for path, n in Counter(path.resolve() for path in source.inputs).items() if n > 1]
+    if twice and "paths" in vars(source):
+        raise UserError(f"{name_of(twice[0])} is named twice")
     if source.preview:
         return preview(source)
     folder = Folder(source)
     counts = Counter(split for split, _ in folder.there)
     n_there = len(folder.there)
     failures = []
-    with tqdm(source.jobs(folder.there), unit="pair", disable=None) as bar:
+    jobs = source.jobs(folder.there)
+    orphans = folder.orphans(jobs) if isinstance(jobs, Sequence) else []
+    with tqdm(jobs, unit="pair", disable=None) as bar:
         to_do = (job for job in bar if not folder.holds(job))
         for job, made in results(to_do, source.threads, failures):
             folder.write(job.name, made)
@@ -101,6 +106,9 @@ def prepare(source: Source) -> int:
     if folder.older:
         say(f"pairs that are older than what they were made from: {len(folder.older)}, such as {folder.older[0]}: they "
             "stay, but where you delete both sides, the same command makes them anew")
+    if orphans:
+        say(f"pairs whose sources are gone or have other names: {len(orphans)}, such as {orphans[0]}: they stay, and "
+            "are trained on or scored, until you delete both sides")
     if "train" in counts and not {"val", "test"} & {*counts}:
         too_few = getattr(source, "too_few", "") if val else ""
         say("there is none in val: training holds out a tenth of train" + too_few)
@@ -227,6 +235,19 @@ class Folder:
                         linked = told.st_nlink > 1
                         sides[split, name.removeprefix(side)][side] = math.inf if linked else told.st_mtime_ns
         return {pair: min(found.values()) for pair, found in sides.items() if {*found} in ({""}, {"A/", "B/"})}
+
+    def orphans(self, jobs: Sequence[Job]) -> list[str]:
+        """Pairs that are there and that none of the jobs would make. Raises UserError where one of another split would.
+
+        Both would be there then, one to train on and one to score.
+        """
+        made = {(split, job.name) for job in jobs for split in ([job.split] if job.split else SPLITS)}
+        new = {job.name for job in jobs if job.split and (job.split, job.name) not in self.there}
+        left = [place for place in self.there if place not in made]
+        if moved := ["/".join(place) for place in left if place[1] in new]:
+            raise UserError(f"pairs in {name_of(self.root)} whose sources are now in another split: {len(moved)}, such "
+                            f"as {moved[0]}: take a new folder, or delete both sides of these pairs")
+        return ["/".join(place) for place in left]
 
     def holds(self, job: Job) -> bool:
         """Whether the pair is whole already. Where a file that it was made from is newer, it is noted in `older`."""

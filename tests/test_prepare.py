@@ -640,6 +640,30 @@ def test_pairs_older_than_what_they_were_made_from_are_told(tmp_path):
     assert any(path.samefile(folder / "03.jpg") for path in out.glob("*/B/03.jpg")) and a.read_bytes() != before
 
 
+def test_pairs_whose_sources_are_gone_or_in_another_split_are_told(tmp_path):
+    """A photo that was moved from test to train was in both, and one that was taken out for good reasons stayed."""
+    test, train = (photos(tmp_path / "photos" / split, 4) for split in ("test", "train"))  # of the same names
+    words = ["photos", tmp_path / "photos", tmp_path / "out", "--input", "gray"]
+    (train / "02.jpg").unlink()
+    run(*words)
+    assert "gone" not in run(*words)
+    (train / "00.jpg").unlink()
+    before = state(tmp_path / "out")
+    assert "gone or have other names: 1, such as train/00: they stay" in run(*words)
+    (test / "02.jpg").rename(train / "02.jpg")
+    assert "now in another split: 1, such as test/02: take" in run(*words, status=2)
+    assert state(tmp_path / "out") == before
+    (train / "02.jpg").rename(tmp_path / "photos/02.jpg")  # in no split, which may become any
+    assert "other names: 1, such as train/00" in run(*words) and state(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("command", ["frames", "parquet"])
+def test_a_file_that_is_named_twice_is_told(tmp_path, command):
+    (tmp_path / "1").write_bytes(b"")
+    (tmp_path / "2").symlink_to("1")
+    assert "1 is named twice" in run(command, tmp_path / "1", tmp_path / "2", tmp_path / "out", status=2)
+
+
 @pytest.mark.long
 def test_rasters_without_a_place_and_near_infrared(tmp_path):
     """Scans of microscopes say nothing of where they lie; four bands of 8 bits are no transparency."""
