@@ -21,6 +21,7 @@ import rasterio
 from conftest import ROOT, call, launch, save, wait_until, write_raster
 from PIL import Image
 from rasterio import warp
+from rasterio.shutil import copy
 from rasterio.transform import from_origin
 
 import prepare
@@ -596,6 +597,45 @@ def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
         valid = np.ones((64, 64), bool) if picture.valid is None else picture.valid
         assert not valid[:first_valid].any() and valid[first_valid:].all(), (name, first_valid)
         assert off(path) <= 22  # at the rim, the mean is of one side
+
+
+@pytest.mark.parametrize("metres", [10, 40])
+@pytest.mark.parametrize(("numbers", "kind", "of_tiles"), [
+    ([-9999, -9999], "float32", -9999), ([-9999, -1], "float32", -9999), ([-1, 300], "int16", -1),
+    (["", 65535], "uint16", 65535), ([-9999, 250], "uint8", 250)])
+def test_no_band_s_number_for_no_data_is_averaged(tmp_path, metres, numbers, kind, of_tiles):
+    """Where another band had values, -9999 beside 100 became -7476. In tiles, all bands have one such number."""
+    bands = np.full((2, 64, 64), 100, kind)
+    bands[1, 30:] = numbers[1]
+    if has_hole := numbers[0] == of_tiles:
+        bands[0, :, :20] = numbers[0]
+    whole = write_raster(tmp_path / "a.tif", bands, crs="EPSG:32633", transform=from_origin(*CORNER, 40, 40))
+    a = tmp_path / "a.vrt"
+    copy(whole, a, driver="VRT")
+    first, second, end = a.read_text().split("</VRTRasterBand>")
+    told = [f"<NoDataValue>{number}</NoDataValue></VRTRasterBand>" for number in numbers]
+    a.write_text(first + told[0].replace("<NoDataValue></NoDataValue>", "") + second + told[1] + end)
+    b = raster(tmp_path / "b.tif", (2560 // metres, 2560 // metres), metres)
+    run("tiles", a, b, tmp_path / "out", "--size", 64, "--val", 0)
+    for name, path in made(tmp_path / "out").items():
+        if "/A/" in name:
+            top, left = (int(number) for number in path.stem.split("_"))
+            rows, columns = np.mgrid[top : top + 64, left : left + 64] * metres // 40
+            with rasterio.open(path) as file:
+                assert file.nodata == of_tiles
+                assert (file.read(1) == np.where((columns < 20) & has_hole, of_tiles, 100)).all()
+                assert (file.read(2) == np.where(rows >= 30, of_tiles, 100)).all()
+
+
+def test_a_shade_of_a_colour_is_averaged_though_it_is_the_number_for_no_data(tmp_path):
+    """Pure red has 0 in two bands."""
+    bands = np.full((3, 64, 64), 100, np.uint8)
+    bands[:, :, 32:] = np.array([255, 0, 0])[:, None, None]
+    a = write_raster(tmp_path / "a.tif", bands, crs="EPSG:32633", transform=from_origin(*CORNER, 40, 40), nodata=0)
+    run("tiles", a, raster(tmp_path / "b.tif", (256, 256), 10), tmp_path / "out", "--size", 64, "--val", 0)
+    tiles = [read_picture(path) for name, path in made(tmp_path / "out").items() if "/A/" in name]
+    assert all(tile.valid is None for tile in tiles)
+    assert {*np.unique(np.stack([tile.array[..., 1] for tile in tiles]))} == {0, 12, 38, 62, 88, 100}
 
 
 def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_path):
