@@ -237,17 +237,19 @@ class Folder:
         return {pair: min(found.values()) for pair, found in sides.items() if {*found} in ({""}, {"A/", "B/"})}
 
     def orphans(self, jobs: Sequence[Job]) -> list[str]:
-        """Pairs that are there and that none of the jobs would make. Raises UserError where one of another split would.
+        """Pairs that are there and that none of the jobs would make.
 
-        Both would be there then, one to train on and one to score.
+        Raises UserError where another split has new ones, which may be the same, under whatever name: both would be
+        there then, one to train on and one to score.
         """
         made = {(split, job.name) for job in jobs for split in ([job.split] if job.split else SPLITS)}
-        new = {job.name for job in jobs if job.split and (job.split, job.name) not in self.there}
-        left = [place for place in self.there if place not in made]
-        if moved := ["/".join(place) for place in left if place[1] in new]:
-            raise UserError(f"pairs in {name_of(self.root)} whose sources are now in another split: {len(moved)}, such "
-                            f"as {moved[0]}: take a new folder, or delete both sides of these pairs")
-        return ["/".join(place) for place in left]
+        new = {job.split for job in jobs if job.split and (job.split, job.name) not in self.there}
+        left = [(split, f"{split}/{name}") for split, name in self.there if (split, name) not in made]
+        if moved := [pair for split, pair in left if new - {split}]:
+            raise UserError(f"pairs in {name_of(self.root)} whose sources are gone, while another split has new ones, "
+                            f"which may be the same: {len(moved)}, such as {moved[0]}: take a new folder, or delete "
+                            "both sides of these pairs")
+        return [pair for _, pair in left]
 
     def holds(self, job: Job) -> bool:
         """Whether the pair is whole already. Where a file that it was made from is newer, it is noted in `older`."""

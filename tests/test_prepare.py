@@ -691,9 +691,12 @@ def test_pairs_whose_sources_are_gone_or_in_another_split_are_told(tmp_path):
     before = state(tmp_path / "out")
     assert "gone or have other names: 1, such as train/00: they stay" in run(*words)
     (test / "02.jpg").rename(train / "02.jpg")
-    assert "now in another split: 1, such as test/02: take" in run(*words, status=2)
-    assert state(tmp_path / "out") == before
-    (train / "02.jpg").rename(tmp_path / "photos/02.jpg")  # in no split, which may become any
+    for name in ("02.jpg", "renamed.jpg"):
+        (train / "02.jpg").replace(train / name)
+        said = run(*words, status=2)
+        assert "another split has new ones, which may be the same: 1, such as test/02: take" in said
+        assert state(tmp_path / "out") == before
+    (train / "renamed.jpg").rename(tmp_path / "photos/02.jpg")  # in no split, which may become any
     assert "other names: 1, such as train/00" in run(*words) and state(tmp_path / "out") == before
 
 
