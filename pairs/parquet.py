@@ -9,7 +9,8 @@ from pairs.images import ending, read_picture
 from utils import DataError, UserError, command_line, name_of, need
 
 COLUMNS = "imageA", "imageB"
-PICTURES = r"^((large_)?binary|struct<.*bytes: (large_)?(binary|null).*)$"  # as pyarrow writes the type of a column
+BINARY = "(large_)?binary(_view)?"
+PICTURES = rf"^({BINARY}|dictionary<values={BINARY},.*|struct<.*bytes: ({BINARY}|null).*)$"  # as pyarrow has it
 AT_ONCE = 16  # rows in memory
 MANY = 8  # columns that a message names
 

@@ -460,6 +460,16 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
     run("parquet", tmp_path / "names.parquet", tmp_path / "new", "--columns", "edit", "image")
 
 
+def test_a_parquet_s_pictures_may_be_of_any_binary_type(tmp_path):
+    """As polars and categories of pandas have them."""
+    images = pa.array([photo(tmp_path / f"{i}.png", i).read_bytes() for i in range(3)])
+    types = {"imageA": images.cast(pa.binary_view()), "imageB": images.dictionary_encode()}
+    pq.write_table(pa.table(types), tmp_path / "types.parquet")
+    assert "3 in train" in run("parquet", tmp_path / "types.parquet", tmp_path / "out", "--val", 0)
+    pq.write_table(pa.table({name: ["text"] for name in types}), tmp_path / "types.parquet")
+    assert "holds no pictures" in run("parquet", tmp_path / "types.parquet", tmp_path / "new", status=2)
+
+
 def test_a_parquet_may_hold_all_that_is_read_and_one_bad_cell_costs_one_pair(tmp_path, monkeypatch):
     kinds = {"gif": "RGB", "ppm": "RGB", "pgm": "L", "pbm": "1", "bmp": "RGB", "tif": "RGB", "webp": "RGB"}
     images = [photo(tmp_path / f"1.{kind}", mode=mode).read_bytes() for kind, mode in kinds.items()]
@@ -987,9 +997,11 @@ def test_interlaced_videos_are_told(tmp_path):
 def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.mp4").write_text("no video")
+    Path("folder").mkdir()
     video("clip.mkv")
     video("high.mkv", size=(48, 64))
     for message, *words in (("text.mp4 cannot be read as a video", "text.mp4"), ("gone.mp4 is no file", "gone.mp4"),
+                            ("frames takes videos, photos a folder of pictures", "folder"),
                             ("one or two videos",), ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
         assert message in run("frames", *words, "out", status=2) and not Path("out").exists()
     for command in ("frames", "parquet"):
