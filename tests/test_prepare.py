@@ -202,11 +202,14 @@ def test_copies_of_a_photo_stay_in_one_split(tmp_path):
 def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
     photo(tmp_path / "photos" / "train" / "1.jpg", 1, (700, 600))
     photo(tmp_path / "photos" / "validation" / "1.jpg", 2, (700, 600))
+    for i in range(2):  # as in YOLO's data sets, whose test photos were trained on
+        photo(tmp_path / "photos" / "images" / "Test" / f"{i}.jpg", 3 + i, (700, 600))
     said = run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--preview")
     assert "--size 286" in said and not (tmp_path / "out").exists()
     run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
     files = made(tmp_path / "out")
-    assert {*files} == {"train/A/1", "train/B/1", "val/A/1", "val/B/1"}
+    names = {"train": ["1"], "val": ["1"], "test": ["images/0", "images/1"]}
+    assert {*files} == {f"{split}/{side}/{name}" for split in names for side in "AB" for name in names[split]}
     assert all(read_picture(path).size == (70, 60) for path in files.values())
 
 
