@@ -80,20 +80,25 @@ def prepare(source: Source) -> int:
     val = vars(source).get("val", 0)
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
+    twice = [path for path, n in Counter(path.resolve() for path in source.inputs).items() if n > 1]
+    if twice and "paths" in vars(source):
+        raise UserError(f"{name_of(twice[0])} is named twice")
     if source.preview:
         return preview(source)
     folder = Folder(source)
     counts = Counter(split for split, _ in folder.there)
     n_there = len(folder.there)
     failures = []
-    with tqdm(source.jobs(folder.there), unit="pair", disable=None) as bar:
+    jobs = source.jobs(folder.there)
+    orphans = folder.orphans(jobs) if isinstance(jobs, Sequence) else []
+    with tqdm(jobs, unit="pair", disable=None) as bar:
         to_do = (job for job in bar if not folder.holds(job))
         for job, made in results(to_do, source.threads, failures):
             folder.write(job.name, made)
             counts[made.split] += 1
     if not counts:
-        why = f", such as: {failures[0]}" if failures else ""
-        raise UserError(f"no pair could be made; {len(failures)} could not be read{why}")
+        why = f"; {len(failures)} could not be read, such as: {failures[0]}" if failures else ""
+        raise UserError(f"no pair could be made{why}")
     told = ", ".join(f"{n} in {split}" for split, n in sorted(counts.items()))
     say(f"{name_of(source.out)}: {told}" + f"; {n_there} of them were there already" * bool(n_there))
     if failures:
@@ -101,6 +106,9 @@ def prepare(source: Source) -> int:
     if folder.older:
         say(f"pairs that are older than what they were made from: {len(folder.older)}, such as {folder.older[0]}: they "
             "stay, but where you delete both sides, the same command makes them anew")
+    if orphans:
+        say(f"pairs whose sources are gone or have other names: {len(orphans)}, such as {orphans[0]}: they stay, and "
+            "are trained on or scored, until you delete both sides")
     if "train" in counts and not {"val", "test"} & {*counts}:
         too_few = getattr(source, "too_few", "") if val else ""
         say("there is none in val: training holds out a tenth of train" + too_few)
@@ -202,7 +210,7 @@ class Folder:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
         if "rules" in changed and "command" not in changed:
             raise UserError(f"{name_of(self.root)} was begun by another version of this program, which makes other "
-                            f"{settings['command']} or holds out others: take a new folder")
+                            "pairs or holds out others: take a new folder")
         if changed:
             name = min(changed, key=[*self.settings, *settings].index)
             raise UserError(f"{name_of(self.root)} was begun with {name} {settings.get(name)}, which is now "
@@ -230,6 +238,21 @@ class Folder:
                         linked = told.st_nlink > 1
                         sides[split, name.removeprefix(side)][side] = math.inf if linked else told.st_mtime_ns
         return {pair: min(found.values()) for pair, found in sides.items() if {*found} in ({""}, {"A/", "B/"})}
+
+    def orphans(self, jobs: Sequence[Job]) -> list[str]:
+        """Pairs that are there and that none of the jobs would make.
+
+        Raises UserError where another split has new ones, which may be the same, under whatever name: both would be
+        there then, one to train on and one to score.
+        """
+        made = {(split, job.name) for job in jobs for split in ([job.split] if job.split else SPLITS)}
+        new = {job.split for job in jobs if job.split and (job.split, job.name) not in self.there}
+        left = [(split, f"{split}/{name}") for split, name in self.there if (split, name) not in made]
+        if moved := [pair for split, pair in left if new - {split}]:
+            raise UserError(f"pairs in {name_of(self.root)} whose sources are gone, while another split has new ones, "
+                            f"which may be the same: {len(moved)}, such as {moved[0]}: take a new folder, or delete "
+                            "both sides of these pairs")
+        return [pair for _, pair in left]
 
     def holds(self, job: Job) -> bool:
         """Whether the pair is whole already. Where a file that it was made from is newer, it is noted in `older`."""

@@ -134,6 +134,8 @@ class Video:
         self.error = ""
         self.corrupt = 0
         self.av = need("av", "av", "videos")
+        if path.is_dir():
+            raise UserError(f"{name_of(path)} is a folder: frames takes videos, photos a folder of pictures")
         if not path.is_file():
             raise FileNotFoundError(f"{name_of(path)} is no file")
         with self.opened() as container:

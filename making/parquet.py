@@ -1,5 +1,6 @@
 """Pairs from parquet files, as the Hub has them: a picture in each of two columns, whose bytes are kept as they are."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,11 @@ from tyro.conf import Positional, arg
 
 from making.folder import Job, Made, There, check_names, split_of
 from pairs.parquet import COLUMNS, opened, picture_in, rows
-from pairs.patterns import SPLIT_OF
+from pairs.patterns import SPLIT, SPLIT_OF
+from runtime.console import say
 from utils import UserError, name_of
+
+SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_])")  # a word of its own
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Parquet:
     """Parquet files with a picture in each of two columns, as the Hub has them: their bytes become A and B."""
 
     threads: ClassVar[int] = 4
+    rules: ClassVar[int] = 1  # another number wherever rows go to other splits: no folder mixes two
     paths: Positional[Annotated[tuple[Path, ...], arg(metavar="FILE_OR_FOLDER [...] OUT")]]  # OUT is the folder to make
     columns: tuple[str, str] = COLUMNS  # that become A and B
     val: float = 0.1  # share that is held out of files whose names tell no split; 0 leaves it to training
@@ -34,13 +39,22 @@ class Parquet:
         return self.paths[-1]
 
     def jobs(self, there: There) -> "Rows | Iterator[Job]":
-        if not self.inputs:
+        if len(self.paths) < 2:
             raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
+        if not self.inputs:
+            raise UserError(f"no file in {name_of(self.paths[0])} ends in .parquet")
         if len({*self.columns}) < 2:
             raise UserError(f"--columns {' '.join(self.columns)} names no two columns: A and B would be the same")
         splits = splits_named(self.inputs)
         check_names((splits[path], path.stem, path) for path in self.inputs)
-        return Rows(self, {path: opened(path, self.columns) for path in self.inputs}, splits)
+        untold = [path for path, split in splits.items() if not split]
+        if any(splits.values()) and untold:
+            say(f"files whose names tell no split, as others' do: {len(untold)}, such as {name_of(untold[0])}: what "
+                "--val holds out of them goes to val, the rest to train")
+        found = Rows(self, {path: opened(path, self.columns) for path in self.inputs}, splits)
+        if not len(found):
+            raise UserError(f"there are no pairs to make: {name_of(self.inputs[0])} holds 0 rows")
+        return found
 
     def make(self, file: str, split: str, row: int, cells: tuple[Any, Any]) -> Made:
         a, b = (picture_in(cell, f"{file}, row {row}, {column}")
@@ -68,10 +82,24 @@ class Rows:
 
 
 def splits_named(paths: Sequence[Path]) -> dict[Path, str]:
-    """The split that each file's name tells, as train-00000-of-00001.parquet does, else "".
+    """The split that a word of each file's name tells, as in maps-train-00000-of-00001.parquet, else "".
 
-    Where none does, the folders do, as those of train/0000.parquet, if one of them is train.
+    Else the nearest folder called like a split does, as that of train/0000.parquet, if one of them is train. Raises
+    UserError where a name has words of two splits.
     """
-    names = {path: SPLIT_OF.get(path.name.lower().split("-")[0].split(".")[0], "") for path in paths}
-    folders = {path: SPLIT_OF.get(path.parent.name.lower(), "") for path in paths}
-    return names if any(names.values()) or "train" not in folders.values() else folders
+    folders = {path: next((SPLIT_OF[name] for name in map(folder_name, path.parents) if name in SPLIT_OF), "")
+               for path in paths}
+    if "train" not in folders.values():
+        folders = {}
+    splits = {}
+    for path in paths:
+        told = sorted({SPLIT_OF[word] for word in SPLIT_IN.findall(path.stem.lower())})
+        if len(told) > 1:
+            raise UserError(f"the name of {name_of(path)} tells of {' and '.join(told)}: rename it, so that one split "
+                            "is left")
+        splits[path] = told[0] if told else folders.get(path, "")
+    return splits
+
+
+def folder_name(folder: Path) -> str:
+    return folder.name.lower().removeprefix("partial-")  # as the Hub calls what it made of a part of large data

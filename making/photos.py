@@ -110,11 +110,12 @@ class Photos:
 
 
 def split_in_path(path: Path) -> tuple[str, str]:
-    """The split that the first folder names, if any, and what the pair is called."""
-    name = path.with_suffix("").as_posix()
-    first, _, rest = name.partition("/")
-    split = SPLIT_OF.get(first.lower(), "")
-    return (split, rest) if split and rest else ("", name)
+    """The split that a folder names, the outermost of several, if any, and what the pair is called."""
+    *folders, name = path.with_suffix("").parts
+    for i, folder in enumerate(folders):
+        if split := SPLIT_OF.get(folder.lower()):
+            return split, "/".join([*folders[:i], *folders[i + 1 :], name])
+    return "", "/".join([*folders, name])
 
 
 def boxes(name: str, size: tuple[int, int]) -> np.ndarray:

@@ -47,7 +47,13 @@ class Raster:
                     raise UserError(f"{name_of(path)} is shown turned or mirrored (orientation {orientation} in its "
                                     "header), which tiles would not be: save it upright first")
         # GDAL takes the last band for transparency, as it does of red, green, blue and near infrared.
-        self.may_be_transparent = any(flag.name == "alpha" for flags in image.mask_flag_enums for flag in flags)
+        by_alpha = [any(flag.name == "alpha" for flag in flags) for flags in image.mask_flag_enums]
+        self.by_alpha = np.reshape(by_alpha, (-1, 1, 1))
+        self.may_be_transparent = any(by_alpha)
+        # Each band may have its own number for no data, as in a VRT; a tile has one. In colours, it may be a shade.
+        self.nodata = next((n for n in image.nodatavals if Place(nodata=n).fits(np.dtype(image.dtypes[0]))), None)
+        names = [each.name for each in image.colorinterp[:3]]
+        self.coloured = names == ["red", "green", "blue"] and image.dtypes[0].startswith("uint")
 
     def pixels(self, grid: "Raster", columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Columns and rows here of points that are given in pixels of `grid`; infinite where no projection reaches."""
@@ -71,8 +77,8 @@ class Raster:
     def tile(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """The window of the grid, (C, H, W), and where it holds values, (H, W) bool.
 
-        As it stands in the file where pixels meet, else resampled, linearly or, as palettes are, `exact`. Raises
-        DataError where the file is damaged.
+        As it stands in the file where pixels meet, else resampled, linearly or, as palettes are, `exact`. Where some
+        bands have a value, the others hold `nodata`. Raises DataError where the file is damaged.
         """
         if (shift := self.shift_from(grid)) is not None:
             left = column + shift[0]
@@ -82,11 +88,13 @@ class Raster:
             values, valid = self.resampled(grid, row, column, size, exact or self.indexed)
         if self.may_be_transparent and not values.any():
             valid[:] = False
-        return values, valid
+        if self.nodata is not None:
+            values = np.where(valid, values, np.array(self.nodata).astype(values.dtype))
+        return values, valid.any(axis=0)
 
     def encoded(self, values: np.ndarray, valid: np.ndarray, place: Place) -> bytes:
         """The GeoTIFF of a tile, with the palette, names and scales of the bands here. Raises OSError."""
-        nodata = self.image.nodata
+        nodata = self.nodata
         if nodata is None and values.dtype.kind == "f" and not valid.all():
             nodata = math.nan
         place = replace(place, nodata=nodata, descriptions=self.image.descriptions)
@@ -111,42 +119,44 @@ class Raster:
         return int(whole[0]), int(whole[1])
 
     def read(self, top: int, left: int, bottom: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-        """(C, H, W) of a window, up to the edges of the raster at most, and where it holds values, (H, W) bool.
+        """(C, H, W) of a window, up to the edges of the raster at most, and where it holds values, (C, H, W) bool.
 
-        A pixel lacks a value where all bands hold the number for no data, or any holds NaN, as in pairs/tiff.py.
+        A band lacks a value where it holds its number for no data, a colour where all three do, and all bands where
+        any holds NaN, as in pairs/tiff.py.
         """
         window = (top, bottom), (left, right)
         try:
             values = self.image.read(window=window)
-            valid = ~np.isnan(values).any(axis=0)
-            if not self.may_be_transparent:
-                valid &= self.image.read_masks(window=window).any(axis=0)
+            valid = (self.image.read_masks(window=window) > 0) | self.by_alpha
         except OSError as error:  # RasterioIOError
             raise DataError(f"{name_of(self.path)} is damaged at row {top}, column {left}: {error}") from error
-        return values, valid
+        if self.coloured:
+            valid[:] = valid.any(axis=0)
+        return values, valid & ~np.isnan(values).any(axis=0)
 
     def resampled(self, grid: "Raster", row: int, column: int, size: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """The mean of the four nearest pixels by distance, without those that lack a value, or the nearest itself.
 
-        A pixel counts where at least half of it has values. Not by rasterio.warp.reproject, whose `tolerance` of an
-        eighth of a pixel cannot be lowered.
+        A band counts where at least half of the pixel has values. Not by rasterio.warp.reproject, whose `tolerance` of
+        an eighth of a pixel cannot be lowered.
         """
         at = self.places(grid, row, column, size)
         shape = np.reshape(self.image.shape, (2, 1, 1))
         inside = ((at >= 0) & (at < shape)).all(axis=0)
         if not inside.any():
-            return np.zeros((self.image.count, size, size), self.image.dtypes[0]), inside
+            shape = self.image.count, size, size
+            return np.zeros(shape, self.image.dtypes[0]), np.zeros(shape, bool)
         at = np.where(inside, at, at[:, inside][:, :1, None])
         begin = np.maximum(at.min(axis=(1, 2), keepdims=True).astype(int) - 1, 0)
         end = at.max(axis=(1, 2), keepdims=True).astype(int) + 2
         values, valid = self.read(*begin.flat, *end.flat)
         if exact:
             rows, columns = at.astype(int) - begin
-            return values[:, rows, columns], valid[rows, columns] & inside
+            return values[:, rows, columns], valid[:, rows, columns] & inside
         at = at - begin - 0.5  # centres of pixels lie at halves
         linear = need("scipy.ndimage", "scipy", WHAT).map_coordinates
-        weight = linear(valid.astype(float), at, order=1, mode="nearest")
-        mean = np.stack([linear(np.where(valid, band, 0.0), at, order=1, mode="nearest") for band in values])
+        weight = np.stack([linear(mask.astype(float), at, order=1, mode="nearest") for mask in valid])
+        mean = np.stack([linear(band, at, order=1, mode="nearest") for band in np.where(valid, values, 0.0)])
         mean = np.divide(mean, weight, out=np.zeros_like(mean), where=weight > 0)
         if values.dtype.kind != "f":
             mean = np.rint(mean)

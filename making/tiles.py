@@ -22,7 +22,7 @@ class Tiles:
     """Two rasters of one place, cut into aligned, georeferenced tiles; blocks of the map are held out, not tiles."""
 
     threads: ClassVar[int] = 1  # GDAL's open files are not to be shared
-    rules: ClassVar[int] = 1  # another number wherever pixels or blocks become others: no folder mixes two
+    rules: ClassVar[int] = 2  # another number wherever pixels or blocks become others: no folder mixes two
     too_few: ClassVar[str] = (", tiles that overlap or touch others, whose scores say nothing of new places: a smaller "
                               "--size makes blocks to hold out")
     a: Positional[Annotated[Path, arg(metavar="A.tif")]]  # the raster of A

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pairs.images import ending, read_picture
-from utils import DataError, UserError, name_of, need
+from utils import DataError, UserError, command_line, name_of, need
 
 COLUMNS = "imageA", "imageB"
-PICTURES = r"^((large_)?binary|struct<.*bytes: (large_)?(binary|null).*)$"  # as pyarrow writes the type of a column
+BINARY = "(large_)?binary(_view)?"
+PICTURES = rf"^({BINARY}|dictionary<values={BINARY},.*|struct<.*bytes: ({BINARY}|null).*)$"  # as pyarrow has it
 AT_ONCE = 16  # rows in memory
+MANY = 8  # columns that a message names
 
 
 def opened(path: Path, columns: tuple[str, str] = COLUMNS):
@@ -21,12 +23,20 @@ def opened(path: Path, columns: tuple[str, str] = COLUMNS):
     try:
         file = module.ParquetFile(path)
     except (OSError, ValueError) as error:
+        with path.open("rb") as begin:
+            if begin.read(100).startswith(b"version https://git-lfs"):
+                raise UserError(f"{name_of(path)} only points to a file of Git LFS: git lfs pull fetches it") from error
         raise UserError(f"{name_of(path)} cannot be read as parquet: {error}") from error
     kinds = {field.name: re.sub(PICTURES, "pictures", str(field.type)) for field in file.schema_arrow}
-    if not all(kinds.get(name) == "pictures" for name in columns):
-        told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-        raise UserError(f"{name_of(path)} holds no pictures in columns {' and '.join(columns)}: of what it has, {told}"
-                        ", --columns names the two with pictures that become A and B")
+    wrong = [name for name in columns if kinds.get(name) != "pictures"]
+    found = [name for name, kind in kinds.items() if kind == "pictures"]
+    if wrong and len(found) > 1:
+        raise UserError(f"{name_of(path)} holds no pictures in {' and '.join(wrong)}, but in {', '.join(found)}: name "
+                        f"those that become A and B, as in {command_line(['--columns', *found[:2]])}")
+    if wrong:
+        told = ", ".join(f"{name} ({kind})" for name, kind in [*kinds.items()][:MANY])
+        raise UserError(f"{name_of(path)} holds no pictures in {' and '.join(wrong)}; its columns are {told}"
+                        f"{', …' * (len(kinds) > MANY)}: A and B need one each whose cells hold the bytes of pictures")
     return file
 
 

@@ -21,6 +21,7 @@ import rasterio
 from conftest import ROOT, call, launch, save, wait_until, write_raster
 from PIL import Image
 from rasterio import warp
+from rasterio.shutil import copy
 from rasterio.transform import from_origin
 
 import prepare
@@ -204,11 +205,14 @@ def test_copies_of_a_photo_stay_in_one_split(tmp_path):
 def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
     photo(tmp_path / "photos" / "train" / "1.jpg", 1, (700, 600))
     photo(tmp_path / "photos" / "validation" / "1.jpg", 2, (700, 600))
+    for i in range(2):  # as in YOLO's data sets, whose test photos were trained on
+        photo(tmp_path / "photos" / "images" / "Test" / f"{i}.jpg", 3 + i, (700, 600))
     said = run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--preview")
     assert "--size 286" in said and not (tmp_path / "out").exists()
     run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
     files = made(tmp_path / "out")
-    assert {*files} == {"train/A/1", "train/B/1", "val/A/1", "val/B/1"}
+    names = {"train": ["1"], "val": ["1"], "test": ["images/0", "images/1"]}
+    assert {*files} == {f"{split}/{side}/{name}" for split in names for side in "AB" for name in names[split]}
     assert all(read_picture(path).size == (70, 60) for path in files.values())
 
 
@@ -410,6 +414,30 @@ def test_a_parquet_s_folder_tells_its_split_where_its_name_does_not(tmp_path):
     assert "4 in train" in run("parquet", tmp_path / "test" / "data.parquet", tmp_path / "other", "--val", 0)
 
 
+@pytest.mark.parametrize(("names", "split"), [
+    ("maps-train maps-test", "2 in test, 2 in train"), ("a/Test2017_x a/b.train", "2 in test, 2 in train"),
+    ("data/validation-00000-of-00001-9f0 data/training_1", "2 in train, 2 in val"),
+    ("train/part/0 test/part/1", "2 in test, 2 in train"), ("partial-train/0 valid/0", "2 in train, 2 in val"),
+    ("train/0 test/maps_val", "2 in train, 2 in val"), ("contest trainval", "4 in train"),
+    ("maps maps-test", "2 in test, 2 in train")])
+def test_a_split_may_stand_anywhere_in_a_parquet_s_name(tmp_path, names, split):
+    """maps-test.parquet was divided at random: most of its pairs were trained on."""
+    files = [tmp_path / f"{name}.parquet" for name in names.split()]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        hub(file, 2)
+    said = run("parquet", *files, tmp_path / "out", "--val", 0)
+    assert split in said and ("tell no split, as others' do: 1" in said) == (names == "maps maps-test")
+    note = tmp_path / "out/prepare.json"
+    old = json.loads(note.read_text())
+    del old["rules"]
+    note.write_text(json.dumps(old))  # as the version did that looked at the first word only
+    assert "begun by another version" in run("parquet", *files, tmp_path / "out", "--val", 0, status=2)
+    hub(tmp_path / "train-test.parquet", 2)
+    said = run("parquet", tmp_path, tmp_path / "new", status=2)
+    assert "train-test.parquet tells of test and train: rename it" in said
+
+
 def test_a_parquet_without_pictures_is_told(tmp_path):
     images = [photo(tmp_path / f"{i}.png", i).read_bytes() for i in range(4)]
     paths = [{"bytes": None, "path": f"/home/a/{i}.png"} for i in range(4)]
@@ -418,17 +446,34 @@ def test_a_parquet_without_pictures_is_told(tmp_path):
     pq.write_table(pa.table({"imageA": images, "imageB": ["x"] * 4}), tmp_path / "text.parquet")
     pq.write_table(pa.table({"image": images, "caption": ["x"] * 4, "edit": images}), tmp_path / "names.parquet")
     pq.write_table(pa.table({"imageA": images, "imageB": broken}), tmp_path / "broken.parquet")
+    pq.write_table(pa.table({f"{i}": ["x"] for i in range(99)}), tmp_path / "wide.parquet")
+    pq.write_table(pa.table({"imageA": images[:0], "imageB": images[:0]}, pa.schema(
+        [("imageA", pa.binary()), ("imageB", pa.binary())])), tmp_path / "none.parquet")
+    (tmp_path / "folder.parquet").mkdir()
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "broken.parquet").read_bytes()[:-20])
+    (tmp_path / "lfs.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     for name, message in (("paths", "holds a path, /home/a/0.png, and no picture"),
-                          ("text", "columns imageA and imageB: of what it has, imageA (pictures), imageB (string), --"),
-                          ("gone", "gone.parquet is no file"),
-                          ("names", "image (pictures), caption (string), edit (pictures), --columns names"),
+                          ("text", "no pictures in imageB; its columns are imageA (pictures), imageB (string): A and"),
+                          ("gone", "gone.parquet is no file"), ("folder", "folder.parquet ends in .parquet"),
+                          ("names", "no pictures in imageA and imageB, but in image, edit: name those that become A "
+                                    "and B, as in --columns image edit"), ("wide", "(string), …: A and B need"),
+                          ("none", "none.parquet holds 0 rows"), ("lfs", "git lfs pull"),
                           ("cut", "cannot be read as parquet")):
         assert message in run("parquet", tmp_path / f"{name}.parquet", tmp_path / "out", status=2)
         assert not (tmp_path / "out").exists()
     said = run("parquet", tmp_path / "broken.parquet", tmp_path / "out", "--val", 0, status=1)
     assert "2 in train" in said and "not used: 2, such as" in said and "row 0, imageB" in said
     run("parquet", tmp_path / "names.parquet", tmp_path / "new", "--columns", "edit", "image")
+
+
+def test_a_parquet_s_pictures_may_be_of_any_binary_type(tmp_path):
+    """As polars and categories of pandas have them."""
+    images = pa.array([photo(tmp_path / f"{i}.png", i).read_bytes() for i in range(3)])
+    types = {"imageA": images.cast(pa.binary_view()), "imageB": images.dictionary_encode()}
+    pq.write_table(pa.table(types), tmp_path / "types.parquet")
+    assert "3 in train" in run("parquet", tmp_path / "types.parquet", tmp_path / "out", "--val", 0)
+    pq.write_table(pa.table({name: ["text"] for name in types}), tmp_path / "types.parquet")
+    assert "holds no pictures" in run("parquet", tmp_path / "types.parquet", tmp_path / "new", status=2)
 
 
 def test_a_parquet_may_hold_all_that_is_read_and_one_bad_cell_costs_one_pair(tmp_path, monkeypatch):
@@ -572,6 +617,45 @@ def test_what_holds_no_value_is_left_out_or_marked(tmp_path, kind, nodata):
         assert values.min() == -1 and values.max() > 0.99
 
 
+@pytest.mark.parametrize("metres", [10, 40])
+@pytest.mark.parametrize(("numbers", "kind", "of_tiles"), [
+    ([-9999, -9999], "float32", -9999), ([-9999, -1], "float32", -9999), ([-1, 300], "int16", -1),
+    (["", 65535], "uint16", 65535), ([-9999, 250], "uint8", 250)])
+def test_no_band_s_number_for_no_data_is_averaged(tmp_path, metres, numbers, kind, of_tiles):
+    """Where another band had values, -9999 beside 100 became -7476. In tiles, all bands have one such number."""
+    bands = np.full((2, 64, 64), 100, kind)
+    bands[1, 30:] = numbers[1]
+    if has_hole := numbers[0] == of_tiles:
+        bands[0, :, :20] = numbers[0]
+    whole = write_raster(tmp_path / "a.tif", bands, crs="EPSG:32633", transform=from_origin(*CORNER, 40, 40))
+    a = tmp_path / "a.vrt"
+    copy(whole, a, driver="VRT")
+    first, second, end = a.read_text().split("</VRTRasterBand>")
+    told = [f"<NoDataValue>{number}</NoDataValue></VRTRasterBand>" for number in numbers]
+    a.write_text(first + told[0].replace("<NoDataValue></NoDataValue>", "") + second + told[1] + end)
+    b = raster(tmp_path / "b.tif", (2560 // metres, 2560 // metres), metres)
+    run("tiles", a, b, tmp_path / "out", "--size", 64, "--val", 0)
+    for name, path in made(tmp_path / "out").items():
+        if "/A/" in name:
+            top, left = (int(number) for number in path.stem.split("_"))
+            rows, columns = np.mgrid[top : top + 64, left : left + 64] * metres // 40
+            with rasterio.open(path) as file:
+                assert file.nodata == of_tiles
+                assert (file.read(1) == np.where((columns < 20) & has_hole, of_tiles, 100)).all()
+                assert (file.read(2) == np.where(rows >= 30, of_tiles, 100)).all()
+
+
+def test_a_shade_of_a_colour_is_averaged_though_it_is_the_number_for_no_data(tmp_path):
+    """Pure red has 0 in two bands."""
+    bands = np.full((3, 64, 64), 100, np.uint8)
+    bands[:, :, 32:] = np.array([255, 0, 0])[:, None, None]
+    a = write_raster(tmp_path / "a.tif", bands, crs="EPSG:32633", transform=from_origin(*CORNER, 40, 40), nodata=0)
+    run("tiles", a, raster(tmp_path / "b.tif", (256, 256), 10), tmp_path / "out", "--size", 64, "--val", 0)
+    tiles = [read_picture(path) for name, path in made(tmp_path / "out").items() if "/A/" in name]
+    assert all(tile.valid is None for tile in tiles)
+    assert {*np.unique(np.stack([tile.array[..., 1] for tile in tiles]))} == {0, 12, 38, 62, 88, 100}
+
+
 def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_path):
     first, second = tmp_path / "a.tif", tmp_path / "b.tif"
     words = ["tiles", first, second, tmp_path / "out", "--size", 64]
@@ -612,6 +696,33 @@ def test_pairs_older_than_what_they_were_made_from_are_told(tmp_path):
         side.unlink()
     run(*words)
     assert any(path.samefile(folder / "03.jpg") for path in out.glob("*/B/03.jpg")) and a.read_bytes() != before
+
+
+def test_pairs_whose_sources_are_gone_or_in_another_split_are_told(tmp_path):
+    """A photo that was moved from test to train was in both, and one that was taken out for good reasons stayed."""
+    test, train = (photos(tmp_path / "photos" / split, 4) for split in ("test", "train"))  # of the same names
+    words = ["photos", tmp_path / "photos", tmp_path / "out", "--input", "gray"]
+    (train / "02.jpg").unlink()
+    run(*words)
+    assert "gone" not in run(*words)
+    (train / "00.jpg").unlink()
+    before = state(tmp_path / "out")
+    assert "gone or have other names: 1, such as train/00: they stay" in run(*words)
+    (test / "02.jpg").rename(train / "02.jpg")
+    for name in ("02.jpg", "renamed.jpg"):
+        (train / "02.jpg").replace(train / name)
+        said = run(*words, status=2)
+        assert "another split has new ones, which may be the same: 1, such as test/02: take" in said
+        assert state(tmp_path / "out") == before
+    (train / "renamed.jpg").rename(tmp_path / "photos/02.jpg")  # in no split, which may become any
+    assert "other names: 1, such as train/00" in run(*words) and state(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("command", ["frames", "parquet"])
+def test_a_file_that_is_named_twice_is_told(tmp_path, command):
+    (tmp_path / "1").write_bytes(b"")
+    (tmp_path / "2").symlink_to("1")
+    assert "1 is named twice" in run(command, tmp_path / "1", tmp_path / "2", tmp_path / "out", status=2)
 
 
 @pytest.mark.long
@@ -894,9 +1005,11 @@ def test_interlaced_videos_are_told(tmp_path):
 def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.mp4").write_text("no video")
+    Path("folder").mkdir()
     video("clip.mkv")
     video("high.mkv", size=(48, 64))
     for message, *words in (("text.mp4 cannot be read as a video", "text.mp4"), ("gone.mp4 is no file", "gone.mp4"),
+                            ("frames takes videos, photos a folder of pictures", "folder"),
                             ("one or two videos",), ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
         assert message in run("frames", *words, "out", status=2) and not Path("out").exists()
     for command in ("frames", "parquet"):
