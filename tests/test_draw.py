@@ -608,6 +608,10 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     page.page.wait_for_timeout(100)
     assert page.page.locator("#target").is_disabled()  # it was that of the second
     assert page.page.locator("#result").get_attribute("aria-label") == "The output"
+    page.press("Control+Shift+Z")
+    assert page.page.locator("#target").is_enabled()  # it has come back, as has the first one's
+    page.press("Control+z", "Control+z")
+    assert page.page.locator("#target").is_enabled() and np.array_equal(page.pixels("drawing"), drawing)
 
 
 @browser
