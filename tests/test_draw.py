@@ -501,6 +501,12 @@ def test_pick_takes_the_class_under_the_pointer(page):
     assert page.page.locator("#classes [aria-pressed=true]").inner_text().startswith("door")
 
 
+def saved(page, button):
+    with page.page.expect_download() as download:
+        page.page.click(button)
+    return np.asarray(Image.open(download.value.path()).convert("RGB"))
+
+
 @browser
 def test_a_stroke_is_one_request_and_the_newest_state_comes_last(page, app):
     sent = page.sent
@@ -525,10 +531,10 @@ def test_a_stroke_is_one_request_and_the_newest_state_comes_last(page, app):
 @browser
 def test_without_live_nothing_is_sent_until_asked(page, app):
     page.page.uncheck("#live")
-    sent = page.sent
+    sent, pair = page.sent, np.concatenate([page.pixels("drawing"), page.pixels("result")], axis=1)
     page.drag((5, 5), (50, 50))
     page.settle()
-    assert page.sent == sent
+    assert page.sent == sent and np.array_equal(saved(page, "#save-both"), pair)  # the output, and what it is of
     page.page.click("#now")
     page.settle()
     assert page.sent == sent + 1
@@ -578,13 +584,9 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     drawing, result = page.pixels("drawing"), page.pixels("result")
     assert len(colours(drawing)) >= 5 and colours(drawing) <= {*demo.PALETTE.values()}
 
-    def saved(button):
-        with page.page.expect_download() as download:
-            page.page.click(button)
-        return np.asarray(Image.open(download.value.path()).convert("RGB"))
-
-    assert np.array_equal(saved("#save-input"), drawing) and np.array_equal(saved("#save-output"), result)
-    assert np.array_equal(saved("#save-both"), np.concatenate([drawing, result], axis=1))
+    assert np.array_equal(saved(page, "#save-input"), drawing)
+    assert np.array_equal(saved(page, "#save-output"), result)
+    assert np.array_equal(saved(page, "#save-both"), np.concatenate([drawing, result], axis=1))
     page.page.click("#target")
     page.page.wait_for_timeout(100)
     target = decoded(client.get("/example/0").data)[:, 256:, ::-1].reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
@@ -685,6 +687,10 @@ def test_what_the_server_says_is_shown(page, app, monkeypatch):
     page.page.route("**/translate", lambda route: route.fulfill(body="log in", content_type="text/html; x=y"))
     page.drag((10, 10), (33, 40))
     page.page.get_by_text("a web page comes instead of translate (200)").wait_for()
+    page.page.unroute("**/translate")
+    page.page.route("**/translate", lambda route: route.fulfill(body="cut", content_type="image/png"))
+    page.drag((10, 10), (33, 44))
+    page.page.get_by_text("could not be decoded").wait_for()
     page.page.unroute("**/translate")
     page.drag((10, 10), (43, 44))
     page.settle()
