@@ -692,6 +692,13 @@ def test_what_the_server_says_is_shown(page, app, monkeypatch):
     page.drag((10, 10), (33, 44))
     page.page.get_by_text("could not be decoded").wait_for()
     page.page.unroute("**/translate")
+    page.page.click("#example")
+    page.page.get_by_text("example 1 of 2: 001").wait_for()
+    page.settle()
+    assert "example 1 of 2" in page.said()  # not lost as what had failed goes on
+    page.page.route("**/example/*", lambda route: route.abort())
+    page.page.click("#example")
+    page.page.get_by_text("does not answer").wait_for()
     page.drag((10, 10), (43, 44))
     page.settle()
     assert page.said() == ""
