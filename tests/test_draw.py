@@ -601,6 +601,12 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     late[0].continue_()
     page.page.wait_for_timeout(200)
     assert np.array_equal(page.pixels("drawing"), drawing[::-1])  # the last one that was asked for
+    page.page.click("#example")
+    page.page.click("#clear")
+    late[1].continue_()
+    page.page.wait_for_timeout(200)
+    assert colours(page.pixels("drawing")) == {WALL}
+    page.press("Control+z")
     page.page.unroute("**/example/1")
     page.page.click("#example")
     page.page.get_by_text("example 2 of 2: 002").wait_for()
