@@ -658,14 +658,18 @@ def test_one_can_draw_by_keyboard_alone(page):
 
 
 @browser
-def test_two_people_do_not_disturb_each_other(visit, app):
-    pages = visit(), visit()
+@pytest.mark.parametrize("of_one", [False, True], ids=["of two people", "of one"])
+def test_two_pages_do_not_disturb_each_other(visit, app, of_one):
+    first = visit()
+    pages = first, visit(context=first.page.context if of_one else None)
     with app.lock:
         for page, name in zip(pages, ("sky", "door"), strict=True):
             page.press(name)
             page.drag((10, 10), (33, 44))
             page.page.wait_for_timeout(100)
     for page in pages:
+        page.settle()
+        page.page.reload()
         page.settle()
     for page, name in zip(pages, ("sky", "door"), strict=True):
         assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE[name]}
