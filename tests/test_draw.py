@@ -501,6 +501,12 @@ def test_pick_takes_the_class_under_the_pointer(page):
     assert page.page.locator("#classes [aria-pressed=true]").inner_text().startswith("door")
 
 
+def saved(page, button):
+    with page.page.expect_download() as download:
+        page.page.click(button)
+    return np.asarray(Image.open(download.value.path()).convert("RGB"))
+
+
 @browser
 def test_a_stroke_is_one_request_and_the_newest_state_comes_last(page, app):
     sent = page.sent
@@ -525,10 +531,10 @@ def test_a_stroke_is_one_request_and_the_newest_state_comes_last(page, app):
 @browser
 def test_without_live_nothing_is_sent_until_asked(page, app):
     page.page.uncheck("#live")
-    sent = page.sent
+    sent, pair = page.sent, np.concatenate([page.pixels("drawing"), page.pixels("result")], axis=1)
     page.drag((5, 5), (50, 50))
     page.settle()
-    assert page.sent == sent
+    assert page.sent == sent and np.array_equal(saved(page, "#save-both"), pair)  # the output, and what it is of
     page.page.click("#now")
     page.settle()
     assert page.sent == sent + 1
@@ -578,13 +584,9 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     drawing, result = page.pixels("drawing"), page.pixels("result")
     assert len(colours(drawing)) >= 5 and colours(drawing) <= {*demo.PALETTE.values()}
 
-    def saved(button):
-        with page.page.expect_download() as download:
-            page.page.click(button)
-        return np.asarray(Image.open(download.value.path()).convert("RGB"))
-
-    assert np.array_equal(saved("#save-input"), drawing) and np.array_equal(saved("#save-output"), result)
-    assert np.array_equal(saved("#save-both"), np.concatenate([drawing, result], axis=1))
+    assert np.array_equal(saved(page, "#save-input"), drawing)
+    assert np.array_equal(saved(page, "#save-output"), result)
+    assert np.array_equal(saved(page, "#save-both"), np.concatenate([drawing, result], axis=1))
     page.page.click("#target")
     page.page.wait_for_timeout(100)
     target = decoded(client.get("/example/0").data)[:, 256:, ::-1].reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
@@ -599,6 +601,12 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     late[0].continue_()
     page.page.wait_for_timeout(200)
     assert np.array_equal(page.pixels("drawing"), drawing[::-1])  # the last one that was asked for
+    page.page.click("#example")
+    page.page.click("#clear")
+    late[1].continue_()
+    page.page.wait_for_timeout(200)
+    assert colours(page.pixels("drawing")) == {WALL}
+    page.press("Control+z")
     page.page.unroute("**/example/1")
     page.page.click("#example")
     page.page.get_by_text("example 2 of 2: 002").wait_for()
@@ -608,6 +616,10 @@ def test_an_example_brings_its_target_and_files_are_what_is_shown(page, run, cli
     page.page.wait_for_timeout(100)
     assert page.page.locator("#target").is_disabled()  # it was that of the second
     assert page.page.locator("#result").get_attribute("aria-label") == "The output"
+    page.press("Control+Shift+Z")
+    assert page.page.locator("#target").is_enabled()  # it has come back, as has the first one's
+    page.press("Control+z", "Control+z")
+    assert page.page.locator("#target").is_enabled() and np.array_equal(page.pixels("drawing"), drawing)
 
 
 @browser
@@ -646,14 +658,18 @@ def test_one_can_draw_by_keyboard_alone(page):
 
 
 @browser
-def test_two_people_do_not_disturb_each_other(visit, app):
-    pages = visit(), visit()
+@pytest.mark.parametrize("of_one", [False, True], ids=["of two people", "of one"])
+def test_two_pages_do_not_disturb_each_other(visit, app, of_one):
+    first = visit()
+    pages = first, visit(context=first.page.context if of_one else None)
     with app.lock:
         for page, name in zip(pages, ("sky", "door"), strict=True):
             page.press(name)
             page.drag((10, 10), (33, 44))
             page.page.wait_for_timeout(100)
     for page in pages:
+        page.settle()
+        page.page.reload()
         page.settle()
     for page, name in zip(pages, ("sky", "door"), strict=True):
         assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE[name]}
@@ -682,6 +698,17 @@ def test_what_the_server_says_is_shown(page, app, monkeypatch):
     page.drag((10, 10), (33, 40))
     page.page.get_by_text("a web page comes instead of translate (200)").wait_for()
     page.page.unroute("**/translate")
+    page.page.route("**/translate", lambda route: route.fulfill(body="cut", content_type="image/png"))
+    page.drag((10, 10), (33, 44))
+    page.page.get_by_text("could not be decoded").wait_for()
+    page.page.unroute("**/translate")
+    page.page.click("#example")
+    page.page.get_by_text("example 1 of 2: 001").wait_for()
+    page.settle()
+    assert "example 1 of 2" in page.said()  # not lost as what had failed goes on
+    page.page.route("**/example/*", lambda route: route.abort())
+    page.page.click("#example")
+    page.page.get_by_text("does not answer").wait_for()
     page.drag((10, 10), (43, 44))
     page.settle()
     assert page.said() == ""

@@ -259,8 +259,10 @@ def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run):
 
 
 @browser
-def test_a_reload_keeps_drawing_and_network(visit, run):
-    page = visit()
+def test_a_reload_keeps_drawing_and_network(visit, run, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "page")
+    shutil.copytree(folder, tmp_path / "page" / "other")
+    page = visit(tmp_path / "page")
     page.press("window")
     page.drag((10, 50), (40, 10))
     page.settle()
@@ -279,6 +281,9 @@ def test_a_reload_keeps_drawing_and_network(visit, run):
     page.settle()
     assert np.array_equal(page.pixels("drawing"), drawing) and difference(page, run / "gen.pth.tar") <= 1
     assert not {name for name in asked if name.endswith((".onnx", ".wasm"))}, asked  # the browser has kept them
+    page.page.goto(page.page.url + "other/")
+    page.settle()
+    assert colours(page.pixels("drawing")) == {WALL}
 
 
 @pytest.fixture
