@@ -698,10 +698,14 @@ def test_what_the_server_says_is_shown(page, app, monkeypatch):
     page.drag((10, 10), (33, 40))
     page.page.get_by_text("a web page comes instead of translate (200)").wait_for()
     page.page.unroute("**/translate")
-    page.page.route("**/translate", lambda route: route.fulfill(body="cut", content_type="image/png"))
-    page.drag((10, 10), (33, 44))
-    page.page.get_by_text("could not be decoded").wait_for()
-    page.page.unroute("**/translate")
+    for url, ask in (("translate", lambda: page.drag((10, 10), (33, 44))),
+                     ("example/0", lambda: page.page.click("#example"))):
+        page.page.route(f"**/{url}", lambda route: route.fulfill(body="cut", content_type="image/png"))
+        ask()
+        page.page.get_by_text("could not be decoded").wait_for()
+        page.page.unroute(f"**/{url}")
+        page.drag((10, 10), (33, 42))
+        page.page.get_by_text("could not be decoded").wait_for(state="hidden")
     page.page.click("#example")
     page.page.get_by_text("example 1 of 2: 001").wait_for()
     page.settle()
