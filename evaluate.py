@@ -253,13 +253,13 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     baselines = {} if opts.baseline == "none" else {opts.baseline: baseline(opts.baseline, train)}
     names = ["output", *baselines]
     read = reading(load_reader(opts, gen, data.direction, device), data, opts) if opts.reader else None
-    metrics, labels = [(who, Checkerboard()) for who in names], []  # of all images together
+    boards, metrics, labels = [(who, Checkerboard()) for who in names], [], []  # of all images together
     if opts.palette:
         scored = [*names, "target"] if read else names
         labels = [(who, LabelScores(load_palette(opts.palette))) for who in scored]
     if opts.perceptual:
         perceptual = Perceptual(device)  # which says what cannot be had
-        metrics += [(who, perceptual if who == "output" else copy.deepcopy(perceptual)) for who in names]
+        metrics = [(who, perceptual if who == "output" else copy.deepcopy(perceptual)) for who in names]
     rows, l1, near = {who: [] for who in names}, [math.nan] * len(data), []
     blank, bad = [], []  # files of what cannot be scored
     for i, (x, y_fake, y) in enumerate(predictions(gen, data, range(len(data)), opts)):
@@ -274,6 +274,8 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         for who, image in images.items():
             rows[who].append(image_scores(image, target))
         images["target"] = target
+        for who, board in boards:
+            board.update(images[who], target, hide)
         for who, metric in metrics:
             metric.update(images[who], target)
         if labels and not read:
@@ -298,7 +300,7 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         for name, why in perceptual.missing().items():
             say(f"no {name}: {why}")
     scores = {who: summary(rows[who]) for who in names}
-    for who, metric in metrics + labels:
+    for who, metric in boards + metrics + labels:
         scores.setdefault(who, {}).update(metric.compute())
     return {"scores": scores, "l1_of_each": l1}
 

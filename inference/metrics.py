@@ -48,23 +48,26 @@ class Checkerboard:
     """Energy at the Nyquist frequency, of the outputs against the targets': 1 is as much, more shows as checkerboards.
 
     Of blocks of 16×16 pixels, the patterns that change sign with every column, every row, or both. Images without such
-    a block do not count.
+    a block do not count, nor do blocks with a pixel to `hide`, (H, W): the rims of holes hold more than any output.
     """
 
     def __init__(self):
         self.fake = self.real = 0.0
 
-    def update(self, y_fake: Tensor, y: Tensor) -> None:
-        self.fake += self.energy(y_fake)
-        self.real += self.energy(y)
+    def update(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> None:
+        self.fake += self.energy(y_fake, hide)
+        self.real += self.energy(y, hide)
 
     @staticmethod
-    def energy(image: Tensor) -> float:
+    def energy(image: Tensor, hide: Tensor | None = None) -> float:
         if min(image.shape[-2:]) < 16:
             return 0.0
         rows, columns = (1 - 2 * (torch.arange(n, device=image.device) % 2) for n in image.shape[-2:])
         patterns = torch.stack(torch.broadcast_tensors(rows[:, None], columns, rows[:, None] * columns))
-        return F.avg_pool2d(image.float()[:, None] * patterns, 16).square().mean().item()
+        energy = F.avg_pool2d(image.float()[:, None] * patterns, 16).square()
+        if hide is not None:
+            energy = energy * (F.max_pool2d(hide.float()[None], 16) == 0)
+        return energy.mean().item()
 
     def compute(self) -> dict[str, float]:
         return {"nyquist": self.fake / self.real if self.real > 1e-12 else math.nan}  # of flat targets, it is rounding

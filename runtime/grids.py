@@ -29,8 +29,10 @@ def rgb(image: Tensor) -> Tensor:
 
 
 def holds_classes(image: Tensor) -> bool:
-    """Whether each channel is a class: at most one of them is 1, the others are 0, which no value of 8 bits becomes."""
-    return len(image) > 1 and bool(((image == 0) | (image == 1)).all() and image.sum(0).max() <= 1)
+    """Whether each channel is a class: at most one of them is 1, and somewhere one is; the others are 0, which no value
+    of 8 bits becomes, but floats do, as in a flow that stands still.
+    """
+    return len(image) > 1 and bool(((image == 0) | (image == 1)).all() and image.sum(0).max() == 1)
 
 
 def save_grid(path: Path, rows: list[list[Tensor]], titles: list[str], caption: str = "") -> None:

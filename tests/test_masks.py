@@ -12,7 +12,8 @@ from conftest import pair_of, paired, save, settings, trained_by, write_raster, 
 from PIL import Image
 
 from config import Config
-from evaluate import Evaluate, evaluate, load_pairs
+from evaluate import Evaluate, evaluate, load_pairs, predictions
+from inference.metrics import Checkerboard
 from pairs.images import read_picture
 from pairs.reading import read_pair
 from pairs.values import Values, mask_weight
@@ -210,7 +211,8 @@ def test_gray_masks_weigh_by_the_range_that_they_use(tmp_path, dtype, top):
 def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black, capsys):
     sides = {side: lambda i, first=first: cv2.resize(target(8, 2 * i + first), (48, 48))
              for first, side in enumerate(("A.png", "B.png"))}
-    sides["M.png"] = lambda i: np.full((48, 48), 255 * (i < 102), np.uint8)  # white in training, and in two of val
+    below = (np.arange(48) >= 20).repeat(48).reshape(48, 48)
+    sides["M.png"] = lambda i: np.uint8(255 * (i < 102) * below)  # in training, and in two of val, the top is hidden
     data = write_sides(tmp_path / "data", sides, n=2, n_val=2 + black)
     cfg = settings(data, tmp_path / "run", n_epochs=1, best_by="psnr")
     gen = trained_by(cfg)
@@ -225,6 +227,10 @@ def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black,
     assert 1 < scores["psnr"]["mean"] < 60
     for name in ("l1", "psnr", "ssim"):
         assert float(row[f"val_{name}"]) == pytest.approx(scores[name]["mean"], rel=1e-3)
+    board = Checkerboard()  # of blocks without a rim, of which there are none above row 16 of 32
+    for _, y_fake, y in [*predictions(gen, load_pairs(opts, gen)[0], range(2), opts)]:
+        board.update(y_fake[:, 16:], y[:3, 16:])
+    assert scores["nyquist"] == pytest.approx(board.compute()["nyquist"])
     for path in (data / "val" / "M").iterdir():
         write(path, np.zeros((48, 48), np.uint8))
     with pytest.raises(UserError, match=f"no pixel of these {2 + black} pairs counts"):

@@ -470,7 +470,8 @@ def test_grids_show_any_channels():
     one_hot[:, :, 0] = 0  # void
     shown = rgb(one_hot)
     assert (shown[:, 0, 0] == -1).all() and len(torch.unique(shown, dim=2)[0, 0]) == 6
-    assert torch.equal(rgb(torch.full((3, 1, 1), 0.2)), torch.full((3, 1, 1), 0.2))
+    for value in (0.2, 0.0):  # between -1 and 1: of a flow that stands still, everywhere
+        assert torch.equal(rgb(torch.full((3, 1, 1), value)), torch.full((3, 1, 1), value))
 
 
 def test_npy_files_that_are_damaged_or_made_to_harm_are_told_by_name(tmp_path):
