@@ -80,9 +80,10 @@ def prepare(source: Source) -> int:
     val = vars(source).get("val", 0)
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
-    twice = [path for path, n in Counter(path.resolve() for path in source.inputs).items() if n > 1]
-    if twice and "paths" in vars(source):
-        raise UserError(f"{name_of(twice[0])} is named twice")
+    named = {}
+    for path in source.inputs if "paths" in vars(source) else ():
+        if (other := named.setdefault(path.resolve(), path)) is not path:
+            raise UserError(f"{name_of(other)} and {name_of(path)} are one file: name it once")
     if source.preview:
         return preview(source)
     folder = Folder(source)
@@ -97,8 +98,7 @@ def prepare(source: Source) -> int:
             folder.write(job.name, made)
             counts[made.split] += 1
     if not counts:
-        why = f"; {len(failures)} could not be read, such as: {failures[0]}" if failures else ""
-        raise UserError(f"no pair could be made{why}")
+        raise nothing_made(failures)
     told = ", ".join(f"{n} in {split}" for split, n in sorted(counts.items()))
     say(f"{name_of(source.out)}: {told}" + f"; {n_there} of them were there already" * bool(n_there))
     if failures:
@@ -133,6 +133,12 @@ def results(jobs: Iterable[Job], n_threads: int, failures: list[str]) -> Iterato
                 failures.append(str(result))
 
 
+def nothing_made(failures: Sequence[str]) -> UserError:
+    if failures:
+        return UserError(f"no pair could be made; {len(failures)} could not be read, such as: {failures[0]}")
+    return UserError("no pair could be made: there is nothing that holds values on both sides")
+
+
 def preview(source: Source) -> int:
     """Draws a sheet of some of the pairs, and leaves the folder alone."""
     jobs = source.jobs({})
@@ -145,7 +151,7 @@ def preview(source: Source) -> int:
             sides = [made.b] if made.a is None else [made.a, made.b]
             rows.append([shown(read_picture(side)) for side in sides])
     if not rows:
-        raise UserError("no pair could be made" + f": {failures[0]}" * bool(failures))
+        raise nothing_made(failures)
     name = source.out.resolve().name
     path = Path(f"preview_{name}.png")
     save_grid(path, rows, ["A", "B"][-len(rows[0]) :], f"{len(rows)} pairs as they would be in {name}")

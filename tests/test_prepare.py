@@ -34,11 +34,11 @@ from runtime.files import atomic
 from utils import UserError
 
 
-def run(*words, status=0):
-    """What the program said that ended with this status; a refusal is one sentence."""
+def run(*words, status=0, lines=1):
+    """What the program said that ended with this status; a refusal is one sentence, unless more was said before."""
     ended, *said = call(prepare, *words)
     said = "".join(said)
-    assert ended == status and (status != 2 or said.count("\n") == 1), said
+    assert ended == status and (status != 2 or said.count("\n") == lines), said
     return said
 
 
@@ -656,6 +656,14 @@ def test_a_shade_of_a_colour_is_averaged_though_it_is_the_number_for_no_data(tmp
     assert {*np.unique(np.stack([tile.array[..., 1] for tile in tiles]))} == {0, 12, 38, 62, 88, 100}
 
 
+def test_rasters_of_holes_alone_are_told(tmp_path):
+    """With --preview, by a traceback."""
+    rasters = [write_raster(tmp_path / f"{number}.tif", np.full((1, 80, 80), number, float)) for number in (1, np.nan)]
+    for flags in [], ["--preview"]:
+        said = run("tiles", *rasters, tmp_path / "out", "--size", 64, *flags, status=2, lines=2)
+        assert "no pair could be made: there is nothing that holds values on both sides" in said
+
+
 def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_path):
     first, second = tmp_path / "a.tif", tmp_path / "b.tif"
     words = ["tiles", first, second, tmp_path / "out", "--size", 64]
@@ -722,7 +730,7 @@ def test_pairs_whose_sources_are_gone_or_in_another_split_are_told(tmp_path):
 def test_a_file_that_is_named_twice_is_told(tmp_path, command):
     (tmp_path / "1").write_bytes(b"")
     (tmp_path / "2").symlink_to("1")
-    assert "1 is named twice" in run(command, tmp_path / "1", tmp_path / "2", tmp_path / "out", status=2)
+    assert "2 are one file: name it once" in run(command, tmp_path / "1", tmp_path / "2", tmp_path / "out", status=2)
 
 
 @pytest.mark.long
