@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, BooleanOptionalAction
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import tyro
 from config import RECIPES, Config, recipe
 from runtime.checkpoint import load_tensors, refuse_unknown
 from runtime.console import say
-from runtime.folder import age, run_name
+from runtime.folder import age, run_files, run_name
+from runtime.run import FIXED
 from utils import UserError, name_of
 
 OF_THE_AUTHORS = {  # flags of their programs, and those here
@@ -41,12 +43,14 @@ GONE = {
 def parse(argv: list[str] | None = None, description: str = "") -> Config:
     """The configuration that a command line asks for: [recipe] [--field value ...].
 
-    With --resume, flags go on top of the settings of the run in out_dir, or in runs/ that of this data.
+    With --resume, flags go on top of what `continued` makes of the run in out_dir, or in runs/ that of this data.
     Raises UserError on an unknown recipe or a bad value; a malformed flag ends in tyro with exit status 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for flag in (word.split("=")[0] for word in argv if word.startswith("--")):
         name = flag.removeprefix("--").replace("-", "_")
+        if name == "recipe":
+            raise UserError(f"{flag} is no flag: the first word names the recipe, as in train.py facades")
         if name in OF_THE_AUTHORS:
             raise UserError(f"{flag} is a flag of the authors' programs: here, it is --{OF_THE_AUTHORS[name]}")
         if told := GONE.get(name.removeprefix("no_")):
@@ -54,27 +58,31 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     word = argv.pop(0) if argv and not argv[0].startswith("-") else None
     try:
         base = recipe(word) if word else Config()
-        which = replace(base, **which_run(argv))
+        given = which_run(argv)
+        direction = given.pop("direction", RECIPES.get(word, {}).get("direction"))
+        which = replace(base, **given)
     except ValueError as error:
         raise UserError(str(error)) from error
     if which.resume:
-        folder = which.out_dir or find_run(which.data_root, base.direction if word else None)
-        if folder and (run := load_settings(folder, strict=True)):
-            if word:
-                tell_kept(word, base, run, folder, argv)
+        folder = which.out_dir or find_run(which.data_root, direction)
+        if folder and (run := load_settings(folder, argv)):
+            tell_kept(folder, [name for name in RECIPES.get(word, ()) if name not in {*flags(argv), "data_root"}
+                               and getattr(run, name) != getattr(base, name)], word)
             base = replace(run, out_dir=folder, resume=True)
     description = (f"{description or ''}\n\nAn optional first word picks a recipe, of the paper or a later one: "
                    f"{', '.join(RECIPES)}.")  # python -OO leaves no docstring
     return tyro.cli(Config, default=base, args=argv, description=description)
 
 
-def tell_kept(word: str, asked: Config, run: Config, folder: Path, argv: list[str]) -> None:
-    """Says which settings of the recipe `word` a resumed run does not take; flags it does."""
-    flags = {flag.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for flag in argv}
-    kept = [name for name in RECIPES[word] if name not in {*flags, "data_root"}
-            and getattr(run, name) != getattr(asked, name)]
-    if kept:
-        say(f"{folder} keeps its {', '.join(kept)}: {word} has others")
+def tell_kept(folder: Path, names: Iterable[str], asker: str | None) -> None:
+    """Says which settings a resumed run does not take from `asker`, a recipe or config.py."""
+    if names:
+        say(f"{folder} keeps its {', '.join(names)}: {asker} has others")
+
+
+def flags(argv: list[str]) -> set[str]:
+    """The settings that a command line gives."""
+    return {word.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for word in argv}
 
 
 def which_run(argv: list[str]) -> dict:
@@ -82,6 +90,7 @@ def which_run(argv: list[str]) -> dict:
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=SUPPRESS)
     for name in ("out_dir", "data_root"):
         parser.add_argument(*{f"--{name}", f"--{name.replace('_', '-')}"}, dest=name)
+    parser.add_argument("--direction", choices=["AtoB", "BtoA"])
     parser.add_argument("--resume", action=BooleanOptionalAction)
     try:
         return vars(parser.parse_known_args(argv)[0])
@@ -96,16 +105,19 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
     meant, or when the settings of a run are damaged that is called as this one would be.
     """
     name = run_name(data_root)
-    runs = []
+    found = []
     for folder in sorted(Path("runs").glob("*")):
         try:
             run = load_settings(folder)
-        except UserError:
+        except UserError as error:
             if re.fullmatch(re.escape(name) + r"(-\d+)?", folder.name):
                 raise
+            if run_files(folder):
+                say(f"passed over: {error}")
             continue
-        if run and direction in (None, run.direction):
-            runs.append((folder, run.data_root.resolve()))
+        if run:
+            found.append((folder, run))
+    runs = [(folder, run.data_root.resolve()) for folder, run in found if direction in (None, run.direction)]
     same = sorted((folder for folder, root in runs if root == data_root.resolve()), key=age)
     if same:
         *others, newest = same
@@ -116,25 +128,26 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
             say(f"{newest} is the newest of the runs on that data; --out-dir takes another: "
                 f"{', '.join(map(name_of, others))}")
         return newest
+    asked = name_of(data_root) + (f", {direction}" if direction else "")
     for folder, root in runs:
         if name in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
-            raise UserError(f"no run in runs/ was trained on {name_of(data_root)}. The pairs of {folder} were at "
+            raise UserError(f"no run in runs/ was trained on {asked}. The pairs of {folder} were at "
                             f"{name_of(root)} and are gone: if these are the same, --resume --out-dir "
                             f"{name_of(folder)} goes on with it; without --resume, a new run begins")
-    if runs:
+    if found:
         lost = sorted((folder for folder, root in runs if not root.exists()), key=age)
-        say(f"no run in runs/ was trained on {name_of(data_root)}: a new one begins" +
+        say(f"no run in runs/ was trained on {asked}: a new one begins" +
             "".join(f"; the pairs of {name_of(folder)} are gone: if these are the same, --out-dir {name_of(folder)} "
                     "goes on with it" for folder in lost[-1:]))
     return None
 
 
-def load_settings(folder: Path, strict: bool = False) -> Config | None:
-    """The settings to go on with the run in `folder`, if there is one: its own, and what was edited in config.py since.
+def load_settings(folder: Path, argv: list[str] | None = None) -> Config | None:
+    """The settings of the run in `folder`, if there is one; with the command line that resumes it, as `continued`.
 
-    The data stays the run's, whatever was edited. They are read from the checkpoint where config.json is missing, or
-    empty, as a crash of the machine may leave it. What this version does not know is left out, or with `strict`,
-    refused. Raises UserError when its files are damaged.
+    They are read from the checkpoint where config.json is missing, or empty, as a crash of the machine may leave it.
+    What this version does not know is left out, or where the run is resumed, refused. Raises UserError when its files
+    are damaged.
     """
     path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
@@ -147,14 +160,31 @@ def load_settings(folder: Path, strict: bool = False) -> Config | None:
             settings, defaults = saved["config"], saved.get("defaults", {})
         else:
             return None
-        if strict:
+        if argv is not None:
             refuse_unknown(settings, path)
-        own = Config().plain()
-        known = {name: value for name, value in settings.items() if name in own}
-        edited = {name: value for name, value in own.items()
-                  if value != defaults.get(name, value) and name not in ("data_root", "out_dir", "resume")}
-        return Config(**{**known, **edited})
+        run = Config(**{name: value for name, value in settings.items() if name in Config().plain()})
+        return run if argv is None else continued(folder, run, defaults, argv)
     except UserError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} holds no settings of this program: {error}") from error
+
+
+def continued(folder: Path, cfg: Config, defaults: dict, argv: list[str]) -> Config:
+    """A run's settings, with what was edited in config.py since it had those `defaults`, but for its data.
+
+    Where one of these it had from a recipe or a flag, or may not change, they are meant for other runs: it takes none,
+    and says so.
+    """
+    own = cfg.plain()
+    others = {"data_root", "out_dir", "resume", *flags(argv)}
+    edited = {name: value for name, value in Config().plain().items()
+              if name not in others and value not in (own[name], defaults.get(name, value))}
+    stands = {*FIXED, *RECIPES.get(cfg.recipe, ())}
+    try:
+        if all(own[name] == defaults[name] and name not in stands for name in edited):
+            return replace(cfg, **edited)
+    except ValueError:  # they do not fit to the others
+        pass
+    tell_kept(folder, edited, "config.py")
+    return cfg

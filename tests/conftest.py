@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -224,6 +224,13 @@ def flags(data, out_dir, **changes):
     plain = settings(data, out_dir, **changes).plain()
     return [f"--{name.replace('_', '-')}={value}" for name, value in plain.items()
             if type(value) is not bool and value not in (None, "", [])]
+
+
+def edit(monkeypatch, **changes):
+    """As a user does in config.py."""
+    edited = {f.name: changes.get(f.name, f.default) for f in fields(Config)}
+    monkeypatch.setattr(Config.__init__, "__defaults__", tuple(edited.values()))
+    assert all(getattr(Config(), name) == value for name, value in changes.items())
 
 
 def row(epoch=1, d_real=0.6, d_fake=0.6, g_gan=0.9, **changes):

@@ -6,17 +6,16 @@ import re
 import threading
 import time
 import weakref
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import flags, fresh_state, save
+from conftest import edit, flags, fresh_state, save
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from config import Config
 from generator import Generator
 from runtime import run as run_module
 from runtime.checkpoint import Progress, load_tensors
@@ -276,21 +275,26 @@ def test_what_changes_on_resume_is_told_and_takes_effect_also_in_a_run_of_an_ear
     assert [tuple(each["betas"]) for each in optimisers] == [(0.9, 0.999)] * 2 and end_of(run)["epoch"] == 2
 
 
-def test_an_edit_of_config_py_takes_effect_on_resume(small, run, monkeypatch, capsys, end_of):
+def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys, end_of):
     """The file is how this program is used; a flag of the first start stays, whatever the file says."""
-    def edit(**changes):
-        edited = {f.name: changes.get(f.name, f.default) for f in fields(Config)}
-        monkeypatch.setattr(Config.__init__, "__defaults__", tuple(edited.values()))
-
-    edit(n_epochs=3, lr=1e-3, data_root=Path("data/other"))
-    assert Config().n_epochs == 3
-    cfg = parse(["--resume", "--out-dir", str(small().out_dir), "--lr", "1e-4"])
+    edit(monkeypatch, n_epochs=1)
+    train(small(n_epochs=1))
+    edit(monkeypatch, n_epochs=3, lr=1e-3, data_root=Path("data/other"))
+    resume = ["--resume", "--out-dir", str(small().out_dir)]
+    cfg = parse([*resume, "--lr", "1e-4"])
     assert (cfg.n_epochs, cfg.lr, cfg.ngf, cfg.data_root) == (3, 1e-4, 4, small().data_root)
     train(cfg)
     assert end_of(small())["epoch"] == 3
     assert "changed since the run began: n_epochs from 1 to 3" in capsys.readouterr().out
-    cfg = parse(["--resume", "--out-dir", str(small().out_dir)])
-    assert cfg.n_epochs == 3 and cfg.lr == 1e-4  # kept, and no longer an edit
+    cfg = parse(resume)
+    assert cfg.n_epochs == 3 and cfg.lr == 1e-4 and not capsys.readouterr().out  # kept, and no longer an edit
+    for other in (dict(lr=1e-5), dict(n_layers=2), dict(best_by="ms_ssim")):  # a flag's, fixed, no fit: all or none
+        edit(monkeypatch, **{"lr": 1e-3, "n_val": 7, **other})
+        names = ", ".join(name for name in cfg.plain() if name in {"n_val", "n_epochs", *other})
+        assert parse(resume) == cfg
+        assert capsys.readouterr().out == f"{cfg.out_dir} keeps its {names}: config.py has others\n"
+
+
 
 
 def test_the_weights_that_were_restored_are_not_held_twice(run, on_steps, monkeypatch):

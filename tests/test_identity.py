@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import flat, make_data, save, settings, write_pair
+from conftest import edit, flat, make_data, save, settings, write_pair
 from PIL import Image
 
 from check import check
-from config import Config
+from config import Config, recipe
 from dataset import load_data
 from evaluate import Evaluate, load_pairs
 from inference.load import load_generator
@@ -408,15 +408,15 @@ def test_inputs_without_targets_are_left_out_and_end_nothing(tmp_path, alone, ca
     assert len(find_pairs(tmp_path).splits["val"]) >= 1
 
 
-def run_in(folder, data_root, age, **changes):
+def run_in(folder, root, age, **changes):
     """What a run leaves for --resume to find."""
     path = Path("runs") / folder
     path.mkdir(parents=True)
-    cfg = replace(Config(), data_root=Path(data_root).absolute(), out_dir=path, **changes)
+    cfg = replace(Config(), **{**changes, "data_root": Path(root).absolute(), "out_dir": path})
     (path / "config.json").write_text(json.dumps({**cfg.plain(), "defaults": Config().plain()}))
     (path / "checkpoint.pth.tar").write_bytes(b"x")
     os.utime(path / "checkpoint.pth.tar", (age, age))
-    Path(data_root).mkdir(parents=True, exist_ok=True)
+    Path(root).mkdir(parents=True, exist_ok=True)
 
 
 def resumed(*argv):
@@ -427,7 +427,9 @@ def resumed(*argv):
 def test_resume_finds_the_run_by_its_data(capsys):
     run_in("better", "data/mine", 1, ngf=7)
     run_in("better-2", "data/other", 2)
+    assert resumed("maps") is None and "on data/maps, AtoB: a new one begins" in capsys.readouterr().out
     run_in("map", "data/maps", 3)
+    assert resumed("maps_to_aerial") is None and "on data/maps, BtoA: a new one begins" in capsys.readouterr().out
     run_in("aerial", "data/maps", 4, direction="BtoA")
     assert resumed("--data-root", "data/mine") == resumed("better", "--data-root", "data/mine") == "runs/better"
     assert resumed("--data-root", "data/other") == "runs/better-2"
@@ -439,6 +441,8 @@ def test_resume_finds_the_run_by_its_data(capsys):
         resumed("--data-root", "data/other")
     shutil.rmtree("runs/other-2")
     assert resumed("maps") == "runs/map" and resumed("maps_to_aerial") == "runs/aerial"  # a recipe has a direction
+    assert resumed("maps", "--direction=BtoA") == "runs/aerial"  # and a flag another
+    assert resumed("--data-root", "data/maps", "--direction", "AtoB") == "runs/map"
     assert parse(["--data-root", "data/mine", "--resume"]).ngf == 7
     capsys.readouterr()
     assert parse(["better", "--data-root", "data/mine", "--resume", "--ema=0.9"]).lambda_fm == 0  # which is told
@@ -448,6 +452,24 @@ def test_resume_finds_the_run_by_its_data(capsys):
     Path("data/mine").rename("data/renamed")
     assert resumed("--data-root", "data/renamed") is None
     assert "the pairs of runs/better are gone: if these are the same, --out-dir runs/better" in capsys.readouterr().out
+
+
+def test_an_edit_of_config_py_hides_no_run_and_changes_none_of_a_recipe(monkeypatch, capsys):
+    """The recipe's run went on with the edited weight of L1; the others were passed over, and a new one began."""
+    for n, name in enumerate(("facades", "maps")):
+        run_in(name, f"data/{name}", n, **recipe(name).plain())
+    run_in("deep", "data/mine", 3, n_layers=5)
+    edit(monkeypatch, direction="BtoA", lambda_l1=10.0, crop_size=64, load_size=72)
+    assert resumed("maps") == "runs/maps" and resumed("--data-root", "data/mine") == "runs/deep"
+    told = "runs/facades keeps its load_size, crop_size, lambda_l1: config.py has others\n"
+    capsys.readouterr()
+    for words in (["facades"], ["--data-root", "data/facades"], ["--out-dir", "runs/facades"]):
+        cfg = parse([*words, "--resume"])
+        assert replace(cfg, out_dir=None, resume=False, data_root=Path("data/facades")) == recipe("facades")
+        assert capsys.readouterr().out == told
+    Path("runs/deep/config.json").write_text("{,")
+    assert resumed("--data-root", "data/mine") is None
+    assert "passed over: runs/deep/config.json holds no settings" in capsys.readouterr().out
 
 
 def test_two_folders_of_one_name_are_two_runs_and_gaps_hide_none(capsys):
