@@ -1,6 +1,6 @@
 """Pairs of images as tensors: cut, resized and jittered together (appendix 6.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -83,6 +83,16 @@ class PairedImages(Dataset):
         if self.jitter:
             pixels = self.jitter(pixels, self.x, self.y, epoch, place)
         return pixels, place != index
+
+    def readable(self) -> Iterator[Pair]:
+        """The pairs that can be read; prints a note of each other."""
+        for index, pair in enumerate(self.pairs):
+            try:
+                self.read(index)
+            except DataError as error:
+                say(f"skipped: {error}")
+            else:
+                yield pair
 
     def read(self, index: int) -> np.ndarray:
         """x, y and the mask as channels, resized: (H, W, C), uint8, or float32 in [0, 1] if one of them needs it."""

@@ -60,6 +60,7 @@ class Evaluate:
     palette: str | None = None  # cityscapes, demo, facades or a JSON file: score the outputs as label maps
     reader: Path | None = None  # a photo -> labels generator: score what it reads in the outputs against the inputs
     perceptual: bool = False  # also LPIPS, FID and KID, whose networks torchmetrics downloads; without one, status 1
+    skip_unreadable: bool = False  # leave out pairs that cannot be read
     limit: int = 0  # pairs to score, evenly spaced; 0 takes all
     out_dir: Path | None = None  # for metrics.json and sheet.png; a new evaluation_SPLIT by the checkpoint if not given
     seed: int = 0  # of the dropout
@@ -202,8 +203,13 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     shown = replace(trained.geometry, resize="none") if opts.full_size else trained.geometry
     square = replace(trained.geometry, resize="stretch", crop_size=gen.crop_size or 256, crop_width=gen.crop_width)
     x, y = trained.values(direction)
-    return tuple(PairedImages(each, direction, x, y, geometry, labels)
-                 for each, geometry in ((pairs, shown), (splits.get("train") or pairs, square)))
+    data, train = (PairedImages(each, direction, x, y, geometry, labels, skip=opts.skip_unreadable)
+                   for each, geometry in ((pairs, shown), (splits.get("train") or pairs, square)))
+    if opts.skip_unreadable:
+        data.pairs = [*data.readable()]
+        if not data.pairs:
+            raise UserError(f"none of the {len(pairs)} pairs could be read")
+    return data, train
 
 
 def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.device) -> Generator:

@@ -110,4 +110,5 @@ def what_next(cfg: Config, pair: Any, split: str, kind: str) -> str:
                                   [cfg.out_dir / f"translated{ending}"])),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
                             *(["--split", "test"] if split == "test" else []),
+                            *(["--skip-unreadable"] if cfg.skip_unreadable else []),
                             *(["--seed", cfg.seed] if cfg.seed else []))])  # validation's dropout

@@ -1,10 +1,12 @@
 """What happens to a run when the machine, the disk or a user's hand fails. Most of it is slow: --slow."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -12,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import children_of, wait_until, write_pair
+from conftest import call, children_of, wait_until, write_pair
 
+import evaluate
+import predict
 from dataset import load_data
 from inference.validation import Validation
 from runtime import files
@@ -177,7 +181,10 @@ def test_unusable_files_are_counted_once_wherever_an_epoch_is_cut(small, data, a
 
 @pytest.mark.parametrize(("cache", "workers"), [("none", 0), ("ram", 0), ("none", 1)])
 def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step, cache, workers, capfd):
-    """Broken from the start, or, where they are read again, in epoch 2: the run says how many and which."""
+    """Broken from the start, or, where they are read again, in epoch 2: the run says how many and which.
+
+    What it says to do next leaves them out: both commands were refused.
+    """
     train_file, val_file = data / "train" / "1.png", data / "val" / "0.png"
     val_file.write_bytes(val_file.read_bytes()[:100])
     if cache == "none":
@@ -189,13 +196,24 @@ def test_unusable_files_are_skipped_and_counted_on_request(small, data, at_step,
     assert [row["val_skipped"] for row in history] == [1] * 3 and all(row["val_l1"] > 0 for row in history)
     assert [row.get("skipped", 0) for row in history][::2] == [cache == "ram", 1]
     out = capfd.readouterr().out
-    assert "1.png is no image" in out and out.count("1.png") <= 3 and "skipped 1 val_skipped 1" in out
+    assert "1.png is no image" in out and out.count("1.png is") <= 3 and "skipped 1 val_skipped 1" in out
+    assert f"--input {data / 'val' / '1.png'}" in out
+    for name, module in (("translate", predict), ("score", evaluate)):
+        words = re.search(f"^{name}: (.*)", out, re.MULTILINE)[1]
+        assert call(module, *shlex.split(words)[2:], "--device", "cpu")[0] == 0, name
+    metrics = small().out_dir / "evaluation_val" / "metrics.json"
+    assert json.loads(metrics.read_text())["n"] == 1
+    flags = ["--checkpoint", small().out_dir / "gen.pth.tar", "--data-root", data, "--num-workers", 0]
+    assert call(evaluate, *flags)[0] == 2
+    assert call(evaluate, *flags, "--skip-unreadable", "--baseline", "mean", "--split", "all")[0] == 0
     with pytest.raises(DataError, match="1.png"):
         train(small("strict", cache=cache))
     for path in [*(data / "train").iterdir()]:
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of the pairs can be read"):
         train(small("none", cache=cache, skip_unreadable=True))
+    (data / "val" / "1.png").write_bytes(b"")
+    assert "none of the 2 pairs could be read" in call(evaluate, *flags, "--skip-unreadable")[2]
 
 
 def test_when_nothing_is_left_to_train_on_the_run_ends(small, data, at_step):
