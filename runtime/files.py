@@ -168,17 +168,17 @@ def complete_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
     Where another process has made a folder of that name meanwhile, that one stays. What killed processes have left
-    beside it is removed.
+    beside it is removed. Raises OSError, naming `path`, where it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in unfinished(path.parent):
         if abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     temporary = path.with_name(temporary_name())
-    temporary.mkdir(0o700)
     lock = lock_in(temporary)
     new = temporary / path.name
     try:
+        temporary.mkdir(0o700)
         with contextlib.suppress(OSError):  # a file system without locks: then nobody removes what is left
             lock.acquire()
         new.mkdir()
@@ -188,6 +188,10 @@ def complete_folder(path: Path) -> Iterator[Path]:
         except OSError:
             if not path.is_dir():
                 raise
+    except OSError as error:
+        if str(temporary) in str(error.filename) or error.filename is None and is_full(error):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         lock.release()
         shutil.rmtree(temporary, ignore_errors=True)

@@ -42,6 +42,20 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
 
 
+def test_a_folder_that_does_not_fit_is_named(tmp_path, disk):
+    """Neither nothing, which is what a write tells, nor the temporary folder; what else fails is told as it is."""
+    root = disk(tmp_path / "full", 65536)
+    for write in (Path.write_bytes, put):
+        with pytest.raises(OSError, match=f"No space left on device: '{root / 'data'}'$"), \
+                files.complete_folder(root / "data") as folder:
+            write(folder / "a.bin", bytes(10**6))
+        assert not list(root.iterdir())
+    with pytest.raises(FileNotFoundError, match="'missing'"), files.complete_folder(root / "data"):
+        Path("missing").read_bytes()
+    with pytest.raises(TimeoutError, match="^late$"), files.complete_folder(root / "data"):
+        raise TimeoutError("late")
+
+
 def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
     red, gray = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 64, 64), torch.zeros(1, 64, 64)
     save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],
