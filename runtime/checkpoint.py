@@ -1,6 +1,7 @@
 """The files of a run: checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -33,9 +34,11 @@ class Progress:
     skipped_steps: int = 0  # whose gradients overflowed in fp16
 
 
-def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict) -> None:
+def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict,
+             at_last: Callable[[], None]) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
+    Calls `at_last` when the checkpoint is written and about to take its place.
     Raises UserError, and leaves the files as they are, when a weight is not finite.
     """
     state = on_cpu(state)
@@ -49,6 +52,7 @@ def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], 
         generator()
     with atomic(path) as file:
         torch.save(checkpoint, file)
+        at_last()
     if not again:  # a generator alone would be that of a run whose checkpoint is lost
         generator()
 

@@ -314,9 +314,10 @@ class Run:
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
-        if not self.settled:  # a kill from here on leaves the settings in the checkpoint, and no others beside it
-            (self.cfg.out_dir / "config.json").unlink(missing_ok=True)
-        save_run(self.cfg, state, progress, history, self.record)
+        save_run(self.cfg, state, progress, history, self.record, self._settle)
+
+    def _settle(self) -> None:
+        """Writes config.json with the first checkpoint; later edits of it are the user's, for the next start."""
         if not self.settled:
             text = json.dumps({**self.cfg.plain(), "defaults": Config().plain()}, indent=2)
             with atomic(self.cfg.out_dir / "config.json") as file:

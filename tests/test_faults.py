@@ -83,9 +83,13 @@ def test_kills_at_any_moment_cost_nothing(small, end_of, same, monkeypatch, unsp
 @posix
 @pytest.mark.long
 def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(small, run, end_of, capfd):
-    """A limit on the size of files stands for the disk: the next checkpoint does not fit."""
-    path = small().out_dir / "checkpoint.pth.tar"
-    before = path.read_bytes()
+    """A limit on the size of files stands for the disk: the next checkpoint does not fit.
+
+    Nor does what a user has written into config.json go, which was removed first.
+    """
+    path, mine = (small().out_dir / name for name in ("checkpoint.pth.tar", "config.json"))
+    mine.write_text(mine.read_text().replace('"lr": 0.0002', '"lr":  0.0001'))
+    before, edited = path.read_bytes(), mine.read_bytes()
 
     def limited():
         import resource
@@ -100,7 +104,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
     assert "the log is incomplete: [Errno 27] File too large: '" in out and "epoch_" in out
     assert process.exitcode == 2 and err.count("\n") <= 3 and "Traceback" not in err, err
     assert re.match(r"error: .*'.*(checkpoint|gen)\.pth\.tar'", err)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and mine.read_bytes() == edited and b":  0.0001" in edited
     train(small(n_epochs=3, resume=True))
     assert end_of(small())["epoch"] == 3 and not list(path.parent.glob(".*.tmp"))
 
