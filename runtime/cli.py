@@ -133,12 +133,13 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
         if name in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
             raise UserError(f"no run in runs/ was trained on {asked}. The pairs of {folder} were at "
                             f"{name_of(root)} and are gone: if these are the same, --resume --out-dir "
-                            f"{name_of(folder)} goes on with it; without --resume, a new run begins")
+                            f"{name_of(folder)} --data-root {name_of(data_root)} goes on with it; without --resume, a "
+                            "new run begins")
     if found:
         lost = sorted((folder for folder, root in runs if not root.exists()), key=age)
         say(f"no run in runs/ was trained on {asked}: a new one begins" +
             "".join(f"; the pairs of {name_of(folder)} are gone: if these are the same, --out-dir {name_of(folder)} "
-                    "goes on with it" for folder in lost[-1:]))
+                    f"--data-root {name_of(data_root)} goes on with it" for folder in lost[-1:]))
     return None
 
 
