@@ -174,7 +174,8 @@ def train(cfg: Config) -> None:
                 run.save(state, meter.progress(), log.history)  # --resume goes on in the middle of the epoch
                 raise
             run.save(state, progress, log.history)
-        log.finish(next(val_data.readable(), survey.scored[0]), survey.split, survey.record["kind"], dtype)
+        shown = next(val_data.readable(), survey.scored[0])
+        log.finish(shown, survey.split, survey.record["kind"], dtype)
 
 
 @memory_advice("take a smaller --batch-size, --crop-size or --ngf; the last checkpoint is untouched")
