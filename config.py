@@ -61,7 +61,6 @@ class Config:
     batch_size: int = 1  # pairs per step and process; at 1, the paper's choice, BatchNorm is instance normalisation
 
     # Run
-    recipe: str = ""  # the first word of the command line, which sets it: no edit of this file changes its settings
     out_dir: Path | None = None  # the run's folder; by default runs/NAME after the data's, or runs/NAME-2, ...
     resume: bool = False  # continue the run in out_dir, or the last one on that data; start it if there is none
     best_by: str = "none"  # keep the best epoch in best.pth.tar, by val_l1, psnr, ms_ssim or a palette of label maps
@@ -318,4 +317,4 @@ def recipe(name: str) -> Config:
     """The paper's settings for a data set, or another recipe. Raises ValueError if there is no recipe of that name."""
     if name not in RECIPES:
         raise ValueError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    return replace(Config(), **{"recipe": name, "data_root": Path("data") / name, **RECIPES[name]})
+    return replace(Config(), **{"data_root": Path("data") / name, **RECIPES[name]})

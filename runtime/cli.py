@@ -49,8 +49,6 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
     argv = list(sys.argv[1:] if argv is None else argv)
     for flag in (word.split("=")[0] for word in argv if word.startswith("--")):
         name = flag.removeprefix("--").replace("-", "_")
-        if name == "recipe":
-            raise UserError(f"{flag} is no flag: the first word names the recipe, as in train.py facades")
         if name in OF_THE_AUTHORS:
             raise UserError(f"{flag} is a flag of the authors' programs: here, it is --{OF_THE_AUTHORS[name]}")
         if told := GONE.get(name.removeprefix("no_")):
@@ -65,7 +63,7 @@ def parse(argv: list[str] | None = None, description: str = "") -> Config:
         raise UserError(str(error)) from error
     if which.resume:
         folder = which.out_dir or find_run(which.data_root, direction)
-        if folder and (run := load_settings(folder, argv)):
+        if folder and (run := load_settings(folder, argv, RECIPES.get(word, ()))):
             tell_kept(folder, [name for name in RECIPES.get(word, ()) if name not in {*flags(argv), "data_root"}
                                and getattr(run, name) != getattr(base, name)], word)
             base = replace(run, out_dir=folder, resume=True)
@@ -143,8 +141,9 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
     return None
 
 
-def load_settings(folder: Path, argv: list[str] | None = None) -> Config | None:
-    """The settings of the run in `folder`, if there is one; with the command line that resumes it, as `continued`.
+def load_settings(folder: Path, argv: list[str] | None = None, of_recipe: Iterable[str] = ()) -> Config | None:
+    """The settings of the run in `folder`, if there is one; with the command line that resumes it, and the names
+    that its recipe sets, as `continued`.
 
     They are read from the checkpoint where config.json is missing, or empty, as a crash of the machine may leave it.
     What this version does not know is left out, or where the run is resumed, refused. Raises UserError when its files
@@ -164,14 +163,14 @@ def load_settings(folder: Path, argv: list[str] | None = None) -> Config | None:
         if argv is not None:
             refuse_unknown(settings, path)
         run = Config(**{name: value for name, value in settings.items() if name in Config().plain()})
-        return run if argv is None else continued(folder, run, defaults, argv)
+        return run if argv is None else continued(folder, run, defaults, argv, of_recipe)
     except UserError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} holds no settings of this program: {error}") from error
 
 
-def continued(folder: Path, cfg: Config, defaults: dict, argv: list[str]) -> Config:
+def continued(folder: Path, cfg: Config, defaults: dict, argv: list[str], of_recipe: Iterable[str]) -> Config:
     """A run's settings, with what was edited in config.py since it had those `defaults`, but for its data.
 
     Where one of these it had from a recipe or a flag, or may not change, they are meant for other runs: it takes none,
@@ -181,7 +180,7 @@ def continued(folder: Path, cfg: Config, defaults: dict, argv: list[str]) -> Con
     others = {"data_root", "out_dir", "resume", *flags(argv)}
     edited = {name: value for name, value in Config().plain().items()
               if name not in others and value not in (own[name], defaults.get(name, value))}
-    stands = {*FIXED, *RECIPES.get(cfg.recipe, ())}
+    stands = {*FIXED, *of_recipe}
     try:
         if all(own[name] == defaults[name] and name not in stands for name in edited):
             return replace(cfg, **edited)
