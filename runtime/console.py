@@ -118,7 +118,8 @@ def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and not write_out("\n"):  # it was the output's
             sys.exit(141)  # 128 + SIGPIPE
-        print("error: " + printable(str(error), sys.stderr).replace("\n", "\\n"), file=sys.stderr)
+        told = printable(str(error), sys.stderr).replace("\n", "\\n")
+        sys.stderr.write(f"error: {told}\n")  # in one piece, beside those of the other processes that torchrun started
         sys.exit(2)
     except (KeyboardInterrupt, Stopped) as error:
         sys.exit(128 + getattr(error, "number", signal.SIGINT))

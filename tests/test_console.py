@@ -28,7 +28,11 @@ def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(mon
                                                (KeyboardInterrupt(), 130), (utils.Stopped(15), 143),
                                                (BrokenPipeError("another than the output's"), 2),
                                                (utils.UserError("no runs/\x1b[2J\nerror: none"), 2)])
-def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
+def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, monkeypatch):
+    """The sentence is written in one piece: torchrun's processes print unbuffered, and all at once."""
+    pieces = []
+    monkeypatch.setattr(sys.stderr, "write", pieces.append)
+
     def main():
         raise error
 
@@ -36,7 +40,7 @@ def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, 
         console.run_main(main)
     assert leaving.value.code == status
     shown = str(error).replace("\x1b", "\\x1b").replace("\n", "\\n")  # one line of plain characters
-    assert capsys.readouterr().err == ("" if status > 128 else f"error: {shown}\n")
+    assert pieces == ([] if status > 128 else [f"error: {shown}\n"])
 
 
 @pytest.mark.parametrize(("code", "statuses"), [
