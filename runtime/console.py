@@ -74,7 +74,8 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     received = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # `&` may have it ignored
-    if not received or not in_main_thread():
+    interactive = hasattr(sys, "ps1")  # %run in a notebook, say: this process has more to lose than the program
+    if not received or interactive or not in_main_thread():
         yield
         return
     signal.signal(signal.SIGINT, receive)

@@ -1,5 +1,6 @@
 import io
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -73,6 +74,15 @@ def test_a_program_that_is_one_process_speaks_whatever_a_launcher_has_left(monke
     with pytest.raises(SystemExit):
         console.run_main(lambda: console.say("here"), several)
     assert capsys.readouterr().out == ("here\n" if printed else "")
+
+
+def test_after_run_in_a_notebook_ctrl_c_does_not_end_the_kernel(monkeypatch):
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    usual, seen = signal.default_int_handler, []
+    before = signal.signal(signal.SIGINT, usual)
+    with pytest.raises(SystemExit):
+        console.run_main(lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    assert [*seen, signal.signal(signal.SIGINT, before)] == [usual, usual]
 
 
 def test_torchrun_is_told_which_program_it_may_start(monkeypatch, capsys):
