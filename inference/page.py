@@ -26,7 +26,7 @@ from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
 from runtime.weights import fetched
-from utils import UserError, name_of
+from utils import UserError, command_line, name_of
 
 EDGES = {"eraser": (255, 255, 255), "pencil": (0, 0, 0)}  # lines on paper, as in edges2shoes
 
@@ -150,8 +150,8 @@ def write_page(gen: Generator, folder: Path, checkpoint: Path, *, norm: str = "i
         shutil.copyfile(here.with_suffix(".js"), new / "worker.js")
         write_examples(new / "example", found, gen.trained, min(settings["size"]))
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
-    say(f"wrote {folder}, {size / 1e6:.1f} MB: put it on any web space, or try it with python -m http.server "
-        f"--directory {folder}")
+    serve = command_line(["python", "-m", "http.server", "--directory", str(folder)])
+    say(f"wrote {folder}, {size / 1e6:.1f} MB: put it on any web space, or try it with {serve}")
     if found:
         say(f"it shows {len(found)} of the run's validation pairs to whoever opens it: --examples 0 leaves them out")
 

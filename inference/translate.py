@@ -67,6 +67,9 @@ class Translator:
         if tile < 0 or tile % gen.multiple or 0 < tile < gen.smallest:
             raise UserError(f"tile must be a multiple of what the network takes, {gen.multiple}, and at least "
                             f"{gen.smallest}; it is {tile}")
+        if other := next((weight.dtype for weight in gen.parameters() if weight.dtype != torch.float32), None):
+            raise UserError(f"the generator's weights are {other}: call gen.float() first, and let precision say what "
+                            "to compute in")
         self.trained = trained or trained_of(gen)
         self.x, self.y = self.trained.values()
         self.x_how = self.trained.geometry.how(self.trained.x_is_label)
@@ -277,6 +280,9 @@ class Noise(threading.local):
 
     def __deepcopy__(self, memo: dict) -> "Noise":
         return self  # a copy of a network draws from where the network does
+
+    def __reduce__(self) -> tuple:
+        return Noise, ()  # in another process, it begins anew, as in another thread
 
     def begin(self, seed: int, device: torch.device) -> None:
         self.source = torch.Generator(device).manual_seed(seed)

@@ -184,7 +184,8 @@ def to_unit(picture: Picture, limits: tuple[float, float] | None) -> np.ndarray:
         return array
     if picture.kind == "uint16":
         return array / np.float32(65535)
-    raise DataError(f"{picture.name} holds values of unknown range, which range_a or range_b tells a training")
+    raise DataError(f"{picture.name} holds values of unknown range: make them 8 or 16 bits (uint8, uint16), or train "
+                    "with --range-a or --range-b")
 
 
 def as_colour(array: np.ndarray) -> np.ndarray:

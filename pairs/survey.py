@@ -17,7 +17,8 @@ from pairs.palettes import flat_colours
 from pairs.patterns import Patterns
 from pairs.values import Values
 from runtime.console import say
-from utils import UserError
+from runtime.distributed import Ranks
+from utils import UserError, name_of
 
 
 @dataclass
@@ -71,6 +72,14 @@ class Survey:
             processes = f" × {world} processes" if world > 1 else ""
             raise UserError(f"batch_size {batch_size}{processes} is larger than the data set: {len(self.train)} "
                             "training pairs")
+
+    def check_same(self, ranks: Ranks) -> None:
+        """Raises UserError, in all processes, where one of them has found other pairs, as on another machine."""
+        found = ranks.all_gather([digest(self.found.marks[split].tobytes()) for split in ("train", self.split)])
+        other = next((rank for rank, marks in enumerate(found) if marks != found[0]), None)
+        if other is not None:
+            raise UserError(f"process {other} has found other pairs in {name_of(self.root)} than process 0: let that "
+                            "folder hold the same files on all machines")
 
     def check_colours(self, side: str) -> None:
         """Raises UserError where color_jitter cannot change that side."""

@@ -74,7 +74,8 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     received = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # `&` may have it ignored
-    if not received or not in_main_thread():
+    interactive = hasattr(sys, "ps1")  # %run in a notebook, say: this process has more to lose than the program
+    if not received or interactive or not in_main_thread():
         yield
         return
     signal.signal(signal.SIGINT, receive)
@@ -118,7 +119,8 @@ def run_main(main: Callable[[], int | None], several: bool = False) -> None:
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and not write_out("\n"):  # it was the output's
             sys.exit(141)  # 128 + SIGPIPE
-        print("error: " + printable(str(error), sys.stderr).replace("\n", "\\n"), file=sys.stderr)
+        told = printable(str(error), sys.stderr).replace("\n", "\\n")
+        sys.stderr.write(f"error: {told}\n")  # in one piece, beside those of the other processes that torchrun started
         sys.exit(2)
     except (KeyboardInterrupt, Stopped) as error:
         sys.exit(128 + getattr(error, "number", signal.SIGINT))

@@ -92,7 +92,9 @@ def from_hub(name: str) -> Path:
     except errors.RepositoryNotFoundError as error:
         reason = "there is no such repository, or it is not open to you"
         raise UserError(f"could not fetch hf:{name}: {reason} (hf auth login)") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"could not fetch hf:{name}: {repo} has no revision {revision}") from error
+    except Exception as error:  # those of the package beneath, httpx, are none of huggingface_hub's nor OSErrors
         raise UserError(f"could not fetch hf:{name}: {first_line(error)}") from error
 
 

@@ -1,5 +1,6 @@
 import io
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -28,7 +29,11 @@ def test_no_terminal_is_too_small_for_a_message_and_none_obeys_a_file_s_name(mon
                                                (KeyboardInterrupt(), 130), (utils.Stopped(15), 143),
                                                (BrokenPipeError("another than the output's"), 2),
                                                (utils.UserError("no runs/\x1b[2J\nerror: none"), 2)])
-def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, capsys):
+def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, monkeypatch):
+    """The sentence is written in one piece: torchrun's processes print unbuffered, and all at once."""
+    pieces = []
+    monkeypatch.setattr(sys.stderr, "write", pieces.append)
+
     def main():
         raise error
 
@@ -36,7 +41,7 @@ def test_scripts_end_with_a_sentence_and_the_conventional_status(error, status, 
         console.run_main(main)
     assert leaving.value.code == status
     shown = str(error).replace("\x1b", "\\x1b").replace("\n", "\\n")  # one line of plain characters
-    assert capsys.readouterr().err == ("" if status > 128 else f"error: {shown}\n")
+    assert pieces == ([] if status > 128 else [f"error: {shown}\n"])
 
 
 @pytest.mark.parametrize(("code", "statuses"), [
@@ -69,6 +74,15 @@ def test_a_program_that_is_one_process_speaks_whatever_a_launcher_has_left(monke
     with pytest.raises(SystemExit):
         console.run_main(lambda: console.say("here"), several)
     assert capsys.readouterr().out == ("here\n" if printed else "")
+
+
+def test_after_run_in_a_notebook_ctrl_c_does_not_end_the_kernel(monkeypatch):
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    usual, seen = signal.default_int_handler, []
+    before = signal.signal(signal.SIGINT, usual)
+    with pytest.raises(SystemExit):
+        console.run_main(lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    assert [*seen, signal.signal(signal.SIGINT, before)] == [usual, usual]
 
 
 def test_torchrun_is_told_which_program_it_may_start(monkeypatch, capsys):

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import csv
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from conftest import LARGER, ROOT, children_of, flags, fresh_state, launch, make
 from torch import nn
 
 import train as train_module
+from dataset import load_data
 from generator import Generator
 from pairs.download import ensure_dataset
 from pairs.loading import EpochSampler
@@ -334,6 +336,21 @@ def test_another_process_s_failure_is_a_failure_here(monkeypatch):
     monkeypatch.setattr(Ranks, "all_reduce", lambda self, values, op: [0, 1, 1])
     with pytest.raises(DataError, match="another process"):
         list(Stop(Ranks()).between([1]))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_pairs_that_differ_from_machine_to_machine_are_told_before_the_first_step(small, data, tmp_path, monkeypatch,
+                                                                                  split):
+    """Were they more, the processes would wait for steps that never come; if as many, some would never be seen."""
+    there = shutil.copytree(data, tmp_path / "there")
+    found = []
+    monkeypatch.setattr(Ranks, "all_gather", lambda self, marks: found.append(marks) or found)
+    for root in (data, there):
+        load_data(small(data_root=root))[2].check_same(Ranks())
+    (there / split / "0.png").rename(there / split / "renamed.png")
+    with pytest.raises(UserError, match="process 2 has found other pairs in .*there than process 0"):
+        train(small(data_root=there))
+    assert not small().out_dir.exists()
 
 
 def test_a_frozen_network_is_not_replicated(monkeypatch):

@@ -1,7 +1,9 @@
 """What a generator's file tells, and the Translator, which decides how a network runs and disturbs nobody."""
 
+import copy
 import json
 import math
+import pickle
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes, size_range, usual_size
 from runtime.checkpoint import VERSION
 from runtime.files import atomic
+from utils import UserError
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,17 @@ def test_a_translation_beside_a_training_step_disturbs_neither(gen):
     second = step()
     handle.remove()
     assert all(map(torch.equal, first, second)) and np.array_equal(seen[0], wanted)
+
+
+def test_weights_in_another_type_are_told_with_the_way_back(gen):
+    with pytest.raises(UserError, match=r"weights are torch.float16: call gen.float\(\) first"):
+        translate(copy.deepcopy(gen).half(), noise(64, 64))
+
+
+def test_a_translator_goes_to_another_process(gen):
+    translator = Translator(gen, precision="bf16")
+    sent = pickle.loads(pickle.dumps(translator))
+    assert np.array_equal(sent.picture(noise(64, 64)), translator.picture(noise(64, 64)))
 
 
 def test_the_weights_are_there_once(gen):

@@ -31,7 +31,7 @@ from inference.load import load_generator
 from inference.page import RUNTIME, URL, WASM, runtime_files, write_page
 from inference.translate import Translator
 from runtime.checkpoint import GENERATOR
-from utils import UserError
+from utils import UserError, command_line
 
 FILES = Path(os.environ.get("ONNXRUNTIME_WEB") or page_module.cache())
 
@@ -72,15 +72,17 @@ def left_in(folder):
 
 @pytest.mark.long
 def test_the_folder_holds_all_that_the_page_asks_for(run, fake, tmp_path, capsys):
-    begin(export, "--checkpoint", run / "gen.pth.tar", "--page", tmp_path / "page", "--runtime", fake, "--examples", 1)
-    told = json.loads((tmp_path / "page" / "settings.json").read_text())
+    page = tmp_path / "my page"
+    begin(export, "--checkpoint", run / "gen.pth.tar", "--page", page, "--runtime", fake, "--examples", 1)
+    told = json.loads((page / "settings.json").read_text())
     files = {told["model"]["file"], *(told["runtime"][name] for name in ("script", "module", "file"))}
-    assert left_in(tmp_path / "page") == files | {"index.html", "worker.js", "settings.json", "example/0.png"}
-    assert (tmp_path / "page" / told["model"]["file"]).stat().st_size == told["model"]["bytes"]
-    assert (tmp_path / "page" / "index.html").read_bytes() == (ROOT / "draw.html").read_bytes()
+    assert left_in(page) == files | {"index.html", "worker.js", "settings.json", "example/0.png"}
+    assert (page / told["model"]["file"]).stat().st_size == told["model"]["bytes"]
+    assert (page / "index.html").read_bytes() == (ROOT / "draw.html").read_bytes()
     assert told["kind"] == "labels" and told["size"] == [64, 64] and told["examples"] == ["001"]
-    assert "--examples 0 leaves them out" in capsys.readouterr().out
-    assert str(tmp_path) not in (tmp_path / "page" / "settings.json").read_text()
+    said = capsys.readouterr().out
+    assert command_line(["--directory", str(page)]) in said and "--examples 0 leaves them out" in said
+    assert str(tmp_path) not in (page / "settings.json").read_text()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

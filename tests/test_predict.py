@@ -81,7 +81,7 @@ def test_arrays_come_back_as_they_went_in(gen, channels, dtype):
 @pytest.mark.parametrize(("bad", "told"), [
     *((bad, "must be an array of numbers") for bad in (np.zeros((0, 4), np.uint8), np.zeros((4, 4, 65), np.uint8),
                                                        np.zeros(4, bool), [1, 2], np.zeros((4, 4), "U"))),
-    (np.zeros((4, 4, 5), np.uint8), "the image has 5 channels, not the 3"), (np.zeros((4, 4)), "unknown range"),
+    (np.zeros((4, 4, 5), np.uint8), "the image has 5 channels, not the 3"), (np.zeros((4, 4)), "range: make them 8"),
     (Image.fromarray(np.zeros((4, 4), np.int32)), "unknown range")])
 def test_what_is_no_picture_is_refused(gen, bad, told):
     with pytest.raises(ValueError, match=told):

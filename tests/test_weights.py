@@ -41,7 +41,8 @@ def served():
             served.asked.append(f"{self.command} {self.path}")
             if found is None:
                 self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound" if "empty" in self.path else "RepoNotFound")
+                kind = next((kind for kind in ("Entry", "Revision") if kind.lower() in self.path), "Repo")
+                self.send_header("X-Error-Code", f"{kind}NotFound")
                 self.end_headers()
                 return
             self.send_response(302 if isinstance(found, str) else 200)
@@ -199,8 +200,14 @@ def test_windows_paths_name_what_lies_on_the_network_too(monkeypatch):
 def test_what_the_hub_has_not_is_a_sentence(hub):
     with pytest.raises(UserError, match="could not fetch hf:me/none: there is no such"):
         load_generator("hf:me/none")
-    with pytest.raises(UserError, match="hf:me/empty holds no model.safetensors"):
-        load_generator("hf:me/empty")
+    with pytest.raises(UserError, match="hf:me/entry holds no model.safetensors"):
+        load_generator("hf:me/entry")
+    with pytest.raises(UserError, match="hf:me/facades@revision9: me/facades has no revision revision9"):
+        load_generator("hf:me/facades@revision9")
+    hub.files["/me/facades/resolve/main/model.safetensors"] = bytes(100)
+    hub.cut = True
+    with pytest.raises(UserError, match="could not fetch hf:me/facades: .*50 bytes"):
+        load_generator("hf:me/facades")
     for name in ("hf:", "hf:a/b/c", "hf:me/what?"):
         with pytest.raises(UserError, match="could not fetch hf:"):
             load_generator(name)
