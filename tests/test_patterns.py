@@ -157,6 +157,11 @@ def test_what_no_pattern_matches_and_inputs_alone_are_named(tmp_path):
      "opt/{name}/{name}.*", "sar/{name}/{name}.*"),
     (both("train/masks/train_{}_mask.gif", "train/images/train_{}.png") + [f"test/images/test_{i}.png" for i in "12"],
      "{split}/masks/{name}_mask.*", "{split}/images/{name}.*"),
+    (both("back/x/{}.png", "back/y/{}.png", NUMBERS[:2]) + both("front/x/{}.png", "front/y/{}.png", NUMBERS[:2]),
+     "{name}/x/{name}.*", "{name}/y/{name}.*"),
+    ("TestArea/masks/{}.png TestArea/images/{}.png", "TestArea/masks/{name}.*", "TestArea/images/{name}.*"),
+    ([file for i in "12" for file in both(f"TrainSite{i}/ir/{{}}.png", f"TrainSite{i}/rgb/{{}}.png", NUMBERS[:2])],
+     "{name}/ir/{name}.*", "{name}/rgb/{name}.*"),
 ])
 def test_folders_are_answered_with_flags_that_work(tmp_path, files, a, b):
     tree(tmp_path, *(both(*files.split()) if isinstance(files, str) else files))
