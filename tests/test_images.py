@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pairs.images import read_header, read_picture
-from pairs.picture import to_array
+from pairs.picture import of_pillow, to_array
 from utils import DataError
 
 
@@ -132,6 +132,12 @@ def test_the_gray_that_a_png_calls_transparent_is_white(tmp_path, bits, place):
     assert (picture.indices == values).all() and (picture.alpha == np.where(clear, 0, np.iinfo(picture.kind).max)).all()
     wanted = np.where(clear, 1, values / (2**bits - 1))
     np.testing.assert_allclose(to_array(picture, 1)[0, :, 0] / (255 if bits < 16 else 1), wanted, atol=1e-6)
+
+
+def test_a_colour_that_was_transparent_before_pillow_converted_it_hides_nothing():
+    image = Image.new("RGB", (4, 4))
+    image.info["transparency"] = (0, 0, 0)
+    assert [of_pillow(image.convert(mode)).alpha for mode in "IF"] == [None, None]
 
 
 def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):
