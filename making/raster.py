@@ -155,7 +155,8 @@ class Raster:
             return values[:, rows, columns], valid[:, rows, columns] & inside
         at = at - begin - 0.5  # centres of pixels lie at halves
         linear = need("scipy.ndimage", "scipy", WHAT).map_coordinates
-        weight = np.stack([linear(mask.astype(float), at, order=1, mode="nearest") for mask in valid])
+        masks = valid if (valid != valid[0]).any() else valid[:1]
+        weight = np.stack([linear(mask.astype(float), at, order=1, mode="nearest") for mask in masks])
         mean = np.stack([linear(band, at, order=1, mode="nearest") for band in np.where(valid, values, 0.0)])
         mean = np.divide(mean, weight, out=np.zeros_like(mean), where=weight > 0)
         if values.dtype.kind != "f":
