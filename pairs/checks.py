@@ -162,7 +162,7 @@ class Seen:
     values: Values  # how they are taken
     is_input: bool = True
     channels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # "3", or "3 + 1" of two → files
-    widest: dict[int, str] = field(default_factory=dict)  # by the number of a picture in its pair, from 1, of KINDS
+    kinds: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))  # of a pair's first picture, second, …
     numbers: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))  # some, by their kind
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
@@ -178,7 +178,7 @@ class Seen:
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
         ranged = self.values.ranged(pictures)
         for number, picture in enumerate(pictures, 1):
-            self.widest[number] = max(self.widest.get(number, picture.kind), picture.kind, key=KINDS.index)
+            self.kinds[number].add(picture.kind)
         if len({*ranged}) > 1 and not self.is_input:
             which = " and ".join(picture.name for picture in pictures)
             raise UserError(f"side {self.name} is the target, and its range is for some of {which} alone, but an "
@@ -225,8 +225,8 @@ class Seen:
     @property
     def ranged_inputs(self) -> tuple[int, ...]:
         """Those of several, from 1, that have the range: they hold the most bits in some pair, if not in each."""
-        wide = [number for number, kind in self.widest.items() if kind == self.kind]
-        return tuple(wide) if self.values.limits and len(self.widest) > 1 else ()
+        wide = [number for number, kinds in self.kinds.items() if self.kind in kinds]
+        return tuple(wide) if self.values.limits and len(self.kinds) > 1 else ()
 
     @property
     def kind(self) -> str:

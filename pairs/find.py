@@ -221,13 +221,13 @@ class _Index:
             found.notes.append(f"not used: {name_of(self.tables[0])}; pairs are told by folders and names alone")
 
 
-def list_images(folder: Path, tell: bool = False) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, also by links, in the order of their paths.
 
-    With `tell`, says how many files of other formats are left out.
+    Says how many files of other formats are left out.
     """
     endings = {path: split_ending(path.name)[1] for _, _, files in walk(folder, followlinks=True) for path in files}
-    if tell and (others := other_formats(Counter(endings.values()))):
+    if others := other_formats(Counter(endings.values())):
         say(f"not used: {others}")
     return sorted(path for path, ending in endings.items() if ending in SUFFIXES)
 
@@ -245,7 +245,7 @@ def sides_in(folder: Path, by_end: bool) -> dict[Path, tuple[str, Hashable]]:
     by their ends. Says how many files of other formats are left out.
     """
     sides, folders = {}, defaultdict(list)
-    for path in list_images(folder, tell=True):
+    for path in list_images(folder):
         stem = split_ending(path.name)[0]
         layout, side, inside = placed(place_in(path.parent, folder))
         sides[path] = side.upper(), (layout, unicodedata.normalize("NFC", inside + stem))
