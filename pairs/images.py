@@ -107,10 +107,10 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
             return _of_gif(image, name)
         if reduce > 1 and image.format == "JPEG":
             image.draft(image.mode, (image.width // reduce, image.height // reduce))
-        bits = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+        bits = image.tile[0][3] if image.tile else ""
         ImageOps.exif_transpose(image, in_place=True)  # decodes it first
     spread = {"L;2": 85, "L;4": 17}.get(bits, 1)  # what gray of few bits is multiplied by, so that it ends at white
-    if spread > 1 and "transparency" in image.info:
+    if "transparency" in image.info:
         image.info["transparency"] *= spread  # which Pillow leaves as it is in the file
     picture = of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
     return picture if spread == 1 else replace(picture, indices=picture.indices // spread)

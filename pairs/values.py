@@ -239,11 +239,6 @@ def mask_weight(mask: Picture) -> np.ndarray:
     return shown[..., None] * np.uint8(255) if np.array_equal(shown, marked & shown) else gray
 
 
-def is_deep(pictures: Sequence[Picture]) -> bool:
-    """Whether an output of theirs deserves 16 bits."""
-    return any(picture.kind == "uint16" for picture in pictures)
-
-
 def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Tensor, Tensor]:
     """x and y, float (N, C, H, W) in [-1, 1]; a mask stays behind y's channels.
 
