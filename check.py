@@ -103,8 +103,7 @@ def check(cfg: Config) -> int:
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")
     if good.get("train"):
-        if cfg.color_jitter:
-            check_colours(good["train"], cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
+        check_colours(good["train"], cfg)
         # What it will see of some pairs.
         name = cfg.data_root.resolve().name
         preview = Path(f"preview_{name}.png")

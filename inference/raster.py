@@ -29,7 +29,6 @@ from pairs import tiff
 from pairs.geometry import Interpolation, nearest
 from pairs.images import to_tensor
 from pairs.picture import Picture
-from pairs.values import is_deep
 from runtime.console import say
 from runtime.files import atomic, claim
 from runtime.threads import ordered
@@ -124,7 +123,7 @@ class Raster:
         self.size = header.width, header.height
         self.made = translator.trained.enlarged(self.size)  # of the output
         self.place = tiff.Place.of(image).scaled(self.size, self.made)
-        self.deep = is_deep([self.picture(0, 1)])
+        self.deep = self.picture(0, 1).kind == "uint16"
         self.seen = translator.network_size(self.made)
         self.x_taps = list(map(taps, self.size, self.seen, [translator.x_how] * 2))
         self.y_taps = list(map(taps, self.seen, self.made, [translator.y_how] * 2))

@@ -58,7 +58,7 @@ class Photos:
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} must be from {least} to {most}; it is {getattr(self, name)}")
-        found = list_images(self.photos, tell=True)
+        found = list_images(self.photos)
         real = functools.cache(Path.resolve)
         once = {real(path.parent) / path.name: path for path in found[::-1]}  # links show some folders again
         photos = [path for path in sorted(once.values()) if not drawn_here(path)]

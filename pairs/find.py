@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,14 @@ Named = list[tuple[str, Path]]  # images, and what they are called on their side
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
 
-def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True,
-                 patterns: Patterns | None = None, group: str = "", photos: bool = False) -> Found:
+def usable_pairs(root: Path, *more: Any, **settings: Any) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
+    more, settings: what `find_pairs` takes behind the folder.
     Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, seed, known, resumed, patterns, group, photos)
+    found = find_pairs(root, *more, **settings)
     for note in found.notes:
         say(note)
     refuse_problems(found, ["train", found.validation])
@@ -220,13 +221,13 @@ class _Index:
             found.notes.append(f"not used: {name_of(self.tables[0])}; pairs are told by folders and names alone")
 
 
-def list_images(folder: Path, tell: bool = False) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, also by links, in the order of their paths.
 
-    With `tell`, says how many files of other formats are left out.
+    Says how many files of other formats are left out.
     """
     endings = {path: split_ending(path.name)[1] for _, _, files in walk(folder, followlinks=True) for path in files}
-    if tell and (others := other_formats(Counter(endings.values()))):
+    if others := other_formats(Counter(endings.values())):
         say(f"not used: {others}")
     return sorted(path for path, ending in endings.items() if ending in SUFFIXES)
 
@@ -244,7 +245,7 @@ def sides_in(folder: Path, by_end: bool) -> dict[Path, tuple[str, Hashable]]:
     by their ends. Says how many files of other formats are left out.
     """
     sides, folders = {}, defaultdict(list)
-    for path in list_images(folder, tell=True):
+    for path in list_images(folder):
         stem = split_ending(path.name)[0]
         layout, side, inside = placed(place_in(path.parent, folder))
         sides[path] = side.upper(), (layout, unicodedata.normalize("NFC", inside + stem))

@@ -135,10 +135,8 @@ def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
 
 def split_ending(name: str) -> tuple[str, str]:
     """A file's name without its ending, and that in lower case."""
-    if name.startswith("."):
-        return name, "hidden"
-    stem, dot, ending = name.rpartition(".")
-    return (stem, "." + ending.lower()) if dot else (name, "")
+    stem, ending = posixpath.splitext(name)
+    return stem, "hidden" if name.startswith(".") else ending.lower()
 
 
 def place_in(folder: Path, top: Path) -> str:

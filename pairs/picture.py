@@ -58,8 +58,8 @@ class Picture:
 
     def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Picture":
         """The same `change` of all that the picture holds."""
-        planes = {name: getattr(self, name) for name in ("array", "alpha", "valid", "indices")}
-        return replace(self, **{name: change(plane) for name, plane in planes.items() if plane is not None})
+        planes = {name: plane for name, plane in vars(self).items() if isinstance(plane, np.ndarray)}
+        return replace(self, **{name: change(plane) for name, plane in planes.items()})
 
     def turned(self, orientation: int) -> "Picture":
         """Upright, by the number in EXIF or TIFF."""

@@ -57,7 +57,7 @@ def read_header(file: BinaryIO) -> Header:
         if not kinds[-1]:
             break
 
-    def one(name: str, default: int) -> int:
+    def one(name: str, default: int = 1) -> int:
         values = set(first.get(name, [default]))
         if len(values) > 1:
             raise ValueError(f"its bands differ in {name}")
@@ -65,10 +65,10 @@ def read_header(file: BinaryIO) -> Header:
 
     width = one("width", 0)
     height = one("height", 0)
-    bands = one("bands", 1)
-    bits = one("bits", 1)
-    kind = one("format", 1)
-    photometric = one("photometric", 1)
+    bands = one("bands")
+    bits = one("bits")
+    kind = one("format")
+    photometric = one("photometric")
     if not width or not height:
         raise ValueError("a TIFF without a picture")
     if (kind, bits) not in DEPTHS:
@@ -78,7 +78,7 @@ def read_header(file: BinaryIO) -> Header:
     if photometric not in COLOURS or photometric in (WHITE_IS_0, PALETTE) and (kind, bands) != (1, 1):
         raise ValueError(f"a TIFF whose colours are not read: PhotometricInterpretation {photometric} of {bands} bands"
                          f", SampleFormat {kind}; gray and RGB are")
-    return Header(width, height, bands, np.dtype(DEPTHS[kind, bits]), bits, photometric, one("orientation", 1),
+    return Header(width, height, bands, np.dtype(DEPTHS[kind, bits]), bits, photometric, one("orientation"),
                   "nodata" in first or any(kind & 4 for kind in kinds), 0 in kinds)
 
 

@@ -208,7 +208,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     assert len(notes) == 4 and "metadata.csv; pairs are told by" in notes[3]
     assert "2 images in mine/more/deep" in notes[0] and str(tmp_path / "mine" / "link") in notes[1]
     assert "2 × .jp2, 1 × .heic" in notes[2]
-    assert len(list_images(tmp_path / "mine", tell=True)) == 7 and notes[2] in capsys.readouterr().out  # with links
+    assert len(list_images(tmp_path / "mine")) == 7 and notes[2] in capsys.readouterr().out  # with links
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     tree(tmp_path / "split", "val/0", "loose")
