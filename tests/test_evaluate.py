@@ -22,7 +22,7 @@ from evaluate import Evaluate, baseline, load_pairs, load_reader, reading, table
 from generator import Generator
 from hd.networks import GlobalGenerator
 from inference.load import load_generator, published_keys
-from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, summary
+from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, needs, summary
 from pairs.geometry import Geometry
 from pairs.palettes import CITYSCAPES, FACADES, load_palette
 from pairs.values import Values
@@ -244,7 +244,7 @@ def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data
     forward = Generator.forward
     monkeypatch.setattr(Generator, "forward", lambda self, x: forward(self, x) * (torch.nan if x.min() == 1 else 1))
     status, said, folders = call("--baseline", "identity", "--palette", "facades")
-    assert status == 0 and "not finite: 1 of 3 pairs" in said and "bad.png" in said
+    assert status == 0 and "not finite (--precision fp32 may help): 1 of 3 pairs" in said and "bad.png" in said
     report = json.loads((folders[0] / "metrics.json").read_text())
     assert [value is None for value in report["l1_of_each"]] == [False, False, True]
     l1 = report["scores"]["output"]["l1"]
@@ -252,7 +252,8 @@ def test_one_output_that_is_not_finite_costs_only_itself_and_is_named(call, data
     assert report["scores"]["identity"]["l1"]["mean"] < 1.5  # the pair is left out for all: its own distance is 2
     monkeypatch.setattr(Generator, "forward", lambda self, x: x * torch.nan)
     status, said, folders = call()
-    assert status == 2 and "none of the 3 outputs is finite" in said and len(folders) == 1
+    assert status == 2 and "not finite (--precision fp32 may help): 3 of 3 pairs" in said and len(folders) == 1
+    assert "none of the 3 pairs can be scored" in said
 
 
 def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path, monkeypatch):
@@ -346,7 +347,7 @@ def test_fid_and_kid_see_the_bytes_that_a_file_would_hold_and_lpips_no_small_ima
         perceptual.update(levels / 127.5 - 1 + off / 127.5, levels / 127.5 - 1)
     assert len(seen) == 6 and all(torch.equal(image, levels.byte().expand(3, -1, -1)) for image in seen)
     assert perceptual.compute() == {"fid": 0.0}
-    assert perceptual.missing() == {"lpips": "it needs more than 30 pixels a side"}
+    assert needs("lpips") == "more than 30 pixels a side"
 
 
 def test_fid_and_kid_enlarge_images_as_torch_fidelity_does(monkeypatch):
@@ -376,7 +377,7 @@ def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence():
                                kid=KernelInceptionDistance(Mean()))
     perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
     assert perceptual.compute() == {}
-    assert perceptual.missing() == dict.fromkeys(("fid", "kid"), "it needs two images or more")
+    assert needs("fid") == needs("kid") == "two images or more"
     perceptual.update(torch.rand(3, 64, 64), torch.rand(3, 64, 64))
     assert all(map(math.isfinite, perceptual.compute().values())) and len(perceptual.compute()) == 2
 
