@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from pairs.checks import Headers, Seen, check_headers, check_shown, check_small, check_values, describe
 from pairs.divide import Found
+from pairs.download import ensure_dataset
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
 from pairs.identity import Known, Pair, changes, digest, marks
@@ -35,7 +37,7 @@ class Survey:
     same_train: bool = True  # whether a resumed run trains on the pairs that it knows, in their order
 
     @classmethod
-    def find(cls, settings: Mapping[str, Any], before: dict | None, resumed: bool) -> "Survey":
+    def find(cls, settings: Mapping[str, Any], before: dict | None, resumed: bool, ranks: Ranks) -> "Survey":
         """The pairs that the settings of a run point at, none of which changes its side.
 
         before: what the file says that the run goes on from (`resumed`) or has begun with.
@@ -47,6 +49,7 @@ class Survey:
             raise UserError("the run is of an earlier version, which knew its pairs by name alone: begin a new one "
                             "with another --out-dir")
         root = Path(settings["data_root"])
+        ranks.first_here(partial(ensure_dataset, root))
         patterns = Patterns.of(settings)
         photos = settings["space"] == "lab"
         found = usable_pairs(root, settings["seed"], known, resumed, patterns, settings["group"], photos)
