@@ -1,6 +1,4 @@
-import copy
 import errno
-import json
 import math
 import os
 import re
@@ -16,20 +14,16 @@ import torch
 from conftest import call, lively_generator, save, translated, write_generator
 from PIL import Image
 
-import export as export_module
 import predict as predict_module
 from generator import Generator
 from inference import translate as translate_module
-from inference.export import export
 from inference.trained import Trained
 from inference.translate import Translator, translate
 from pairs.geometry import Geometry, Sizes
-from pairs.identity import Known
 from pairs.images import read_picture, write_picture
 from pairs.picture import TURNED, picture_of
 from predict import Job, Predict, find_jobs, predict, tell_pairs
 from runtime import files
-from runtime.files import temporary_name
 from utils import DataError, UserError
 
 
@@ -337,16 +331,6 @@ def test_a_mistake_is_one_sentence_and_status_2(checkpoint, tmp_path, monkeypatc
     assert status == 2 and re.search(f"^error: .*{said}", err) and err.count("\n") == 1, err
 
 
-@pytest.mark.parametrize("output", ["folder.pt2", "folder.onnx", "a.png/gen.pt2", "itself.pt2", "gen.gguf"])
-def test_a_mistake_in_an_export_is_one_sentence_and_status_2(checkpoint, tmp_path, output):
-    save(tmp_path / "a.png", image(8, 8))
-    for name in ("folder.pt2", "folder.onnx"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "itself.pt2").symlink_to(checkpoint)
-    status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", tmp_path / output)
-    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-
-
 @pytest.mark.parametrize(("flags", "instead"), [
     (["--export", "gen.onnx"], "export.py"), (["--export=gen.pt2"], "export.py"), (["--half"], "export.py --half"),
     (["--resize"], "--scale crop"), (["--no-resize"], "--scale trained")])
@@ -364,89 +348,6 @@ def test_label_maps_that_are_written_as_jpeg_are_warned_of(checkpoint, tmp_path,
     source = save(tmp_path / "in.png", image(64, 64))
     status, out, _ = translated(checkpoint, source, tmp_path / f"out.{ending}")
     assert status == 0 and ("--ending .png keeps them" in out) == said
-
-
-@pytest.fixture(params=["pt2", "onnx"])
-def suffix(request):
-    if request.param == "onnx":
-        pytest.importorskip("onnxscript")
-    return request.param
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["image", "running"])
-def test_an_export_equals_the_network_at_other_sizes(gen, checkpoint, tmp_path, suffix, norm):
-    path = tmp_path / f"gen.{suffix}"
-    status, out, err = call(export_module, "--checkpoint", checkpoint, "--output", path, "--norm", norm)
-    assert status == 0 and path.name in out, err
-    for shape in ((1, 3, 64, 128), (3, 3, 192, 64)):
-        x = torch.rand(shape) * 2 - 1
-        with torch.no_grad(), gen.test_time(norm, dropout=False):
-            torch.testing.assert_close(run_export(path, x), gen(x), rtol=0, atol=1e-4)
-
-
-def read_metadata(path):
-    if path.suffix == ".onnx":
-        return pytest.importorskip("onnxruntime").InferenceSession(path).get_modelmeta().custom_metadata_map
-    files = dict.fromkeys(("direction", "in_channels", "load_size", "multiple", "known"), "")
-    torch.export.load(path, extra_files=files)
-    return {name: value for name, value in files.items() if value}
-
-
-def run_export(path, x):
-    if path.suffix == ".onnx":
-        session = pytest.importorskip("onnxruntime").InferenceSession(path)
-        return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
-    with torch.no_grad():
-        return torch.export.load(path).module()(x)
-
-
-def in_gray_levels(a, b):
-    return (a - b).abs() * 127.5
-
-
-@pytest.mark.slow
-def test_half_an_export_is_half_as_large_and_gives_the_same_image(gen, checkpoint, tmp_path, suffix):
-    """fp16 arithmetic would be seen; so would inputs and outputs that a program must convert."""
-    half, full = (tmp_path / f"{name}.{suffix}" for name in ("half", "full"))
-    status, out, err = call(export_module, "--checkpoint", checkpoint, "--output", half, "--half")
-    assert status == 0, err
-    export(gen, full)
-    weights = sum(p.numel() for p in gen.parameters())
-    assert half.stat().st_size < full.stat().st_size - 1.5 * weights
-    x = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), size=(64, 128), mode="bilinear") * 2 - 1
-    assert 0 < in_gray_levels(run_export(half, x), run_export(full, x)).max() < 0.1
-
-
-def test_a_weight_too_large_for_fp16_is_a_sentence_and_no_infinity(gen, tmp_path):
-    large = copy.deepcopy(gen)
-    large.decoder[0][1].weight.data[0] = 1e5
-    with pytest.raises(UserError, match="too large for fp16"):
-        export(large, tmp_path / "gen.pt2", half=True)
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.long
-def test_an_export_tells_what_another_program_must_know(gen, tmp_path, suffix):
-    gen = copy.deepcopy(gen)
-    gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), known=Known())
-    (tmp_path / temporary_name()).touch()  # of a process that was killed
-    export(gen, tmp_path / f"gen.{suffix}")
-    assert [path.name for path in tmp_path.iterdir()] == [f"gen.{suffix}"]
-    told = {name: json.loads(value) for name, value in read_metadata(tmp_path / f"gen.{suffix}").items()}
-    assert told.items() >= {"direction": "BtoA", "in_channels": 3, "load_size": 72, "multiple": 64}.items()
-    assert "known" not in told
-
-
-@pytest.mark.long
-def test_an_export_onto_a_full_disk_is_a_sentence_and_leaves_the_old_file(gen, tmp_path, disk, suffix):
-    """torch's writer of archives aborted the process, with a C++ trace."""
-    folder = disk(tmp_path / "full", 65536)
-    path = folder / f"gen.{suffix}"
-    path.write_bytes(b"whole")
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        export(gen, path)
-    assert [each.read_bytes() for each in folder.iterdir()] == [b"whole"]
 
 
 @pytest.mark.parametrize("error", [
