@@ -192,15 +192,6 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
     assert [*sampler] == [] and len(sampler) == 0
 
 
-def test_a_broken_file_is_named_through_a_worker(data):
-    (data / "train" / "3.png").write_bytes(b"broken")
-    pairs = paired([pair_of(path) for path in sorted((data / "train").iterdir())], JITTER, train=True)
-    with loaders(pairs, pairs, replace(JITTER, num_workers=1), Ranks()) as (batches, _), \
-            pytest.raises(DataError) as error:
-        list(batches)
-    assert str(error.value) == f"{data / 'train' / '3.png'} is no image of a format that is read"
-
-
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_bad_data_is_refused_at_the_start(data, split):
     cfg = replace(Config(), data_root=data)

@@ -151,15 +151,6 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(small):
     train(small(n_epochs=load_tensors(small().out_dir / "checkpoint.pth.tar")["epoch"] + 1, resume=True))
 
 
-def test_a_data_folder_that_vanishes_is_named_and_nothing_is_lost(small, data, at_step):
-    cfg = small(n_epochs=5)
-    at_step(9, lambda losses: shutil.rmtree(data) or losses)
-    with pytest.raises(DataError, match="cannot be read: .*No such file"):
-        train(cfg)
-    saved = load_tensors(cfg.out_dir / "checkpoint.pth.tar")
-    assert (saved["epoch"], saved["step"]) == (1, 3)
-
-
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_unusable_files_are_counted_once_wherever_an_epoch_is_cut(small, data, at_step, cache):
     """Though loader processes are ahead."""

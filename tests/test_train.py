@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -151,14 +152,6 @@ def test_the_rate_is_constant_then_falls_linearly_and_never_is_zero():
     assert learning_rate(200, 2e-4, 200, 0) == 2e-4
 
 
-def test_the_rate_reaches_both_optimisers_and_the_log(small, end_of):
-    cfg = small(n_epochs=1, n_epochs_decay=1)
-    train(cfg)
-    saved = end_of(cfg)
-    assert [row["lr"] for row in saved["history"]] == [2e-4, 1e-4]
-    assert [saved["state"][name]["param_groups"][0]["lr"] for name in ("opt_g", "opt_d")] == [1e-4, 1e-4]
-
-
 @pytest.mark.long
 def test_a_resumed_run_whose_rate_rises_again_says_so(small, capsys):
     """Two epochs and two of decay, then --n-epochs 4: from a third of the rate back to two thirds."""
@@ -202,7 +195,10 @@ def test_one_epoch_and_two_more_equal_three(small, same, end_of, changes):
     train(straight)
     train(replace(parts, n_epochs=1, n_epochs_decay=0))
     train(replace(parts, resume=True))
-    assert same(end_of(straight), end_of(parts))
+    end = end_of(straight)
+    assert same(end, end_of(parts))
+    assert [row["lr"] for row in end["history"]] == [2e-4, 2e-4, 1e-4]
+    assert [end["state"][name]["param_groups"][0]["lr"] for name in ("opt_g", "opt_d")] == [1e-4, 1e-4]
     assert (parts.out_dir / "log.csv").read_text().count("\n") == 4
 
 
@@ -306,8 +302,9 @@ def test_a_file_that_breaks_while_training_costs_nothing(small, data, same, end_
                                                          split, workers):
     cfg, path = small(num_workers=workers), data / split / "1.png"
     whole = path.read_bytes()
-    at_step(6, lambda losses: path.write_bytes(whole[:100]))  # the end of the first epoch
-    with pytest.raises(DataError, match="1.png cannot be read"):
+    spoil = path.unlink if split == "val" else partial(path.write_bytes, whole[:100])
+    at_step(6, lambda losses: spoil())  # the end of the first epoch
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} cannot be read: "):
         train(cfg)
     monkeypatch.undo()
     path.write_bytes(whole)
@@ -321,12 +318,6 @@ def test_deterministic_asks_torch_for_it(small):
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def test_validation_draws_nothing_from_training_and_changes_no_weight(small, same, end_of, undisturbed, monkeypatch):
-    monkeypatch.setattr(Validation, "__call__", lambda *args: ({"val_l1": 0.0}, [[torch.zeros(3, 64, 64)] * 3]))
-    train(small())
-    assert same(undisturbed["state"], end_of(small())["state"])
 
 
 @pytest.mark.slow
@@ -431,12 +422,6 @@ def test_a_checkpoint_holds_its_epoch_though_training_went_on(small, same, end_o
     assert two["epoch"] == 1 and same(one, two)
     best = load_tensors(small("two").out_dir / "best.pth.tar")
     assert best["epoch"] == 1 and same(best["state_dict"], one["state"]["gen"])
-
-
-def test_a_run_from_memory_that_is_cut_is_the_run_from_the_files(small, end_of, same, undisturbed):
-    for changes in (dict(n_epochs=1), dict(resume=True)):
-        train(small(cache="auto", **changes))
-    assert same(undisturbed, end_of(small()))
 
 
 def test_the_start_tells_the_memory_of_what_is_there_already(small, capsys):
