@@ -54,22 +54,11 @@ def test_gen_pth_tar_rebuilds_the_generator_from_tensors_and_plain_types(run):
     assert str(run.data_root) not in str({k: v for k, v in saved.items() if k != "state_dict"})
 
 
-def test_a_state_dict_holds_both_networks_both_optimisers_and_the_scaler(small, same):
-    """A scaler that is switched on, as for fp16: its scale must come back."""
-    state, other = fresh_state(small()), fresh_state(small())
-    for each in (state, other):
-        each.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1)
-    for optimiser, net in ((state.opt_g, state.gen), (state.opt_d, state.disc)):
-        sum(p.sum() for p in net.parameters()).backward()
-        optimiser.step()
-    state.scaler.scale(torch.ones(()))
-    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 1024.0})
-    other.load_state_dict(state.state_dict())
-    assert set(state.state_dict()) == {"gen", "disc", "opt_g", "opt_d", "scaler"}
-    assert same(state.state_dict(), other.state_dict()) and other.scaler.state_dict()["scale"] == 1024
-    assert state.opt_g.state and state.opt_d.state
-    state.load_state_dict(fresh_state(small()).state_dict())  # of a run in bf16 or fp32, without a scale to restore
-    assert state.scaler.get_scale() == 1024
+def test_a_run_in_fp16_goes_on_from_one_without_a_scale(small):
+    state = fresh_state(small())
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    state.load_state_dict(fresh_state(small()).state_dict())
+    assert state.scaler.get_scale() == 8
 
 
 @pytest.mark.parametrize("change", [dict(ngf=8), dict(ndf=8), dict(n_layers=2), dict(in_channels=1),
@@ -81,26 +70,15 @@ def test_another_network_cannot_continue_a_run(run, change):
         train(replace(run, resume=True, n_epochs=2, **change))
 
 
-def test_a_start_that_fails_leaves_nothing_that_blocks_or_is_repeated(small, data, at_step, end_of, monkeypatch):
-    """No weights of VGG, a pair that breaks in step one, no memory: nothing was learnt."""
-    def offline(device):
-        raise UserError("no weights")
-
-    monkeypatch.setattr("train.load_vgg", offline)
+def test_a_start_that_fails_leaves_nothing(small, at_step, monkeypatch):
+    """No weights of VGG, no memory: nothing was learnt."""
+    monkeypatch.setattr("train.load_vgg", Mock(side_effect=UserError("no weights")))
     with pytest.raises(UserError, match="no weights"):
-        train(small(lambda_vgg=1.0, lr=0.1))
-
+        train(small(lambda_vgg=1.0))
     at_step(1, no_memory)
     with pytest.raises(torch.OutOfMemoryError):
-        train(small(lr=0.1))
+        train(small())
     assert not small().out_dir.exists()
-    train(small(n_epochs=1))
-    assert end_of(small())["epoch"] == 1
-    before = (small().out_dir / "config.json").read_bytes()
-    with pytest.raises(UserError, match="no weights"):
-        train(small(resume=True, n_epochs=2, lambda_vgg=1.0))
-    assert (small().out_dir / "config.json").read_bytes() == before  # --resume does not repeat it
-    train(parse(["--resume", "--out-dir", str(small().out_dir), "--n-epochs", "2"]))
 
 
 def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, run, data, capsys):

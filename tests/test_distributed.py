@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LARGER, ROOT, children_of, flags, fresh_state, launch, make_data, wait_until, write_pair
+from conftest import ROOT, children_of, flags, fresh_state, launch, make_data, wait_until, write_pair
 from torch import nn
 
 import train as train_module
@@ -85,14 +85,18 @@ def test_every_process_takes_its_own_pairs_and_only_the_padding_comes_twice(leng
     assert interleaved[: len(wanted)] == wanted and len(interleaved) - len(wanted) < world
 
 
-def test_one_process_on_a_machine_makes_the_data_and_the_others_wait(monkeypatch):
-    for name, value in dict(WORLD_SIZE="2", RANK="1", LOCAL_RANK="1", MASTER_ADDR="localhost", MASTER_PORT="1").items():
+@pytest.mark.parametrize(("world", "act"), [("2", "download.wait_for"), ("", "demo.draw")])
+def test_one_process_on_a_machine_makes_the_data_and_the_others_that_there_are_wait(monkeypatch, world, act):
+    """A rank alone is left in the environment."""
+    for name, value in dict(RANK="1", LOCAL_RANK="1", MASTER_ADDR="localhost", MASTER_PORT="1").items():
         monkeypatch.setenv(name, value)
-    waited = []
-    monkeypatch.setattr("pairs.download.wait_for", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    acted = []
+    for each in ("download.wait_for", "demo.draw"):
+        monkeypatch.setattr(f"pairs.{each}", lambda root, each=each: acted.append((each, root)))
     ensure_dataset(Path("data/demo"))
     ensure_dataset(Path("data/mine"))
-    assert waited == [Path("data/demo")] and not list(Path().iterdir())
+    assert acted == [(act, Path("data/demo"))]
 
 
 def test_nobody_waits_for_data_that_nobody_makes(tmp_path, monkeypatch):
@@ -368,19 +372,12 @@ def test_dropout_is_drawn_by_the_position_in_the_run_and_apart_in_each_process(s
     assert seeds["again"] == seeds[0]
 
 
-def test_all_processes_train_with_the_settings_of_the_main_one(small, on_steps, monkeypatch):
+def test_all_processes_train_with_the_settings_of_the_main_one(small, monkeypatch, capsys):
     """On another machine, --resume finds no settings: precision and all else must come from the main process."""
-    seen = set()
-
     def broadcast(self, act):
         found = act()
         return (replace(found[0], precision="bf16"), found[1]) if found else None
 
-    def look(losses, state, x, y, lambda_l1, autocast):
-        with autocast():
-            seen.add(state.gen(x).dtype)
-
     monkeypatch.setattr(Ranks, "broadcast", broadcast)
-    on_steps(look)
-    train(small(n_epochs=1, precision="fp32", **LARGER))
-    assert seen == {torch.bfloat16}
+    train(small(n_epochs=1, precision="fp32"))
+    assert "\nprecision: bf16\n" in capsys.readouterr().out

@@ -7,14 +7,13 @@ import urllib.error
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, begin, flags, fresh_state, stacked
-from test_distributed import finish, take_steps, torchrun
+from conftest import LARGER, begin, fresh_state, stacked
+from test_distributed import take_steps
 from test_train import Constant
 from torch import nn
 
@@ -288,15 +287,3 @@ def test_two_processes_take_the_step_of_one_with_both_images(small, tmp_path, ch
     one, two = (take_steps(tmp_path, small(**{**ALL, **change}), samples, n)["gradients"] for n in (1, 2))
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_runs_of_two_processes_go_on_with_one(small, end_of):
-    cfg = small(**ALL)
-    status, _, err = finish(torchrun("train.py", "--spectral-norm",
-                                     *flags(cfg.data_root, cfg.out_dir, n_epochs=1, **ALL)))
-    assert status == 0, err
-    train(replace(cfg, n_epochs=2, resume=True))
-    assert end_of(cfg)["epoch"] == 2 and end_of(cfg)["state"]["ema"]["steps"] == 3 + 6
-    assert not any(name.startswith("module.") for name in end_of(cfg)["state"]["gen"])
-    assert Path(cfg.out_dir, "examples", "epoch_0002.png").exists()
