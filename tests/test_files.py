@@ -32,16 +32,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
         assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_folder_appears_only_when_it_is_complete(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.complete_folder(tmp_path / "data") as folder:
-        (folder / "half").touch()
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
-    with files.complete_folder(tmp_path / "data") as folder:
-        (folder / "whole").touch()
-    assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
-
-
 def test_a_grid_shows_the_images_unchanged_under_their_titles(tmp_path):
     red, gray = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 64, 64), torch.zeros(1, 64, 64)
     save_grid(tmp_path / "grid.png", [[red, gray], [gray, red]], ["input", "output"],

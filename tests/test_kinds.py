@@ -118,7 +118,7 @@ def shape_and_numbers(path):
                                   for name in KINDS])
 def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    kind, root, run = KINDS[name], tmp_path / "data", tmp_path / "run"
+    kind, root, run = KINDS[name], tmp_path / "data", Path("run")
     kind.make(root)
     words = [*flags(SHARED | kind.settings)]
     said = ask(check, root, *words)
@@ -128,8 +128,9 @@ def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
     trained = load_generator(run / "gen.pth.tar").trained
     assert trained.epoch == 2 and trained.inputs == (2 if name == "two inputs" else 1)
 
-    printed = said.partition("translate: ")[2].splitlines()[0]
-    ask(predict, *shlex.split(printed)[2:], "--device", "cpu")
+    for program, name_of_line in ((predict, "translate"), (evaluate, "score")):
+        printed = said.partition(f"{name_of_line}: ")[2].splitlines()[0]
+        ask(program, *shlex.split(printed)[2:], "--device", "cpu")
     more = ["--side-by-side", "left"] if name == "flip" else []
     network = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
     ask(predict, *network, "--input", root / kind.inputs, "--output", "out", "--ending", kind.ending, *more)
@@ -146,7 +147,8 @@ def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
         ask(evaluate, *network, "--data-root", place, "--out-dir", folder, "--num-workers", 0, *more)
         return json.loads((folder / "metrics.json").read_text())
 
-    for found in (scores(root), scores(root, "--full-size")):
+    as_printed, = run.glob("evaluation_*/metrics.json")
+    for found in (json.loads(as_printed.read_text()), scores(root, "--full-size")):
         assert found["n"] > 0 and 0 < found["scores"]["output"]["l1"]["mean"] < 2
     if name == "patterns":  # a split alone lies as the end of the patterns says
         assert scores(root / "val", "--full-size")["scores"] == found["scores"]

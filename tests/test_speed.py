@@ -321,22 +321,6 @@ def test_a_graph_computes_what_eager_steps_compute_to_the_bit(exact, same, preci
 
 
 @pytest.mark.cuda
-def test_a_rate_of_zero_stops_a_graph_from_learning(exact, same):
-    four, twelve = (exact(True, [2e-4] * 4 + [0.0] * n)[1] for n in (1, 8))
-    for net in ("gen", "disc"):
-        weights = [{name: value for name, value in end[net].items() if name.endswith(("weight", "bias"))}
-                   for end in (four, twelve)]
-        assert same(*weights)
-
-
-@pytest.mark.cuda
-def test_dropout_goes_on_drawing_inside_a_graph():
-    gen, x = Generator(ngf=16, crop_size=64).to("cuda"), torch.randn(1, 3, 64, 64, device="cuda")
-    step = GraphedStep(lambda a, b: {"mean": gen(a).detach().mean()})
-    assert len({step(x, x)["mean"].item() for _ in range(8)}) == 8 and step.replay
-
-
-@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
 def test_a_run_on_the_gpu_resumes_to_the_bit(larger, same, end_of, exact, precision):
     changes = dict(device="cuda", precision=precision, n_epochs=3, speed="deterministic")
