@@ -77,7 +77,8 @@ KINDS = {
                           "{split}/B/{i}.tif": lambda i: np.uint16(places(i)[..., [1, 0]]) * 20}),
                   dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)), ending=".tif",
                   numbers="uint16", channels=2),
-    "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}), dict(flip="all"), inputs="val"),
+    "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}),
+                 dict(flip="all", direction="BtoA"), inputs="val"),
     "sizes": Kind(folder({"{split}/A/{i}.png": lambda i: Image.fromarray(places(i)).reduce(2),
                           "{split}/B/{i}.png": places})),
     "cityscapes": Kind(folder({

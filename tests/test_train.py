@@ -351,6 +351,8 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
     """A slow disk: training does not wait, an epoch's checkpoint may be left out, the last one never is."""
     monkeypatch.setattr(run_module.Run, "beside", True)  # as on a GPU
     save, writing, written, steps = run_module.save_run, threading.Lock(), [], []
+    submit, kinds = run_module.Writer.submit, set()
+    monkeypatch.setattr(run_module.Writer, "submit", lambda *args: kinds.add(args[1]) or submit(*args))
     on_steps(lambda losses, *_, **__: steps.append(written[:]))
 
     def slow(cfg, state, progress, *rest):
@@ -362,7 +364,8 @@ def test_checkpoints_are_written_while_training_goes_on_and_never_two_at_once(sm
         writing.release()
 
     monkeypatch.setattr(run_module, "save_run", slow)
-    train(small(n_epochs=8))
+    train(small(n_epochs=8, best_by="val_l1"))
+    assert kinds == {"checkpoint", "best", "log", "drawing"}  # of each of which only the newest waits
     assert written[0] == 1 and written[1] >= 4 and written[-1] == 8 and end_of(small())["epoch"] == 8
     assert steps[17] == []  # epochs 2 and 3 did not wait for the checkpoint of epoch 1
 
