@@ -56,6 +56,13 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+def coordinates(width, height=None):
+    """An image, square without a height, whose red grows to the right and whose green grows downwards."""
+    image = np.zeros((height or width, width, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.linspace(0, 250, width), np.linspace(0, 250, len(image))[:, None]
+    return image
+
+
 def save(path, content):
     """An image, or an array as one or as .npy, in a folder that is made if need be; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

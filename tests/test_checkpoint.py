@@ -96,10 +96,9 @@ def test_a_resume_that_learns_nothing_leaves_the_run_as_it_was(small, run, data,
     assert cfg.lr == small().lr
 
 
-def test_a_run_that_died_before_its_first_checkpoint_begins_over_in_its_folder(small, data, at_step, tmp_path,
-                                                                             monkeypatch, end_of, capsys):
+def test_a_run_that_died_before_its_first_checkpoint_begins_over_in_its_folder(small, data, at_step, monkeypatch,
+                                                                             end_of, capsys):
     """Its log.csv took the folder for ever: --resume went to runs/data-2, and with --out-dir the start was refused."""
-    monkeypatch.chdir(tmp_path)
     at_step(15, no_memory)
     monkeypatch.setattr(Writer, "busy", lambda self, kind: True)
     with pytest.raises(torch.OutOfMemoryError):
@@ -197,12 +196,8 @@ def test_the_folder_stays_locked_until_the_last_file_is_written(small, monkeypat
 @pytest.mark.skipif(os.name != "posix", reason="flock is POSIX")
 def test_a_file_system_without_locks_costs_the_protection_alone(small, monkeypatch, capsys, name):
     """Also where a run of another host has left its lock: whether that host still trains is more than can be known."""
-    import fcntl
-
-    def refuse(*_):
-        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    number = getattr(errno, name)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(number, os.strerror(number))))
     lock = small().out_dir / ".lock"
     lock.parent.mkdir()
     lock.write_text("1\nelsewhere\n")
@@ -218,9 +213,8 @@ def test_a_file_system_without_locks_costs_the_protection_alone(small, monkeypat
     assert all(path.exists() for path in writing)
 
 
-def test_a_start_without_a_folder_takes_the_next_free_one(small, tmp_path, monkeypatch, capsys):
+def test_a_start_without_a_folder_takes_the_next_free_one(small, capsys):
     """The second `python train.py` after an edit."""
-    monkeypatch.chdir(tmp_path)
     for _ in range(2):
         train(small(out_dir=None, n_epochs=1))
     assert "runs/data is taken: this run goes to runs/data-2" in capsys.readouterr().out

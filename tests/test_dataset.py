@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, make_data, pair_of, paired, settings, write_pair, write_sides
+from conftest import RGB, coordinates, make_data, pair_of, paired, settings, write_pair, write_sides
 from PIL import Image
 
 import check as check_module
@@ -25,16 +25,10 @@ from runtime.distributed import Ranks
 from utils import DataError, UserError
 
 
-def coordinates(size=64):
-    """An image whose pixels tell where they are: red is the column, green the row."""
-    rows, columns = np.mgrid[:size, :size]
-    return np.stack([columns * 3, rows * 3, np.zeros_like(rows)], axis=2).astype(np.uint8)
-
-
 @pytest.fixture
 def located(tmp_path):
     """A pair of which both halves carry their own coordinates."""
-    return [pair_of(write_pair(tmp_path / "pair.png", left=coordinates(), right=coordinates()))]
+    return [pair_of(write_pair(tmp_path / "pair.png", left=coordinates(64), right=coordinates(64)))]
 
 
 JITTER = replace(Config(), load_size=80, crop_size=64, cache="none")
@@ -120,7 +114,7 @@ def test_no_two_draws_of_the_jitter_are_one():
         draws = []
         for index in range(first, first + n):
             left, right = data.pixels([(epoch, index)])[0][0, 0, [0, -1]].tolist()
-            draws.append([left[1] // 3, min(left[0], right[0]) // 3, left[0] > right[0], left[3]])
+            draws.append([left[1] // 8, min(left[0], right[0]) // 8, left[0] > right[0], left[3]])
         return np.array(draws, float).T
 
     draws = drawn(0)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, ROOT, launch, paired, settings, write_pair
+from conftest import LARGER, ROOT, coordinates, launch, paired, settings, write_pair
 from PIL import Image
 
 import train as train_module
@@ -19,13 +19,6 @@ from pairs.find import usable_pairs
 from pairs.geometry import Geometry, Sizes, resize, resize_masked, usual_size
 from pairs.images import normalise, to_tensor
 from utils import DataError
-
-
-def coordinates(width, height):
-    """An image whose red grows to the right and whose green grows downwards, by two a pixel at most."""
-    image = np.zeros((height, width, 3), np.uint8)
-    image[..., 0], image[..., 1] = np.linspace(0, 250, width), np.linspace(0, 250, height)[:, None]
-    return image
 
 
 def write_set(root, sizes, copies=1):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import call, save, write_raster, write_sides
+from conftest import call, coordinates, save, write_raster, write_sides
 from PIL import Image
 from rasterio.transform import from_origin
 from test_values import SETS
@@ -27,8 +27,7 @@ SHARED = dict(ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=1, num_workers=
 
 def places(number=0):
     """(H, W, 3): red tells the column, green the row, blue the image."""
-    y, x = np.mgrid[:SIZE, :SIZE] * 255 // (SIZE - 1)
-    return np.dstack([x, y, np.full_like(x, 40 * number)]).astype(np.uint8)
+    return coordinates(SIZE) + np.uint8([0, 0, 40 * number])
 
 
 def save_raster(path, array):

@@ -2,6 +2,7 @@ import itertools
 import math
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -44,10 +45,7 @@ EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]
 @pytest.mark.parametrize("sink", ["logger.write_csv", "logger.write_curves", "logger.write_grid", "logger.Events",
                                   "tensorboard.append"])
 def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys, sink):
-    def fail(*args):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(f"runtime.{sink}", fail)
+    monkeypatch.setattr(f"runtime.{sink}", Mock(side_effect=OSError("no space left")))
     logger_of().epoch(row(), EXAMPLES)
     assert "no space left" in capsys.readouterr().out
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -132,11 +133,7 @@ def test_what_is_no_checkout_has_no_commit(checkout, tmp_path, monkeypatch):
     (folder / "copy").mkdir()
     (tmp_path / "broken" / ".git").mkdir(parents=True)
     assert commit_of(folder / "copy") == commit_of(tmp_path / "nowhere") == commit_of(tmp_path / "broken") == "unknown"
-
-    def slow(*args, **options):
-        raise subprocess.TimeoutExpired("git", 10)
-
-    monkeypatch.setattr(subprocess, "run", slow)
+    monkeypatch.setattr(subprocess, "run", Mock(side_effect=subprocess.TimeoutExpired("git", 10)))
     assert commit_of(folder) == "unknown"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
