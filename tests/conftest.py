@@ -122,6 +122,12 @@ def launch(*args, **options):
                             stderr=subprocess.PIPE, start_new_session=True, **options)
 
 
+def printed_by(program, *words):
+    """What these lines of Python print, as a process of their own with these words."""
+    return subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, check=True, capture_output=True,
+                          text=True).stdout
+
+
 def begin(module, *flags):
     """Runs a command: what its main function returns, or raises."""
     with pytest.MonkeyPatch.context() as patch:

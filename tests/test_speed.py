@@ -1,6 +1,5 @@
 import copy
 import ctypes
-import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT, fresh_state, stacked
+from conftest import fresh_state, printed_by, stacked
 from torch import nn
 
 from discriminator import Discriminator
@@ -125,8 +124,7 @@ for i in range(30):  # the heap grows at first
     torch.ones(10_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    kept, usual = (int(subprocess.run([sys.executable, "-c", program, word], cwd=ROOT, capture_output=True, text=True,
-                                      check=True).stdout) for word in ("kept", "usual"))
+    kept, usual = (int(printed_by(program, word)) for word in ("kept", "usual"))
     assert kept < usual / 10
 
 
