@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config import Config
-from pairs.checks import check_colours
 from pairs.geometry import Geometry, resize_pair
 from pairs.identity import Pair
 from pairs.jitter import Jitter
@@ -20,7 +19,6 @@ from pairs.reading import read_pictures
 from pairs.survey import Survey
 from pairs.values import Values, batch_of, mask_array, to_batch, values_of
 from runtime.console import say
-from runtime.distributed import ALONE, Ranks
 from utils import DataError
 
 
@@ -132,7 +130,7 @@ class PairedImages(Dataset):
         return pixels
 
 
-def load_data(cfg: Config, ranks: Ranks = ALONE, before: dict | None = None,
+def load_data(cfg: Config, world: int = 1, before: dict | None = None,
               resumed: bool = True) -> tuple[PairedImages, PairedImages, Survey]:
     """The training and the validation pairs, and what a checkpoint keeps of them.
 
@@ -140,9 +138,9 @@ def load_data(cfg: Config, ranks: Ranks = ALONE, before: dict | None = None,
     Raises FileNotFoundError or UserError when they cannot be used.
     """
     # Find the pairs.
-    survey = Survey.find(cfg.plain(), before, resumed, ranks)
-    survey.check_batch(cfg.batch_size, ranks.world)
-    check_colours(survey.train, cfg)
+    survey = Survey.find(cfg.plain(), before, resumed)
+    survey.check_batch(cfg.batch_size, world)
+    survey.check_colours(cfg)
 
     # Look at them, before hours are spent on what was not meant.
     x, y = values_of(vars(cfg))
@@ -163,5 +161,5 @@ def load_data(cfg: Config, ranks: Ranks = ALONE, before: dict | None = None,
     )
     train_data = make(survey.train, jitter=Jitter(cfg), masked=survey.masked)
     val_data = make(survey.scored)
-    keep_in_memory(cfg.cache, ranks.world, train_data, val_data)
+    keep_in_memory(cfg.cache, world, train_data, val_data)
     return train_data, val_data, survey

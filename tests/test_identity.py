@@ -272,7 +272,7 @@ def test_halves_of_any_shape_are_told_and_not_refused_where_a_network_has_learnt
         path.rename(path.with_name(path.name.replace("_AB", "")))
     capsys.readouterr()
     assert {pair.name for pair in evaluated(cfg, folder)} == held_out
-    _, val, _ = load_data(cfg, before=load_tensors(cfg.out_dir / "checkpoint.pth.tar"))
+    _, val, _ = load_data(cfg, 1, load_tensors(cfg.out_dir / "checkpoint.pth.tar"))
     assert {pair.name for pair in val.pairs} == held_out
     assert "have the shape of a single photo" in capsys.readouterr().out
     for i in range(4):

@@ -364,3 +364,13 @@ def test_a_known_data_set_is_fetched_where_it_was_meant_to_be(monkeypatch):
     for root in (Path("data/facades"), Path("data/facades").absolute()):
         ensure_dataset(root)
         assert fetched.pop() == root
+
+
+def test_a_rank_left_in_the_environment_waits_for_nobody(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    drawn = []
+    monkeypatch.setattr("pairs.demo.draw", drawn.append)
+    monkeypatch.setattr("pairs.download.wait_for", lambda root: pytest.fail("waits"))
+    ensure_dataset(Path("data/demo"))
+    assert drawn == [Path("data/demo")]
