@@ -211,9 +211,11 @@ def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
     assert "--size 286" in said and not (tmp_path / "out").exists()
     run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
     files = made(tmp_path / "out")
-    names = {"train": ["1"], "val": ["1"], "test": ["images/0", "images/1"]}
+    names = {"train": ["1"], "val": ["1"], "test": ["images/Test/0", "images/Test/1"]}
     assert {*files} == {f"{split}/{side}/{name}" for split in names for side in "AB" for name in names[split]}
     assert all(read_picture(path).size == (70, 60) for path in files.values())
+    photo(tmp_path / "photos" / "images" / "0.jpg", 5)  # beside Test/0.jpg
+    assert "2 in test" in run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
 
 
 def test_holes_from_masks(tmp_path):
@@ -720,7 +722,7 @@ def test_pairs_whose_sources_are_gone_or_in_another_split_are_told(tmp_path):
     for name in ("02.jpg", "renamed.jpg"):
         (train / "02.jpg").replace(train / name)
         said = run(*words, status=2)
-        assert "another split has new ones, which may be the same: 1, such as test/02: take" in said
+        assert "gone or moved, while another split has new ones, which may be the same: 1, such as test/02" in said
         assert state(tmp_path / "out") == before
     (train / "renamed.jpg").rename(tmp_path / "photos/02.jpg")  # in no split, which may become any
     assert "other names: 1, such as train/00" in run(*words) and state(tmp_path / "out") == before
