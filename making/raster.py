@@ -54,6 +54,7 @@ class Raster:
         self.nodata = next((n for n in image.nodatavals if Place(nodata=n).fits(np.dtype(image.dtypes[0]))), None)
         names = [each.name for each in image.colorinterp[:3]]
         self.coloured = names == ["red", "green", "blue"] and image.dtypes[0].startswith("uint")
+        self.in_bands = self.nodata is not None and image.count > 1 and not self.coloured  # one may lack a value alone
 
     def pixels(self, grid: "Raster", columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Columns and rows here of points that are given in pixels of `grid`; infinite where no projection reaches."""

@@ -211,9 +211,11 @@ def test_splits_that_are_there_stay_and_large_photos_are_told_of(tmp_path):
     assert "--size 286" in said and not (tmp_path / "out").exists()
     run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
     files = made(tmp_path / "out")
-    names = {"train": ["1"], "val": ["1"], "test": ["images/0", "images/1"]}
+    names = {"train": ["1"], "val": ["1"], "test": ["images/Test/0", "images/Test/1"]}
     assert {*files} == {f"{split}/{side}/{name}" for split in names for side in "AB" for name in names[split]}
     assert all(read_picture(path).size == (70, 60) for path in files.values())
+    photo(tmp_path / "photos" / "images" / "0.jpg", 5)  # beside Test/0.jpg
+    assert "2 in test" in run("photos", tmp_path / "photos", tmp_path / "out", "--input", "edges", "--size", "60")
 
 
 def test_holes_from_masks(tmp_path):
@@ -419,10 +421,8 @@ def test_a_split_may_stand_anywhere_in_a_parquet_s_name_or_in_those_of_its_folde
     for number, words in enumerate((files, [tmp_path / "in"])):
         said = run("parquet", *words, tmp_path / f"out{number}", "--val", 0)
         assert split in said and ("tell no split, as others' do: 1" in said) == (names == "maps maps-test")
-    note = tmp_path / "out0/prepare.json"
-    old = json.loads(note.read_text())
-    del old["rules"]
-    note.write_text(json.dumps(old))  # as the version did that looked at the first word only
+    assert "4 of them were there already" in run("parquet", *files, tmp_path / "out0", "--val", 0)
+    shutil.copytree(tmp_path / "out0/train", tmp_path / "out0/test", dirs_exist_ok=True)  # as by another rule
     assert "begun by another version" in run("parquet", *files, tmp_path / "out0", "--val", 0, status=2)
     hub(tmp_path / "in/train-test.parquet", 2)
     said = run("parquet", tmp_path / "in", tmp_path / "new", status=2)
@@ -626,6 +626,7 @@ def test_no_band_s_number_for_no_data_is_averaged(tmp_path, metres, numbers, kin
     a.write_text(first + told[0].replace("<NoDataValue></NoDataValue>", "") + second + told[1] + end)
     b = raster(tmp_path / "b.tif", (2560 // metres, 2560 // metres), metres)
     run("tiles", a, b, tmp_path / "out", "--size", 64, "--val", 0)
+    assert json.loads((tmp_path / "out/prepare.json").read_text())["rules"] == 2
     for name, path in made(tmp_path / "out").items():
         if "/A/" in name:
             top, left = (int(number) for number in path.stem.split("_"))
@@ -671,6 +672,7 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     note = tmp_path / "out/prepare.json"
     for gone, status, message in ("modified", 0, "were there already"), ("rules", 2, "begun by another version"):
         told = json.loads(note.read_text())
+        assert told["rules"] == 1  # older versions made the same of bands that have no number of their own
         del told[gone]
         note.write_text(json.dumps(told))  # as older versions did
         said = run(*words, status=status)
@@ -711,7 +713,7 @@ def test_pairs_whose_sources_are_gone_or_in_another_split_are_told(tmp_path):
     for name in ("02.jpg", "renamed.jpg"):
         (train / "02.jpg").replace(train / name)
         said = run(*words, status=2)
-        assert "another split has new ones, which may be the same: 1, such as test/02: take" in said
+        assert "gone or moved, while another split has new ones, which may be the same: 1, such as test/02" in said
         assert state(tmp_path / "out") == before
     (train / "renamed.jpg").rename(tmp_path / "photos/02.jpg")  # in no split, which may become any
     assert "other names: 1, such as train/00" in run(*words) and state(tmp_path / "out") == before
