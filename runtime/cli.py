@@ -177,7 +177,7 @@ def continued(folder: Path, cfg: Config, defaults: dict, argv: list[str], of_rec
     and says so.
     """
     own = cfg.plain()
-    others = {"data_root", "out_dir", "resume", *flags(argv)}
+    others = {"data_root", "out_dir", "resume", "init_from", *flags(argv)}
     edited = {name: value for name, value in Config().plain().items()
               if name not in others and value not in (own[name], defaults.get(name, value))}
     stands = {*FIXED, *of_recipe}
