@@ -159,13 +159,18 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(small):
     train(small(n_epochs=load_tensors(small().out_dir / "checkpoint.pth.tar")["epoch"] + 1, resume=True))
 
 
-def test_a_data_folder_that_vanishes_is_named_and_nothing_is_lost(small, data, at_step):
+def test_a_data_folder_that_vanishes_is_named_and_nothing_is_lost(small, data, at_step, monkeypatch, capsys):
     cfg = small(n_epochs=5)
+    again = shutil.copytree(data, data.with_name("again"))
     at_step(9, lambda losses: shutil.rmtree(data) or losses)
     with pytest.raises(DataError, match="cannot be read: .*No such file"):
         train(cfg)
     saved = load_tensors(cfg.out_dir / "checkpoint.pth.tar")
     assert (saved["epoch"], saved["step"]) == (1, 3)
+    save = Run.save
+    monkeypatch.setattr(Run, "save", lambda *args: save(*args) or shutil.rmtree(again))
+    train(small("second", n_epochs=1, data_root=again, cache="none"))
+    assert "skipped: " not in capsys.readouterr().out  # once all is saved, nothing reads the pairs
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
