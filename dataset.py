@@ -85,10 +85,11 @@ class PairedImages(Dataset):
         return pixels, place != index
 
     def readable(self) -> Iterator[Pair]:
-        """The pairs that can be read; prints a note of each other."""
+        """The pairs; with `skip`, those that can be read, and a note of each other is printed."""
         for index, pair in enumerate(self.pairs):
             try:
-                self.read(index)
+                if self.skip:
+                    self.read(index)
             except DataError as error:
                 say(f"skipped: {error}")
             else:

@@ -205,10 +205,9 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     x, y = trained.values(direction)
     data, train = (PairedImages(each, direction, x, y, geometry, labels, skip=opts.skip_unreadable)
                    for each, geometry in ((pairs, shown), (splits.get("train") or pairs, square)))
-    if opts.skip_unreadable:
-        data.pairs = [*data.readable()]
-        if not data.pairs:
-            raise UserError(f"none of the {len(pairs)} pairs could be read")
+    data.pairs = [*data.readable()]
+    if not data.pairs:
+        raise UserError(f"none of the {len(pairs)} pairs could be read")
     return data, train
 
 

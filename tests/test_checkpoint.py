@@ -260,8 +260,11 @@ def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys,
         names = ", ".join(name for name in cfg.plain() if name in {"n_val", "n_epochs", *other})
         assert parse(resume) == cfg
         assert capsys.readouterr().out == f"{cfg.out_dir} keeps its {names}: config.py has others\n"
-
-
+    seen = dict(n_epochs=3, lr=1e-3)
+    edit(monkeypatch, **seen, n_val=7, n_layers=2)
+    train(parse([*resume, "--n-epochs=4"]))
+    edit(monkeypatch, **seen, n_val=7)  # now they fit: a start that took none had them forgotten
+    assert parse(resume).n_val == 7
 
 
 def test_the_weights_that_were_restored_are_not_held_twice(run, on_steps, monkeypatch):
@@ -299,6 +302,7 @@ def test_a_run_is_resumed_from_another_folder(small, run, data, monkeypatch, sam
     monkeypatch.chdir(data.parent)
     begun = end_of(run)["state"]["gen"]
     cfg = small("second", n_epochs=1, data_root=Path("data"), init_from=Path("run/gen.pth.tar"), lr=1e-20)
+    edit(monkeypatch, init_from=cfg.init_from)
     train(cfg)
     left_by_a_kill(cfg, "log.csv")
     monkeypatch.chdir("/")
@@ -309,6 +313,8 @@ def test_a_run_is_resumed_from_another_folder(small, run, data, monkeypatch, sam
     assert cfg.load_size == 96 and cfg.crop_size == 32  # a flag is checked beside the settings of the run
     train(cfg)
     assert end_of(cfg)["epoch"] == 2
+    edit(monkeypatch, n_val=7)  # nor init_from any more, which is no reason to refuse the others
+    assert parse(["--resume", "--out-dir", str(cfg.out_dir)]).n_val == 7
 
 
 def test_a_run_that_cannot_go_on_says_why_and_never_costs_the_trained_generator(run):

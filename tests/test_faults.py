@@ -121,6 +121,13 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(small):
     train(small(n_epochs=load_tensors(small().out_dir / "checkpoint.pth.tar")["epoch"] + 1, resume=True))
 
 
+def test_once_all_is_saved_nothing_reads_the_pairs(small, data, monkeypatch, capsys):
+    save = Run.save
+    monkeypatch.setattr(Run, "save", lambda *args: save(*args) or shutil.rmtree(data))
+    train(small(n_epochs=1, cache="none"))
+    assert "skipped: " not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_unusable_files_are_counted_once_wherever_an_epoch_is_cut(small, data, at_step, cache):
     """Though loader processes are ahead."""

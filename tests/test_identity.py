@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -467,7 +468,7 @@ def test_what_is_not_clear_is_asked_about():
     with pytest.raises(UserError, match="runs/a, runs/b were all trained on data/x: --out-dir"):
         resumed("--data-root", "data/x")
     Path("data/x").rmdir()
-    with pytest.raises(UserError, match="no run in runs/ was trained on moved/x.*gone: .*") as caught:
-        resumed("--data-root", "moved/x")
-    words = re.search("--resume (--out-dir .*) goes on", str(caught.value))[1].split()
-    assert resumed(*words) == "runs/a" and parse([*words, "--resume"]).data_root == Path("moved/x")
+    with pytest.raises(UserError, match="no run in runs/ was trained on moved to/x.*gone: .*") as caught:
+        resumed("--data-root", "moved to/x")
+    words = shlex.split(re.search("--resume (--out-dir .*) goes on", str(caught.value))[1])
+    assert resumed(*words) == "runs/a" and parse([*words, "--resume"]).data_root == Path("moved to/x")
