@@ -21,6 +21,7 @@ from dataset import load_data
 from runtime import files
 from runtime.checkpoint import load_tensors
 from runtime.console import run_main
+from runtime.run import Run
 from runtime.state import State
 from train import train
 from utils import DataError, Stopped, UserError
