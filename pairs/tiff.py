@@ -18,9 +18,7 @@ from utils import need
 MAGIC = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # of both byte orders; BigTIFF
 SUFFIXES = (".tif", ".tiff")
 MOST = 64  # bands
-DEPTHS = {(1, 1): "u1", (1, 2): "u1", (1, 4): "u1", (1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (1, 64): "u8",
-          (2, 8): "i1", (2, 16): "i2", (2, 32): "i4", (2, 64): "i8",
-          (3, 16): "f4", (3, 32): "f4", (3, 64): "f8"}  # as what GDAL decodes numbers of (SampleFormat, bits)
+BITS = {1: (1, 2, 4, 8, 16, 32, 64), 2: (8, 16, 32, 64), 3: (16, 32, 64)}  # of numbers that are read, by SampleFormat
 WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # PhotometricInterpretation
 FIELDS = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}  # how struct calls the types of a tag
 TAGS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation", 277: "bands",
@@ -71,14 +69,16 @@ def read_header(file: BinaryIO) -> Header:
     photometric = one("photometric")
     if not width or not height:
         raise ValueError("a TIFF without a picture")
-    if (kind, bits) not in DEPTHS:
+    if bits not in BITS.get(kind, ()):
         raise ValueError(f"a TIFF of numbers that are not read: {bits} bits, SampleFormat {kind}")
     if not 1 <= bands <= MOST:
         raise ValueError(f"a TIFF of {bands} bands, of which at most {MOST} are read")
     if photometric not in COLOURS or photometric in (WHITE_IS_0, PALETTE) and (kind, bands) != (1, 1):
         raise ValueError(f"a TIFF whose colours are not read: PhotometricInterpretation {photometric} of {bands} bands"
                          f", SampleFormat {kind}; gray and RGB are")
-    return Header(width, height, bands, np.dtype(DEPTHS[kind, bits]), bits, photometric, one("orientation"),
+    least = 4 if kind == 3 else 1  # bytes of a number as GDAL decodes it
+    dtype = np.dtype(f"{'uif'[kind - 1]}{max(least, bits // 8)}")
+    return Header(width, height, bands, dtype, bits, photometric, one("orientation"),
                   "nodata" in first or any(kind & 4 for kind in kinds), 0 in kinds)
 
 
@@ -155,7 +155,7 @@ def read_window(image: Any, header: Header, name: str, window: tuple | None = No
         raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
                          f"{image.width}×{image.height} of {image.dtypes[0]}")
     bands = image.read(window=window)
-    missing = None
+    missing = False
     if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
         missing = (image.read_masks(window=window) == 0).all(axis=0)
     if header.photometric in (CMYK, YCBCR):
