@@ -172,8 +172,8 @@ class Seen:
     clash: str = ""  # where another file has another colour
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
-    def add(self, pictures: Sequence[Picture], masked: np.ndarray | None = None) -> None:
-        """One pair's pictures; masked: (H, W), where none counts."""
+    def add(self, pictures: Sequence[Picture], shown: np.ndarray | bool = True) -> None:
+        """One pair's pictures; shown: (H, W) of bool, where they count."""
         pictures = self.values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
         ranged = self.values.ranged(pictures)
@@ -187,8 +187,7 @@ class Seen:
         for picture, has_range in zip(pictures, ranged, strict=True):
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
             self.lacking.append(float(1 - holds.mean()))
-            if masked is not None:
-                holds = holds & ~masked
+            holds = holds & shown
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
             array = picture.array[::step, ::step]
             laid = picture.alpha is not None and not self.values.is_sprite(pictures)
@@ -286,19 +285,19 @@ class Counted:
     brightest: list[float] = field(default_factory=list)  # what counts most in the mask
     narrow: list[str] = field(default_factory=list)  # masks whose type holds more than 255, and they do not
 
-    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | None:
-        """Returns where the mask is black, (H, W) of bool."""
+    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | bool:
+        """Returns where the mask is not black, (H, W) of bool."""
         weight = _shares(mask_array(mask, pictures))
         self.weights.append(float(weight.mean()))
         self.ignored.append(float((weight == 0).mean()))
         if mask is None:
-            return None
+            return True
         own = _shares(mask_weight(mask))[..., 0]
         self.black.append(float((own == 0).mean()))
         self.brightest.append(float(own.max()))
         if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
             self.narrow.append(mask.name)
-        return own == 0
+        return own > 0
 
     def tell(self, sides: Iterable[Seen]) -> None:
         """Says what does not count. Raises UserError where hardly anything does."""
@@ -428,10 +427,10 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = read_pictures(pair)
-            black = counted.add(sum(sides, []), mask)
+            shown = counted.add(sum(sides, []), mask)
             alike += not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
             for side, pictures in zip(seen.values(), sides, strict=True):
-                side.add(pictures, None if side.is_input else black)
+                side.add(pictures, side.is_input or shown)
             first, *others = sides[at]
             if others:
                 continue
@@ -454,9 +453,8 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             unknown[name] = flag_and_rest
     if unknown:
         flags, outside = zip(*unknown.values(), strict=True)
-        takes = "takes" if len(flags) == 1 else "take"
         raise UserError(f"nobody knows what is black and what is white in the numbers of side {' and '.join(unknown)}: "
-                        f"{' '.join(flags)} {takes} in nearly all of those in {n} pairs{''.join(outside)}")
+                        f"{' '.join(flags)} would take in nearly all of those in {n} pairs{''.join(outside)}")
     return seen
 
 

@@ -75,9 +75,10 @@ class Picture:
         if not self.alpha.any():
             raise DataError(f"{self.name} is transparent everywhere, so that it cannot be told whether all counts or "
                             "nothing: fill it with white or black")
-        share = (self.alpha / np.iinfo(self.alpha.dtype).max)[..., None]
-        light = self.array / np.iinfo(self.array.dtype).max * share
-        paper = 0 if light.mean() > share.mean() / 2 else np.iinfo(self.array.dtype).max
+        white = np.iinfo(self.array.dtype).max
+        share = (self.alpha / white)[..., None]
+        light = self.array / white * share
+        paper = 0 if light.mean() > share.mean() / 2 else white
         array = self.array * share + paper * (1 - share)
         return replace(self, array=array.round().astype(self.array.dtype), alpha=None)
 
