@@ -75,7 +75,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             sides = side_sizes(pair, found)
             headers.sides[sides] += 1
             moving += [source for source, header in zip(pair.files, found, strict=True) if header.frames][:1]
-            headers.nodata = headers.nodata or any(header.nodata for header in found)
+            headers.nodata |= any(header.nodata for header in found)
         except DataError as error:
             if not skip:
                 raise

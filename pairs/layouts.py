@@ -9,7 +9,7 @@ SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"],
 LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in chain(*SPLITS.values())} | {"": ["@"]}
 SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
 PLACES = "|".join(sorted([*LAYOUTS, *chain(*LAYOUTS.values())], key=len, reverse=True)).replace("@", SIDE)
-PLACE = re.compile(PLACES)
+PLACE = re.compile(PLACES, re.IGNORECASE)
 BEGINNING = re.compile(f"(?:(?:{PLACES})/)?", re.IGNORECASE)  # of a path: the place in which it lies, if any
 # How A and B are called at the end of file names and inside an .npz
 SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("input", "target"), ("inputs", "targets"), ("input", "output"),

@@ -58,17 +58,15 @@ class Patterns:
 
     def sides(self, paths: Iterable[str]) -> list[dict[Key, list[str]]]:
         """Of each pattern, the paths that it matches, by what they share with their partners."""
-        compiled = list(map(compiled_pattern, self.all))
-        found = [defaultdict(list) for _ in compiled]
+        sides = [(compiled_pattern(pattern), defaultdict(list)) for pattern in self.all]
         for path in paths:
             normal = unicodedata.normalize("NFC", path)
-            keys = [(key_of(match), side) for pattern, side in zip(compiled, found, strict=True)
-                    if (match := pattern.fullmatch(normal))]
+            keys = [(key_of(match), side) for pattern, side in sides if (match := pattern.fullmatch(normal))]
             shortest = min((len(name) for (_, name), _ in keys), default=0)  # 1_mask.png is not {name}.png as well
             for key, side in keys:
                 if len(key[1]) == shortest:
                     side[key].append(path)
-        return found
+        return [side for _, side in sides]
 
     def fit(self, root: Path) -> bool:
         """Whether each of them matches something in there."""
