@@ -111,11 +111,10 @@ class Photos:
 
 def split_in_path(path: Path) -> tuple[str, str]:
     """The split that a folder names, the outermost of several, if any, and what the pair is called."""
-    *folders, name = path.with_suffix("").parts
-    for i, folder in enumerate(folders):
-        if split := SPLIT_OF.get(folder.lower()):
-            return split, "/".join([*folders[:i], *folders[i + 1 :], name])
-    return "", "/".join([*folders, name])
+    name = path.with_suffix("").as_posix()
+    first, _, rest = name.partition("/")
+    split = next((SPLIT_OF[word] for word in name.lower().split("/")[:-1] if word in SPLIT_OF), "")
+    return split, rest if first.lower() in SPLIT_OF and rest else name
 
 
 def boxes(name: str, size: tuple[int, int]) -> np.ndarray:

@@ -23,7 +23,7 @@ Key = tuple[str, str]  # split and name
 
 GAP = "\0"  # in a pattern, where two sides have a word each
 WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ .][^/]*$)|(?<![^-_ ./])[A-Za-z]+$")  # that may be one
-JOINED = "|".join([r"(?-i:[A-Z])[^/]*", "im", "imgs?", *ONE_SIDE])  # behind train: Masks, annot
+JOINED = "|".join([r"(?-i:[A-Z])[^/\d]*", "im", "imgs?", *ONE_SIDE])  # behind train: Masks, annot
 SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_]|[^/]*$)|(?<![^/])({SPLIT})(?=({JOINED})/)", re.IGNORECASE)
 AROUND = re.compile(rf".+(?=[-_ .]{GAP}$)|(?<=^{GAP}[-_ .]).+|^[^{GAP}]+$")  # what of a stem is no such word
 
@@ -257,8 +257,9 @@ def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of every two folders beside each other, and of every two words that names end or begin with."""
     places = defaultdict(lambda: defaultdict(list))  # pattern with a gap → word in the gap → stems
+    split = "{split}" if any("train" in file.lower() for file in files) else r"\g<0>"  # else none would be trained on
     for file in files:
-        path = SPLIT_IN.sub("{split}", file.rpartition(".")[0])  # also in train2017 and DIV2K_train_HR
+        path = SPLIT_IN.sub(split, file.rpartition(".")[0])  # also in train2017 and DIV2K_train_HR
         for word in WORD.finditer(path):
             *folders, stem = f"{path[: word.start()]}{GAP}{path[word.end() :]}".split("/")
             unnamed = [folder if folder == GAP or "{split}" in folder else "{name}" for folder in folders]
@@ -283,7 +284,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool, bool]:
     """Sorts first what most files lie in, of that two words rather than one for each patient or scene, then sides'."""
-    parts = [{*re.findall(r"[^\W\d_]{2,}", word.lower())} for word in words]
+    parts = [{*re.findall(r"[^\W\d_]{2,}|^.$", word.lower())} for word in words]
     own = set.union(*parts) - set.intersection(*parts)  # photos_1 and photos_2 are no sides
     return (-sum(map(len, words.values())), abs(len(words) - 2), own.isdisjoint(ONE_SIDE),
             bool(re.search(r"\d", "".join(words))))

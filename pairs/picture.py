@@ -134,8 +134,10 @@ def of_pillow(image: Image.Image, name: str = "the image") -> Picture:
     """The picture of a PIL image: one channel of gray, else three of colour."""
     if image.mode.startswith(("I", "F")):
         picture = picture_of(np.asarray(image), name)
-        clear = image.info.get("transparency")  # of a 16-bit PNG, the gray that is
-        return picture if clear is None else replace(picture, alpha=(picture.array[..., 0] != clear) * np.uint16(65535))
+        clear = image.info.get("transparency")  # of a 16-bit PNG, the gray that is; of others, of what they were
+        if clear is None or picture.kind != "uint16":
+            return picture
+        return replace(picture, alpha=(picture.array[..., 0] != clear) * np.uint16(65535))
     n = 1 if image.mode in ("1", "L", "LA", "La") else 3
     indices = np.asarray(image) if image.mode in ("1", "L", "P") else None
     if image.has_transparency_data:

@@ -223,11 +223,8 @@ class Run:
             if fixed in changed:
                 bands = f"bands_{sides.get(fixed, '').lower()}"
                 name = bands if bands in changed else fixed  # bands set the channels
-                flag, value = name.replace("_", "-"), changed[name]
-                words = " ".join(map(str, ["", *value] if isinstance(value, list) else ["", value]))
-                flag = f"{'--' if value else '--no-'}{flag}" if isinstance(value, bool) else f"--{flag}{words}"
-                raise UserError(f"the run in {folder} has {name} {value}, which cannot become {new[name]}: "
-                                f"{flag} goes on with it, another --out-dir starts a new run")
+                raise UserError(f"the run in {folder} has {name} {changed[name]}, which cannot become {new[name]}: "
+                                "leave it as it was, or start a new run with another --out-dir")
         if saved["epoch"] >= cfg.total_epochs:
             if "gen.pth.tar" not in found:  # the run was killed between the two
                 save_generator_of(saved, folder)

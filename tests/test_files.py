@@ -32,16 +32,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
         assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_folder_appears_only_when_it_is_complete(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.complete_folder(tmp_path / "data") as folder:
-        (folder / "half").touch()
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
-    with files.complete_folder(tmp_path / "data") as folder:
-        (folder / "whole").touch()
-    assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
-
-
 def test_a_folder_that_does_not_fit_is_named(tmp_path, disk):
     """Neither nothing, which is what a write tells, nor the temporary folder; what else fails is told as it is."""
     root = disk(tmp_path / "full", 65536)

@@ -98,12 +98,6 @@ def test_the_held_out_pairs_do_not_depend_on_the_folder_the_format_or_the_system
     assert here == [unicodedata.normalize("NFC", name) for name in there]
 
 
-def test_two_pairs_leave_one_for_each_side(tmp_path):
-    tree(tmp_path, "1", "2")
-    for seed in range(12):
-        assert list(map(len, find_pairs(tmp_path, seed).splits.values())) == [1, 1]
-
-
 def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys):
     """Alone it is validation, and then an image without a partner ends the start."""
     tree(tmp_path, *(f"{split}/{side}/{i}" for split in ("train", "val", "test") for side in "AB" for i in range(2)))
@@ -119,15 +113,6 @@ def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys
         path.unlink()
     with pytest.raises(UserError, match="images without a partner .*test/A/alone"):
         splits_for(Trained(3, 3, Geometry()), tmp_path, "val")
-
-
-def test_an_npz_holds_out_by_index(tmp_path):
-    def held_out(n):
-        arrays = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
-        np.savez(tmp_path / "train.npz", arrays, arrays)
-        return [int(pair.inputs[0][0, 0]) for pair in find_pairs(tmp_path).splits["val"]]
-
-    assert [i for i in held_out(60) if i < 50] == held_out(50)
 
 
 def test_what_a_run_held_out_stays_held_out(tmp_path):

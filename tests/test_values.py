@@ -121,11 +121,11 @@ def test_scores_of_other_numbers_are_not_compared(made, name, by, change):
 def test_a_resumed_run_s_classes_are_told_by_their_own_flag(made):
     cfg = made("class indices")
     train(cfg)
-    with pytest.raises(UserError, match="n_labels 5, which cannot become 4: --n-labels 5 goes on with it"):
+    with pytest.raises(UserError, match="n_labels 5, which cannot become 4: leave it as it was"):
         train(replace(cfg, resume=True, n_epochs=2, n_labels=4))
-    with pytest.raises(UserError, match="spectral_norm False, which cannot become True: --no-spectral-norm goes on"):
+    with pytest.raises(UserError, match="spectral_norm False, which cannot become True"):
         train(replace(cfg, resume=True, n_epochs=2, spectral_norm=True))
-    with pytest.raises(UserError, match=r"bands_b \[\], which cannot become \[1\]: --bands-b goes on with it"):
+    with pytest.raises(UserError, match=r"bands_b \[\], which cannot become \[1\]: leave it"):
         train(replace(cfg, resume=True, n_epochs=2, bands_b=(1,)))
 
 
