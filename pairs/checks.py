@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from config import Config
 from pairs.find import evenly, some
 from pairs.geometry import Geometry, Size, enlargement, largest_of
 from pairs.identity import Pair
@@ -401,14 +400,6 @@ def class_top(side: Seen) -> int:
     top = max(indices, default=0)
     few = side.kind == "uint8" and top < 64 or side.flat and len(indices) > top / 4
     return top if few and not side.clash and top < VOID and min(indices, default=0) >= 0 else 0
-
-
-def check_colours(pairs: Sequence[Pair], cfg: Config) -> None:
-    """Raises UserError where color_jitter would mix the several pictures of a side."""
-    side = cfg.direction[-1] if cfg.input_is_label else cfg.direction[0]
-    if cfg.color_jitter and side == "A" and len(pairs[0].inputs) > 1:
-        raise UserError(f"color_jitter changes one picture, and side A holds {len(pairs[0].inputs)}: --color-jitter 0 "
-                        "leaves them as they are")
 
 
 def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
