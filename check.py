@@ -13,13 +13,13 @@ from tqdm import tqdm
 from config import Config
 from dataset import PairedImages
 from making.folder import names_are_places
-from pairs.checks import check_colours, check_headers, check_small, check_values, describe_classes
+from pairs.checks import check_headers, check_small, check_values, describe_classes
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs
 from pairs.geometry import Geometry
 from pairs.identity import Pair
-from pairs.jitter import Jitter
+from pairs.jitter import Jitter, check_colours
 from pairs.patterns import Patterns
 from pairs.reading import read_pair
 from pairs.values import values_of

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from config import Config
 from pairs.find import evenly, some
 from pairs.geometry import Geometry, Size, enlargement, largest_of
 from pairs.identity import Pair
@@ -75,7 +74,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             sides = side_sizes(pair, found)
             headers.sides[sides] += 1
             moving += [source for source, header in zip(pair.files, found, strict=True) if header.frames][:1]
-            headers.nodata = headers.nodata or any(header.nodata for header in found)
+            headers.nodata |= any(header.nodata for header in found)
         except DataError as error:
             if not skip:
                 raise
@@ -172,8 +171,8 @@ class Seen:
     clash: str = ""  # where another file has another colour
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
-    def add(self, pictures: Sequence[Picture], masked: np.ndarray | None = None) -> None:
-        """One pair's pictures; masked: (H, W), where none counts."""
+    def add(self, pictures: Sequence[Picture], shown: np.ndarray | bool = True) -> None:
+        """One pair's pictures; shown: (H, W) of bool, where they count."""
         pictures = self.values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
         ranged = self.values.ranged(pictures)
@@ -187,8 +186,7 @@ class Seen:
         for picture, has_range in zip(pictures, ranged, strict=True):
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
             self.lacking.append(float(1 - holds.mean()))
-            if masked is not None:
-                holds = holds & ~masked
+            holds = holds & shown
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
             array = picture.array[::step, ::step]
             laid = picture.alpha is not None and not self.values.is_sprite(pictures)
@@ -286,19 +284,19 @@ class Counted:
     brightest: list[float] = field(default_factory=list)  # what counts most in the mask
     narrow: list[str] = field(default_factory=list)  # masks whose type holds more than 255, and they do not
 
-    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | None:
-        """Returns where the mask is black, (H, W) of bool."""
+    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | bool:
+        """Returns where the mask is not black, (H, W) of bool."""
         weight = _shares(mask_array(mask, pictures))
         self.weights.append(float(weight.mean()))
         self.ignored.append(float((weight == 0).mean()))
         if mask is None:
-            return None
+            return True
         own = _shares(mask_weight(mask))[..., 0]
         self.black.append(float((own == 0).mean()))
         self.brightest.append(float(own.max()))
         if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
             self.narrow.append(mask.name)
-        return own == 0
+        return own > 0
 
     def tell(self, sides: Iterable[Seen]) -> None:
         """Says what does not count. Raises UserError where hardly anything does."""
@@ -404,14 +402,6 @@ def class_top(side: Seen) -> int:
     return top if few and not side.clash and top < VOID and min(indices, default=0) >= 0 else 0
 
 
-def check_colours(pairs: Sequence[Pair], cfg: Config) -> None:
-    """Raises UserError where color_jitter would mix the several pictures of a side."""
-    side = cfg.direction[-1] if cfg.input_is_label else cfg.direction[0]
-    if cfg.color_jitter and side == "A" and len(pairs[0].inputs) > 1:
-        raise UserError(f"color_jitter changes one picture, and side A holds {len(pairs[0].inputs)}: --color-jitter 0 "
-                        "leaves them as they are")
-
-
 def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
                  at_most: int = 20, colours: bool = False) -> dict[str, Seen]:
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
@@ -428,10 +418,10 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = read_pictures(pair)
-            black = counted.add(sum(sides, []), mask)
+            shown = counted.add(sum(sides, []), mask)
             alike += not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
             for side, pictures in zip(seen.values(), sides, strict=True):
-                side.add(pictures, None if side.is_input else black)
+                side.add(pictures, side.is_input or shown)
             first, *others = sides[at]
             if others:
                 continue
@@ -454,9 +444,8 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             unknown[name] = flag_and_rest
     if unknown:
         flags, outside = zip(*unknown.values(), strict=True)
-        takes = "takes" if len(flags) == 1 else "take"
         raise UserError(f"nobody knows what is black and what is white in the numbers of side {' and '.join(unknown)}: "
-                        f"{' '.join(flags)} {takes} in nearly all of those in {n} pairs{''.join(outside)}")
+                        f"{' '.join(flags)} would take in nearly all of those in {n} pairs{''.join(outside)}")
     return seen
 
 

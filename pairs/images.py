@@ -261,7 +261,8 @@ def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
     if suffix == ".npy":
         np.save(file, array, allow_pickle=False)
     elif suffix in tiff.SUFFIXES:
-        return tiff.encode(np.atleast_3d(array), picture.alpha is not None, place, picture.valid)
+        valid = picture.valid if place else None
+        return tiff.encode(np.atleast_3d(array), place or tiff.Place(), picture.alpha is not None, valid)
     elif suffix == ".png" and picture.kind == "uint16":
         return png(array)
     else:

@@ -58,17 +58,15 @@ class Patterns:
 
     def sides(self, paths: Iterable[str]) -> list[dict[Key, list[str]]]:
         """Of each pattern, the paths that it matches, by what they share with their partners."""
-        compiled = list(map(compiled_pattern, self.all))
-        found = [defaultdict(list) for _ in compiled]
+        sides = [(compiled_pattern(pattern), defaultdict(list)) for pattern in self.all]
         for path in paths:
             normal = unicodedata.normalize("NFC", path)
-            keys = [(key_of(match), side) for pattern, side in zip(compiled, found, strict=True)
-                    if (match := pattern.fullmatch(normal))]
+            keys = [(key_of(match), side) for pattern, side in sides if (match := pattern.fullmatch(normal))]
             shortest = min((len(name) for (_, name), _ in keys), default=0)  # 1_mask.png is not {name}.png as well
             for key, side in keys:
                 if len(key[1]) == shortest:
                     side[key].append(path)
-        return found
+        return [side for _, side in sides]
 
     def fit(self, root: Path) -> bool:
         """Whether each of them matches something in there."""
@@ -187,10 +185,11 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
                         f"{name_of(root)}, but no name is met on all sides: {examples}")
     n = len(patterns.a)
-    there = {split for side in sides for split, _ in side}
-    for word in filter(there.__contains__, ("", *SPLITS)):
+    for word in ("", *SPLITS):
         split = word or "train"
         own = [{key: root / paths[0] for key, paths in sorted(side.items()) if key[0] == word} for side in sides]
+        if not any(own):
+            continue
         if split != "train" and not all(own):
             found.leave_out([path for side in own for path in side.values()], f"of {split}, which has one side only")
             continue
@@ -268,8 +267,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             for place in dict.fromkeys("/".join([*each, stem]) for each in (folders, unnamed)):
                 if "{name}" in place:
                     places[place][word[0]].append(path.rpartition("/")[2])
-    for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
-        stems = places[place]
+    for place, stems in sorted(places.items(), key=lambda item: _unlikely(item[1]))[:12]:
         known = [pair for pair in WORDS if {*pair} <= stems.keys()]
         words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
         words.sort(key=lambda word: (word.lower() in TARGETS, word.lower()))

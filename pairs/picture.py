@@ -75,9 +75,10 @@ class Picture:
         if not self.alpha.any():
             raise DataError(f"{self.name} is transparent everywhere, so that it cannot be told whether all counts or "
                             "nothing: fill it with white or black")
-        share = (self.alpha / np.iinfo(self.alpha.dtype).max)[..., None]
-        light = self.array / np.iinfo(self.array.dtype).max * share
-        paper = 0 if light.mean() > share.mean() / 2 else np.iinfo(self.array.dtype).max
+        white = np.iinfo(self.array.dtype).max
+        share = (self.alpha / white)[..., None]
+        light = self.array / white * share
+        paper = 0 if light.mean() > share.mean() / 2 else white
         array = self.array * share + paper * (1 - share)
         return replace(self, array=array.round().astype(self.array.dtype), alpha=None)
 
@@ -89,7 +90,7 @@ class Picture:
         return self.map(lambda plane: plane[:, : width // 2]), self.map(lambda plane: plane[:, width // 2 :])
 
 
-def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray | None = None) -> Picture:
+def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray | bool = False) -> Picture:
     """The picture of an array of numbers, (H, W) or (H, W, C).
 
     A pixel holds no value where a channel is NaN or `missing` is True; all its channels become 0.
@@ -99,9 +100,7 @@ def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray |
         raise UserError(f"an image must be {told_of(array)}")
     array = np.atleast_3d(array).astype(array.dtype.newbyteorder("="), copy=False)
     indices = array[..., 0] if array.shape[2] == 1 and array.dtype.kind in "biu" else None
-    holes = (array != array).any(axis=2)  # NaN
-    if missing is not None:
-        holes |= missing
+    holes = (array != array).any(axis=2) | missing  # the first are NaN
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif array.dtype not in (np.uint8, np.uint16):

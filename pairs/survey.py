@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from config import Config
-from pairs.checks import Headers, Seen, check_colours, check_headers, check_shown, check_small, check_values, describe
+from pairs.checks import Headers, Seen, check_headers, check_shown, check_small, check_values, describe
 from pairs.divide import Found
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
@@ -81,10 +80,6 @@ class Survey:
         if other is not None:
             raise UserError(f"process {other} has found other pairs in {name_of(self.root)} than process 0: let that "
                             "folder hold the same files on all machines")
-
-    def check_colours(self, cfg: Config) -> None:
-        """Raises UserError where color_jitter cannot change the side that the settings name."""
-        check_colours(self.train, cfg)
 
     def look(self, x: Values, y: Values, geometry: Geometry, direction: str, n_val: int, *, skip: bool = False,
              shown_above: int = 0) -> None:

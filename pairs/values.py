@@ -211,11 +211,11 @@ def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray 
 
     None where all of the pictures counts.
     """
-    weight = None if mask is None else mask_weight(mask)
-    for valid in (picture.valid for picture in pictures if picture.valid is not None):
-        valid = valid[..., None]
-        weight = valid.astype(np.uint8) * 255 if weight is None else weight * valid
-    return weight
+    valid = [picture.valid[..., None] for picture in pictures if picture.valid is not None]
+    if mask is None and not valid:
+        return None
+    weight = np.uint8(255) if mask is None else mask_weight(mask)
+    return math.prod(valid, start=weight)
 
 
 def mask_white(mask: Picture) -> int:
