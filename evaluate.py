@@ -184,7 +184,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     """
     trained = gen.trained
     direction = trained.direction if opts.direction == "trained" else opts.direction
-    if direction not in ("AtoB", "BtoA"):
+    if not direction:
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
     labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
@@ -318,11 +318,6 @@ def table(scores: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def nan_to_null(report: dict) -> dict:
-    """The same, with None, JSON's null, for numbers that are not finite: the PSNR of equal images, say."""
-    return json.loads(json.dumps(report), parse_constant=lambda name: None)
-
-
 @contextlib.contextmanager
 def result_folder(opts: Evaluate) -> Iterator[Path]:
     """A folder that holds no evaluation: out_dir, or a new evaluation_SPLIT, evaluation_SPLIT-2, … by the checkpoint.
@@ -386,7 +381,8 @@ def main() -> int:
         say(table(found["scores"]))
 
         settings = {key: str(value) for key, value in vars(opts).items()}
-        report = nan_to_null({"n": len(order), "settings": settings, "weights": mark_of(gen), **found})
+        report = json.dumps({"n": len(order), "settings": settings, "weights": mark_of(gen), **found})
+        report = json.loads(report, parse_constant=lambda name: None)  # for what is not finite, JSON has null
         with atomic(folder / "metrics.json") as file:
             file.write(json.dumps(report, indent=2).encode())
         chosen = [order[0], order[len(order) // 2], order[-1]]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pairs.palettes import is_void
 from runtime.console import say
+from utils import first_line
 
 # An image must have more pixels a side; of ms_ssim, the message of torchmetrics says 160
 NEEDS = {"ssim": 10, "ms_ssim": 175, "lpips": 30}
@@ -99,9 +100,8 @@ class Perceptual:
                 if name != "lpips":
                     self.metrics[name].inception.use_antialias = False
             except Exception as error:  # a missing package, no network, a broken download
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                say(f"no {name}: it cannot be had here ({reason}); downloaded weights, which may be broken, lie in "
-                    f"{torch.hub.get_dir()}")
+                say(f"no {name}: it cannot be had here ({first_line(error)}); downloaded weights, which may be broken, "
+                    f"lie in {torch.hub.get_dir()}")
 
     def update(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> None:
         """What is to `hide` counts too: these networks see whole images."""

@@ -208,7 +208,8 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
                 say(f"{name_of(source)} holds several pages, of which the first is translated")
             middle = header.height // 2
             tell_clipped(translator.x, [raster.picture(middle, middle + 1)])
-            with contextlib.closing(Parts(output, raster)) as parts:
+            parts = Parts(output, raster)
+            with parts.job:
                 height = raster.made[1]
                 if parts.rows:
                     say(f"{name_of(output)}: {parts.rows:,} of {height:,} rows are done already")
@@ -246,7 +247,7 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.job = job.open("a+b")  # this process's until it is closed
         if not claim(self.job):
-            self.close()
+            self.job.close()
             raise UserError(f"another process is translating to {name_of(output)}: wait for it, or choose another "
                             "--output")
         self.job.seek(0)
@@ -259,9 +260,6 @@ class Parts:
             self.job.flush()
         tops = itertools.takewhile(self.is_whole, itertools.count(0, ROWS))
         self.rows = min(ROWS * len(list(tops)), raster.made[1])
-
-    def close(self) -> None:
-        self.job.close()
 
     def part(self, top: int) -> Path:
         return self.folder / f"{top:09d}.npz"
@@ -306,7 +304,7 @@ class Parts:
                                       "full?")
             if overviews:
                 tiff.add_overviews(path, made, self.raster.translator.trained.y_is_label)
-        self.close()
+        self.job.close()
         shutil.rmtree(self.folder)
 
     def __iter__(self) -> Iterator[tuple[tuple, Mapping[str, np.ndarray]]]:
