@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import call, lively_generator, save, translated, write_generator
+from conftest import call, save, translated
 from PIL import Image
 
 import predict as predict_module
@@ -25,16 +25,6 @@ from pairs.picture import TURNED, picture_of
 from predict import Job, Predict, find_jobs, predict, tell_pairs
 from runtime import files
 from utils import DataError, UserError
-
-
-@pytest.fixture(scope="module")
-def gen():
-    return lively_generator().eval()
-
-
-@pytest.fixture
-def checkpoint(gen, tmp_path):
-    return write_generator(tmp_path / "gen.pth.tar", gen)
 
 
 def image(width, height, channels=3, dtype=np.uint8, seed=0):
