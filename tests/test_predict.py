@@ -141,14 +141,6 @@ def test_a_folder_keeps_names_and_sub_folders_whatever_the_batch_size(run, tmp_p
         assert one.shape == np.asarray(Image.open(tmp_path / "in" / name)).shape and np.abs(one - four).max() <= 1
 
 
-def test_red_stays_red_through_16_bit_files(tmp_path):
-    red = np.zeros((4, 4, 3), np.uint16)
-    red[..., 0] = 60_000
-    write_picture(tmp_path / "a.png", picture_of(red))
-    assert (read_picture(tmp_path / "a.png").array == red).all()
-    assert np.asarray(Image.open(tmp_path / "a.png"))[0, 0].tolist() == [234, 0, 0]
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff"])
 def test_the_ending_gives_the_format(run, tmp_path, suffix):
     source = save(tmp_path / "in.png", np.dstack([image(64, 64), image(64, 64, 1)]))  # with transparency

@@ -806,14 +806,15 @@ def test_rasters_that_make_no_tiles_are_told(tmp_path, b, flags, message):
     assert not (tmp_path / "out").exists()
 
 
-def write_video(path, frames, codec="libx264rgb", pix_fmt="rgb24", rate=10, times=None, form="rgb24", ratio=1):
+def write_video(path, frames, codec="libx264rgb", pix_fmt="rgb24", rate=10, times=None, form="rgb24", ratio=1,
+                **options):
     """Frames (H, W, C); times: when each is shown, in milliseconds."""
     milliseconds = {"time_base": Fraction(1, 1000)} if times else {}
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=rate, **milliseconds)
         stream.height, stream.width, _ = frames[0].shape
         stream.pix_fmt = pix_fmt
-        stream.options = {"crf": "0", "g": "12"}
+        stream.options = {"crf": "0", "g": "12", **options}
         stream.codec_context.sample_aspect_ratio = Fraction(ratio)
         for number, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(image, format=form)
@@ -971,11 +972,8 @@ def test_frames_have_the_shape_that_a_player_shows(tmp_path, turn, ratio, size):
 def test_interlaced_videos_are_told(tmp_path):
     clip = video(tmp_path / "clip.mkv", 1)
     assert "is interlaced" not in run("frames", clip, tmp_path / "out")
-    with av.open(str(tmp_path / "dv.mp4"), "w") as file:
-        stream = file.add_stream("libx264", rate=25, options={"x264-params": "tff=1"}, width=64, height=48)
-        for _ in range(9):
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
-        file.mux(stream.encode())
+    frames = [np.zeros((48, 64, 3), np.uint8)] * 9
+    write_video(tmp_path / "dv.mp4", frames, "libx264", "yuv420p", **{"x264-params": "tff=1"})
     said = run("frames", tmp_path / "dv.mp4", tmp_path / "new", "--val", 0)
     assert "dv.mp4 is interlaced" in said and "bwdif" in said
 
