@@ -281,6 +281,16 @@ def lively_generator():
     return gen
 
 
+@pytest.fixture(scope="session")
+def gen():
+    return lively_generator().eval()
+
+
+@pytest.fixture
+def checkpoint(gen, tmp_path):
+    return write_generator(tmp_path / "gen.pth.tar", gen)
+
+
 class Runs:
     """Pickled, it would leave a file behind when it is loaded."""
 

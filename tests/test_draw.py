@@ -61,8 +61,7 @@ def app(run):
 
 
 @contextlib.contextmanager
-def served(app):
-    server = draw.listen(app, "127.0.0.1", 0)
+def running(server):
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -70,6 +69,10 @@ def served(app):
     finally:
         server.shutdown()
         thread.join()
+
+
+def served(app):
+    return running(draw.listen(app, "127.0.0.1", 0))
 
 
 @pytest.fixture(scope="module")

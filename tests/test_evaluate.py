@@ -141,17 +141,6 @@ def test_label_scores_under_a_mask_are_those_of_what_it_shows(small, tmp_path, c
     assert "best_by" not in capsys.readouterr().out  # it has not changed
 
 
-def test_validation_pairs_that_are_all_black_under_their_masks_have_no_label_right(small, tmp_path):
-    """They ended the run with a traceback."""
-    for split, white in (("train", 255), ("val", 0)):
-        for side in "ABM":
-            save(tmp_path / "masked" / split / side / "1.png", np.full((64, 64), white, np.uint8))
-    cfg = small(data_root=tmp_path / "masked", label_side="B", best_by="facades", n_epochs=1)
-    train(cfg)
-    history = torch.load(cfg.out_dir / "checkpoint.pth.tar", weights_only=True)["history"]
-    assert history[0]["val_label_accuracy"] == 0
-
-
 def test_the_palettes_have_the_classes_of_the_paper_and_void_is_a_class_of_that_name_only():
     assert sum(not name.startswith("void") for name in CITYSCAPES) == 19 and len(FACADES) == 12
     for palette in (CITYSCAPES, FACADES):

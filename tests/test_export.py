@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import call, lively_generator, write_generator
+from conftest import call, write_generator
 
 import export as export_module
 from generator import Generator
@@ -21,11 +21,6 @@ from pairs.geometry import Geometry
 from pairs.identity import Known
 from runtime.files import temporary_name
 from utils import UserError
-
-
-@pytest.fixture(scope="module")
-def gen():
-    return lively_generator().eval()
 
 
 def y_fake(gen, x, norm="image"):
@@ -54,21 +49,6 @@ def test_an_export_equals_the_network_at_other_sizes_whatever_the_layout_of_its_
     for shape in ((1, 3, 64, 64), (1, 3, 64, 128), (3, 3, 192, 64)):
         x = torch.rand(shape) * 2 - 1
         torch.testing.assert_close(made_by(tmp_path / name, x), y_fake(gen, x, norm), rtol=0, atol=1e-4)
-
-
-def dims(value):
-    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-
-
-@pytest.mark.slow
-def test_free_sizes_have_the_names_that_people_know(gen, tmp_path):
-    """The tracer's own names, s77 and 64*s30, mean nothing to who must set them."""
-    export(gen, tmp_path / "gen.onnx")
-    graph = onnx.load(tmp_path / "gen.onnx").graph
-    for value in (graph.input[0], graph.output[0]):
-        assert dims(value) == ["batch", 3, "height", "width"]
-    inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "gen.onnx"), strict_mode=True, data_prop=True)
-    assert dims(inferred.graph.output[0]) == ["batch", 3, "height", "width"]
 
 
 @pytest.mark.slow
@@ -103,15 +83,6 @@ def test_running_statistics_need_a_norm_that_has_them(tmp_path):
         export(GlobalGenerator(3, 3, 4, n_downs=2, n_blocks=1), tmp_path / "gen.pt2", norm="running")
 
 
-@pytest.mark.long
-def test_a_pt2_holds_little_but_the_weights(tmp_path):
-    """It held the zeros that it was traced with."""
-    gen = Generator(3, 3, 4, 256).eval()
-    export(gen, tmp_path / "gen.pt2")
-    size = sum(4 * p.numel() for p in gen.parameters())
-    assert size < (tmp_path / "gen.pt2").stat().st_size < size + 2e6
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kept", "saved", "levels"), [
     ("gen.pt2", "half", 1.5, 0.1), ("gen.onnx", "half", 1.5, 0.1), ("gen.onnx", "int8", 2.8, 2)])
@@ -124,7 +95,9 @@ def test_weights_in_fewer_bits_are_a_smaller_file_and_the_same_image(tmp_path, n
     status, _, err = call(export_module, "--checkpoint", checkpoint, "--output", small, f"--{kept}")
     assert status == 0, err
     export(gen, full)
-    assert small.stat().st_size < full.stat().st_size - saved * sum(p.numel() for p in gen.parameters())
+    n = sum(parameter.numel() for parameter in gen.parameters())
+    assert small.stat().st_size < full.stat().st_size - saved * n
+    assert 4 * n < full.stat().st_size < 4 * n + 4e5  # without the zeros that it was traced with
     x = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), size=(64, 128), mode="bilinear") * 2 - 1
     assert 0 < (made_by(small, x) - made_by(full, x)).abs().max() * 127.5 < levels
 
@@ -155,6 +128,7 @@ def test_a_weight_too_large_for_fp16_is_a_sentence_and_no_infinity(gen, tmp_path
 @pytest.mark.long
 @both
 def test_an_export_tells_what_another_program_must_know(gen, tmp_path, name):
+    """The tracer's own names of free sizes, s77 and 64*s30, mean nothing to who must set them."""
     gen = copy.deepcopy(gen)
     gen.trained = Trained(3, 3, Geometry(load_size=72), "BtoA", range_a=(500.0, 4000.0), known=Known())
     (tmp_path / temporary_name()).touch()  # of a process that was killed
@@ -163,6 +137,11 @@ def test_an_export_tells_what_another_program_must_know(gen, tmp_path, name):
     wanted = {"direction": "BtoA", "in_channels": 3, "load_size": 72, "multiple": 64}
     if name == "gen.onnx":
         found = onnxruntime.InferenceSession(tmp_path / name).get_modelmeta().custom_metadata_map
+        model = onnx.load(tmp_path / name)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        for value in (model.graph.input[0], model.graph.output[0], inferred.graph.output[0]):
+            assert [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] == [
+                "batch", 3, "height", "width"]
     else:
         found = dict.fromkeys((*wanted, "known"), "")
         torch.export.load(tmp_path / name, extra_files=found)

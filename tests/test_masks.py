@@ -235,3 +235,7 @@ def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black,
         write(path, np.zeros((48, 48), np.uint8))
     with pytest.raises(UserError, match=f"none of the {2 + black} pairs can be scored"):
         evaluate(gen, *load_pairs(opts, gen), opts)
+    cfg = replace(cfg, out_dir=tmp_path / "labels", label_side="B", best_by="facades")
+    assert trained_by(cfg).trained.epoch == 1  # it ended with a traceback
+    row, = csv.DictReader((cfg.out_dir / "log.csv").open())
+    assert float(row["val_label_accuracy"]) == 0

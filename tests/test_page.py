@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 import torch
 from conftest import ROOT, begin, wait_until, write_generator
 from PIL import Image
-from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, saved, upload
+from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, running, saved, upload
 from test_draw import opened as opened
 from test_draw import run as run
 
@@ -162,14 +161,8 @@ def served(folder, **headers):
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
     httpd.port, httpd.handle_error = httpd.server_port, lambda *_: None  # a browser that leaves in the middle
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with httpd, running(httpd):
         yield httpd
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
 
 
 def test_the_runtime_is_fetched_once_and_what_is_another_file_is_not_kept(fake, tmp_path, monkeypatch):

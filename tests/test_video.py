@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import files_up_to, translated
 from skimage import color
-from test_predict import checkpoint, gen  # noqa: F401
 from test_prepare import TURNS, damaged, video, write_video
 
 from generator import Generator
@@ -25,7 +24,7 @@ av = pytest.importorskip("av")
 
 
 @pytest.fixture
-def same(gen):  # noqa: F811
+def same(gen):
     """A translator that changes nothing."""
     translator = Translator(gen, scale="native", norm="running", dropout=False)
     translator.tensor = lambda pixels: pixels.float() / 127.5 - 1
@@ -242,7 +241,7 @@ def test_odd_sizes_stay(same, tmp_path, ending, capsys):
     assert ("61×47 is odd" in capsys.readouterr().out) == (ending == ".mp4")
 
 
-def test_the_command_and_its_defaults(checkpoint, tmp_path):  # noqa: F811
+def test_the_command_and_its_defaults(checkpoint, tmp_path):
     source, made = clip(tmp_path / "in.mp4", sound="aac"), tmp_path / "there" / "out.mp4"
     places = checkpoint, source, made
     status, said, _ = translated(*places)
@@ -254,7 +253,7 @@ def test_the_command_and_its_defaults(checkpoint, tmp_path):  # noqa: F811
     assert status == 0 and "which flickers least, where you say no other" in said and made.read_bytes() != first
 
 
-def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_path):  # noqa: F811
+def test_what_cannot_be_done_is_a_sentence_and_leaves_no_file(checkpoint, tmp_path):
     source = clip(tmp_path / "in.mp4")
     clip(tmp_path / "pcm.mkv", sound="pcm_s16le")
     clip(tmp_path / "opus.mkv", sound="libopus")
