@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -187,9 +187,13 @@ class Folder:
         self.root = source.out
         self.settings = settings_of(source)
         self.files = [path for path in source.inputs if path.is_file()]
-        check_apart(self.root, source.inputs)
-        if self.root.is_dir():
-            remove_leftovers(self.root)
+        target = self.root.resolve()
+        for path in source.inputs:
+            real = path.resolve()
+            if target.is_relative_to(real) or real.is_relative_to(target):
+                raise UserError(f"{name_of(self.root)}, which the pairs would go to, and the input {name_of(path)} lie "
+                                "in one another: take a folder outside it")
+        remove_leftovers(self.root)
         self.begun = self._begun()
         self.there = self._whole() if self.begun else {}
         self.older = []  # of these, the names of those whose sources have changed since
@@ -309,16 +313,6 @@ def put(side: Side, path: Path) -> None:
             shutil.copyfileobj(old, new, 2**20)
 
 
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Raises UserError where `out` and one of the inputs are the same, or lie in one another."""
-    target = out.resolve()
-    for path in inputs:
-        source = path.resolve()
-        if target.is_relative_to(source) or source.is_relative_to(target):
-            raise UserError(f"{name_of(out)}, which the pairs would go to, and the input {name_of(path)} lie in one "
-                            "another: take a folder outside it")
-
-
 def settings_of(source: Source) -> dict:
     """What the pairs depend on, as JSON has it."""
     files = [path.stat() for path in source.inputs if path.is_file()]
@@ -336,7 +330,7 @@ def settings_of(source: Source) -> dict:
 
 def share(content: bytes) -> float:
     """A number in [0, 1) drawn by the content: the same for what is equal."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest()) / 2**48
+    return int(hashlib.blake2b(content, digest_size=6).hexdigest(), 16) / 2**48
 
 
 def split_of(content: bytes, val: float) -> str:
@@ -350,9 +344,9 @@ class Blocks:
     count: how many there may be. Of two or more, at least one is val, also where up to a third of them stay empty.
     """
 
-    def __init__(self, val: float, there: Mapping = {}, count: int = 0):  # noqa: B006
+    def __init__(self, val: float, count: int):
         self.val = 0.75 / count if val and count > 1 and val * count < 0.5 else val
-        self.splits = dict(there)
+        self.splits = {}  # those that are there already may be put in first
 
     def split(self, block) -> str:
         if block not in self.splits:

@@ -1030,13 +1030,14 @@ def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
 
 
 def test_blocks_are_held_out_evenly():
-    blocks = Blocks(0.1)
+    blocks = Blocks(0.1, 100)
     splits = [blocks.split(i) for i in range(100)]
     assert splits.count("val") == 10 and "val" in splits[:10]
     for count in range(2, 50):
-        few = Blocks(0.01, count=count)
+        few = Blocks(0.01, count)
         assert [few.split(i) for i in range(count)].count("val") == 1
-    again = Blocks(0.1, dict(enumerate(splits[37:], 37)))
+    again = Blocks(0.1, 100)
+    again.splits = dict(enumerate(splits[37:], 37))
     assert [again.split(i) for i in range(37, 100)] == splits[37:]
 
 
