@@ -201,10 +201,9 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         *((name, rgb or getattr(c, name) == only,
            "must keep its default with space lab, which makes ab of a photo's L")
           for name, only in LAB.items()),
-        ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
-        ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
-        ("crop_width", c.crop_width % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_width)}"),
+        *((name, size % 16 == 0, f"must be a multiple of 16, such as {max(16, round(size / 16) * 16)}")
+          for name, size in (("crop_size", c.crop_size), ("crop_width", c.crop_width))),
         ("load_size", c.resize == "none" or c.load_size >= c.crop_size, f"must be at least crop_size ({c.crop_size})"),
         ("color_jitter", not c.color_jitter or not c.input_is_label or not c.target_is_label,
          "must be 0 where both sides hold labels"),
@@ -219,7 +218,8 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("n_epochs", c.total_epochs >= 1, "must be at least 1 together with n_epochs_decay"),
         ("best_by", not c.palette or c.palette in PALETTES or c.palette.endswith(".json"),
          f"must be none, {', '.join(SCORES)}, or a palette: {', '.join(PALETTES)} or a JSON file"),
-        ("best_by", not c.palette or c.out_channels == 3, "must be another where out_channels is not 3"),
+        ("best_by", not c.palette or c.out_channels == 3,
+         "must be another where out_channels is not 3, as with space lab"),
         ("best_by", not c.palette or c.target_is_label,
          f"needs label_side {c.direction[-1]}, so that no resizing mixes colours"),
         ("best_by", c.best_by != "ms_ssim" or min(sides) > 175 or c.resize != "stretch",
@@ -247,10 +247,6 @@ def is_pattern(regex: str) -> bool:
 def require(name: str, value, holds: bool, rule: str) -> None:
     if not holds:
         raise ValueError(f"{name} {rule}; it is {value!r}")
-
-
-def near(size: int) -> int:
-    return max(16, round(size / 16) * 16)
 
 
 TUPLES = {  # type → whether values are such, what they must be, the type of each

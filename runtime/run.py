@@ -105,7 +105,7 @@ class Run:
         if then != self.cfg.direction:
             say(f"{self.cfg.init_from} translates {then}, and this run {self.cfg.direction}: it begins with weights "
                 "that do the opposite")
-        return {name: saved[name] for name in ("pairs",) if name in saved}
+        return {"pairs": saved.get("pairs")}
 
     def restore(self, state: State, record: dict, same_pairs: bool) -> Progress:
         """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
