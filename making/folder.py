@@ -27,8 +27,8 @@ from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.files import TEMPORARY, atomic, remove_leftovers, taking_turns
 from runtime.grids import save_grid
-from runtime.threads import ordered
-from utils import DataError, UserError, name_of
+from runtime.threads import attempt, ordered, sound
+from utils import UserError, name_of
 
 NOTE = "prepare.json"  # in the folder: the command and the settings that its pairs were made with
 ROWS = 6  # of a preview
@@ -75,13 +75,14 @@ def prepare(source: Source) -> int:
 
     Raises UserError where none could, or where the folder is somebody else's.
     """
-    if vars(source).get("paths") == ():
+    paths = vars(source).get("paths")
+    if paths is not None and len(paths) < 2:
         raise UserError(f"{type(source).__name__.lower()} needs what to read and, last, the folder to make")
     val = vars(source).get("val", 0)
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
     named = {}
-    for path in source.inputs if "paths" in vars(source) else ():
+    for path in source.inputs if paths else ():
         if (other := named.setdefault(path.resolve(), path)) is not path:
             raise UserError(f"{name_of(other)} and {name_of(path)} are one file: name it once")
     if source.preview:
@@ -117,20 +118,12 @@ def prepare(source: Source) -> int:
 
 def results(jobs: Iterable[Job], n_threads: int, failures: list[str]) -> Iterator[tuple[Job, Made]]:
     """Each job that made a pair, and the pair; why others could not goes to `failures`."""
-
-    def tried(job: Job) -> tuple[Job, Made | Exception | None]:
-        try:
-            return job, job.make()
-        except (DataError, OSError) as error:
-            return job, error
-
     n_threads = min(n_threads, usable_cores())
-    with ordered(tried, jobs, n_threads, n_threads + 1) as done:
-        for job, result in done:
-            if isinstance(result, Made):
-                yield job, result
-            elif result:
-                failures.append(str(result))
+    make = attempt(lambda job: (job, job.make()))
+    with ordered(make, jobs, n_threads, n_threads + 1) as done:
+        for job, made in sound(done, failures):
+            if made:
+                yield job, made
 
 
 def nothing_made(failures: Sequence[str]) -> UserError:

@@ -53,7 +53,7 @@ class Frames:
         return self.paths[-1]
 
     def jobs(self, there: There) -> Iterator[Job]:
-        if len(self.inputs) not in (1, 2):
+        if len(self.inputs) > 2:
             raise UserError("one or two videos and the folder to make are needed: frames VIDEO OUT, or frames VIDEO_A "
                             "VIDEO_B OUT")
         if self.every < 1:

@@ -1018,10 +1018,12 @@ def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
     video("high.mkv", size=(48, 64))
     for message, *words in (("text.mp4 cannot be read as a video", "text.mp4"), ("gone.mp4 is no file", "gone.mp4"),
                             ("frames takes videos, photos a folder of pictures", "folder"),
-                            ("one or two videos",), ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
+                            ("one or two videos", "clip.mkv", "high.mkv", "text.mp4"),
+                            ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
         assert message in run("frames", *words, "out", status=2) and not Path("out").exists()
     for command in ("frames", "parquet"):
-        assert f"{command} needs what to read and, last, the folder" in run(command, status=2)
+        for words in ([], ["out"]):
+            assert f"{command} needs what to read and, last, the folder" in run(command, *words, status=2)
     assert "every must be at least 1" in run("frames", "clip.mkv", "out", "--every", 0, status=2)
     damaged(Path("cut.mp4"), video(Path("whole.mp4"), codec="libx264"))
     said = run("frames", "cut.mp4", "cut", "--val", 0, status=1)
