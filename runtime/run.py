@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import sys
@@ -26,7 +27,7 @@ from runtime.checkpoint import (
 from runtime.console import say
 from runtime.distributed import Ranks, env_number
 from runtime.files import UNSUPPORTED, atomic, remove_leftovers
-from runtime.folder import numbered, refuse_foreign, run_files, run_name
+from runtime.folder import refuse_foreign, run_files, run_name
 from runtime.state import State, snapshot
 from runtime.summary import commit_of
 from runtime.weights import find_weights, read_weights
@@ -183,7 +184,8 @@ class Run:
     def _free_folder(self) -> Path:
         """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""
         name = run_name(self.cfg.data_root)
-        for folder in numbered(name):
+        for n in itertools.count(1):
+            folder = Path("runs", f"{name}-{n}" if n > 1 else name)
             if not run_files(folder):
                 try:
                     self._lock(folder)
