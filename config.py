@@ -83,11 +83,12 @@ class Config:
                 n = LAB[name]
             bands = self.bands_a if self.direction[side] == "A" else self.bands_b
             object.__setattr__(self, name, len(bands) or n)
-        weights = dict.fromkeys(self.loss_weights, (0, math.inf))
-        for name, (low, high) in (BOUNDS | weights).items():
-            value = getattr(self, name)
-            rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
-            require(name, value, low <= value <= high and value < math.inf, rule)
+        for f in reversed(fields(self)):  # n_labels sets in_channels
+            if f.type in (int, float):
+                low, high = BOUNDS.get(f.name, (0, math.inf))
+                value = getattr(self, f.name)
+                rule = f"must be from {low} to {high}" if high < math.inf else f"must be at least {low}"
+                require(f.name, value, low <= value <= high and value < math.inf, rule)
         for name, holds, rule in rules(self):
             require(name, getattr(self, name), holds, rule)
 
@@ -118,11 +119,6 @@ class Config:
         return "" if self.best_by in ("none", *SCORES) else self.best_by
 
     @property
-    def loss_weights(self) -> dict[str, float]:
-        """The weights of G's losses beside that of the GAN, by name: every setting that begins with lambda_."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("lambda_")}
-
-    @property
     def paper_gan(self) -> bool:
         """Whether D and its losses are the paper's, so that they are log 2 where D is undecided."""
         return self.gan_loss == "bce" and not self.n_scales
@@ -130,7 +126,7 @@ class Config:
     @property
     def paper_step(self) -> bool:
         """Whether losses and D are those of `train_step`, the paper's; whatever goes beyond needs `hd_step`."""
-        used = {name for name, weight in self.loss_weights.items() if weight}
+        used = {f.name for f in fields(self) if f.name.startswith("lambda_") and getattr(self, f.name)}
         return self.paper_gan and used <= {"lambda_l1"}
 
     def plain(self) -> dict:
@@ -142,7 +138,7 @@ class Config:
 SCORES = "val_l1", "psnr", "ms_ssim"
 PALETTES = "cityscapes", "demo", "facades"
 
-BOUNDS = {
+BOUNDS = {  # other numbers are at least 0
     "n_labels": (0, 255),
     "in_channels": (1, 255),
     "out_channels": (1, 64),
@@ -159,11 +155,8 @@ BOUNDS = {
     "n_scales": (0, 3),
     "lr": (1e-20, 1),
     "beta1": (0, 0.999),
-    "n_epochs": (0, math.inf),
-    "n_epochs_decay": (0, math.inf),
     "ema": (0, 0.99999),
     "batch_size": (1, math.inf),
-    "n_val": (0, math.inf),
     "num_workers": (0, 256),
     "seed": (0, 2**32 - 1),
 }
@@ -190,7 +183,9 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
     patterns += [(name, getattr(c, name)) for name in ("files_b", "files_m") if getattr(c, name)]
     rgb = c.space == "rgb"
     return [
-        *((name, *pattern_rule(pattern)) for name, pattern in patterns),
+        *((name, is_place(pattern),
+           "must be a path inside data_root that holds {name}, such as {split}/input/{name}.png")
+          for name, pattern in patterns),
         ("files_a", len({"{split}" in pattern for _, pattern in patterns}) < 2,
          "and the patterns of the other sides must all hold {split}, or none of them"),
         ("files_b", bool(c.files_a) == bool(c.files_b), "must be given where files_a is, and nowhere else"),
@@ -201,10 +196,9 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         *((name, rgb or getattr(c, name) == only,
            "must keep its default with space lab, which makes ab of a photo's L")
           for name, only in LAB.items()),
-        ("best_by", rgb or not c.palette, "must be no palette with space lab: photos have no classes"),
         ("in_channels", c.n_labels > 0 or c.in_channels <= 64, "must be from 1 to 64"),
-        ("crop_size", c.crop_size % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_size)}"),
-        ("crop_width", c.crop_width % 16 == 0, f"must be a multiple of 16, such as {near(c.crop_width)}"),
+        *((name, size % 16 == 0, f"must be a multiple of 16, such as {max(16, round(size / 16) * 16)}")
+          for name, size in (("crop_size", c.crop_size), ("crop_width", c.crop_width))),
         ("load_size", c.resize == "none" or c.load_size >= c.crop_size, f"must be at least crop_size ({c.crop_size})"),
         ("color_jitter", not c.color_jitter or not c.input_is_label or not c.target_is_label,
          "must be 0 where both sides hold labels"),
@@ -219,7 +213,8 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
         ("n_epochs", c.total_epochs >= 1, "must be at least 1 together with n_epochs_decay"),
         ("best_by", not c.palette or c.palette in PALETTES or c.palette.endswith(".json"),
          f"must be none, {', '.join(SCORES)}, or a palette: {', '.join(PALETTES)} or a JSON file"),
-        ("best_by", not c.palette or c.out_channels == 3, "must be another where out_channels is not 3"),
+        ("best_by", not c.palette or c.out_channels == 3,
+         "must be another where out_channels is not 3, as with space lab"),
         ("best_by", not c.palette or c.target_is_label,
          f"needs label_side {c.direction[-1]}, so that no resizing mixes colours"),
         ("best_by", c.best_by != "ms_ssim" or min(sides) > 175 or c.resize != "stretch",
@@ -228,12 +223,11 @@ def rules(c: Config) -> list[tuple[str, bool, str]]:
     ]
 
 
-def pattern_rule(pattern: str) -> tuple[bool, str]:
-    """Whether it can tell where one side lies, and what it must do."""
+def is_place(pattern: str) -> bool:
+    """Whether it can tell where one side lies."""
     braces = set(re.findall(r"\{[^}]*\}?", pattern))
-    holds = braces in ({"{name}"}, {"{name}", "{split}"}) and not re.match("/|[A-Za-z]:", pattern)
-    return (holds and ".." not in pattern.split("/"),
-            "must be a path inside data_root that holds {name}, such as {split}/input/{name}.png")
+    relative = not re.match("/|[A-Za-z]:", pattern) and ".." not in pattern.split("/")
+    return relative and braces in ({"{name}"}, {"{name}", "{split}"})
 
 
 def is_pattern(regex: str) -> bool:
@@ -247,10 +241,6 @@ def is_pattern(regex: str) -> bool:
 def require(name: str, value, holds: bool, rule: str) -> None:
     if not holds:
         raise ValueError(f"{name} {rule}; it is {value!r}")
-
-
-def near(size: int) -> int:
-    return max(16, round(size / 16) * 16)
 
 
 TUPLES = {  # type → whether values are such, what they must be, the type of each

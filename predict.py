@@ -12,7 +12,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -49,10 +49,10 @@ from pairs.picture import Picture
 from pairs.values import Values
 from runtime.console import printable, run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
-from runtime.files import is_full, remove_leftovers
+from runtime.files import remove_leftovers
 from runtime.grids import rgb
 from runtime.speed import choose_levers
-from runtime.threads import ordered
+from runtime.threads import attempt, ordered, sound
 from utils import DataError, UserError, name_of
 
 
@@ -172,32 +172,6 @@ def sheet(item: Item, y_fake: Tensor) -> Picture:
     if (alpha := item.taken.alpha) is not None:  # laid over white
         y_fake = 1 - (1 - y_fake) * torch.from_numpy(alpha / np.iinfo(alpha.dtype).max).float()
     return Values().picture(torch.cat([item.shown[0], y_fake, *item.shown[1:]], dim=2), item.taken.deep)
-
-
-def attempt(work: Callable, *more: object) -> Callable:
-    """work(job, *more) of a job, which returns the error where a file cannot be used or written.
-
-    Raises it where the disk is full: no other output fits either.
-    """
-
-    def tried(job):
-        try:
-            return work(job, *more)
-        except (DataError, OSError) as error:
-            if is_full(error):
-                raise
-            return error
-
-    return tried
-
-
-def sound(results: Iterable, failures: list[str]) -> Iterator:
-    """The results but for the errors, whose sentences go to `failures`."""
-    for result in results:
-        if isinstance(result, Exception):
-            failures.append(str(result))
-        else:
-            yield result
 
 
 def translate_items(translator: Translator, items: Iterable[Item], batch_size: int) -> Iterator[tuple[Item, Tensor]]:

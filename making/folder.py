@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -27,8 +27,8 @@ from runtime.console import say
 from runtime.devices import usable_cores
 from runtime.files import TEMPORARY, atomic, remove_leftovers, taking_turns
 from runtime.grids import save_grid
-from runtime.threads import ordered
-from utils import DataError, UserError, name_of
+from runtime.threads import attempt, ordered, sound
+from utils import UserError, name_of
 
 NOTE = "prepare.json"  # in the folder: the command and the settings that its pairs were made with
 ROWS = 6  # of a preview
@@ -75,13 +75,14 @@ def prepare(source: Source) -> int:
 
     Raises UserError where none could, or where the folder is somebody else's.
     """
-    if vars(source).get("paths") == ():
+    paths = vars(source).get("paths")
+    if paths is not None and len(paths) < 2:
         raise UserError(f"{type(source).__name__.lower()} needs what to read and, last, the folder to make")
     val = vars(source).get("val", 0)
     if not 0 <= val < 1:
         raise UserError(f"val is the share of the pairs that is held out, from 0 to below 1; it is {val}")
     named = {}
-    for path in source.inputs if "paths" in vars(source) else ():
+    for path in source.inputs if paths else ():
         if (other := named.setdefault(path.resolve(), path)) is not path:
             raise UserError(f"{name_of(other)} and {name_of(path)} are one file: name it once")
     if source.preview:
@@ -117,20 +118,12 @@ def prepare(source: Source) -> int:
 
 def results(jobs: Iterable[Job], n_threads: int, failures: list[str]) -> Iterator[tuple[Job, Made]]:
     """Each job that made a pair, and the pair; why others could not goes to `failures`."""
-
-    def tried(job: Job) -> tuple[Job, Made | Exception | None]:
-        try:
-            return job, job.make()
-        except (DataError, OSError) as error:
-            return job, error
-
     n_threads = min(n_threads, usable_cores())
-    with ordered(tried, jobs, n_threads, n_threads + 1) as done:
-        for job, result in done:
-            if isinstance(result, Made):
-                yield job, result
-            elif result:
-                failures.append(str(result))
+    make = attempt(lambda job: (job, job.make()))
+    with ordered(make, jobs, n_threads, n_threads + 1) as done:
+        for job, made in sound(done, failures):
+            if made:
+                yield job, made
 
 
 def nothing_made(failures: Sequence[str]) -> UserError:
@@ -187,9 +180,13 @@ class Folder:
         self.root = source.out
         self.settings = settings_of(source)
         self.files = [path for path in source.inputs if path.is_file()]
-        check_apart(self.root, source.inputs)
-        if self.root.is_dir():
-            remove_leftovers(self.root)
+        target = self.root.resolve()
+        for path in source.inputs:
+            real = path.resolve()
+            if target.is_relative_to(real) or real.is_relative_to(target):
+                raise UserError(f"{name_of(self.root)}, which the pairs would go to, and the input {name_of(path)} lie "
+                                "in one another: take a folder outside it")
+        remove_leftovers(self.root)
         self.begun = self._begun()
         self.there = self._whole() if self.begun else {}
         self.older = []  # of these, the names of those whose sources have changed since
@@ -309,16 +306,6 @@ def put(side: Side, path: Path) -> None:
             shutil.copyfileobj(old, new, 2**20)
 
 
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Raises UserError where `out` and one of the inputs are the same, or lie in one another."""
-    target = out.resolve()
-    for path in inputs:
-        source = path.resolve()
-        if target.is_relative_to(source) or source.is_relative_to(target):
-            raise UserError(f"{name_of(out)}, which the pairs would go to, and the input {name_of(path)} lie in one "
-                            "another: take a folder outside it")
-
-
 def settings_of(source: Source) -> dict:
     """What the pairs depend on, as JSON has it."""
     files = [path.stat() for path in source.inputs if path.is_file()]
@@ -336,7 +323,7 @@ def settings_of(source: Source) -> dict:
 
 def share(content: bytes) -> float:
     """A number in [0, 1) drawn by the content: the same for what is equal."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest()) / 2**48
+    return int(hashlib.blake2b(content, digest_size=6).hexdigest(), 16) / 2**48
 
 
 def split_of(content: bytes, val: float) -> str:
@@ -350,9 +337,9 @@ class Blocks:
     count: how many there may be. Of two or more, at least one is val, also where up to a third of them stay empty.
     """
 
-    def __init__(self, val: float, there: Mapping = {}, count: int = 0):  # noqa: B006
+    def __init__(self, val: float, count: int):
         self.val = 0.75 / count if val and count > 1 and val * count < 0.5 else val
-        self.splits = dict(there)
+        self.splits = {}  # those that are there already may be put in first
 
     def split(self, block) -> str:
         if block not in self.splits:

@@ -53,7 +53,7 @@ class Frames:
         return self.paths[-1]
 
     def jobs(self, there: There) -> Iterator[Job]:
-        if len(self.inputs) not in (1, 2):
+        if len(self.inputs) > 2:
             raise UserError("one or two videos and the folder to make are needed: frames VIDEO OUT, or frames VIDEO_A "
                             "VIDEO_B OUT")
         if self.every < 1:
@@ -73,7 +73,7 @@ class Frames:
         shorter = min(video.duration or 1e9 for video in videos)  # where no file tells, longer than any
         length = max(min(SECONDS, shorter / 10), 5 * spacing)  # at least five frames: its ends are left out
         rim = max(RIM * length, spacing)
-        blocks = Blocks(self.val, count=int(shorter / length + 1e-6))
+        blocks = Blocks(self.val, int(shorter / length + 1e-6))
         left_out = 0
         shown = of_shown = None  # of the second video, the last that was taken, and its split
         moments = together(*videos) if len(videos) == 2 else ((time, frame, None) for time, frame in first.frames())
@@ -200,8 +200,20 @@ class Video:
         self.stands = max(self.stands, written)
 
     def upright(self, frame) -> np.ndarray:
-        """(H, W, 3) of one of its frames."""
-        return upright(frame, self.axes, self.opaque)
+        """(H, W, 3) of one of its frames, as a player shows it.
+
+        Turned, or mirrored, as the file says, and laid over white if transparent.
+        """
+        transparent = is_transparent(frame) and not self.opaque
+        with CONVERTING:
+            pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", interpolation=ROUNDED)
+        if transparent:
+            pixels = over_white(pixels[..., :3], pixels[..., 3])
+        across, aside, down, along = self.axes
+        if aside:
+            pixels = pixels.swapaxes(0, 1)
+            across, along = down, aside
+        return np.ascontiguousarray(pixels[:: -1 if along < 0 else 1, :: -1 if across < 0 else 1])
 
     def square(self, frame) -> np.ndarray:
         """The same, enlarged along one side so that its pixels are square."""
@@ -245,23 +257,6 @@ def together(first: Video, second: Video) -> Iterator[tuple[float, Any, Any]]:
     if all(lengths) and abs(lengths[0] - lengths[1]) > 0.5:
         say(f"{name_of(first.path)} lasts {lengths[0]:.1f} s, {name_of(second.path)} {lengths[1]:.1f} s: pairs are of "
             "frames at the same time since the beginning, until the shorter ends")
-
-
-def upright(frame, where: tuple[int, int, int, int] | None = None, opaque: bool = False) -> np.ndarray:
-    """(H, W, 3), as a player shows it: turned, or mirrored, as the file says, and laid over white if transparent.
-
-    where: the `axes` of its video. opaque: leaves the fourth channel out of account.
-    """
-    transparent = is_transparent(frame) and not opaque
-    with CONVERTING:
-        pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", interpolation=ROUNDED)
-    if transparent:
-        pixels = over_white(pixels[..., :3], pixels[..., 3])
-    across, aside, down, along = where or axes(frame)
-    if aside:
-        pixels = pixels.swapaxes(0, 1)
-        across, along = down, aside
-    return np.ascontiguousarray(pixels[:: -1 if along < 0 else 1, :: -1 if across < 0 else 1])
 
 
 def is_transparent(frame) -> bool:

@@ -38,8 +38,6 @@ class Parquet:
         return self.paths[-1]
 
     def jobs(self, there: There) -> "Rows | Iterator[Job]":
-        if len(self.paths) < 2:
-            raise UserError("at least one parquet file and the folder to make are needed: parquet FILE OUT")
         if not self.inputs:
             raise UserError(f"no file in {name_of(self.paths[0])} ends in .parquet")
         if len({*self.columns}) < 2:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +92,16 @@ class Raster:
             values = np.where(valid, values, np.array(self.nodata).astype(values.dtype))
         return values, valid.any(axis=0)
 
-    def encoded(self, values: np.ndarray, valid: np.ndarray, place: Place) -> bytes:
+    def encoded(self, values: np.ndarray, valid: np.ndarray, grid: "Raster", row: int, column: int) -> bytes:
         """The GeoTIFF of a tile, with the palette, names and scales of the bands here. Raises OSError."""
         nodata = self.nodata
         if nodata is None and values.dtype.kind == "f" and not valid.all():
             nodata = math.nan
-        place = replace(place, nodata=nodata, descriptions=self.image.descriptions)
+        window = (row, row + 1), (column, column + 1)
+        transform = grid.image.window_transform(window) if grid.placed else None
+        place = Place(grid.crs, transform, nodata, self.image.descriptions)
         array = values.transpose(1, 2, 0)
         return encode(array, place=place, valid=None if valid.all() else valid, like=self.image)
-
-    def place_of(self, column: int, row: int) -> Place:
-        """Where a window lies that begins there."""
-        window = (row, row + 1), (column, column + 1)
-        return Place(self.crs, self.image.window_transform(window)) if self.placed else Place()
 
     def shift_from(self, grid: "Raster") -> tuple[int, int] | None:
         """By how many columns and rows the pixels of the grid lie apart from those here; None where they never meet.

@@ -64,8 +64,8 @@ class Tiles:
         say(f"the tiles take the pixels of {name_of(grid.path)}: {len(tiles)} of {self.size}×{self.size}")
         self.tell({"A": a, "B": b}, grid)
         split_of = {name: split for split, name in there}
-        begun = {block: split_of[name] for block, _, _, name in tiles if name in split_of}
-        blocks = Blocks(self.val, begun, len({block for block, *_ in tiles}))
+        blocks = Blocks(self.val, len({block for block, *_ in tiles}))
+        blocks.splits = {block: split_of[name] for block, _, _, name in tiles if name in split_of}
         return [Job(name, partial(self.make, {"A": a, "B": b}, grid, row, column, partial(blocks.split, block)))
                 for block, row, column, name in tiles]
 
@@ -100,5 +100,4 @@ class Tiles:
         (_, in_a), (_, in_b) = tiles.values()
         if not (in_a & in_b).any():
             return None
-        place = grid.place_of(column, row)
-        return Made(split(), *(raster.encoded(*tile, place) for raster, tile in tiles.items()))
+        return Made(split(), *(raster.encoded(*tile, grid, row, column) for raster, tile in tiles.items()))

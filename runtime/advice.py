@@ -101,14 +101,11 @@ def what_next(cfg: Config, pair: Any, split: str, kind: str) -> str:
     gen = cfg.out_dir / "gen.pth.tar"
     inputs = pair.inputs if cfg.direction == "AtoB" or pair.side_by_side else (pair.target,)
     ending = ".png" if kind != "float32" and (cfg.space == "lab" or cfg.out_channels in (1, 3, 4)) else ".npy"
-    several = len(inputs) > 1
     x = short(Path(os.path.commonpath(inputs))) if isinstance(inputs[0], Path) else "FILE"  # of several, their folder
     half = ["--side-by-side", "left" if cfg.direction == "AtoB" else "right"] if pair.side_by_side else []
     return "\n".join([
-        "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half, "--output",
-                                *([cfg.out_dir / "translated", "--ending", ending] if several else
-                                  [cfg.out_dir / f"translated{ending}"])),
+        "translate: " + command("predict.py", "--checkpoint", gen, "--input", x, *half,
+                                "--output", cfg.out_dir / "translated", "--ending", ending),
         "score: " + command("evaluate.py", "--checkpoint", gen, "--data-root", short(cfg.data_root),
-                            *(["--split", "test"] if split == "test" else []),
-                            *(["--skip-unreadable"] if cfg.skip_unreadable else []),
-                            *(["--seed", cfg.seed] if cfg.seed else []))])  # validation's dropout
+                            "--split", split, "--seed", cfg.seed,  # validation's dropout
+                            *(["--skip-unreadable"] if cfg.skip_unreadable else []))])

@@ -152,8 +152,7 @@ def load_settings(folder: Path, argv: list[str] | None = None, of_recipe: Iterab
     """
     path, checkpoint = folder / "config.json", folder / "checkpoint.pth.tar"
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if path.is_file() and (text.strip("\0 \r\n") or not checkpoint.is_file()):
+        if path.is_file() and (text := path.read_text(encoding="utf-8").strip("\0 \r\n")):
             settings = json.loads(text)
             defaults = settings.pop("defaults", {})
         elif (path := checkpoint).is_file():

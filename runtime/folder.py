@@ -1,9 +1,7 @@
 """The folders of runs: their names, and whose files are in them."""
 
-import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.checkpoint import load_tensors
@@ -56,11 +54,6 @@ def run_files(folder: Path) -> list[str]:
 
 def run_name(data_root: Path) -> str:
     return data_root.absolute().name or "run"
-
-
-def numbered(name: str) -> Iterator[Path]:
-    """The folders that runs called `name` take, one after the other: runs/NAME, runs/NAME-2, …"""
-    return (Path("runs", f"{name}-{n}" if n > 1 else name) for n in itertools.count(1))
 
 
 def age(folder: Path) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import sys
@@ -26,7 +27,7 @@ from runtime.checkpoint import (
 from runtime.console import say
 from runtime.distributed import Ranks, env_number
 from runtime.files import UNSUPPORTED, atomic, remove_leftovers
-from runtime.folder import numbered, refuse_foreign, run_files, run_name
+from runtime.folder import refuse_foreign, run_files, run_name
 from runtime.state import State, snapshot
 from runtime.summary import commit_of
 from runtime.weights import find_weights, read_weights
@@ -114,7 +115,7 @@ class Run:
         if then != self.cfg.direction:
             say(f"{self.cfg.init_from} translates {then}, and this run {self.cfg.direction}: it begins with weights "
                 "that do the opposite")
-        return {name: saved[name] for name in ("pairs",) if name in saved}
+        return {"pairs": saved.get("pairs")}
 
     def restore(self, state: State, record: dict, same_pairs: bool) -> Progress:
         """Puts the checkpoint, if there is one, into `state`, and returns where the run stands.
@@ -192,7 +193,8 @@ class Run:
     def _free_folder(self) -> Path:
         """runs/NAME, or the first of runs/NAME-2, … where nobody has trained; locked."""
         name = run_name(self.cfg.data_root)
-        for folder in numbered(name):
+        for n in itertools.count(1):
+            folder = Path("runs", f"{name}-{n}" if n > 1 else name)
             if not run_files(folder):
                 try:
                     self._lock(folder)

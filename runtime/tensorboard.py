@@ -34,9 +34,14 @@ class Events:
         """Adds the epochs that are new; the first failure, most of all a full disk, ends it with a sentence."""
         if self.failed:
             return
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         try:
             self.path.parent.mkdir(exist_ok=True)
-            append(self.path, self.waiting + [event_of(row) for row in history[self.told :]])
+            with self.path.open("ab") as file:
+                writer = RecordWriter(file)
+                for event in [*self.waiting, *map(event_of, history[self.told :])]:
+                    writer.write(event.SerializeToString())
             self.waiting = []
             self.told = len(history)
         except Exception as error:
@@ -50,12 +55,3 @@ def event_of(row: dict):
 
     values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != "epoch"]
     return Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values))
-
-
-def append(path: Path, events: list) -> None:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    with path.open("ab") as file:
-        writer = RecordWriter(file)
-        for event in events:
-            writer.write(event.SerializeToString())

@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from runtime.files import is_full
+from utils import DataError
+
 
 @contextlib.contextmanager
 def ordered(work: Callable, jobs: Iterable, n_threads: int | None, ahead: int) -> Iterator[Iterator]:
@@ -28,3 +31,29 @@ def ordered(work: Callable, jobs: Iterable, n_threads: int | None, ahead: int) -
         yield results()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def attempt(work: Callable, *more: object) -> Callable:
+    """work(job, *more) of a job, which returns the error where a file cannot be used or written.
+
+    Raises it where the disk is full: no other output fits either.
+    """
+
+    def tried(job):
+        try:
+            return work(job, *more)
+        except (DataError, OSError) as error:
+            if is_full(error):
+                raise
+            return error
+
+    return tried
+
+
+def sound(results: Iterable, failures: list[str]) -> Iterator:
+    """The results but for the errors, whose sentences go to `failures`."""
+    for result in results:
+        if isinstance(result, Exception):
+            failures.append(str(result))
+        else:
+            yield result

@@ -104,7 +104,7 @@ def test_numbers_of_unknown_range_bands_and_several_inputs_are_refused(arrays, t
 def test_lab_sets_the_channels_survives_a_file_and_says_what_its_numbers_are():
     assert (LAB.in_channels, LAB.out_channels) == (1, 2)
     assert Config(**LAB.plain()) == LAB
-    with pytest.raises(ValueError, match="best_by must be no palette"):
+    with pytest.raises(ValueError, match="best_by must be another where out_channels is not 3, as with space lab"):
         Config(space="lab", best_by="facades")
     assert values_of(LAB.plain()) == (L, AB) and "L of Lab" in str(L) and "a and b of Lab" in str(AB)
 

@@ -43,7 +43,7 @@ EXAMPLES = [[torch.zeros(3, 64, 64)] * 3]
 
 
 @pytest.mark.parametrize("sink", ["logger.write_csv", "logger.write_curves", "logger.write_grid", "logger.Events",
-                                  "tensorboard.append"])
+                                  "tensorboard.event_of"])
 def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys, sink):
     monkeypatch.setattr(f"runtime.{sink}", Mock(side_effect=OSError("no space left")))
     logger_of().epoch(row(), EXAMPLES)

@@ -988,12 +988,14 @@ def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
     video("high.mkv", size=(48, 64))
     for message, *words in (("text.mp4 cannot be read as a video", "text.mp4"), ("gone.mp4 is no file", "gone.mp4"),
                             ("frames takes videos, photos a folder of pictures", "folder"),
-                            ("one or two videos",), ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
+                            ("one or two videos", "clip.mkv", "high.mkv", "text.mp4"),
+                            ("have two shapes, 64×48 and 48×64", "clip.mkv", "high.mkv")):
         assert message in run("frames", *words, "out", status=2) and not Path("out").exists()
     Path("again.mkv").symlink_to("clip.mkv")
     for command in ("frames", "parquet"):
         assert "again.mkv are one file: name it once" in run(command, "clip.mkv", "again.mkv", "out", status=2)
-        assert f"{command} needs what to read and, last, the folder" in run(command, status=2)
+        for words in ([], ["out"]):
+            assert f"{command} needs what to read and, last, the folder" in run(command, *words, status=2)
     assert "every must be at least 1" in run("frames", "clip.mkv", "out", "--every", 0, status=2)
     damaged(Path("cut.mp4"), video(Path("whole.mp4"), codec="libx264"))
     said = run("frames", "cut.mp4", "cut", "--val", 0, status=1)
@@ -1002,13 +1004,14 @@ def test_videos_that_cannot_be_used_are_told(tmp_path, monkeypatch):
 
 
 def test_blocks_are_held_out_evenly():
-    blocks = Blocks(0.1)
+    blocks = Blocks(0.1, 100)
     splits = [blocks.split(i) for i in range(100)]
     assert splits.count("val") == 10 and "val" in splits[:10]
     for count in range(2, 50):
-        few = Blocks(0.01, count=count)
+        few = Blocks(0.01, count)
         assert [few.split(i) for i in range(count)].count("val") == 1
-    again = Blocks(0.1, dict(enumerate(splits[37:], 37)))
+    again = Blocks(0.1, 100)
+    again.splits = dict(enumerate(splits[37:], 37))
     assert [again.split(i) for i in range(37, 100)] == splits[37:]
 
 

@@ -16,7 +16,7 @@ from inference import video as video_module
 from inference.trained import Trained
 from inference.translate import Translator
 from inference.video import translate_video
-from making.frames import Video, upright
+from making.frames import Video
 from pairs.geometry import Geometry
 from utils import DataError
 
@@ -77,8 +77,8 @@ def remuxed(source, path, change):
 
 def seen(path):
     """Of each frame: the time, and the picture, upright."""
-    with av.open(str(path)) as file:
-        return [(frame.time, upright(frame)) for frame in file.decode(video=0)]
+    video = Video(Path(path))
+    return [(frame.time, video.upright(frame)) for _, frame in video.frames()]
 
 
 def heard(path):
