@@ -175,7 +175,7 @@ def test_what_killed_makers_left_is_removed_and_what_others_are_making_stays(tmp
     try:
         assert alive.stdout.readline() == "made\n"
         other, = set(tmp_path.iterdir()) - {mine}  # this start has removed what the first one left
-        assert other != dead
+        assert other != dead and files.unfinished(tmp_path) == [other]
         with files.complete_folder(path) as folder:
             (folder / "whole").touch()
         assert set(tmp_path.iterdir()) == {mine, other, path} and (other / "data" / "half").exists()
@@ -183,8 +183,7 @@ def test_what_killed_makers_left_is_removed_and_what_others_are_making_stays(tmp
     finally:
         alive.kill()
         alive.communicate()
-    with files.complete_folder(path):
-        assert not other.exists()
+    assert files.abandoned(other)
 
 
 def test_a_folder_that_another_process_completed_meanwhile_is_kept(tmp_path):
