@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from config import Config
 from pairs.geometry import Geometry, resize_pair
 from pairs.identity import Pair
-from pairs.jitter import Jitter, check_colours
+from pairs.jitter import Jitter
 from pairs.loading import keep_in_memory
 from pairs.reading import read_pictures
 from pairs.survey import Survey
@@ -141,7 +141,7 @@ def load_data(cfg: Config, world: int = 1, before: dict | None = None,
     # Find the pairs.
     survey = Survey.find(cfg.plain(), before, resumed)
     survey.check_batch(cfg.batch_size, world)
-    check_colours(survey.train, cfg)
+    survey.check_colours(cfg)
 
     # Look at them, before hours are spent on what was not meant.
     x, y = values_of(vars(cfg))

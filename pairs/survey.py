@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from config import Config
 from pairs.checks import Headers, Seen, check_headers, check_shown, check_small, check_values, describe
 from pairs.divide import Found
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
 from pairs.identity import Known, Pair, changes, digest, marks
+from pairs.jitter import check_colours
 from pairs.palettes import flat_colours
 from pairs.patterns import Patterns
 from pairs.values import Values
@@ -80,6 +82,10 @@ class Survey:
         if other is not None:
             raise UserError(f"process {other} has found other pairs in {name_of(self.root)} than process 0: let that "
                             "folder hold the same files on all machines")
+
+    def check_colours(self, cfg: Config) -> None:
+        """Raises UserError where color_jitter cannot change the side that the settings name."""
+        check_colours(self.train, cfg)
 
     def look(self, x: Values, y: Values, geometry: Geometry, direction: str, n_val: int, *, skip: bool = False,
              shown_above: int = 0) -> None:
