@@ -13,13 +13,13 @@ from tqdm import tqdm
 from config import Config
 from dataset import PairedImages
 from making.folder import names_are_places
-from pairs.checks import check_colours, check_headers, check_small, check_values, describe_classes
+from pairs.checks import check_headers, check_small, check_values, describe_classes
 from pairs.divide import shared_beginnings, twin_names
 from pairs.download import ensure_dataset
 from pairs.find import evenly, find_pairs
 from pairs.geometry import Geometry
 from pairs.identity import Pair
-from pairs.jitter import Jitter
+from pairs.jitter import Jitter, check_colours
 from pairs.patterns import Patterns
 from pairs.reading import read_pair
 from pairs.values import values_of
@@ -103,8 +103,7 @@ def check(cfg: Config) -> int:
         say(f"one side, {usual[0]}×{usual[1]}: " + ", ".join(f"{what} {w}×{h}" for what, (w, h) in told.items())
             + f" (resize {cfg.resize})")
     if good.get("train"):
-        if cfg.color_jitter:
-            check_colours(good["train"], cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
+        check_colours(good["train"], cfg)
         # What it will see of some pairs.
         name = cfg.data_root.resolve().name
         preview = Path(f"preview_{name}.png")

@@ -13,13 +13,12 @@ from torch.utils.data import Dataset
 from config import Config
 from pairs.geometry import Geometry, resize_pair
 from pairs.identity import Pair
-from pairs.jitter import Jitter
+from pairs.jitter import Jitter, check_colours
 from pairs.loading import keep_in_memory
 from pairs.reading import read_pictures
 from pairs.survey import Survey
 from pairs.values import Values, batch_of, mask_array, to_batch, values_of
 from runtime.console import say
-from runtime.distributed import ALONE, Ranks
 from utils import DataError
 
 
@@ -86,10 +85,11 @@ class PairedImages(Dataset):
         return pixels, place != index
 
     def readable(self) -> Iterator[Pair]:
-        """The pairs that can be read; prints a note of each other."""
+        """The pairs; with `skip`, those that can be read, and a note of each other is printed."""
         for index, pair in enumerate(self.pairs):
             try:
-                self.read(index)
+                if self.skip:
+                    self.read(index)
             except DataError as error:
                 say(f"skipped: {error}")
             else:
@@ -131,7 +131,7 @@ class PairedImages(Dataset):
         return pixels
 
 
-def load_data(cfg: Config, ranks: Ranks = ALONE, before: dict | None = None,
+def load_data(cfg: Config, world: int = 1, before: dict | None = None,
               resumed: bool = True) -> tuple[PairedImages, PairedImages, Survey]:
     """The training and the validation pairs, and what a checkpoint keeps of them.
 
@@ -139,10 +139,9 @@ def load_data(cfg: Config, ranks: Ranks = ALONE, before: dict | None = None,
     Raises FileNotFoundError or UserError when they cannot be used.
     """
     # Find the pairs.
-    survey = Survey.find(cfg.plain(), before, resumed, ranks)
-    survey.check_batch(cfg.batch_size, ranks.world)
-    if cfg.color_jitter:
-        survey.check_colours(cfg.direction[-1] if cfg.input_is_label else cfg.direction[0])
+    survey = Survey.find(cfg.plain(), before, resumed)
+    survey.check_batch(cfg.batch_size, world)
+    check_colours(survey.train, cfg)
 
     # Look at them, before hours are spent on what was not meant.
     x, y = values_of(vars(cfg))
@@ -163,5 +162,5 @@ def load_data(cfg: Config, ranks: Ranks = ALONE, before: dict | None = None,
     )
     train_data = make(survey.train, jitter=Jitter(cfg), masked=survey.masked)
     val_data = make(survey.scored)
-    keep_in_memory(cfg.cache, ranks.world, train_data, val_data)
+    keep_in_memory(cfg.cache, world, train_data, val_data)
     return train_data, val_data, survey

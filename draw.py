@@ -27,7 +27,6 @@ from inference.load import find_checkpoint, load_generator
 from inference.page import check_page, choose_palette, example_of, find_examples, settings_of
 from inference.translate import Translator
 from pairs.images import png, read_picture
-from pairs.picture import Picture
 from runtime.console import run_main, say
 from runtime.devices import memory_advice, use_device, use_precision
 from utils import UserError
@@ -123,11 +122,7 @@ class App:
         with self.lock, memory_advice("send a smaller image"):
             if self.newest.get(client, ticket) is not ticket:
                 raise exceptions.Conflict("a newer drawing has taken this one's place")
-            return answer(self.translated(read_picture(body)))
-
-    def translated(self, picture: Picture) -> np.ndarray:
-        """As predict.py writes it, to the pixel."""
-        return self.translator.numbers([picture])
+            return answer(self.translator.numbers([read_picture(body)]))  # as predict.py writes it, to the pixel
 
     def example(self, request: Request, number: int) -> Response:
         """Input and target side by side, of the examples from 0 on."""

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from dataset import PairedImages
 from generator import Generator
 from inference.load import find_checkpoint, load_generator
-from inference.metrics import NEEDS, Checkerboard, LabelScores, Perceptual, image_scores, summary
+from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, needs, summary
 from inference.trained import Trained, mark_of
-from inference.translate import Translator, at_any_size, check_scale
+from inference.translate import Translator, at_any_size
 from pairs.checks import check_headers
 from pairs.divide import Found
 from pairs.download import ensure_dataset
@@ -184,7 +184,7 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     """
     trained = gen.trained
     direction = trained.direction if opts.direction == "trained" else opts.direction
-    if direction not in ("AtoB", "BtoA"):
+    if not direction:
         raise UserError("the checkpoint does not tell its direction: give --direction AtoB or BtoA")
     labels, maps = trained.label_side, direction[0 if opts.reader else -1]
     if opts.palette and labels != maps:  # averaging label maps would invent colours between two classes
@@ -205,10 +205,9 @@ def load_pairs(opts: Evaluate, gen: Generator) -> tuple[PairedImages, PairedImag
     x, y = trained.values(direction)
     data, train = (PairedImages(each, direction, x, y, geometry, labels, skip=opts.skip_unreadable)
                    for each, geometry in ((pairs, shown), (splits.get("train") or pairs, square)))
-    if opts.skip_unreadable:
-        data.pairs = [*data.readable()]
-        if not data.pairs:
-            raise UserError(f"none of the {len(pairs)} pairs could be read")
+    data.pairs = [*data.readable()]
+    if not data.pairs:
+        raise UserError(f"none of the {len(pairs)} pairs could be read")
     return data, train
 
 
@@ -224,10 +223,10 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
                         f"{gen.crop_size}")
     if reader.trained.direction == direction:
         raise UserError(f"the reader translates {direction} as the generator does: it must be trained the other way")
-    ways = [(each.resize, each.load_size if each.resize == "aspect" else 0)
-            for each in (reader.trained.geometry, gen.trained.geometry)]
-    if ways[0] != ways[1] and not opts.full_size:
-        raise UserError(f"the reader was trained with resize {ways[0][0]}, the generator with {ways[1][0]}, or with "
+    sees, makes = reader.trained.geometry, gen.trained.geometry
+    large = 7919, 4799  # which another resize or load_size brings to another size
+    if sees.whole(large) != makes.whole(large) and not opts.full_size:
+        raise UserError(f"the reader was trained with resize {sees.resize}, the generator with {makes.resize}, or with "
                         "another load_size: --full-size shows each of them what it knows")
     return reader
 
@@ -259,13 +258,14 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
     baselines = {} if opts.baseline == "none" else {opts.baseline: baseline(opts.baseline, train)}
     names = ["output", *baselines]
     read = reading(load_reader(opts, gen, data.direction, device), data, opts) if opts.reader else None
-    boards, metrics, labels = [(who, Checkerboard()) for who in names], [], []  # of all images together
+    asked, metrics, labels = ["ssim", "ms_ssim"], [(who, Checkerboard()) for who in names], []
     if opts.palette:
         scored = [*names, "target"] if read else names
         labels = [(who, LabelScores(load_palette(opts.palette))) for who in scored]
     if opts.perceptual:
         perceptual = Perceptual(device)  # which says what cannot be had
-        metrics = [(who, perceptual if who == "output" else copy.deepcopy(perceptual)) for who in names]
+        asked += perceptual.metrics
+        metrics += [(who, perceptual if who == "output" else copy.deepcopy(perceptual)) for who in names]
     rows, l1, near = {who: [] for who in names}, [math.nan] * len(data), []
     blank, bad = [], []  # files of what cannot be scored
     for i, (x, y_fake, y) in enumerate(predictions(gen, data, range(len(data)), opts)):
@@ -280,34 +280,29 @@ def evaluate(gen: Generator, data: PairedImages, train: PairedImages, opts: Eval
         for who, image in images.items():
             rows[who].append(image_scores(image, target))
         images["target"] = target
-        for who, board in boards:
-            board.update(images[who], target, hide)
         for who, metric in metrics:
-            metric.update(images[who], target)
+            metric.update(images[who], target, hide)
         if labels and not read:
             near.append(labels[0][1].near(target, hide))
         for who, metric in labels:
-            if read:
-                metric.update(read(images[who]), x, hide)
-            else:
-                metric.update(images[who], target, hide)
+            compared = (read(images[who]), x) if read else (images[who], target)
+            metric.update(*compared, hide)
         l1[i] = rows["output"][-1]["l1"]
     if sum(near) < len(near) / 2:
         say(f"{1 - sum(near) / len(near):.0%} of the targets' pixels have no colour of {opts.palette}, so that their "
             "scores as labels tell nothing: a --reader tells which labels it sees in photos")
-    if len(blank) == len(data):
-        raise UserError(f"no pixel of these {len(data)} pairs counts: masks are black, or pixels hold no value")
-    if not rows["output"]:
-        raise UserError(f"none of the {len(bad)} outputs is finite: --precision fp32 may help")
-    for files, why in ((bad, "the output is not finite"), (blank, "no pixel counts")):
+    for files, why in ((bad, "the output is not finite (--precision fp32 may help)"),
+                       (blank, "no pixel counts (the mask is black, or pixels hold no value)")):
         if files:
             say(f"left out of all scores, since {why}: {len(files)} of {len(data)} pairs, such as {files[0]}")
-    if opts.perceptual:
-        for name, why in perceptual.missing().items():
-            say(f"no {name}: {why}")
+    if not rows["output"]:
+        raise UserError(f"none of the {len(data)} pairs can be scored")
     scores = {who: summary(rows[who]) for who in names}
-    for who, metric in boards + metrics + labels:
+    for who, metric in metrics + labels:
         scores.setdefault(who, {}).update(metric.compute())
+    for name in asked:
+        if name not in scores["output"]:
+            say(f"no {name}: it needs {needs(name)}")
     return {"scores": scores, "l1_of_each": l1}
 
 
@@ -318,15 +313,9 @@ def table(scores: dict[str, dict]) -> str:
         cells = []
         for values in scores.values():
             value = values.get(metric, math.nan)
-            mean, std = (value["mean"], value["std"]) if isinstance(value, dict) else (value, math.nan)
-            cells.append(f"{mean:.4f}" + ("" if math.isnan(std) else f" ± {std:.4f}"))
+            cells.append("{mean:.4f} ± {std:.4f}".format(**value) if isinstance(value, dict) else f"{value:.4f}")
         lines.append(f"{metric:16}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
-
-
-def nan_to_null(report: dict) -> dict:
-    """The same, with None, JSON's null, for numbers that are not finite: the PSNR of equal images, say."""
-    return json.loads(json.dumps(report), parse_constant=lambda name: None)
 
 
 @contextlib.contextmanager
@@ -377,7 +366,6 @@ def main() -> int:
     if opts.perceptual and gen.trained.y.written not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")
     check_seed(opts.seed)  # before any file is read
-    check_scale(opts.scale)
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()
@@ -391,12 +379,10 @@ def main() -> int:
             f"{size}, norm {opts.norm}, dropout {opts.dropout}; mean ± standard deviation over images; "
             f"{time.perf_counter() - start:.0f} s on {device}")
         say(table(found["scores"]))
-        for name, pixels in NEEDS.items():
-            if name not in found["scores"]["output"]:
-                say(f"no {name}: it needs more than {pixels} pixels a side")
 
         settings = {key: str(value) for key, value in vars(opts).items()}
-        report = nan_to_null({"n": len(order), "settings": settings, "weights": mark_of(gen), **found})
+        report = json.dumps({"n": len(order), "settings": settings, "weights": mark_of(gen), **found})
+        report = json.loads(report, parse_constant=lambda name: None)  # for what is not finite, JSON has null
         with atomic(folder / "metrics.json") as file:
             file.write(json.dumps(report, indent=2).encode())
         chosen = [order[0], order[len(order) // 2], order[-1]]

@@ -398,12 +398,11 @@ def open_video(opts: Predict) -> Video | None:
 
 def with_defaults(opts: Predict, video: bool) -> Predict:
     """auto, decided: what the paper does for images; for videos, what flickers least."""
-    chosen = {"norm": "running", "dropout": "off"} if video else {"norm": "image", "dropout": "on"}
-    chosen = {name: value for name, value in chosen.items() if getattr(opts, name) == "auto"}
-    if video and chosen:
-        flags = " ".join(f"--{name} {value}" for name, value in chosen.items())
-        say(f"a video is translated with {flags}, which flickers least, unless you say otherwise")
-    return replace(opts, **chosen)
+    norm, dropout = ("running", "off") if video else ("image", "on")
+    if video and "auto" in (opts.norm, opts.dropout):
+        say("a video is translated with --norm running --dropout off, which flickers least, where you say no other")
+    return replace(opts, norm=norm if opts.norm == "auto" else opts.norm,
+                   dropout=dropout if opts.dropout == "auto" else opts.dropout)
 
 
 def predict_video(translator: Translator, video: Video, output: Path, batch_size: int) -> None:

@@ -129,7 +129,7 @@ def train(cfg: Config) -> None:
         # Find everything that the run needs, so that what is missing ends it now.
         validate = Validation(cfg, ranks, autocast)
         vgg_loss = load_vgg(device) if cfg.lambda_vgg else None
-        train_data, val_data, survey = load_data(cfg, ranks, before=run.met, resumed=run.saved is not None)
+        train_data, val_data, survey = load_data(cfg, ranks.world, before=run.met, resumed=run.saved is not None)
         survey.check_same(ranks)
 
         # Draw the networks from the seed, then put the checkpoint into them if there is one.

@@ -52,6 +52,11 @@ def name_of(source: Path | np.ndarray | bytes | str) -> str:
     return str(source) if str(source).isprintable() else repr(str(source))
 
 
+def first_line(error: Exception) -> str:
+    """Of its message; its type, where it has none."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def command_line(words: Iterable[str]) -> str:
     """The words as one would type them; the shells of Windows know double quotes alone."""
     if os.name == "nt":

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import UserError
+from utils import UserError, first_line
 
 VGG_LAYERS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}  # relu1_1 … relu5_1, and how much each counts
 
@@ -61,8 +61,7 @@ def load_vgg(device: torch.device) -> VGGLoss:
     try:
         features = vgg19(weights=weights).features
     except Exception as error:  # no network, a full disk, a broken download
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        raise UserError(f"lambda_vgg needs the weights of VGG19, which cannot be had here ({reason}): put "
+        raise UserError(f"lambda_vgg needs the weights of VGG19, which cannot be had here ({first_line(error)}): put "
                         f"{weights.url} at {file}, or train with --lambda-vgg 0") from error
     return VGGLoss(features).to(device)

@@ -52,23 +52,18 @@ def reduced(gen: Generator, int8: bool) -> Generator:
     return gen
 
 
-class Cropped(nn.Module):
+class Cropped(nn.ConvTranspose2d):
     """A transposed convolution of kernel 3, stride 2, padding 1, output_padding 1, as LiteRT's converter takes it."""
 
-    def __init__(self, layer: nn.ConvTranspose2d):
-        super().__init__()
-        self.layer = layer
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(x, self.layer.weight, self.layer.bias, stride=2)[..., 1:, 1:]
+        return F.conv_transpose2d(x, self.weight, self.bias, stride=2)[..., 1:, 1:]
 
 
 def crop_instead_of_padding(net: nn.Module) -> None:
-    """Replaces the layers that the converter refuses, those of ResNets and pix2pixHD, by their like."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.ConvTranspose2d) and child.output_padding == (1, 1):
-                setattr(module, name, Cropped(child))
+    """Of the layers that the converter refuses, those of ResNets and pix2pixHD, makes their like."""
+    for module in net.modules():
+        if isinstance(module, nn.ConvTranspose2d) and module.output_padding == (1, 1):
+            module.__class__ = Cropped
 
 
 def fits_fp16(gen: Generator) -> bool:

@@ -11,9 +11,15 @@ from torch import Tensor
 
 from pairs.palettes import is_void
 from runtime.console import say
+from utils import first_line
 
-NEEDS = {"ssim": 10, "ms_ssim": 175}  # an image must have more pixels a side; the message of torchmetrics says 160
-LEAST = 30  # the same for lpips
+# An image must have more pixels a side; of ms_ssim, the message of torchmetrics says 160
+NEEDS = {"ssim": 10, "ms_ssim": 175, "lpips": 30}
+
+
+def needs(name: str) -> str:
+    """What there must be for that score."""
+    return f"more than {NEEDS[name]} pixels a side" if name in NEEDS else "two images or more"
 
 
 def image_scores(y_fake: Tensor, y: Tensor) -> dict[str, float]:
@@ -94,11 +100,11 @@ class Perceptual:
                 if name != "lpips":
                     self.metrics[name].inception.use_antialias = False
             except Exception as error:  # a missing package, no network, a broken download
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                say(f"no {name}: it cannot be had here ({reason}); downloaded weights, which may be broken, lie in "
-                    f"{torch.hub.get_dir()}")
+                say(f"no {name}: it cannot be had here ({first_line(error)}); downloaded weights, which may be broken, "
+                    f"lie in {torch.hub.get_dir()}")
 
-    def update(self, y_fake: Tensor, y: Tensor) -> None:
+    def update(self, y_fake: Tensor, y: Tensor, hide: Tensor | None = None) -> None:
+        """What is to `hide` counts too: these networks see whole images."""
         fake, real = (image.float().expand(3, -1, -1)[None].clamp(-1, 1) / 2 + 0.5 for image in (y_fake, y))
         self.n += 1
         self.smallest = min(self.smallest, *y.shape[-2:])
@@ -106,19 +112,15 @@ class Perceptual:
             if name != "lpips":
                 metric.update((fake * 255).round().byte(), real=False)  # with normalize=True, they would cut off
                 metric.update((real * 255).round().byte(), real=True)
-            elif self.smallest > LEAST:
+            elif self.smallest > NEEDS["lpips"]:
                 metric.update(fake, real)
 
-    def missing(self) -> dict[str, str]:
-        """By name, why there is no score of these images."""
-        few = {"fid": "two images or more", "kid": "two images or more"} if self.n < 2 else {}
-        small = {"lpips": f"more than {LEAST} pixels a side"} if self.smallest <= LEAST else {}
-        return {name: f"it needs {what}" for name, what in {**few, **small}.items() if name in self.metrics}
-
     def compute(self) -> dict[str, float]:
+        """Without what these images do not give: `needs` tells why."""
         scores = {}
         for name, metric in self.metrics.items():
-            if name in self.missing():
+            lacks = self.smallest <= NEEDS["lpips"] if name == "lpips" else self.n < 2
+            if lacks:
                 continue
             if name == "kid":
                 metric.subset_size = min(50, self.n)

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset import PairedImages
 from generator import Generator
 from inference.export import export, fits_fp16
 from inference.trained import Trained, check_pictures, crop_of
 from pairs.find import evenly, find_pairs
 from pairs.geometry import resize
 from pairs.identity import Pair
-from pairs.images import can_hold, png, to_tensor
+from pairs.images import can_hold, png
 from pairs.palettes import PALETTES, load_palette
-from pairs.reading import read_pair
+from pairs.values import Values
 from runtime.cli import load_settings
 from runtime.console import say
 from runtime.files import complete_folder, new_folder
@@ -93,15 +94,15 @@ def settings_of(gen: Generator, palette: dict[str, tuple], examples: Sequence[Pa
 
 def example_of(pair: Pair, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
     """Input and target, (H, W, 3) uint8 each."""
-    order = slice(None, None, -1 if trained.direction == "BtoA" else 1)
-    a, b = (replace(side, channels=min(side.channels, 3)) for side in trained.values()[order])
-    how = tuple(map(trained.geometry.how, (trained.x_is_label, trained.y_is_label)))
-    sides = read_pair(pair, a, b, None, how[order])[:2]  # without a mask
-    sides = [side if side.dtype == np.uint8 else (side * 255).round().astype(np.uint8) for side in sides]
-    x_side, y_side = (np.broadcast_to(side, (*side.shape[:2], 3)) for side in sides[order])
-    if trained.x.lab:
-        light = trained.x.to_network(to_tensor(x_side))
-        x_side = trained.y.picture(trained.y.shown(light, light.new_zeros(2, *light.shape[1:]))).array
+    x, y = trained.values()
+    y = replace(y, channels=min(y.channels, 3))
+    data = PairedImages([replace(pair, mask=None)], trained.direction or "AtoB", x, y,
+                        replace(trained.geometry, resize="none"), trained.label_side)
+    x_side, y_side = data[0]
+    y_side = y.shown(x_side, y_side[: y.channels])
+    if x.lab:
+        x_side = y.shown(x_side, x_side.new_zeros(2, *x_side.shape[1:]))
+    x_side, y_side = (Values().picture(side.expand(3, -1, -1)).array for side in (x_side, y_side))
     return x_side, y_side
 
 
@@ -185,7 +186,7 @@ def write_examples(folder: Path, pairs: Sequence[Pair], trained: Trained, side: 
         scale = min(1, side / min(width, height))
         size = round(width * scale), round(height * scale)
         labels = trained.x_is_label or trained.colours, trained.y_is_label
-        halves = [resize(np.ascontiguousarray(half), size, "nearest" if label else "linear")
+        halves = [resize(half, size, "nearest" if label else "linear")
                   for half, label in zip(halves, labels, strict=True)]
         (folder / f"{number}.png").write_bytes(png(np.concatenate(halves, axis=1)))
 

@@ -29,7 +29,6 @@ from pairs import tiff
 from pairs.geometry import Interpolation, nearest
 from pairs.images import to_tensor
 from pairs.picture import Picture
-from pairs.values import is_deep
 from runtime.console import say
 from runtime.files import atomic, claim
 from runtime.threads import ordered
@@ -124,7 +123,7 @@ class Raster:
         self.size = header.width, header.height
         self.made = translator.trained.enlarged(self.size)  # of the output
         self.place = tiff.Place.of(image).scaled(self.size, self.made)
-        self.deep = is_deep([self.picture(0, 1)])
+        self.deep = self.picture(0, 1).kind == "uint16"
         self.seen = translator.network_size(self.made)
         self.x_taps = list(map(taps, self.size, self.seen, [translator.x_how] * 2))
         self.y_taps = list(map(taps, self.seen, self.made, [translator.y_how] * 2))
@@ -209,7 +208,8 @@ def translate_raster(translator: Translator, source: Path, output: Path, overvie
                 say(f"{name_of(source)} holds several pages, of which the first is translated")
             middle = header.height // 2
             tell_clipped(translator.x, [raster.picture(middle, middle + 1)])
-            with contextlib.closing(Parts(output, raster)) as parts:
+            parts = Parts(output, raster)
+            with parts.job:
                 height = raster.made[1]
                 if parts.rows:
                     say(f"{name_of(output)}: {parts.rows:,} of {height:,} rows are done already")
@@ -247,7 +247,7 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.job = job.open("a+b")  # this process's until it is closed
         if not claim(self.job):
-            self.close()
+            self.job.close()
             raise UserError(f"another process is translating to {name_of(output)}: wait for it, or choose another "
                             "--output")
         self.job.seek(0)
@@ -260,9 +260,6 @@ class Parts:
             self.job.flush()
         tops = itertools.takewhile(self.is_whole, itertools.count(0, ROWS))
         self.rows = min(ROWS * len(list(tops)), raster.made[1])
-
-    def close(self) -> None:
-        self.job.close()
 
     def part(self, top: int) -> Path:
         return self.folder / f"{top:09d}.npz"
@@ -307,7 +304,7 @@ class Parts:
                                       "full?")
             if overviews:
                 tiff.add_overviews(path, made, self.raster.translator.trained.y_is_label)
-        self.close()
+        self.job.close()
         shutil.rmtree(self.folder)
 
     def __iter__(self) -> Iterator[tuple[tuple, Mapping[str, np.ndarray]]]:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -23,6 +23,20 @@ from utils import DataError, UserError
 WORDS = {name: get_args(get_type_hints(Config)[name])
          for name in ("direction", "resize", "label_side", "space", "generator")}
 WORDS |= {"interpolation": ("linear", "bicubic"), "dropout_blocks": ("paper", "release")}
+
+
+def floats(values: Sequence) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def ints(values: Sequence) -> tuple[int, ...]:
+    return tuple(map(int, values))
+
+
+# What a file tells beside sizes, patterns and pairs, and how it is read: JSON has lists for tuples
+READ = dict(direction=str, space=str, n_labels=int, label_side=str, seed=int, range_a=floats, range_b=floats,
+            bands_a=ints, bands_b=ints, kind=str, inputs=int, counts=str, ranged_inputs=ints, enlarge=float, epoch=int,
+            colours=lambda colours: tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in colours))
 
 
 @dataclass(frozen=True)
@@ -72,24 +86,14 @@ class Trained:
         sizes = Sizes.of_file(saved["usual_size"], saved.get("size_range")) if "usual_size" in saved else None
         if sizes and min(geometry.whole(sizes.usual)) < 1:
             raise UserError(f"its training images are {sizes.usual[0]}×{sizes.usual[1]}")
-        enlarge = float(saved.get("enlarge", 1))
-        if not 1 <= enlarge < math.inf:
-            raise ValueError(f"inputs cannot have been enlarged by {enlarge}")
-        words = "direction", "space", "n_labels", "label_side", "seed"
+        everything = {**told, **saved}
         found = cls(gen.in_channels, gen.out_channels, geometry,
-                    **{name: told[name] for name in words if name in told},
-                    **{name: told.get(name) and tuple(map(float, told[name])) for name in ("range_a", "range_b")},
-                    **{name: tuple(map(int, told.get(name) or ())) for name in ("bands_a", "bands_b")},
+                    **{name: read(everything[name]) for name, read in READ.items() if everything.get(name) is not None},
                     patterns=Patterns.of(told),
-                    kind=saved.get("kind", "uint8"),
-                    inputs=int(saved.get("inputs", 1)),
-                    counts=str(saved.get("counts", "")),
-                    ranged_inputs=tuple(map(int, saved.get("ranged_inputs", ()))),
                     sizes=sizes,
-                    enlarge=enlarge,
-                    epoch=saved.get("epoch"),
-                    colours=tuple((int(r), int(g), int(b), float(n)) for r, g, b, n in saved.get("colours") or []),
                     known=Known.of(saved))
+        if not 1 <= found.enlarge < math.inf:
+            raise ValueError(f"inputs cannot have been enlarged by {found.enlarge}")
         found.values()  # says what is wrong with them
         return found
 

@@ -16,7 +16,7 @@ from inference.trained import Trained, crop_of, trained_of
 from pairs.geometry import Scale, Size, has_shape_of, largest_of, resize, resize_sprite, resized
 from pairs.images import to_tensor
 from pairs.picture import Picture, of_pillow, picture_of
-from pairs.values import Values, is_deep
+from pairs.values import Values
 from runtime.console import say
 from runtime.devices import check_seed, choose_precision
 from runtime.speed import choose_levers, copy_in, is_channels_last, prepare
@@ -147,7 +147,8 @@ class Translator:
         """What `enlarged` returns, on its way. Raises DataError."""
         x = to_tensor(self.to_scale(self.x.array(pictures), self.x.is_sprite(pictures)))
         photo = self.x.array([replace(pictures[0], alpha=None)]) if self.y.lab else None  # alpha comes back later
-        return Taken(x, pictures[0].size, photo, is_deep(pictures), self.x.alpha(pictures), pictures[0].valid)
+        deep = any(picture.kind == "uint16" for picture in pictures)
+        return Taken(x, pictures[0].size, photo, deep, self.x.alpha(pictures), pictures[0].valid)
 
     def finished(self, y_fake: Tensor, taken: Taken) -> Picture:
         """The translation: y_fake (C', H, W), at the scale of the network, as a file holds it."""

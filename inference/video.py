@@ -3,7 +3,6 @@
 Frames are written upright, so that the number by which a phone's video is turned is no longer needed.
 """
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +41,8 @@ def translate_video(translator: Translator, video: Video, output: Path, batch_si
     with tqdm(total=video.n or None, unit="frame", disable=None) as bar, video.opened() as container, \
             atomic(output) as file:
         try:
-            with contextlib.closing(Writer(file, output, video, container)) as writer:
+            writer = Writer(file, output, video, container)
+            with writer.made:
                 frames = frames_of(video, container, writer)
                 while batch := list(itertools.islice(frames, batch_size)):
                     translate_frames(translator, batch, writer)
@@ -120,9 +120,6 @@ class Writer:
         except ValueError as error:
             raise UserError(f"{self.output.suffix} files hold no {sound.codec_context.name} sound, as "
                             f"{name_of(self.source)} has: let --output end in .mkv") from error
-
-    def close(self) -> None:
-        self.made.close()
 
     def check_size(self, size: tuple[int, int], frame: Any) -> None:
         """The first frame, upright of that size, decides what the encoder is told."""

@@ -252,9 +252,9 @@ class Folder:
         new = {job.split for job in jobs if job.split and (job.split, job.name) not in self.there}
         left = [(split, f"{split}/{name}") for split, name in self.there if (split, name) not in made]
         if moved := [pair for split, pair in left if new - {split}]:
-            raise UserError(f"pairs in {name_of(self.root)} whose sources are gone, while another split has new ones, "
-                            f"which may be the same: {len(moved)}, such as {moved[0]}: take a new folder, or delete "
-                            "both sides of these pairs")
+            raise UserError(f"pairs in {name_of(self.root)} whose sources are gone or moved, while another split has "
+                            f"new ones, which may be the same: {len(moved)}, such as {moved[0]}: take a new folder, or "
+                            "delete both sides of these pairs")
         return [pair for _, pair in left]
 
     def holds(self, job: Job) -> bool:

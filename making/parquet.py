@@ -23,7 +23,6 @@ class Parquet:
     """Parquet files with a picture in each of two columns, as the Hub has them: their bytes become A and B."""
 
     threads: ClassVar[int] = 4
-    rules: ClassVar[int] = 1  # another number wherever rows go to other splits: no folder mixes two
     paths: Positional[Annotated[tuple[Path, ...], arg(metavar="FILE_OR_FOLDER [...] OUT")]]  # OUT is the folder to make
     columns: tuple[str, str] = COLUMNS  # that become A and B
     val: float = 0.1  # share that is held out of files whose names tell no split; 0 leaves it to training
@@ -45,6 +44,10 @@ class Parquet:
             raise UserError(f"--columns {' '.join(self.columns)} names no two columns: A and B would be the same")
         splits = splits_named(self.inputs)
         check_names((splits[path], path.stem, path) for path in self.inputs)
+        kept = {(split or each, path.stem) for path, split in splits.items() for each in ("train", "val")}
+        if moved := [f"{split}/{name}" for split, name in there if (split, name.rpartition("-")[0]) not in kept]:
+            raise UserError(f"{name_of(self.out)} was begun by another version of this program, which put {moved[0]} "
+                            "and others into another split: take a new folder")
         untold = [path for path, split in splits.items() if not split]
         if any(splits.values()) and untold:
             say(f"files whose names tell no split, as others' do: {len(untold)}, such as {name_of(untold[0])}: what "

@@ -58,7 +58,7 @@ class Photos:
         for name, (least, most) in bounds.items():
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} must be from {least} to {most}; it is {getattr(self, name)}")
-        found = list_images(self.photos, tell=True)
+        found = list_images(self.photos)
         real = functools.cache(Path.resolve)
         once = {real(path.parent) / path.name: path for path in found[::-1]}  # links show some folders again
         photos = [path for path in sorted(once.values()) if not drawn_here(path)]
@@ -111,11 +111,10 @@ class Photos:
 
 def split_in_path(path: Path) -> tuple[str, str]:
     """The split that a folder names, the outermost of several, if any, and what the pair is called."""
-    *folders, name = path.with_suffix("").parts
-    for i, folder in enumerate(folders):
-        if split := SPLIT_OF.get(folder.lower()):
-            return split, "/".join([*folders[:i], *folders[i + 1 :], name])
-    return "", "/".join([*folders, name])
+    name = path.with_suffix("").as_posix()
+    first, _, rest = name.partition("/")
+    split = next((SPLIT_OF[word] for word in name.lower().split("/")[:-1] if word in SPLIT_OF), "")
+    return split, rest if first.lower() in SPLIT_OF and rest else name
 
 
 def boxes(name: str, size: tuple[int, int]) -> np.ndarray:

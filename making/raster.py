@@ -53,6 +53,7 @@ class Raster:
         self.nodata = next((n for n in image.nodatavals if Place(nodata=n).fits(np.dtype(image.dtypes[0]))), None)
         names = [each.name for each in image.colorinterp[:3]]
         self.coloured = names == ["red", "green", "blue"] and image.dtypes[0].startswith("uint")
+        self.in_bands = self.nodata is not None and image.count > 1 and not self.coloured  # one may lack a value alone
 
     def pixels(self, grid: "Raster", columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Columns and rows here of points that are given in pixels of `grid`; infinite where no projection reaches."""
@@ -151,7 +152,8 @@ class Raster:
             return values[:, rows, columns], valid[:, rows, columns] & inside
         at = at - begin - 0.5  # centres of pixels lie at halves
         linear = need("scipy.ndimage", "scipy", WHAT).map_coordinates
-        weight = np.stack([linear(mask.astype(float), at, order=1, mode="nearest") for mask in valid])
+        masks = valid if (valid != valid[0]).any() else valid[:1]
+        weight = np.stack([linear(mask.astype(float), at, order=1, mode="nearest") for mask in masks])
         mean = np.stack([linear(band, at, order=1, mode="nearest") for band in np.where(valid, values, 0.0)])
         mean = np.divide(mean, weight, out=np.zeros_like(mean), where=weight > 0)
         if values.dtype.kind != "f":

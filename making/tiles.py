@@ -22,7 +22,6 @@ class Tiles:
     """Two rasters of one place, cut into aligned, georeferenced tiles; blocks of the map are held out, not tiles."""
 
     threads: ClassVar[int] = 1  # GDAL's open files are not to be shared
-    rules: ClassVar[int] = 2  # another number wherever pixels or blocks become others: no folder mixes two
     too_few: ClassVar[str] = (", tiles that overlap or touch others, whose scores say nothing of new places: a smaller "
                               "--size makes blocks to hold out")
     a: Positional[Annotated[Path, arg(metavar="A.tif")]]  # the raster of A
@@ -38,6 +37,11 @@ class Tiles:
     @property
     def inputs(self) -> list[Path]:
         return [self.a, self.b]
+
+    @property
+    def rules(self) -> int:
+        """Another number wherever pixels or blocks become others: no folder mixes two."""
+        return 2 if any(Raster(path).in_bands for path in self.inputs) else 1
 
     def jobs(self, there: There) -> list[Job]:
         if self.size < 16 or not 0 <= self.overlap < self.size or self.block < 1:

@@ -36,13 +36,13 @@ class Headers:
         return Counter(map(largest_of, self.sides.elements()))
 
     def factors(self, side: slice) -> Counter[float]:
-        """By how much the images of that part of `sides` are enlarged."""
-        return Counter(enlargement(largest_of(sides[side]), largest_of(sides)) for sides in self.sides.elements())
+        """By how much the images of that part of `sides` are enlarged, where there is more than one of these."""
+        return Counter(enlargement(largest_of(sides[side] or sides), largest_of(sides))
+                       for sides in self.sides.elements())
 
     def input_factor(self, direction: str) -> float:
         """By how much the input of most pairs is enlarged: the largest, where there are several."""
-        both = len(next(iter(self.sides))) == 1
-        side = slice(None) if both else slice(-1) if direction == "AtoB" else slice(-1, None)
+        side = slice(-1) if direction == "AtoB" else slice(-1, None)
         return self.factors(side).most_common(1)[0][0]
 
     def enlargements(self) -> str:
@@ -66,7 +66,7 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
     none can be; UserError when most side-by-side files are not wider than high, or have the shape of a photo, of which
     the halves would be upright, but for names that end in _AB, and where a network has learnt from them (`halved`).
     """
-    headers, odd, wide, three, moving = Headers(), defaultdict(list), [], [], []
+    headers, odd, moving = Headers(), defaultdict(list), []
     for pair in evenly(pairs, at_most):
         file = pair.files[0]
         try:
@@ -74,26 +74,23 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             sides = side_sizes(pair, found)
             headers.sides[sides] += 1
             moving += [source for source, header in zip(pair.files, found, strict=True) if header.frames][:1]
-            headers.nodata = headers.nodata or any(header.nodata for header in found)
+            headers.nodata |= any(header.nodata for header in found)
         except DataError as error:
             if not skip:
                 raise
             problem = error
             continue
         width, height = sides[0]
-        if pair.side_by_side and 2 * width == 3 * height:
-            three.append(file)
         if pair.side_by_side and not file.stem.lower().endswith(("_ab", "-ab")):
             shown = f"{name_of(file)} ({2 * width}×{height})"
             if 2 * width <= height:
                 odd["are not wider than high"].append(shown)
             elif any(abs(2 * width / height / shape - 1) < 0.01 for shape in PHOTOS):
                 odd["have the shape of a single photo"].append(shown)
-        elif pair.alone and width == 2 * height:
-            wide.append(file)
     if not headers.sides:
         raise DataError(f"none of the pairs can be read: {problem}")
     n, n_odd = headers.sides.total(), sum(map(len, odd.values()))
+    shapes = {width / height for (width, height), *_ in headers.sides}
     for shape, files in odd.items():
         sentence = (f"{len(files)} of {n} files {shape}, such as {files[0]}: they do not look like two images side "
                     "by side")
@@ -101,12 +98,13 @@ def check_headers(pairs: list[Pair], at_most: int = 2000, skip: bool = False, ha
             raise UserError(f"{sentence}. Put the two sides into folders A and B, or name them 1_A, 1_B"
                             f"{_or_patterns(pairs)}; if each file does hold both, let the names end in _AB")
         say(sentence)
-    if len(wide) == n:
-        say(f"all photos are twice as wide as high, such as {name_of(wide[0])}: if each is two images side by side, "
-            "let the names end in _AB")
-    if len(three) == n:
-        say(f"all files are three times as wide as high, such as {name_of(three[0])}, and cut in two: if each is "
-            "three images side by side, cut them apart before")
+    first = name_of(pairs[0].files[0])
+    if pairs[0].alone and shapes == {2}:
+        say(f"all photos are twice as wide as high, such as {first}: if each is two images side by side, let the names "
+            "end in _AB")
+    if pairs[0].side_by_side and shapes == {1.5}:
+        say(f"all files are three times as wide as high, such as {first}, and cut in two: if each is three images side "
+            "by side, cut them apart before")
     if moving:
         say(f"{len(moving)} of {n} pairs hold files of several pages or frames, of which the first is taken, such as "
             f"{name_of(moving[0])}")
@@ -163,7 +161,7 @@ class Seen:
     values: Values  # how they are taken
     is_input: bool = True
     channels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # "3", or "3 + 1" of two → files
-    widest: dict[int, str] = field(default_factory=dict)  # by the number of a picture in its pair, from 1, of KINDS
+    kinds: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))  # of a pair's first picture, second, …
     numbers: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))  # some, by their kind
     indices: Counter | None = field(default_factory=Counter)  # how often each is met; None where they are no indices
     flat: bool = True  # whether neighbours are mostly equal, as in label maps
@@ -173,13 +171,13 @@ class Seen:
     clash: str = ""  # where another file has another colour
     samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # of colours, for `flat_colours`
 
-    def add(self, pictures: Sequence[Picture], masked: np.ndarray | None = None) -> None:
-        """One pair's pictures; masked: (H, W), where none counts."""
+    def add(self, pictures: Sequence[Picture], shown: np.ndarray | bool = True) -> None:
+        """One pair's pictures; shown: (H, W) of bool, where they count."""
         pictures = self.values.taken(pictures)
         self.channels[" + ".join(str(picture.channels) for picture in pictures)].append(pictures[0].name)
         ranged = self.values.ranged(pictures)
         for number, picture in enumerate(pictures, 1):
-            self.widest[number] = max(self.widest.get(number, picture.kind), picture.kind, key=KINDS.index)
+            self.kinds[number].add(picture.kind)
         if len({*ranged}) > 1 and not self.is_input:
             which = " and ".join(picture.name for picture in pictures)
             raise UserError(f"side {self.name} is the target, and its range is for some of {which} alone, but an "
@@ -188,8 +186,7 @@ class Seen:
         for picture, has_range in zip(pictures, ranged, strict=True):
             holds = np.ones(picture.array.shape[:2], bool) if picture.valid is None else picture.valid
             self.lacking.append(float(1 - holds.mean()))
-            if masked is not None:
-                holds = holds & ~masked
+            holds = holds & shown
             step = max(1, round((holds.size / ENOUGH) ** 0.5))
             array = picture.array[::step, ::step]
             laid = picture.alpha is not None and not self.values.is_sprite(pictures)
@@ -226,8 +223,8 @@ class Seen:
     @property
     def ranged_inputs(self) -> tuple[int, ...]:
         """Those of several, from 1, that have the range: they hold the most bits in some pair, if not in each."""
-        wide = [number for number, kind in self.widest.items() if kind == self.kind]
-        return tuple(wide) if self.values.limits and len(self.widest) > 1 else ()
+        wide = [number for number, kinds in self.kinds.items() if self.kind in kinds]
+        return tuple(wide) if self.values.limits and len(self.kinds) > 1 else ()
 
     @property
     def kind(self) -> str:
@@ -287,19 +284,19 @@ class Counted:
     brightest: list[float] = field(default_factory=list)  # what counts most in the mask
     narrow: list[str] = field(default_factory=list)  # masks whose type holds more than 255, and they do not
 
-    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | None:
-        """Returns where the mask is black, (H, W) of bool."""
+    def add(self, pictures: Sequence[Picture], mask: Picture | None) -> np.ndarray | bool:
+        """Returns where the mask is not black, (H, W) of bool."""
         weight = _shares(mask_array(mask, pictures))
         self.weights.append(float(weight.mean()))
         self.ignored.append(float((weight == 0).mean()))
         if mask is None:
-            return None
+            return True
         own = _shares(mask_weight(mask))[..., 0]
         self.black.append(float((own == 0).mean()))
         self.brightest.append(float(own.max()))
         if mask.kind != "uint8" and mask_white(mask) == 255 and len(np.unique(mask.array)) > 2:
             self.narrow.append(mask.name)
-        return own == 0
+        return own > 0
 
     def tell(self, sides: Iterable[Seen]) -> None:
         """Says what does not count. Raises UserError where hardly anything does."""
@@ -405,13 +402,6 @@ def class_top(side: Seen) -> int:
     return top if few and not side.clash and top < VOID and min(indices, default=0) >= 0 else 0
 
 
-def check_colours(pairs: Sequence[Pair], side: str) -> None:
-    """Raises UserError where color_jitter would mix the several pictures of that side."""
-    if side == "A" and len(pairs[0].inputs) > 1:
-        raise UserError(f"color_jitter changes one picture, and side A holds {len(pairs[0].inputs)}: --color-jitter 0 "
-                        "leaves them as they are")
-
-
 def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
                  at_most: int = 20, colours: bool = False) -> dict[str, Seen]:
     """What A and B of up to `at_most` pairs hold, evenly spaced; says where that is unlikely to be meant so.
@@ -428,10 +418,10 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
     for pair in evenly(pairs, at_most):
         with contextlib.suppress(DataError):  # told by whoever needs the pair
             *sides, mask = read_pictures(pair)
-            black = counted.add(sum(sides, []), mask)
+            shown = counted.add(sum(sides, []), mask)
             alike += not x.lab and np.array_equal(sides[0][0].array, sides[1][0].array)
             for side, pictures in zip(seen.values(), sides, strict=True):
-                side.add(pictures, None if side.is_input else black)
+                side.add(pictures, side.is_input or shown)
             first, *others = sides[at]
             if others:
                 continue
@@ -454,9 +444,8 @@ def check_values(pairs: Sequence[Pair], x: Values, y: Values, direction: str,
             unknown[name] = flag_and_rest
     if unknown:
         flags, outside = zip(*unknown.values(), strict=True)
-        takes = "takes" if len(flags) == 1 else "take"
         raise UserError(f"nobody knows what is black and what is white in the numbers of side {' and '.join(unknown)}: "
-                        f"{' '.join(flags)} {takes} in nearly all of those in {n} pairs{''.join(outside)}")
+                        f"{' '.join(flags)} would take in nearly all of those in {n} pairs{''.join(outside)}")
     return seen
 
 

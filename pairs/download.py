@@ -17,6 +17,7 @@ from pairs import demo
 from pairs.images import ending, read_picture
 from pairs.parquet import AT_ONCE, COLUMNS, bytes_in, opened, rows
 from runtime.console import say
+from runtime.distributed import torchrun_ranks, wait_for
 from runtime.files import complete_folder
 from runtime.network import download
 from runtime.threads import ordered
@@ -50,6 +51,7 @@ DATASETS = {
 def ensure_dataset(root: Path) -> None:
     """Draws or downloads data/NAME, below the folder that the program was started in, when absent and NAME is known.
 
+    Of several processes on a machine, one does so and the others wait.
     Raises FileNotFoundError when an absent folder of a known name lies elsewhere: its path may be mistyped, or the data
     of a resumed run may have moved. The same for cityscapes, which its makers alone hand out.
     """
@@ -64,7 +66,10 @@ def ensure_dataset(root: Path) -> None:
     if root.absolute() != Path("data", name).absolute():
         raise FileNotFoundError(f"data_root {name_of(root)!r} is no folder; {name} is made as data/{name} only: take "
                                 f"--data-root data/{name}, or the folder that holds your own data")
-    if name == "demo":
+    _, _, local_rank = torchrun_ranks()
+    if local_rank > 0:
+        wait_for(root)
+    elif name == "demo":
         say(f"drawing the demo pairs into {root}")
         demo.draw(root)
     else:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,14 @@ Named = list[tuple[str, Path]]  # images, and what they are called on their side
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
 
-def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True,
-                 patterns: Patterns | None = None, group: str = "", photos: bool = False) -> Found:
+def usable_pairs(root: Path, *more: Any, **settings: Any) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
+    more, settings: what `find_pairs` takes behind the folder.
     Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, seed, known, resumed, patterns, group, photos)
+    found = find_pairs(root, *more, **settings)
     for note in found.notes:
         say(note)
     refuse_problems(found, ["train", found.validation])
@@ -178,7 +179,7 @@ class _Index:
         for folder, folders, files in chain.from_iterable(walk(top, self._unreadable) for top in tops):
             for path in (folder / name for name in folders):
                 if path.is_symlink():
-                    (tops if PLACE.fullmatch(self._place(path)) else self.links).append(path)
+                    (tops if self._is_known(path) else self.links).append(path)
             layout, side, place = placed(place_in(folder, root))
             images = self.images[layout, side]
             for path in files:
@@ -195,11 +196,12 @@ class _Index:
         for images in self.images.values():
             images.sort(key=lambda image: str(image[1]).replace(os.sep, "\0"))  # as by their parts, in half the time
 
-    def _place(self, folder: Path) -> str:
-        return place_in(folder, self.root)[:-1].lower()
+    def _is_known(self, folder: Path) -> bool:
+        """Whether pairs may lie there, by its name."""
+        return bool(PLACE.fullmatch(place_in(folder, self.root)[:-1]))
 
     def _unreadable(self, error: OSError) -> None:
-        if PLACE.fullmatch(self._place(Path(error.filename))):
+        if self._is_known(Path(error.filename)):
             raise error
 
     def unused(self) -> list[Path]:
@@ -220,13 +222,13 @@ class _Index:
             found.notes.append(f"not used: {name_of(self.tables[0])}; pairs are told by folders and names alone")
 
 
-def list_images(folder: Path, tell: bool = False) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The image files in `folder` and below it, also by links, in the order of their paths.
 
-    With `tell`, says how many files of other formats are left out.
+    Says how many files of other formats are left out.
     """
     endings = {path: split_ending(path.name)[1] for _, _, files in walk(folder, followlinks=True) for path in files}
-    if tell and (others := other_formats(Counter(endings.values()))):
+    if others := other_formats(Counter(endings.values())):
         say(f"not used: {others}")
     return sorted(path for path, ending in endings.items() if ending in SUFFIXES)
 
@@ -244,7 +246,7 @@ def sides_in(folder: Path, by_end: bool) -> dict[Path, tuple[str, Hashable]]:
     by their ends. Says how many files of other formats are left out.
     """
     sides, folders = {}, defaultdict(list)
-    for path in list_images(folder, tell=True):
+    for path in list_images(folder):
         stem = split_ending(path.name)[0]
         layout, side, inside = placed(place_in(path.parent, folder))
         sides[path] = side.upper(), (layout, unicodedata.normalize("NFC", inside + stem))
@@ -447,7 +449,7 @@ def _places(paths: list[Path], root: Path) -> str:
 
 def _hint(images: list[Path], root: Path) -> str:
     """The end of a sentence that names the one folder below `root` that looks like a data set of its own."""
-    homes = {tuple(takewhile(lambda part: not PLACE.fullmatch(part.lower()), folder.relative_to(root).parts))
+    homes = {tuple(takewhile(lambda part: not PLACE.fullmatch(part), folder.relative_to(root).parts))
              for folder in {path.parent for path in images}}
     home = homes.pop() if len(homes) == 1 else ()
     return f". Did you mean --data-root {name_of(root.joinpath(*home))}?" if home else ""

@@ -86,7 +86,7 @@ class Sizes:
         width, height = map(int, usual)
         if min(width, height) < 1:
             raise ValueError(f"training images cannot be {width}×{height}")
-        low, high, narrow, wide = map(float, ranges or (*[min(width, height)] * 2, *[width / height] * 2))
+        low, high, narrow, wide = map(float, ranges or size_range(Counter([(width, height)])))
         if not (0 < low <= high < math.inf and 0 < narrow <= wide < math.inf):
             raise ValueError(f"the sizes of training images cannot be {ranges}")
         return cls((width, height), (low, high), (narrow, wide))
@@ -189,8 +189,6 @@ def resize_masked(image: np.ndarray, mask: np.ndarray, size: Size, how: Interpol
 def resize_sprite(image: np.ndarray, size: Size, how: Interpolation) -> np.ndarray:
     """The same as `resize` for (H, W, 4), whose last channel is transparency: hidden colours add nothing to others."""
     plain = resize(image, size, how)
-    if how == "nearest" or size == image.shape[1::-1]:
-        return plain
     colour, _ = resize_masked(image[..., :3], image[..., 3:], size, how)
     return np.dstack([np.where(plain[..., 3:] > 0, colour, plain[..., :3]), plain[..., 3]])
 

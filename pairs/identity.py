@@ -189,8 +189,7 @@ class Known:
 
     def plain(self) -> dict[str, Tensor]:
         """What `of` takes back."""
-        return {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
-                for name in ("train", "val", "trained_before", "held_before")}
+        return {name: torch.tensor(rows) for name, rows in vars(self).items()}
 
 
 def _rows(marks: Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pairs import tiff
 from pairs.picture import Picture, is_image_array, of_pillow, over_white, picture_of, told_of
 from runtime.files import atomic
-from runtime.grids import DRAWN
+from runtime.grids import is_marked
 from utils import DataError, UserError, name_of
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # _opened refuses where Pillow warns
@@ -66,19 +66,19 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image | tiff.Header]:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
-def is_array(source: Path | np.ndarray) -> bool:
-    """Whether the source is no picture but numbers: an array of an .npz, or an .npy file."""
-    return isinstance(source, np.ndarray) or source.suffix.lower() == ".npy"
+def _loaded(source: Path | bytes | np.ndarray) -> Path | bytes | np.ndarray:
+    """The array in an .npy file, which stays on the disk until it is looked at; other sources as they are.
 
-
-def _load_npy(path: Path) -> np.ndarray:
-    """The array in the file, which stays on the disk until it is looked at. Raises DataError."""
+    Raises DataError.
+    """
+    if not isinstance(source, Path) or source.suffix.lower() != ".npy":
+        return source
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(source, mmap_mode="r", allow_pickle=False)
         if not is_image_array(array) or array.shape[0] * array.shape[1] > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"it must hold {told_of(array)}")
     except Exception as error:  # damaged files make numpy raise nearly anything
-        raise DataError(f"{name_of(path)} cannot be read: {error}") from error
+        raise DataError(f"{name_of(source)} cannot be read: {error}") from error
     return array
 
 
@@ -90,10 +90,9 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
     Raises DataError, and UserError on other arrays.
     """
     name = name_of(source)
-    if isinstance(source, Path) and is_array(source):
-        source = np.array(_load_npy(source))
-    if not isinstance(source, Path | bytes):
-        return picture_of(source, name)
+    numbers = _loaded(source)
+    if not isinstance(numbers, Path | bytes):
+        return picture_of(np.array(numbers) if isinstance(source, Path) else numbers, name)
     with _opened(source) as image:
         if isinstance(image, tiff.Header):
             header = replace(image, nodata=image.nodata and nodata)
@@ -108,10 +107,10 @@ def read_picture(source: Path | bytes | np.ndarray, reduce: int = 1, nodata: boo
             return _of_gif(image, name)
         if reduce > 1 and image.format == "JPEG":
             image.draft(image.mode, (image.width // reduce, image.height // reduce))
-        bits = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+        bits = image.tile[0][3] if image.tile else ""
         ImageOps.exif_transpose(image, in_place=True)  # decodes it first
     spread = {"L;2": 85, "L;4": 17}.get(bits, 1)  # what gray of few bits is multiplied by, so that it ends at white
-    if spread > 1 and "transparency" in image.info:
+    if "transparency" in image.info:
         image.info["transparency"] *= spread  # which Pillow leaves as it is in the file
     picture = of_pillow(image.convert("I;16") if image.mode == "I" else image, name)  # Pillow before 11
     return picture if spread == 1 else replace(picture, indices=picture.indices // spread)
@@ -173,9 +172,9 @@ class Header:
 
 def read_header(source: Path | np.ndarray) -> Header:
     """Raises DataError."""
-    if is_array(source):
-        array = source if isinstance(source, np.ndarray) else _load_npy(source)
-        return Header(array.shape[1::-1])
+    source = _loaded(source)
+    if isinstance(source, np.ndarray):
+        return Header(source.shape[1::-1])
     with _opened(source) as image:
         size = image.width, image.height
         nodata = False
@@ -202,13 +201,7 @@ def read_place(path: Path) -> tiff.Place | None:
 
 def drawn_here(path: Path) -> bool:
     """Whether the file is a grid or a plot that this program drew, by its name and the mark inside."""
-    if not DRAWN_NAMES.fullmatch(path.name):
-        return False
-    try:
-        with _opened(path) as image:
-            return getattr(image, "info", {}).get("Software") == DRAWN["Software"]
-    except DataError:
-        return False
+    return bool(DRAWN_NAMES.fullmatch(path.name)) and is_marked(path)
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
@@ -268,7 +261,8 @@ def _encoded(picture: Picture, suffix: str, place: tiff.Place | None) -> bytes:
     if suffix == ".npy":
         np.save(file, array, allow_pickle=False)
     elif suffix in tiff.SUFFIXES:
-        return tiff.encode(np.atleast_3d(array), picture.alpha is not None, place, picture.valid)
+        valid = picture.valid if place else None
+        return tiff.encode(np.atleast_3d(array), place or tiff.Place(), picture.alpha is not None, valid)
     elif suffix == ".png" and picture.kind == "uint16":
         return png(array)
     else:

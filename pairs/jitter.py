@@ -3,12 +3,13 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import numpy as np
 
 from config import Config
+from pairs.identity import Pair
 from pairs.values import Values
 from utils import UserError
 
@@ -49,6 +50,14 @@ class Jitter:
                 sides[1] = sides[1] * (sides[2] > 0)  # what is hidden stays black
             pair = np.concatenate(sides, axis=2)
         return placed(self.place, pair)
+
+
+def check_colours(pairs: Sequence[Pair], cfg: Config) -> None:
+    """Raises UserError where color_jitter would mix the several pictures of a side."""
+    side = cfg.direction[-1] if cfg.input_is_label else cfg.direction[0]
+    if cfg.color_jitter and side == "A" and len(pairs[0].inputs) > 1:
+        raise UserError(f"color_jitter changes one picture, and side A holds {len(pairs[0].inputs)}: --color-jitter 0 "
+                        "leaves them as they are")
 
 
 def placed(place: Callable, image: np.ndarray) -> np.ndarray:

@@ -9,15 +9,15 @@ SPLITS = {"train": ["train", "training"], "val": ["val", "valid", "validation"],
 LAYOUTS = {name: [f"{name}/@", f"{name}_@", f"{name}@", f"@/{name}"] for name in chain(*SPLITS.values())} | {"": ["@"]}
 SIDE = r"(a\d*|b|m)"  # A, or several inputs A1, A2, ...; B; masks
 PLACES = "|".join(sorted([*LAYOUTS, *chain(*LAYOUTS.values())], key=len, reverse=True)).replace("@", SIDE)
-PLACE = re.compile(PLACES)
+PLACE = re.compile(PLACES, re.IGNORECASE)
 BEGINNING = re.compile(f"(?:(?:{PLACES})/)?", re.IGNORECASE)  # of a path: the place in which it lies, if any
 # How A and B are called at the end of file names and inside an .npz
-SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("source", "target"), ("sources", "targets"), ("input", "target"),
-         ("input", "output"), ("inputs", "targets"), ("label", "image"), ("labels", "images")]
+SIDES = [("a", "b"), ("x", "y"), ("src", "tar"), ("input", "target"), ("inputs", "targets"), ("input", "output"),
+         ("source", "target"), ("sources", "targets"), ("label", "image"), ("labels", "images")]
 ENDS = re.compile("(.+)[-_](ab|" + "|".join(ends[0] for ends in SIDES) + ")", re.IGNORECASE)
 
 # Of data that lies otherwise: the patterns of A and B that can be meant in one way only, those that may be meant, and
-# folders' names that two sides often have
+# folders' names that two sides often have, beside the words above
 PLAIN = [("{split}_label/{name}_gtFine_labelIds.png", "{split}_img/{name}_leftImg8bit.png"),  # pix2pixHD
          ("{split}_label/{name}.*", "{split}_img/{name}.*"),
          ("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_color.png")]  # Cityscapes
@@ -27,8 +27,7 @@ PROPOSED = [("{split}/1st_manual/{name}_manual1.*", "{split}/images/{name}_{spli
             ("leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png"),
             ("*/s1_*/{name}_s1_{name}.*", "*/s2_*/{name}_s2_{name}.*"),  # SEN12MS, all of it or one of its seasons
             ("s1_*/{name}_s1_{name}.*", "s2_*/{name}_s2_{name}.*")]
-WORDS = [("input", "target"), ("inputs", "targets"), ("input", "output"), ("source", "target"),
-         ("conditioning_images", "images"), ("label", "image"), ("labels", "images"), ("s1", "s2"), ("before", "after"),
+WORDS = [("conditioning_images", "images"), *SIDES[3:], ("s1", "s2"), ("before", "after"),
          ("SegmentationClass", "JPEGImages")]  # the last of VOC
 TARGETS = {"clean", "clear", "colour", "color", "gt", "high", "hr", "norain", "normal", "out", "photo", "photos",
            "real", "render", "renders", "sharp",

@@ -23,7 +23,7 @@ Key = tuple[str, str]  # split and name
 
 GAP = "\0"  # in a pattern, where two sides have a word each
 WORD = re.compile(r"(?<![^/])[^/]+(?=/)|(?<![^/])[A-Za-z]+(?=[-_ .][^/]*$)|(?<![^-_ ./])[A-Za-z]+$")  # that may be one
-JOINED = "|".join([r"(?-i:[A-Z])[^/]*", "im", "imgs?", *ONE_SIDE])  # behind train: Masks, annot
+JOINED = "|".join([r"(?-i:[A-Z])[^/\d]*", "im", "imgs?", *ONE_SIDE])  # behind train: Masks, annot
 SPLIT_IN = re.compile(rf"(?<![^\W\d_])({SPLIT})(?![^\W\d_]|[^/]*$)|(?<![^/])({SPLIT})(?=({JOINED})/)", re.IGNORECASE)
 AROUND = re.compile(rf".+(?=[-_ .]{GAP}$)|(?<=^{GAP}[-_ .]).+|^[^{GAP}]+$")  # what of a stem is no such word
 
@@ -58,17 +58,15 @@ class Patterns:
 
     def sides(self, paths: Iterable[str]) -> list[dict[Key, list[str]]]:
         """Of each pattern, the paths that it matches, by what they share with their partners."""
-        compiled = list(map(compiled_pattern, self.all))
-        found = [defaultdict(list) for _ in compiled]
+        sides = [(compiled_pattern(pattern), defaultdict(list)) for pattern in self.all]
         for path in paths:
             normal = unicodedata.normalize("NFC", path)
-            keys = [(key_of(match), side) for pattern, side in zip(compiled, found, strict=True)
-                    if (match := pattern.fullmatch(normal))]
+            keys = [(key_of(match), side) for pattern, side in sides if (match := pattern.fullmatch(normal))]
             shortest = min((len(name) for (_, name), _ in keys), default=0)  # 1_mask.png is not {name}.png as well
             for key, side in keys:
                 if len(key[1]) == shortest:
                     side[key].append(path)
-        return found
+        return [side for _, side in sides]
 
     def fit(self, root: Path) -> bool:
         """Whether each of them matches something in there."""
@@ -135,10 +133,8 @@ def walk(top: Path, onerror: Callable[[OSError], None] | None = None,
 
 def split_ending(name: str) -> tuple[str, str]:
     """A file's name without its ending, and that in lower case."""
-    if name.startswith("."):
-        return name, "hidden"
-    stem, dot, ending = name.rpartition(".")
-    return (stem, "." + ending.lower()) if dot else (name, "")
+    stem, ending = posixpath.splitext(name)
+    return stem, "hidden" if name.startswith(".") else ending.lower()
 
 
 def place_in(folder: Path, top: Path) -> str:
@@ -189,10 +185,11 @@ def find_matches(root: Path, patterns: Patterns) -> Found:
         raise UserError(f"{patterns} match {' and '.join(f'{len(side):,}' for side in sides)} images in "
                         f"{name_of(root)}, but no name is met on all sides: {examples}")
     n = len(patterns.a)
-    there = {split for side in sides for split, _ in side}
-    for word in filter(there.__contains__, ("", *SPLITS)):
+    for word in ("", *SPLITS):
         split = word or "train"
         own = [{key: root / paths[0] for key, paths in sorted(side.items()) if key[0] == word} for side in sides]
+        if not any(own):
+            continue
         if split != "train" and not all(own):
             found.leave_out([path for side in own for path in side.values()], f"of {split}, which has one side only")
             continue
@@ -260,8 +257,9 @@ def _one_named(files: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The patterns of every two folders beside each other, and of every two words that names end or begin with."""
     places = defaultdict(lambda: defaultdict(list))  # pattern with a gap → word in the gap → stems
+    split = "{split}" if any("train" in file.lower() for file in files) else r"\g<0>"  # else none would be trained on
     for file in files:
-        path = SPLIT_IN.sub("{split}", file.rpartition(".")[0])  # also in train2017 and DIV2K_train_HR
+        path = SPLIT_IN.sub(split, file.rpartition(".")[0])  # also in train2017 and DIV2K_train_HR
         for word in WORD.finditer(path):
             *folders, stem = f"{path[: word.start()]}{GAP}{path[word.end() :]}".split("/")
             unnamed = [folder if folder == GAP or "{split}" in folder else "{name}" for folder in folders]
@@ -269,8 +267,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             for place in dict.fromkeys("/".join([*each, stem]) for each in (folders, unnamed)):
                 if "{name}" in place:
                     places[place][word[0]].append(path.rpartition("/")[2])
-    for place in sorted(places, key=lambda place: _unlikely(places[place]))[:12]:
-        stems = places[place]
+    for place, stems in sorted(places.items(), key=lambda item: _unlikely(item[1]))[:12]:
         known = [pair for pair in WORDS if {*pair} <= stems.keys()]
         words = sorted(stems, key=lambda word: -len(stems[word]))[:3]
         words.sort(key=lambda word: (word.lower() in TARGETS, word.lower()))
@@ -287,7 +284,7 @@ def _beside(files: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _unlikely(words: Mapping[str, list[str]]) -> tuple[int, int, bool, bool]:
     """Sorts first what most files lie in, of that two words rather than one for each patient or scene, then sides'."""
-    parts = [{*re.findall(r"[^\W\d_]{2,}", word.lower())} for word in words]
+    parts = [{*re.findall(r"[^\W\d_]{2,}|^.$", word.lower())} for word in words]
     own = set.union(*parts) - set.intersection(*parts)  # photos_1 and photos_2 are no sides
     return (-sum(map(len, words.values())), abs(len(words) - 2), own.isdisjoint(ONE_SIDE),
             bool(re.search(r"\d", "".join(words))))

@@ -58,8 +58,8 @@ class Picture:
 
     def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Picture":
         """The same `change` of all that the picture holds."""
-        planes = {name: getattr(self, name) for name in ("array", "alpha", "valid", "indices")}
-        return replace(self, **{name: change(plane) for name, plane in planes.items() if plane is not None})
+        planes = {name: plane for name, plane in vars(self).items() if isinstance(plane, np.ndarray)}
+        return replace(self, **{name: change(plane) for name, plane in planes.items()})
 
     def turned(self, orientation: int) -> "Picture":
         """Upright, by the number in EXIF or TIFF."""
@@ -75,9 +75,10 @@ class Picture:
         if not self.alpha.any():
             raise DataError(f"{self.name} is transparent everywhere, so that it cannot be told whether all counts or "
                             "nothing: fill it with white or black")
-        share = (self.alpha / np.iinfo(self.alpha.dtype).max)[..., None]
-        light = self.array / np.iinfo(self.array.dtype).max * share
-        paper = 0 if light.mean() > share.mean() / 2 else np.iinfo(self.array.dtype).max
+        white = np.iinfo(self.array.dtype).max
+        share = (self.alpha / white)[..., None]
+        light = self.array / white * share
+        paper = 0 if light.mean() > share.mean() / 2 else white
         array = self.array * share + paper * (1 - share)
         return replace(self, array=array.round().astype(self.array.dtype), alpha=None)
 
@@ -89,7 +90,7 @@ class Picture:
         return self.map(lambda plane: plane[:, : width // 2]), self.map(lambda plane: plane[:, width // 2 :])
 
 
-def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray | None = None) -> Picture:
+def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray | bool = False) -> Picture:
     """The picture of an array of numbers, (H, W) or (H, W, C).
 
     A pixel holds no value where a channel is NaN or `missing` is True; all its channels become 0.
@@ -99,9 +100,7 @@ def picture_of(array: np.ndarray, name: str = "the image", missing: np.ndarray |
         raise UserError(f"an image must be {told_of(array)}")
     array = np.atleast_3d(array).astype(array.dtype.newbyteorder("="), copy=False)
     indices = array[..., 0] if array.shape[2] == 1 and array.dtype.kind in "biu" else None
-    holes = (array != array).any(axis=2)  # NaN
-    if missing is not None:
-        holes |= missing
+    holes = (array != array).any(axis=2) | missing  # the first are NaN
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif array.dtype not in (np.uint8, np.uint16):
@@ -135,8 +134,10 @@ def of_pillow(image: Image.Image, name: str = "the image") -> Picture:
     """The picture of a PIL image: one channel of gray, else three of colour."""
     if image.mode.startswith(("I", "F")):
         picture = picture_of(np.asarray(image), name)
-        clear = image.info.get("transparency")  # of a 16-bit PNG, the gray that is
-        return picture if clear is None else replace(picture, alpha=(picture.array[..., 0] != clear) * np.uint16(65535))
+        clear = image.info.get("transparency")  # of a 16-bit PNG, the gray that is; of others, of what they were
+        if clear is None or picture.kind != "uint16":
+            return picture
+        return replace(picture, alpha=(picture.array[..., 0] != clear) * np.uint16(65535))
     n = 1 if image.mode in ("1", "L", "LA", "La") else 3
     indices = np.asarray(image) if image.mode in ("1", "L", "P") else None
     if image.has_transparency_data:

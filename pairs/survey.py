@@ -3,15 +3,13 @@
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pairs.checks import Headers, Seen, check_colours, check_headers, check_shown, check_small, check_values, describe
+from pairs.checks import Headers, Seen, check_headers, check_shown, check_small, check_values, describe
 from pairs.divide import Found
-from pairs.download import ensure_dataset
 from pairs.find import evenly, usable_pairs
 from pairs.geometry import Geometry, size_range, usual_size
 from pairs.identity import Known, Pair, changes, digest, marks
@@ -37,7 +35,7 @@ class Survey:
     same_train: bool = True  # whether a resumed run trains on the pairs that it knows, in their order
 
     @classmethod
-    def find(cls, settings: Mapping[str, Any], before: dict | None, resumed: bool, ranks: Ranks) -> "Survey":
+    def find(cls, settings: Mapping[str, Any], before: dict | None, resumed: bool) -> "Survey":
         """The pairs that the settings of a run point at, none of which changes its side.
 
         before: what the file says that the run goes on from (`resumed`) or has begun with.
@@ -49,7 +47,6 @@ class Survey:
             raise UserError("the run is of an earlier version, which knew its pairs by name alone: begin a new one "
                             "with another --out-dir")
         root = Path(settings["data_root"])
-        ranks.first_here(partial(ensure_dataset, root))
         patterns = Patterns.of(settings)
         photos = settings["space"] == "lab"
         found = usable_pairs(root, settings["seed"], known, resumed, patterns, settings["group"], photos)
@@ -83,10 +80,6 @@ class Survey:
         if other is not None:
             raise UserError(f"process {other} has found other pairs in {name_of(self.root)} than process 0: let that "
                             "folder hold the same files on all machines")
-
-    def check_colours(self, side: str) -> None:
-        """Raises UserError where color_jitter cannot change that side."""
-        check_colours(self.train, side)
 
     def look(self, x: Values, y: Values, geometry: Geometry, direction: str, n_val: int, *, skip: bool = False,
              shown_above: int = 0) -> None:

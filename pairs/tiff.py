@@ -18,9 +18,7 @@ from utils import need
 MAGIC = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # of both byte orders; BigTIFF
 SUFFIXES = (".tif", ".tiff")
 MOST = 64  # bands
-DEPTHS = {(1, 1): "u1", (1, 2): "u1", (1, 4): "u1", (1, 8): "u1", (1, 16): "u2", (1, 32): "u4", (1, 64): "u8",
-          (2, 8): "i1", (2, 16): "i2", (2, 32): "i4", (2, 64): "i8",
-          (3, 16): "f4", (3, 32): "f4", (3, 64): "f8"}  # as what GDAL decodes numbers of (SampleFormat, bits)
+BITS = {1: (1, 2, 4, 8, 16, 32, 64), 2: (8, 16, 32, 64), 3: (16, 32, 64)}  # of numbers that are read, by SampleFormat
 WHITE_IS_0, GRAY, RGB, PALETTE, CMYK, YCBCR = COLOURS = 0, 1, 2, 3, 5, 6  # PhotometricInterpretation
 FIELDS = {1: "B", 2: "s", 3: "H", 4: "I", 16: "Q"}  # how struct calls the types of a tag
 TAGS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation", 277: "bands",
@@ -57,7 +55,7 @@ def read_header(file: BinaryIO) -> Header:
         if not kinds[-1]:
             break
 
-    def one(name: str, default: int) -> int:
+    def one(name: str, default: int = 1) -> int:
         values = set(first.get(name, [default]))
         if len(values) > 1:
             raise ValueError(f"its bands differ in {name}")
@@ -65,20 +63,22 @@ def read_header(file: BinaryIO) -> Header:
 
     width = one("width", 0)
     height = one("height", 0)
-    bands = one("bands", 1)
-    bits = one("bits", 1)
-    kind = one("format", 1)
-    photometric = one("photometric", 1)
+    bands = one("bands")
+    bits = one("bits")
+    kind = one("format")
+    photometric = one("photometric")
     if not width or not height:
         raise ValueError("a TIFF without a picture")
-    if (kind, bits) not in DEPTHS:
+    if bits not in BITS.get(kind, ()):
         raise ValueError(f"a TIFF of numbers that are not read: {bits} bits, SampleFormat {kind}")
     if not 1 <= bands <= MOST:
         raise ValueError(f"a TIFF of {bands} bands, of which at most {MOST} are read")
     if photometric not in COLOURS or photometric in (WHITE_IS_0, PALETTE) and (kind, bands) != (1, 1):
         raise ValueError(f"a TIFF whose colours are not read: PhotometricInterpretation {photometric} of {bands} bands"
                          f", SampleFormat {kind}; gray and RGB are")
-    return Header(width, height, bands, np.dtype(DEPTHS[kind, bits]), bits, photometric, one("orientation", 1),
+    least = 4 if kind == 3 else 1  # bytes of a number as GDAL decodes it
+    dtype = np.dtype(f"{'uif'[kind - 1]}{max(least, bits // 8)}")
+    return Header(width, height, bands, dtype, bits, photometric, one("orientation"),
                   "nodata" in first or any(kind & 4 for kind in kinds), 0 in kinds)
 
 
@@ -155,7 +155,7 @@ def read_window(image: Any, header: Header, name: str, window: tuple | None = No
         raise ValueError(f"its header says {header.width}×{header.height} of {header.dtype}, but GDAL decodes "
                          f"{image.width}×{image.height} of {image.dtypes[0]}")
     bands = image.read(window=window)
-    missing = None
+    missing = False
     if header.nodata and "alpha" not in {flag.name for flag in image.mask_flag_enums[0]}:
         missing = (image.read_masks(window=window) == 0).all(axis=0)
     if header.photometric in (CMYK, YCBCR):
@@ -195,7 +195,7 @@ class Place:
         here = image.crs is not None or not image.transform.is_identity
         if gcps and crs is None:
             crs = need("rasterio", "rasterio", "TIFF files").crs.CRS()  # with None, rasterio writes no points
-        return cls(crs if gcps else image.crs, image.transform if here else None, image.nodata,
+        return cls(crs if gcps else image.crs, image.transform if here and not gcps else None, image.nodata,
                    tuple(image.descriptions), tuple(gcps), image.rpcs)
 
     def scaled(self, size: tuple[int, int], new: tuple[int, int]) -> "Place":
@@ -228,29 +228,22 @@ class Place:
         return array if valid is None else np.where(valid[..., None], array, hole)
 
 
-def layout(shape: tuple[int, int, int], dtype: np.dtype, has_alpha: bool = False, place: Place | None = None) -> dict:
+def layout(shape: tuple[int, int, int], dtype: np.dtype, place: Place, has_alpha: bool = False) -> dict:
     """What rasterio is told of a file of (H, W, C) of that type.
 
     Three bands are RGB, and with `has_alpha` a fourth is transparency; in all else a band is a band.
     """
     height, width, n = shape
-    told = dict(driver="GTiff", width=width, height=height, count=n, dtype=np.dtype(dtype).name, interleave="pixel",
+    return dict(driver="GTiff", width=width, height=height, count=n, dtype=np.dtype(dtype).name, interleave="pixel",
                 photometric="RGB" if n == 3 or has_alpha else "MINISBLACK",
-                alpha="NON-PREMULTIPLIED" if has_alpha else "NO", compress="deflate")
-    if place and place.rpcs:
-        told["rpcs"] = place.rpcs
-    if place and place.gcps:
-        told |= dict(crs=place.crs, gcps=place.gcps)
-    elif place and place.transform is not None:
-        told |= dict(crs=place.crs, transform=place.transform)
-    if place and place.fits(np.dtype(dtype)):
-        told["nodata"] = place.nodata
-    return told
+                alpha="NON-PREMULTIPLIED" if has_alpha else "NO", compress="deflate",
+                crs=place.crs, transform=place.transform, gcps=place.gcps, rpcs=place.rpcs,
+                nodata=place.nodata if place.fits(np.dtype(dtype)) else None)
 
 
-def describe(image: Any, place: Place | None) -> None:
+def describe(image: Any, place: Place) -> None:
     """The names of the bands, where the translation has as many as its input."""
-    if place and any(place.descriptions) and len(place.descriptions) == image.count:
+    if any(place.descriptions) and len(place.descriptions) == image.count:
         image.descriptions = place.descriptions
 
 
@@ -267,19 +260,18 @@ def shown_as(image: Any) -> dict:
     return told
 
 
-def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = None,
-           valid: np.ndarray | None = None, like: Any = None) -> bytes:
+def encode(array: np.ndarray, place: Place, has_alpha: bool = False, valid: np.ndarray | None = None,
+           like: Any = None) -> bytes:
     """The file of (H, W, C) as `layout` tells, with no values where `valid` is False.
 
     like: rasterio's dataset, whose palette or shades, scales and offsets it gets. Raises UserError without rasterio,
     OSError where it cannot be encoded.
     """
     shown = shown_as(like) if like else {}
-    if place and "nbits" in shown and not 0 <= (place.nodata or 0) < 2 ** shown["nbits"]:
+    if "nbits" in shown and not 0 <= (place.nodata or 0) < 2 ** shown["nbits"]:
         place = replace(place, nodata=None)  # a mask tells instead
-    if place:
-        array = place.marked(array, valid)
-    told = layout(array.shape, array.dtype, has_alpha, place) | shown
+    array = place.marked(array, valid)
+    told = layout(array.shape, array.dtype, place, has_alpha) | shown
     with session() as rasterio, rasterio.MemoryFile() as memory:
         with memory.open(**told) as image:
             if told["photometric"] == "PALETTE":
@@ -289,6 +281,6 @@ def encode(array: np.ndarray, has_alpha: bool = False, place: Place | None = Non
             if like:
                 image.scales = like.scales
                 image.offsets = like.offsets
-            if place and valid is not None and not place.fits(array.dtype):
+            if valid is not None and not place.fits(array.dtype):
                 image.write_mask(valid)
         return memory.read()

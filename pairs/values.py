@@ -198,8 +198,6 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def batch_of(items: Sequence[np.ndarray]) -> Tensor:
     """Pairs of one size, (H, W, C), as (N, H, W, C); where one has a mask, those without get a white one."""
     items = alike(items)
-    if len(items) == 1:  # without a copy
-        return torch.from_numpy(items[0][None])
     shape = max(item.shape for item in items)
     white = 255 if items[0].dtype == np.uint8 else 1
     batch = np.full((len(items), *shape), white, items[0].dtype)
@@ -213,11 +211,11 @@ def mask_array(mask: Picture | None, pictures: Sequence[Picture]) -> np.ndarray 
 
     None where all of the pictures counts.
     """
-    weight = None if mask is None else mask_weight(mask)
-    for valid in (picture.valid for picture in pictures if picture.valid is not None):
-        valid = valid[..., None]
-        weight = valid.astype(np.uint8) * 255 if weight is None else weight * valid
-    return weight
+    valid = [picture.valid[..., None] for picture in pictures if picture.valid is not None]
+    if mask is None and not valid:
+        return None
+    weight = np.uint8(255) if mask is None else mask_weight(mask)
+    return math.prod(valid, start=weight)
 
 
 def mask_white(mask: Picture) -> int:
@@ -239,11 +237,6 @@ def mask_weight(mask: Picture) -> np.ndarray:
     indices = gray[..., 0] if mask.indices is None else mask.indices
     marked = indices == (indices.max(where=shown, initial=0) if mask.has_palette else 1)
     return shown[..., None] * np.uint8(255) if np.array_equal(shown, marked & shown) else gray
-
-
-def is_deep(pictures: Sequence[Picture]) -> bool:
-    """Whether an output of theirs deserves 16 bits."""
-    return any(picture.kind == "uint16" for picture in pictures)
 
 
 def to_batch(pixels: Tensor, x: Values, channels_last: bool = False) -> tuple[Tensor, Tensor]:

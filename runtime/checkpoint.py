@@ -34,16 +34,17 @@ class Progress:
     skipped_steps: int = 0  # whose gradients overflowed in fp16
 
 
-def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict,
+def save_run(cfg: Config, state: dict, progress: Progress, history: list[dict], record: dict, defaults: dict,
              at_last: Callable[[], None]) -> None:
     """Writes checkpoint.pth.tar, to continue from, and gen.pth.tar, for inference: tensors and plain types only.
 
-    Calls `at_last` when the checkpoint is written and about to take its place.
+    defaults: those of config.py, as far as the run has met them. Calls `at_last` when the checkpoint is written and
+    about to take its place.
     Raises UserError, and leaves the files as they are, when a weight is not finite.
     """
     state = on_cpu(state)
     check_finite(state, progress)
-    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": Config().plain(),
+    checkpoint = {"format": "pix2pix checkpoint", "config": cfg.plain(), "defaults": defaults,
                   **asdict(progress), "state": state, "history": history, **record}
     path = cfg.out_dir / "checkpoint.pth.tar"
     generator = partial(save_generator, cfg, result_of(state), progress.epoch, cfg.out_dir / "gen.pth.tar", record)

@@ -15,7 +15,7 @@ from runtime.checkpoint import load_tensors, refuse_unknown
 from runtime.console import say
 from runtime.folder import age, run_files, run_name
 from runtime.run import FIXED
-from utils import UserError, name_of
+from utils import UserError, command_line, name_of
 
 OF_THE_AUTHORS = {  # flags of their programs, and those here
     "which_direction": "direction", "continue_train": "resume", "niter": "n-epochs", "niter_decay": "n-epochs-decay",
@@ -129,15 +129,16 @@ def find_run(data_root: Path, direction: str | None) -> Path | None:
     asked = name_of(data_root) + (f", {direction}" if direction else "")
     for folder, root in runs:
         if name in (root.name, re.sub(r"-\d+$", "", folder.name)) and not root.exists():
+            words = command_line(["--resume", "--out-dir", str(folder), "--data-root", str(data_root)])
             raise UserError(f"no run in runs/ was trained on {asked}. The pairs of {folder} were at "
-                            f"{name_of(root)} and are gone: if these are the same, --resume --out-dir "
-                            f"{name_of(folder)} --data-root {name_of(data_root)} goes on with it; without --resume, a "
-                            "new run begins")
+                            f"{name_of(root)} and are gone: if these are the same, {words} goes on with it; without "
+                            "--resume, a new run begins")
     if found:
         lost = sorted((folder for folder, root in runs if not root.exists()), key=age)
         say(f"no run in runs/ was trained on {asked}: a new one begins" +
-            "".join(f"; the pairs of {name_of(folder)} are gone: if these are the same, --out-dir {name_of(folder)} "
-                    f"--data-root {name_of(data_root)} goes on with it" for folder in lost[-1:]))
+            "".join(f"; the pairs of {name_of(folder)} are gone: if these are the same, "
+                    f"{command_line(['--out-dir', str(folder), '--data-root', str(data_root)])} goes on with it"
+                    for folder in lost[-1:]))
     return None
 
 
@@ -176,7 +177,7 @@ def continued(folder: Path, cfg: Config, defaults: dict, argv: list[str], of_rec
     and says so.
     """
     own = cfg.plain()
-    others = {"data_root", "out_dir", "resume", *flags(argv)}
+    others = {"data_root", "out_dir", "resume", "init_from", *flags(argv)}
     edited = {name: value for name, value in Config().plain().items()
               if name not in others and value not in (own[name], defaults.get(name, value))}
     stands = {*FIXED, *of_recipe}

@@ -4,10 +4,12 @@ import contextlib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from runtime.devices import use_device
+from runtime.files import abandoned, unfinished
 from runtime.state import State
 from utils import UserError
 
@@ -33,7 +36,6 @@ class Ranks:
     group: Any = None  # for words from CPU to CPU
     patient: Any = None  # the same, for waiting while files are read and written
     parent: int = 0  # torchrun's process
-    local_rank: int = 0  # among those on this machine
 
     @property
     def main(self) -> bool:
@@ -49,12 +51,6 @@ class Ranks:
         """Waits for all processes, however long their disks take; the death of one is noticed at once."""
         if self.world > 1:
             dist.barrier(self.patient)
-
-    def first_here(self, act: Callable[[], None]) -> None:
-        """act() in the first process on each machine; the others wait for its end."""
-        if self.local_rank == 0:
-            act()
-        self.barrier()
 
     def all_reduce(self, values: list[float], op: str = "sum") -> list[float]:
         """The sums, or with "max" the largest, over all processes, one by one."""
@@ -94,9 +90,6 @@ class Ranks:
             return state
         devices = [self.device] if self.device.type == "cuda" else None
         return replace(state, gen=Replica(state.gen, devices), disc=Replica(state.disc, devices))
-
-
-ALONE = Ranks()
 
 
 class Replica:
@@ -145,7 +138,7 @@ def processes(device: str) -> Iterator[Ranks]:
 
     Raises ConnectionError when one of them dies on the way, and UserError on a device that cannot be used.
     """
-    rank, world, local_rank = torchrun_ranks()
+    rank, world, _ = torchrun_ranks()
     device = use_device(device)
     if world == 1:
         yield Ranks(device)
@@ -160,7 +153,7 @@ def processes(device: str) -> Iterator[Ranks]:
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT)
         group = dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda else None
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        yield Ranks(device, rank, world, group, patient, os.getppid(), local_rank)
+        yield Ranks(device, rank, world, group, patient, os.getppid())
     except RuntimeError as error:
         if re.search("connection|timed out|timeout|peer|nccl|gloo", str(error), re.IGNORECASE):
             raise ConnectionError(f"process {rank} of {world} lost the others: {str(error).splitlines()[0]}") from error
@@ -168,3 +161,17 @@ def processes(device: str) -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def wait_for(path: Path, again: float = 0.5) -> None:
+    """Waits until the first process on this machine has made `path`, by `complete_folder`.
+
+    Raises ConnectionError when for TIMEOUT nobody has been making it.
+    """
+    made = time.monotonic()
+    while not path.exists():
+        if not all(map(abandoned, unfinished(path.parent))):
+            made = time.monotonic()
+        if time.monotonic() - made > TIMEOUT.total_seconds():
+            raise ConnectionError(f"{path} is not there: the process that was to make it has ended")
+        time.sleep(again)

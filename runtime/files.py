@@ -171,12 +171,9 @@ def complete_folder(path: Path) -> Iterator[Path]:
     beside it is removed. Raises OSError, naming `path`, where it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(TEMPORARY):
-        if {"lock"} < {inner.name for inner in left.glob("*")}:  # a folder of this kind, and begun
-            with contextlib.suppress(OSError):  # its process holds the lock, or there are none here
-                with lock_in(left):
-                    pass
-                shutil.rmtree(left, ignore_errors=True)
+    for left in unfinished(path.parent):
+        if abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
     temporary = path.with_name(temporary_name())
     lock = lock_in(temporary)
     new = temporary / path.name
@@ -198,6 +195,20 @@ def complete_folder(path: Path) -> Iterator[Path]:
     finally:
         lock.release()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The temporary folders of `complete_folder` there that hold something beside their lock, of any process."""
+    return [path for path in folder.glob(TEMPORARY) if {"lock"} < {inner.name for inner in path.glob("*")}]
+
+
+def abandoned(folder: Path) -> bool:
+    """Whether the process that made this temporary folder is certainly gone: its lock is free."""
+    try:
+        with lock_in(folder):
+            return True
+    except OSError:  # held, or not to be known where the file system has no locks
+        return False
 
 
 def lock_in(folder: Path) -> FileLock:

@@ -77,6 +77,7 @@ class Run:
             self.__exit__(*sys.exc_info())
             raise
         self.history = self.saved["history"] if self.saved else []
+        self.defaults = self._defaults()
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -96,6 +97,14 @@ class Run:
             if self.made and {path.name for path in folder.iterdir()} <= {".lock"}:
                 (folder / ".lock").unlink(missing_ok=True)
                 folder.rmdir()
+
+    def _defaults(self) -> dict:
+        """Those of config.py; but edits since the checkpoint that this start has not taken stay to be told."""
+        saved = self.saved or {}
+        own = self.cfg.plain()
+        kept = {name: value for name, value in saved.get("defaults", {}).items()
+                if own.get(name) == saved["config"].get(name)}
+        return {**Config().plain(), **kept}
 
     def _source(self) -> dict | None:
         """What the file that this run begins with tells of its pairs; says where it translates the other way."""
@@ -310,12 +319,12 @@ class Run:
         self.ranks.barrier()
 
     def _write(self, state: dict, progress: Progress, history: list[dict]) -> None:
-        save_run(self.cfg, state, progress, history, self.record, self._settle)
+        save_run(self.cfg, state, progress, history, self.record, self.defaults, self._settle)
 
     def _settle(self) -> None:
         """Writes config.json with the first checkpoint; later edits of it are the user's, for the next start."""
         if not self.settled:
-            text = json.dumps({**self.cfg.plain(), "defaults": Config().plain()}, indent=2)
+            text = json.dumps({**self.cfg.plain(), "defaults": self.defaults}, indent=2)
             with atomic(self.cfg.out_dir / "config.json") as file:
                 file.write(text.encode())
             self.settled = True

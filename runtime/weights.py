@@ -14,7 +14,7 @@ from runtime.console import say
 from runtime.files import atomic, remove_leftovers
 from runtime.network import download
 from runtime.state import result_of
-from utils import UserError, name_of, need
+from utils import UserError, first_line, name_of, need
 
 # The pix2pix generators that the paper's authors publish for PyTorch: U-Nets of 256 pixels, colour to colour
 PUBLISHED = ("edges2shoes", "facades_label2photo", "map2sat", "sat2map", "day2night")
@@ -96,10 +96,6 @@ def from_hub(name: str) -> Path:
         raise UserError(f"could not fetch hf:{name}: {repo} has no revision {revision}") from error
     except Exception as error:  # those of the package beneath, httpx, are none of huggingface_hub's nor OSErrors
         raise UserError(f"could not fetch hf:{name}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
 def read_weights(path: Path) -> dict:

@@ -56,6 +56,13 @@ def write_pair(path, width=96, height=48, seed=0, left=None, right=None):
     return path
 
 
+def coordinates(width, height=None):
+    """An image, square without a height, whose red grows to the right and whose green grows downwards."""
+    image = np.zeros((height or width, width, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.linspace(0, 250, width), np.linspace(0, 250, len(image))[:, None]
+    return image
+
+
 def save(path, content):
     """An image, or an array as one or as .npy, in a folder that is made if need be; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +120,12 @@ def launch(*args, **options):
     """A process of Python with these words, a group of its own, whose output is read."""
     return subprocess.Popen([sys.executable, *map(str, args)], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def printed_by(program, *words):
+    """What these lines of Python print, as a process of their own with these words."""
+    return subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, check=True, capture_output=True,
+                          text=True).stdout
 
 
 def begin(module, *flags):
@@ -266,6 +279,16 @@ def lively_generator():
         for _ in range(20):
             gen(torch.randn(2, 3, 64, 64))
     return gen
+
+
+@pytest.fixture(scope="session")
+def gen():
+    return lively_generator().eval()
+
+
+@pytest.fixture
+def checkpoint(gen, tmp_path):
+    return write_generator(tmp_path / "gen.pth.tar", gen)
 
 
 class Runs:

@@ -119,7 +119,8 @@ def test_two_sides_of_floats_get_both_flags_at_once(tmp_path):
         (tmp_path / side).mkdir()
         for i in range(3):
             tiff(tmp_path / side / f"{i}", elevation(i) * np.float32(factor))
-    with pytest.raises(UserError, match=r"numbers of side A and B: --range-a 9\d0 14\d0 --range-b 9\d 14\d take in"):
+    flags = r"--range-a 9\d0 14\d0 --range-b 9\d 14\d"
+    with pytest.raises(UserError, match=f"numbers of side A and B: {flags} would take in"):
         check(settings(tmp_path, tmp_path / "run", in_channels=1, out_channels=1))
 
 

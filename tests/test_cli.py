@@ -107,12 +107,11 @@ def test_without_docstrings_the_flags_are_the_same():
 # Files and flags of earlier versions
 
 @pytest.mark.long
-def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, data, tmp_path, monkeypatch):
+def test_a_run_with_settings_that_are_no_more_is_refused_and_left_alone(small, data):
     """It went on with another dropout, or without its scores: what a setting did that nobody reads any more.
 
     Its pairs still serve as examples, and today's run beside it goes on.
     """
-    monkeypatch.chdir(tmp_path)
     folder = Path("runs") / "first"
     train(small(n_epochs=1, out_dir=folder))
     settings = {**small(n_epochs=1, out_dir=folder).plain(), "dropout_blocks": "release", "eval_every": 1}

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RGB, make_data, pair_of, paired, settings, write_pair, write_sides
+from conftest import RGB, coordinates, make_data, pair_of, paired, settings, write_pair, write_sides
 from PIL import Image
 
 import check as check_module
@@ -25,16 +25,10 @@ from runtime.distributed import Ranks
 from utils import DataError, UserError
 
 
-def coordinates(size=64):
-    """An image whose pixels tell where they are: red is the column, green the row."""
-    rows, columns = np.mgrid[:size, :size]
-    return np.stack([columns * 3, rows * 3, np.zeros_like(rows)], axis=2).astype(np.uint8)
-
-
 @pytest.fixture
 def located(tmp_path):
     """A pair of which both halves carry their own coordinates."""
-    return [pair_of(write_pair(tmp_path / "pair.png", left=coordinates(), right=coordinates()))]
+    return [pair_of(write_pair(tmp_path / "pair.png", left=coordinates(64), right=coordinates(64)))]
 
 
 JITTER = replace(Config(), load_size=80, crop_size=64, cache="none")
@@ -79,15 +73,6 @@ def test_all_symmetries_are_shared_by_the_pair_and_its_mask(size, channels, symm
     assert met == symmetries
 
 
-def test_jitter_is_a_function_of_seed_epoch_and_index(located):
-    data = paired(located * 2, JITTER, train=True)
-    first = data[3, 1][0]
-    data[1, 0], data[2, 1]  # other draws in between change nothing
-    assert torch.equal(first, data[3, 1][0])
-    others = [data[3, 0][0], data[4, 1][0], paired(located * 2, replace(JITTER, seed=1), train=True)[3, 1][0]]
-    assert not any(torch.equal(first, other) for other in others)
-
-
 @pytest.mark.parametrize(("installed", "told"), [
     ({"albumentations": "2.0.8"}, ""), ({"albumentations": "2.1.0.post1"}, ""),
     ({"albumentations": "2.0.7"}, "here is albumentations 2.0.7"), ({"albumentations": "3.0"}, "albumentations 3.0"),
@@ -120,7 +105,7 @@ def test_no_two_draws_of_the_jitter_are_one():
         draws = []
         for index in range(first, first + n):
             left, right = data.pixels([(epoch, index)])[0][0, 0, [0, -1]].tolist()
-            draws.append([left[1] // 3, min(left[0], right[0]) // 3, left[0] > right[0], left[3]])
+            draws.append([left[1] // 8, min(left[0], right[0]) // 8, left[0] > right[0], left[3]])
         return np.array(draws, float).T
 
     draws = drawn(0)
@@ -143,7 +128,7 @@ def test_an_odd_width_and_unequal_sizes_are_refused_by_name(tmp_path):
     for read in (lambda pair: read_pair(pair, RGB, RGB), lambda pair: check_headers([pair])):
         with pytest.raises(DataError, match="odd.png is 9×4: an odd width"):
             read(pair_of(tmp_path / "odd.png"))
-        with pytest.raises(DataError, match="a.png is 8×4, but .*b.png is 4×8"):
+        with pytest.raises(DataError, match="a.png is 8×4, but .*b.png is 4×8: .* cut both to the same place$"):
             read(pair_of(tmp_path / "a.png", tmp_path / "b.png"))
 
 
@@ -190,15 +175,6 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own():
     assert [index for _, index in sampler] == orders[0][4:] and len(sampler) == 6
     sampler.start = 12  # where three processes have filled an epoch up
     assert [*sampler] == [] and len(sampler) == 0
-
-
-def test_a_broken_file_is_named_through_a_worker(data):
-    (data / "train" / "3.png").write_bytes(b"broken")
-    pairs = paired([pair_of(path) for path in sorted((data / "train").iterdir())], JITTER, train=True)
-    with loaders(pairs, pairs, replace(JITTER, num_workers=1), Ranks()) as (batches, _), \
-            pytest.raises(DataError) as error:
-        list(batches)
-    assert str(error.value) == f"{data / 'train' / '3.png'} is no image of a format that is read"
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -348,12 +324,11 @@ def test_auto_keeps_what_fits_into_memory_and_says_how_much(data, monkeypatch, c
     """Training and validation together, in every process."""
     cfg = replace(JITTER, data_root=data, cache="auto")
     needed = 6 * 80**2 * 6 + 2 * 64**2 * 6
-    monkeypatch.setattr(Ranks, "barrier", lambda ranks: None)
     for limit, world, kept in ((needed, 1, True), (needed - 1, 1, False), (2 * needed, 2, True), (needed, 2, False)):
         monkeypatch.setattr(loading, "AUTO_CACHE", limit)
-        assert [each.cache is not None for each in load_data(cfg, Ranks(world=world))[:2]] == [kept] * 2
+        assert [each.cache is not None for each in load_data(cfg, world)[:2]] == [kept] * 2
         assert capsys.readouterr().out.count("reading the pairs once, into memory:") == kept
-    assert load_data(replace(cfg, cache="ram"), Ranks(world=2))[0].cache is not None
+    assert load_data(replace(cfg, cache="ram"), 2)[0].cache is not None
 
 
 def test_bytes_travel_and_become_what_the_items_are(data):

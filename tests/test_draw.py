@@ -61,8 +61,7 @@ def app(run):
 
 
 @contextlib.contextmanager
-def served(app):
-    server = draw.listen(app, "127.0.0.1", 0)
+def running(server):
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -70,6 +69,10 @@ def served(app):
     finally:
         server.shutdown()
         thread.join()
+
+
+def served(app):
+    return running(draw.listen(app, "127.0.0.1", 0))
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +188,7 @@ def test_what_cannot_be_answered_gets_a_sentence(client, method, url, data, stat
 @pytest.mark.parametrize("url", ["/", "/settings.json", "/example/0", "/translate"])
 def test_other_sites_learn_nothing_and_have_nothing_done(app, monkeypatch, url):
     """By a name of their own that they let lead to this machine, or by a request from a page of theirs."""
-    monkeypatch.setattr(app, "translated", None)
+    monkeypatch.setattr(app, "translator", None)
     ask = partial(Client(app).open, url, method="POST" if url == "/translate" else "GET", data=encoded(noise(64, 64)))
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.168.0.7", ""):
         assert ask(headers={"Host": host}).status_code == 403, host
@@ -391,11 +394,11 @@ class Visit:
 
 
 @pytest.fixture
-def visit(chromium, server):
-    """Opens the page in a browser of its own; afterwards, nobody has complained and no other host was asked."""
+def opened(chromium):
+    """Opens a page in a browser of its own; afterwards, nobody has complained and no other host was asked."""
     visits, contexts = [], []
 
-    def open_page(server=server, context=None, **options):
+    def open_page(server, context=None, **options):
         contexts.append(context or chromium.new_context(viewport={"width": 1000, "height": 700}, **options))
         visits.append(Visit(contexts[-1].new_page(), server))
         return visits[-1]
@@ -405,7 +408,12 @@ def visit(chromium, server):
         context.close()
     for visit in visits:
         assert not visit.errors, visit.errors
-        assert all(host.startswith("127.0.0.1:") for host in visit.hosts)
+        assert all(host.startswith("127.0.0.1:") or host == "" for host in visit.hosts), visit.hosts
+
+
+@pytest.fixture
+def visit(opened, server):
+    return lambda server=server, **options: opened(server, **options)
 
 
 @pytest.fixture
@@ -430,7 +438,7 @@ def test_a_rectangle_is_drawn_and_translated(page, app):
     expected = np.full((64, 64, 3), WALL, np.uint8)
     expected[20:51, 10:41] = WINDOW
     assert np.array_equal(page.pixels("drawing"), expected)
-    assert np.array_equal(page.pixels("result"), app.translated(picture_of(expected)))
+    assert np.array_equal(page.pixels("result"), app.translator.numbers([picture_of(expected)]))
     assert not np.array_equal(page.pixels("result"), before)
     assert "output, 0." in page.page.locator("#time").inner_text()
 
@@ -525,7 +533,7 @@ def test_a_stroke_is_one_request_and_the_newest_state_comes_last(page, app):
         assert page.sent == sent + 2 and page.open == 1
     page.settle()
     assert page.sent == sent + 3
-    assert np.array_equal(page.pixels("result"), app.translated(picture_of(page.pixels("drawing"))))
+    assert np.array_equal(page.pixels("result"), app.translator.numbers([picture_of(page.pixels("drawing"))]))
 
 
 @browser
@@ -538,7 +546,7 @@ def test_without_live_nothing_is_sent_until_asked(page, app):
     page.page.click("#now")
     page.settle()
     assert page.sent == sent + 1
-    assert np.array_equal(page.pixels("result"), app.translated(picture_of(page.pixels("drawing"))))
+    assert np.array_equal(page.pixels("result"), app.translator.numbers([picture_of(page.pixels("drawing"))]))
 
 
 def upload(page, data, name="image.jpg"):
@@ -554,7 +562,7 @@ def test_a_photo_of_another_shape_becomes_classes_and_keeps_its_shape(page, app)
     drawing = page.pixels("drawing")
     assert drawing.shape == (64, 96, 3) and colours(drawing) <= {*demo.PALETTE.values()} and len(colours(drawing)) > 5
     assert "3000×2000" in page.said()
-    assert np.array_equal(page.pixels("result"), app.translated(picture_of(drawing)))
+    assert np.array_equal(page.pixels("result"), app.translator.numbers([picture_of(drawing)]))
     page.press("Control+z")
     assert page.pixels("drawing").shape == (64, 64, 3)
     upload(page, b"no image")
@@ -673,7 +681,7 @@ def test_two_pages_do_not_disturb_each_other(visit, app, of_one):
         page.settle()
     for page, name in zip(pages, ("sky", "door"), strict=True):
         assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE[name]}
-        assert np.array_equal(page.pixels("result"), app.translated(picture_of(page.pixels("drawing"))))
+        assert np.array_equal(page.pixels("result"), app.translator.numbers([picture_of(page.pixels("drawing"))]))
 
 
 @browser
@@ -683,6 +691,7 @@ def test_a_server_that_is_gone_is_told_and_the_drawing_stays(visit, app):
     page.press("door")
     page.drag((10, 10), (33, 44))
     page.page.get_by_text("draw.py does not answer").wait_for()
+    page.settle()
     assert colours(page.pixels("drawing")) == {WALL, demo.PALETTE["door"]}
     assert any("ERR_CONNECTION_REFUSED" in error for error in page.errors)  # the browser's own line
     page.errors.clear()
@@ -731,7 +740,7 @@ def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_p
         upload(page, encoded(facades()[0][1], "JPEG"))
         drawing = page.pixels("drawing")
         assert len(colours(drawing)) > 500
-        assert np.array_equal(page.pixels("result"), photos.translated(picture_of(drawing)))
+        assert np.array_equal(page.pixels("result"), photos.translator.numbers([picture_of(drawing)]))
         gamma = PngInfo()
         gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
         upload(page, encoded(drawing, pnginfo=gamma))  # as training reads it, which knows no colour spaces
@@ -739,7 +748,7 @@ def test_photos_are_uploaded_and_lines_are_drawn_with_a_pencil(visit, run, tmp_p
         page.page.reload()
         page.settle()
         assert np.array_equal(page.pixels("drawing"), drawing)
-        assert np.array_equal(page.pixels("result"), photos.translated(picture_of(drawing)))
+        assert np.array_equal(page.pixels("result"), photos.translator.numbers([picture_of(drawing)]))
     with served(edges) as server:
         page = visit(server)
         assert colours(page.pixels("drawing")) == {(255, 255, 255)}

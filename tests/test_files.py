@@ -32,16 +32,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
         assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_folder_appears_only_when_it_is_complete(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.complete_folder(tmp_path / "data") as folder:
-        (folder / "half").touch()
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
-    with files.complete_folder(tmp_path / "data") as folder:
-        (folder / "whole").touch()
-    assert [p.name for p in tmp_path.iterdir()] == ["data"] and (tmp_path / "data" / "whole").exists()
-
-
 def test_a_folder_that_does_not_fit_is_named(tmp_path, disk):
     """Neither nothing, which is what a write tells, nor the temporary folder; what else fails is told as it is."""
     root = disk(tmp_path / "full", 65536)
@@ -185,7 +175,7 @@ def test_what_killed_makers_left_is_removed_and_what_others_are_making_stays(tmp
     try:
         assert alive.stdout.readline() == "made\n"
         other, = set(tmp_path.iterdir()) - {mine}  # this start has removed what the first one left
-        assert other != dead
+        assert other != dead and files.unfinished(tmp_path) == [other]
         with files.complete_folder(path) as folder:
             (folder / "whole").touch()
         assert set(tmp_path.iterdir()) == {mine, other, path} and (other / "data" / "half").exists()
@@ -193,8 +183,7 @@ def test_what_killed_makers_left_is_removed_and_what_others_are_making_stays(tmp
     finally:
         alive.kill()
         alive.communicate()
-    with files.complete_folder(path):
-        assert not other.exists()
+    assert files.abandoned(other)
 
 
 def test_a_folder_that_another_process_completed_meanwhile_is_kept(tmp_path):

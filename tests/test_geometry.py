@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import LARGER, ROOT, launch, paired, settings, write_pair
+from conftest import LARGER, begin, coordinates, paired, settings, write_pair
 from PIL import Image
 
+import evaluate
+import predict
 import train as train_module
 from check import check
 from generator import Generator
@@ -19,13 +21,6 @@ from pairs.find import usable_pairs
 from pairs.geometry import Geometry, Sizes, resize, resize_masked, usual_size
 from pairs.images import normalise, to_tensor
 from utils import DataError
-
-
-def coordinates(width, height):
-    """An image whose red grows to the right and whose green grows downwards, by two a pixel at most."""
-    image = np.zeros((height, width, 3), np.uint8)
-    image[..., 0], image[..., 1] = np.linspace(0, 250, width), np.linspace(0, 250, height)[:, None]
-    return image
 
 
 def write_set(root, sizes, copies=1):
@@ -199,14 +194,12 @@ def test_labels_keep_their_colours_on_the_way_to_the_scale_of_training_and_back(
     assert set(seen.unique().tolist()) == {-1, 1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_full_size_score_is_that_of_the_files_that_predict_writes(trained, tmp_path):
-    for script, words in (("predict.py", ["--input", trained.data_root / "val", "--output", tmp_path / "out",
-                                          "--side-by-side", "left"]),
-                          ("evaluate.py", ["--data-root", trained.data_root, "--full-size", "--out-dir", tmp_path])):
-        process = launch(ROOT / script, "--checkpoint", trained.out_dir / "gen.pth.tar", "--precision", "fp32", *words)
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+    network = ["--checkpoint", trained.out_dir / "gen.pth.tar", "--device", "cpu", "--precision", "fp32"]
+    assert not begin(predict, *network, "--input", trained.data_root / "val", "--side-by-side", "left", "--output",
+                     tmp_path / "out")
+    assert not begin(evaluate, *network, "--data-root", trained.data_root, "--full-size", "--out-dir", tmp_path)
     scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]["output"]
     y = normalise(to_tensor(coordinates(150, 90)))
     files = sorted((tmp_path / "out").iterdir())

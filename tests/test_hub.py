@@ -77,25 +77,30 @@ def test_the_authors_weights_go_there_as_they_are(tmp_path):
     assert equal(load_generator(tmp_path / "demo"), load_generator(tmp_path / "latest_net_G.pth"))
 
 
-@pytest.mark.parametrize("flags, sentence", [
-    ([], "--hub needs --licence"), (["--licence", "mit"], "--hub needs --data-licence"),
-    (["--licence", "mit\nevil: yes", "--data-licence", "x"], "--hub needs --licence"),
-    (["--licence", "mit", "--data-licence", "a\nb"], "--hub needs --data-licence"),
-    ([*LICENCES, "--examples", "-1"], "examples must be at least 0"),
+@pytest.mark.parametrize("folder, flags, sentence", [
+    ("demo", [], "--hub needs --licence"), ("demo", ["--licence", "mit"], "--hub needs --data-licence"),
+    ("demo", ["--licence", "mit\nevil: yes", "--data-licence", "x"], "--hub needs --licence"),
+    ("demo", ["--licence", "mit", "--data-licence", "a\nb"], "--hub needs --data-licence"),
+    ("demo", [*LICENCES, "--examples", "-1"], "examples must be at least 0"),
+    ("theirs", LICENCES, "theirs is there already"), ("missing", LICENCES, "pip install safetensors"),
+    (".", LICENCES, "the folder that you are in: let --hub be a new one"),
 ])
-def test_a_mistake_is_a_sentence_and_no_folder(run, tmp_path, flags, sentence):
+def test_a_mistake_is_a_sentence_and_leaves_what_is_there(run, tmp_path, monkeypatch, folder, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "mine.txt").write_text("mine")
+    if folder == "missing":
+        monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=sentence):
-        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "demo", *flags)
-    assert not (tmp_path / "demo").exists()
+        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", folder, *flags)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_folder_that_one_is_in_is_refused_and_a_link_leads_to_its_own(run, tmp_path, capsys):
-    words = ["--checkpoint", run.out_dir / "gen.pth.tar", *LICENCES, "--hub"]
-    with pytest.raises(UserError, match="the folder that you are in: let --hub be a new one"):
-        call(export, *words, ".")
+def test_a_link_leads_to_its_own_folder(run, tmp_path, capsys):
     (tmp_path / "my net").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "my net")
-    call(export, *words, tmp_path / "link")
+    call(export, "--checkpoint", run.out_dir / "gen.pth.tar", *LICENCES, "--hub", tmp_path / "link")
     assert (tmp_path / "my net" / "model.safetensors").exists() and (tmp_path / "link").is_symlink()
     assert f"hf upload USER/my-net '{tmp_path / 'my net'}'" in capsys.readouterr().out
 
@@ -111,18 +116,6 @@ def test_names_are_those_that_the_hub_takes_and_the_card_offers_what_works(run, 
         hub.validate_repo_id(repo)
         card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
         assert "predict.py" in card and "draw.py" not in card
-
-
-def test_a_folder_of_somebody_else_stays(run, tmp_path, monkeypatch):
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="demo is there already"):
-        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "demo", *LICENCES)
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(UserError, match="pip install safetensors"):
-        call(export, "--checkpoint", run.out_dir / "gen.pth.tar", "--hub", tmp_path / "other", *LICENCES)
-    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("told", [dict(bands_a=(3, 2, 1)), dict(range_a=(40.0, 200.0)), dict(range_b=(9.0, 50.0))])

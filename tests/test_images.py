@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pairs.images import read_header, read_picture
-from pairs.picture import to_array
+from pairs.picture import of_pillow, to_array
 from utils import DataError
 
 
@@ -29,20 +29,18 @@ def test_every_format_keeps_its_colours(tmp_path, suffix, mode):
     assert np.abs(gray.astype(int) - np.sum(np.array([0.299, 0.587, 0.114]) * colour)).max() <= 3
 
 
-@pytest.mark.parametrize(("mode", "value", "suffix", "channels"), [
-    ("RGBA", (0, 0, 0, 0), "png", 3), ("LA", (0, 0), "png", 1),  # white, not the hidden black
-    ("CMYK", (0, 0, 0, 0), "tif", 3), ("1", 1, "png", 3)])
-def test_transparent_pixels_and_other_kinds_of_white_become_white(tmp_path, mode, value, suffix, channels):
-    Image.new(mode, (4, 4), value).save(tmp_path / f"a.{suffix}")
-    assert (opened(tmp_path / f"a.{suffix}", channels) == 255).all()
+PALETTE = Image.new("P", (4, 4), 1)
+PALETTE.putpalette([0, 0, 0, 10, 200, 30])
 
 
-def test_palette_indices_become_their_colours_and_transparent_ones_white(tmp_path):
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([0, 0, 0, 10, 200, 30])
-    for options, colour in (({}, (10, 200, 30)), ({"transparency": 1}, (255, 255, 255))):
-        palette.save(tmp_path / "a.png", **options)
-        assert (opened(tmp_path / "a.png") == colour).all()
+@pytest.mark.parametrize(("image", "name", "options", "channels", "colour"), [
+    (Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "a.png", {}, 3, 255), (Image.new("LA", (4, 4)), "a.png", {}, 1, 255),
+    (Image.new("CMYK", (4, 4), (0, 0, 0, 0)), "a.tif", {}, 3, 255), (Image.new("1", (4, 4), 1), "a.png", {}, 3, 255),
+    (PALETTE, "a.png", {}, 3, (10, 200, 30)), (PALETTE, "a.png", dict(transparency=1), 3, 255)])
+def test_palettes_become_colours_and_transparent_pixels_white(tmp_path, image, name, options, channels, colour):
+    """And not the colour that is hidden there."""
+    image.save(tmp_path / name, **options)
+    assert (opened(tmp_path / name, channels) == colour).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -134,18 +132,10 @@ def test_the_gray_that_a_png_calls_transparent_is_white(tmp_path, bits, place):
     np.testing.assert_allclose(to_array(picture, 1)[0, :, 0] / (255 if bits < 16 else 1), wanted, atol=1e-6)
 
 
-def test_float_images_are_refused_because_their_range_is_unknown(tmp_path):
-    for dtype in (np.float32, np.int32):
-        Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "a.tif")
-        with pytest.raises(DataError, match="values of unknown range"):
-            opened(tmp_path / "a.tif")
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.jpg").size == (10, 20) == read_header(tmp_path / "a.jpg").size
+def test_a_colour_that_was_transparent_before_pillow_converted_it_hides_nothing():
+    image = Image.new("RGB", (4, 4))
+    image.info["transparency"] = (0, 0, 0)
+    assert [of_pillow(image.convert(mode)).alpha for mode in "IF"] == [None, None]
 
 
 def test_a_size_is_read_without_decoding(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import call, save, write_raster, write_sides
+from conftest import call, coordinates, save, write_raster, write_sides
 from PIL import Image
 from rasterio.transform import from_origin
 from test_values import SETS
@@ -27,8 +27,7 @@ SHARED = dict(ngf=4, ndf=4, crop_size=64, load_size=72, n_epochs=1, num_workers=
 
 def places(number=0):
     """(H, W, 3): red tells the column, green the row, blue the image."""
-    y, x = np.mgrid[:SIZE, :SIZE] * 255 // (SIZE - 1)
-    return np.dstack([x, y, np.full_like(x, 40 * number)]).astype(np.uint8)
+    return coordinates(SIZE) + np.uint8([0, 0, 40 * number])
 
 
 def save_raster(path, array):
@@ -77,7 +76,8 @@ KINDS = {
                           "{split}/B/{i}.tif": lambda i: np.uint16(places(i)[..., [1, 0]]) * 20}),
                   dict(bands_a=(4, 2), bands_b=(2, 1), range_a=(0.0, 5100.0), range_b=(0.0, 5100.0)), ending=".tif",
                   numbers="uint16", channels=2),
-    "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}), dict(flip="all"), inputs="val"),
+    "flip": Kind(folder({"{split}/{i}_AB.png": lambda i: np.hstack([places(i)] * 2)}),
+                 dict(flip="all", direction="BtoA"), inputs="val"),
     "sizes": Kind(folder({"{split}/A/{i}.png": lambda i: Image.fromarray(places(i)).reduce(2),
                           "{split}/B/{i}.png": places})),
     "cityscapes": Kind(folder({
@@ -118,7 +118,7 @@ def shape_and_numbers(path):
                                   for name in KINDS])
 def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    kind, root, run = KINDS[name], tmp_path / "data", tmp_path / "run"
+    kind, root, run = KINDS[name], tmp_path / "data", Path("run")
     kind.make(root)
     words = [*flags(SHARED | kind.settings)]
     said = ask(check, root, *words)
@@ -128,8 +128,9 @@ def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
     trained = load_generator(run / "gen.pth.tar").trained
     assert trained.epoch == 2 and trained.inputs == (2 if name == "two inputs" else 1)
 
-    printed = said.partition("translate: ")[2].splitlines()[0]
-    ask(predict, *shlex.split(printed)[2:], "--device", "cpu")
+    for program, name_of_line in ((predict, "translate"), (evaluate, "score")):
+        printed = said.partition(f"{name_of_line}: ")[2].splitlines()[0]
+        ask(program, *shlex.split(printed)[2:], "--device", "cpu")
     more = ["--side-by-side", "left"] if name == "flip" else []
     network = ["--checkpoint", run / "gen.pth.tar", "--device", "cpu"]
     ask(predict, *network, "--input", root / kind.inputs, "--output", "out", "--ending", kind.ending, *more)
@@ -146,7 +147,8 @@ def test_from_the_first_look_to_the_scores(name, tmp_path, monkeypatch):
         ask(evaluate, *network, "--data-root", place, "--out-dir", folder, "--num-workers", 0, *more)
         return json.loads((folder / "metrics.json").read_text())
 
-    for found in (scores(root), scores(root, "--full-size")):
+    as_printed, = run.glob("evaluation_*/metrics.json")
+    for found in (json.loads(as_printed.read_text()), scores(root, "--full-size")):
         assert found["n"] > 0 and 0 < found["scores"]["output"]["l1"]["mean"] < 2
     if name == "patterns":  # a split alone lies as the end of the patterns says
         assert scores(root / "val", "--full-size")["scores"] == found["scores"]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -34,16 +35,13 @@ def opened(data):
     return pairs, lambda: loaders(pairs, pairs, cfg, Ranks())
 
 
-def full(*_):
-    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
-
-
 @forked
 def test_where_shared_memory_is_full_the_same_pairs_come_through_pipes(opened, monkeypatch, capsys):
     with opened[1]() as (batches, _):
         shared = list(batches)
     assert "shared memory" not in capsys.readouterr().out
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    full = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+    monkeypatch.setattr(torch.Tensor, "share_memory_", Mock(side_effect=RuntimeError(full)))
     with opened[1]() as (batches, _):
         for _ in range(2):
             piped = list(batches)
@@ -100,9 +98,7 @@ def test_a_signal_waits_until_the_processes_have_started_and_they_do_not_see_it(
     ("start", OSError(28, "No space left on device"))])
 def test_where_no_process_can_be_started_the_main_one_loads(opened, monkeypatch, capsys, where, error):
     """There may be room for one queue, where the processes need several."""
-    def refuse(*_):
-        raise error
-
+    refuse = Mock(side_effect=error)
     if where == "semaphores":
         monkeypatch.setattr(torch.multiprocessing, "Queue", refuse)
     with opened[1]() as (batches, _):
@@ -116,11 +112,8 @@ def test_where_no_process_can_be_started_the_main_one_loads(opened, monkeypatch,
 @pytest.mark.parametrize("error", [BlockingIOError(11, "Resource temporarily unavailable"),
                                    OSError(24, "Too many open files")])
 def test_limits_of_the_system_are_told_with_the_way_out(opened, monkeypatch, error):
-    def refuse(_):
-        raise error
-
     with opened[1]() as (batches, _):
-        monkeypatch.setattr(type(batches.loader), "__iter__", refuse)
+        monkeypatch.setattr(type(batches.loader), "__iter__", Mock(side_effect=error))
         with pytest.raises(DataError, match="--num-workers 0 needs none"):
             list(batches)
 

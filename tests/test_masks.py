@@ -221,7 +221,7 @@ def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black,
     capsys.readouterr()
     found = evaluate(gen, *load_pairs(opts, gen), opts)
     said = capsys.readouterr().out
-    assert f"no pixel counts: {black} of {2 + black} pairs" in said
+    assert f"or pixels hold no value): {black} of {2 + black} pairs" in said
     assert "not finite" not in said and [math.isnan(l1) for l1 in found["l1_of_each"]] == [False] * 2 + [True] * black
     scores = found["scores"]["output"]
     assert 1 < scores["psnr"]["mean"] < 60
@@ -233,5 +233,9 @@ def test_pairs_in_which_nothing_counts_have_no_part_in_any_mean(tmp_path, black,
     assert scores["nyquist"] == pytest.approx(board.compute()["nyquist"])
     for path in (data / "val" / "M").iterdir():
         write(path, np.zeros((48, 48), np.uint8))
-    with pytest.raises(UserError, match=f"no pixel of these {2 + black} pairs counts"):
+    with pytest.raises(UserError, match=f"none of the {2 + black} pairs can be scored"):
         evaluate(gen, *load_pairs(opts, gen), opts)
+    cfg = replace(cfg, out_dir=tmp_path / "labels", label_side="B", best_by="facades")
+    assert trained_by(cfg).trained.epoch == 1  # it ended with a traceback
+    row, = csv.DictReader((cfg.out_dir / "log.csv").open())
+    assert float(row["val_label_accuracy"]) == 0

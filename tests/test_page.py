@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +20,8 @@ import pytest
 import torch
 from conftest import ROOT, begin, wait_until, write_generator
 from PIL import Image
-from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, upload
+from test_draw import WALL, WINDOW, Visit, colours, encoded, noise, running, saved, upload
+from test_draw import opened as opened
 from test_draw import run as run
 
 import export
@@ -161,14 +161,8 @@ def served(folder, **headers):
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
     httpd.port, httpd.handle_error = httpd.server_port, lambda *_: None  # a browser that leaves in the middle
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with httpd, running(httpd):
         yield httpd
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
 
 
 def test_the_runtime_is_fetched_once_and_what_is_another_file_is_not_kept(fake, tmp_path, monkeypatch):
@@ -209,22 +203,11 @@ def folder(run, runtime, tmp_path_factory):
 
 
 @pytest.fixture
-def visit(chromium, folder):
-    """Opens the page from a server of its own; afterwards, nobody has complained and no other host was asked."""
-    visits, stack = [], contextlib.ExitStack()
-
-    def open_page(folder=folder, headers=(), context=None, **options):
-        server = stack.enter_context(served(folder, **dict(headers)))
-        context = context or chromium.new_context(viewport={"width": 1000, "height": 700}, **options)
-        stack.callback(context.close)
-        visits.append(Visit(context.new_page(), server))
-        return visits[-1]
-
-    with stack:
-        yield open_page
-        for each in visits:
-            assert not each.errors, each.errors
-            assert all(host.startswith("127.0.0.1:") or host == "" for host in each.hosts), each.hosts
+def visit(opened, folder):
+    """Opens the page from a server of its own."""
+    with contextlib.ExitStack() as stack:
+        yield lambda folder=folder, headers=(), **options: opened(
+            stack.enter_context(served(folder, **dict(headers))), **options)
 
 
 browser = pytest.mark.browser
@@ -255,9 +238,7 @@ def test_it_translates_what_the_mouse_draws_as_predict_does(visit, run):
     page.page.get_by_text("example 1 of 2: 001").wait_for()
     page.settle()
     assert difference(page, run / "gen.pth.tar") <= 1 and page.page.locator("#target").is_enabled()
-    with page.page.expect_download() as download:
-        page.page.click("#save-output")
-    assert np.array_equal(np.asarray(Image.open(download.value.path())), page.pixels("result"))
+    assert np.array_equal(saved(page, "#save-output"), page.pixels("result"))
 
 
 @browser
@@ -409,8 +390,8 @@ def test_without_webassembly_or_a_server_there_is_a_sentence(chromium, folder):
     context.close()
 
 
-def saved(path, **told):
-    """A generator's file of random weights."""
+def random_weights(path, **told):
+    """A generator's file of them."""
     torch.manual_seed(0)
     channels = told.pop("in_channels", 3), told.pop("out_channels", 3)
     gen = Generator(*channels, ngf=8, crop_size=64)
@@ -434,7 +415,7 @@ RANGE = dict(config=dict(range_a=[10.0, 200.0]))
     dict(usual_size=(40, 50)), SIZES | dict(config=dict(label_side="both")), dict(kind="uint16"),
 ], ids=str)
 def test_photos_of_other_sizes_and_values_become_what_predict_makes(visit, runtime, tmp_path, told):
-    path = saved(tmp_path / "run", **told)
+    path = random_weights(tmp_path / "run", **told)
     write_page(load_generator(path), tmp_path / "page", path, runtime=runtime)
     page = visit(tmp_path / "page")
     assert "Upload" in page.said()
@@ -454,7 +435,7 @@ def test_photos_of_other_sizes_and_values_become_what_predict_makes(visit, runti
 
 @browser
 def test_the_camera_is_an_input_and_its_last_picture_stays(visit, runtime, tmp_path):
-    path = saved(tmp_path / "run")
+    path = random_weights(tmp_path / "run")
     write_page(load_generator(path), tmp_path / "page", path, runtime=runtime)
     page = visit(tmp_path / "page", permissions=["camera"])
     page.page.click("#camera")

@@ -98,12 +98,6 @@ def test_the_held_out_pairs_do_not_depend_on_the_folder_the_format_or_the_system
     assert here == [unicodedata.normalize("NFC", name) for name in there]
 
 
-def test_two_pairs_leave_one_for_each_side(tmp_path):
-    tree(tmp_path, "1", "2")
-    for seed in range(12):
-        assert list(map(len, find_pairs(tmp_path, seed).splits.values())) == [1, 1]
-
-
 def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys):
     """Alone it is validation, and then an image without a partner ends the start."""
     tree(tmp_path, *(f"{split}/{side}/{i}" for split in ("train", "val", "test") for side in "AB" for i in range(2)))
@@ -119,15 +113,6 @@ def test_a_test_split_beside_val_is_not_needed_and_ends_nothing(tmp_path, capsys
         path.unlink()
     with pytest.raises(UserError, match="images without a partner .*test/A/alone"):
         splits_for(Trained(3, 3, Geometry()), tmp_path, "val")
-
-
-def test_an_npz_holds_out_by_index(tmp_path):
-    def held_out(n):
-        arrays = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
-        np.savez(tmp_path / "train.npz", arrays, arrays)
-        return [int(pair.inputs[0][0, 0]) for pair in find_pairs(tmp_path).splits["val"]]
-
-    assert [i for i in held_out(60) if i < 50] == held_out(50)
 
 
 def test_what_a_run_held_out_stays_held_out(tmp_path):
@@ -208,7 +193,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path, capsys):
     assert len(notes) == 4 and "metadata.csv; pairs are told by" in notes[3]
     assert "2 images in mine/more/deep" in notes[0] and str(tmp_path / "mine" / "link") in notes[1]
     assert "2 × .jp2, 1 × .heic" in notes[2]
-    assert len(list_images(tmp_path / "mine", tell=True)) == 7 and notes[2] in capsys.readouterr().out  # with links
+    assert len(list_images(tmp_path / "mine")) == 7 and notes[2] in capsys.readouterr().out  # with links
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     tree(tmp_path / "split", "val/0", "loose")
@@ -379,3 +364,13 @@ def test_a_known_data_set_is_fetched_where_it_was_meant_to_be(monkeypatch):
     for root in (Path("data/facades"), Path("data/facades").absolute()):
         ensure_dataset(root)
         assert fetched.pop() == root
+
+
+def test_a_rank_left_in_the_environment_waits_for_nobody(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    drawn = []
+    monkeypatch.setattr("pairs.demo.draw", drawn.append)
+    monkeypatch.setattr("pairs.download.wait_for", lambda root: pytest.fail("waits"))
+    ensure_dataset(Path("data/demo"))
+    assert drawn == [Path("data/demo")]

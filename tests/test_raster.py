@@ -223,22 +223,16 @@ def test_numbers_of_another_range_than_that_of_training_are_told(gen, tmp_path, 
 
 
 @pytest.mark.parametrize("at_once", [128**2, 2048**2])
-def test_the_command_keeps_reduced_copies_of_any_raster(gen, tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(translate_module, "PIXELS", at_once)
-    source = write(tmp_path / "in.tif", noise(600, 520))
-    translated(gen, source, overviews=True)
-    with rasterio.open(tmp_path / "out.tif") as image:
-        assert image.overviews(1) == [2] and (at_once > 128**2 or image.block_shapes[0] == (256, 256))
-        assert np.abs(image.read(out_shape=(3, 300, 260)).astype(int).mean() - image.read().mean()) < 2
-
-
-@pytest.mark.parametrize("at_once", [128**2, 2048**2])
-def test_pages_that_are_not_translated_are_told(gen, tmp_path, monkeypatch, capsys, at_once):
+def test_the_command_keeps_reduced_copies_of_any_raster_and_tells_of_further_pages(gen, tmp_path, monkeypatch, capsys,
+                                                                                   at_once):
     monkeypatch.setattr(translate_module, "PIXELS", at_once)
     source = tmp_path / "stack.tif"
     pages = [Image.fromarray(noise(600, 520))] * 2
     pages[0].save(source, save_all=True, append_images=pages[1:])
-    translated(gen, source)
+    translated(gen, source, overviews=True)
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert image.overviews(1) == [2] and (at_once > 128**2 or image.block_shapes[0] == (256, 256))
+        assert np.abs(image.read(out_shape=(3, 300, 260)).astype(int).mean() - image.read().mean()) < 2
     out = capsys.readouterr().out
     assert "several pages" in out and "the first" in out and "stack.tif" in out
 
@@ -261,16 +255,13 @@ def test_wide_images_have_smaller_tiles():
     assert [translate_module.tile_for(Generator(ngf=1), 9000, width) for width in widths] == [1024, 1024, 768, 512, 512]
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_bands_that_the_network_does_not_take_are_told(gen, tmp_path, channels):
-    source = write(tmp_path / "in.tif", noise(300, 300, channels))
+def test_gray_becomes_colour_as_everywhere_and_bands_that_the_network_does_not_take_are_told(gen, tmp_path):
+    gray, four = (write(tmp_path / f"{n}.tif", noise(300, 300, n)) for n in (1, 4))
     translator = Translator(gen, tile=64, scale="native")
-    if channels == 1:  # gray becomes colour, as everywhere
-        translate_raster(translator, source, tmp_path / "out.tif")
-        assert read_picture(tmp_path / "out.tif").channels == 3
-    else:
-        with pytest.raises(DataError, match="in.tif has 4 channels, not the 3"):
-            translate_raster(translator, source, tmp_path / "out.tif")
+    translate_raster(translator, gray, tmp_path / "out.tif")
+    assert read_picture(tmp_path / "out.tif").channels == 3
+    with pytest.raises(DataError, match="4.tif has 4 channels, not the 3"):
+        translate_raster(translator, four, tmp_path / "out.tif")
 
 
 def test_tiles_of_one_image_share_its_statistics(gen):

@@ -7,7 +7,6 @@ import importlib
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import webbrowser
 from pathlib import Path
@@ -217,14 +216,3 @@ def test_every_test_that_holds_a_promise_is_there():
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
         if name:
             assert re.search(rf"^def {name}{'' if more else '[(]'}", source, re.MULTILINE), (file, name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", [dict(direction="BtoA"), dict(out_dir=None)])
-def test_the_commands_that_a_finished_run_prints_work_as_printed(small, tmp_path, monkeypatch, capsys, changes):
-    monkeypatch.chdir(tmp_path)
-    train(small(n_epochs=1, **changes))
-    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines()[-15:])
-    assert list(lines)[:2] == ["translate", "score"] and Path(lines["grid"]).exists()
-    for name in ("translate", "score"):
-        subprocess.run(lines[name], shell=True, check=True, capture_output=True)

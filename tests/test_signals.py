@@ -22,6 +22,7 @@ def test_nohup_stays_in_force_and_a_closed_terminal_otherwise_saves():
         with signals.Stop(Ranks()) as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.signal == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -26,7 +26,6 @@ from pairs.picture import Picture, picture_of
 from pairs.reading import read_pictures
 from pairs.tiff import Place
 from pairs.values import values_of
-from utils import DataError
 
 
 def places(width, height, scale=1):
@@ -128,13 +127,6 @@ def test_one_shape_is_that_of_a_rounded_reduction(size, other, wanted):
     assert has_shape_of(size, other) == wanted
     # whole where rounding explains the rest
     assert [enlargement((255, 170), (1023, 683)), enlargement((64, 64), (160, 160))] == [4, 2.5]
-
-
-def test_another_shape_is_told_with_both_names_and_the_way_out(tmp_path):
-    a, b = (write(tmp_path / side / "1.png", np.zeros((*shape, 3), np.uint8))
-            for side, shape in (("A", (32, 32)), ("B", (64, 96))))
-    with pytest.raises(DataError, match=r"B.1.png is 96×64, but .*A.1.png is 32×32: .* cut both to the same place$"):
-        read_pictures(Pair((a,), b))
 
 
 def test_counts_tell_how_many_pairs_and_by_how_much(tmp_path):

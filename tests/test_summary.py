@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import ROOT, row
+from conftest import printed_by, row
 
 from runtime import summary as summary_module
 from runtime.summary import commit_of, peak_memory, summary
@@ -74,9 +75,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
 def test_the_memory_of_who_started_the_run_does_not_count():
     """getrusage takes a notebook's gigabytes for those of the training that it starts."""
     code = "from runtime.summary import peak_memory; print(peak_memory())"
-    alone, started = (
-        int(subprocess.run([sys.executable, "-c", *words], cwd=ROOT, capture_output=True, text=True).stdout)
-        for words in ([code], [HOLDER, code]))
+    alone, started = (int(printed_by(*words)) for words in ([code], [HOLDER, code]))
     assert started == pytest.approx(alone, rel=0.2)
     assert alone > 50e6
 
@@ -132,11 +131,7 @@ def test_what_is_no_checkout_has_no_commit(checkout, tmp_path, monkeypatch):
     (folder / "copy").mkdir()
     (tmp_path / "broken" / ".git").mkdir(parents=True)
     assert commit_of(folder / "copy") == commit_of(tmp_path / "nowhere") == commit_of(tmp_path / "broken") == "unknown"
-
-    def slow(*args, **options):
-        raise subprocess.TimeoutExpired("git", 10)
-
-    monkeypatch.setattr(subprocess, "run", slow)
+    monkeypatch.setattr(subprocess, "run", Mock(side_effect=subprocess.TimeoutExpired("git", 10)))
     assert commit_of(folder) == "unknown"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
