@@ -1,6 +1,5 @@
 """What a run says of itself: who is winning, whether it overfits, and what comes after it."""
 
-import math
 import os
 import shutil
 import sys
@@ -66,9 +65,9 @@ def raised(history: list[dict], lr: float) -> str:
 
     history: one dict an epoch; lr: the rate of the epoch behind it.
     """
-    last = history[-1] if history else {"lr": math.inf}
-    if lr <= last["lr"] * 1.000001:
+    if not history or lr <= history[-1]["lr"] * 1.000001:
         return ""
+    last = history[-1]
     return (f"the learning rate rises again, from {last['lr']:.2g} in epoch {last['epoch']} to {lr:.2g} in epoch "
             f"{last['epoch'] + 1}, because --n-epochs, --n-epochs-decay or --lr has changed")
 

@@ -269,12 +269,13 @@ class Run:
 
     def _compares(self, saved: dict) -> bool:
         """Whether the scores of a file of this run are of the pairs and the numbers that validation takes now."""
-        then, now = saved["config"], self.cfg.plain()
+        now = self.cfg.plain()
+        then = {**now, **saved["config"]}
         side = now["direction"][-1].lower()
         names = ["resize", f"range_{side}", f"bands_{side}", *(["load_size"] if now["resize"] == "aspect" else [])]
-        is_label = [settings.get("label_side", now["label_side"]) in ("both", side.upper()) for settings in (then, now)]
+        was_label = then["label_side"] in ("both", side.upper())
         return (all(saved.get(name) in (None, self.record[name]) for name in ("validated_on", "masked_by"))
-                and all(then.get(name, now[name]) == now[name] for name in names) and is_label[0] == is_label[1])
+                and all(then[name] == now[name] for name in names) and was_label == self.cfg.target_is_label)
 
     def save(self, state: State, progress: Progress, history: list[dict]) -> None:
         """Writes the checkpoint of this moment, after what is being written, if this start has learnt anything."""
@@ -288,11 +289,6 @@ class Run:
                 say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
         self.ranks.barrier()
 
-    @property
-    def beside(self) -> bool:
-        """Whether files are written while training goes on: on the CPU, the copies would double a run's memory."""
-        return self.ranks.device.type != "cpu"
-
     def save_epoch(self, state: State, progress: Progress, history: list[dict]) -> None:
         """Writes the checkpoint of an epoch, and best.pth.tar.
 
@@ -301,7 +297,8 @@ class Run:
         """
         cfg, epoch = self.cfg, progress.epoch
         if self.ranks.main:
-            copied = snapshot if self.beside else dict
+            beside = self.ranks.device.type != "cpu"  # training goes on; on the CPU, copies would double its memory
+            copied = snapshot if beside else dict
             start = time.monotonic()
             self.writer.check()
             best = is_best(history[-1], self.best, cfg)
@@ -315,7 +312,7 @@ class Run:
             if due:
                 self.saved_at = start
                 self.writer.submit("checkpoint", self._write, copied(state.state_dict()), progress, list(history))
-            if not self.beside and (best or due):
+            if not beside and (best or due):
                 self.writer.check(wait=True)
                 if due:  # a slow disk costs a twentieth of the time
                     self.spacing = max(SPACING, min(20 * (time.monotonic() - start), LONGEST))
