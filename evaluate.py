@@ -223,10 +223,10 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
                         f"{gen.crop_size}")
     if reader.trained.direction == direction:
         raise UserError(f"the reader translates {direction} as the generator does: it must be trained the other way")
-    sees, makes = reader.trained.geometry, gen.trained.geometry
-    large = 7919, 4799  # which another resize or load_size brings to another size
-    if sees.whole(large) != makes.whole(large) and not opts.full_size:
-        raise UserError(f"the reader was trained with resize {sees.resize}, the generator with {makes.resize}, or with "
+    ways = [(each.resize, each.load_size if each.resize == "aspect" else 0)
+            for each in (reader.trained.geometry, gen.trained.geometry)]
+    if ways[0] != ways[1] and not opts.full_size:
+        raise UserError(f"the reader was trained with resize {ways[0][0]}, the generator with {ways[1][0]}, or with "
                         "another load_size: --full-size shows each of them what it knows")
     return reader
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,14 +27,14 @@ Named = list[tuple[str, Path]]  # images, and what they are called on their side
 NPZ_BYTES = 16 * 2**30  # that an .npz may unpack to, since all of it is held in memory
 
 
-def usable_pairs(root: Path, *more: Any, **settings: Any) -> Found:
+def usable_pairs(root: Path, seed: int, known: Known | None = None, resumed: bool = True,
+                 patterns: Patterns | None = None, group: str = "", photos: bool = False) -> Found:
     """What `find_pairs` returns, drawn or downloaded first where `ensure_dataset` can; prints the notes.
 
-    more, settings: what `find_pairs` takes behind the folder.
     Raises what `find_pairs` raises, and UserError when an image of a split that training needs has no partner.
     """
     ensure_dataset(root)
-    found = find_pairs(root, *more, **settings)
+    found = find_pairs(root, seed, known, resumed, patterns, group, photos)
     for note in found.notes:
         say(note)
     refuse_problems(found, ["train", found.validation])

@@ -198,6 +198,8 @@ def alike(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def batch_of(items: Sequence[np.ndarray]) -> Tensor:
     """Pairs of one size, (H, W, C), as (N, H, W, C); where one has a mask, those without get a white one."""
     items = alike(items)
+    if len(items) == 1:  # without a copy
+        return torch.from_numpy(items[0][None])
     shape = max(item.shape for item in items)
     white = 255 if items[0].dtype == np.uint8 else 1
     batch = np.full((len(items), *shape), white, items[0].dtype)
