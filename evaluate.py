@@ -313,7 +313,8 @@ def table(scores: dict[str, dict]) -> str:
         cells = []
         for values in scores.values():
             value = values.get(metric, math.nan)
-            cells.append("{mean:.4f} ± {std:.4f}".format(**value) if isinstance(value, dict) else f"{value:.4f}")
+            cells.append("{mean:.4f} ± {std:.4f}".format(**value).removesuffix(" ± nan") if isinstance(value, dict)
+                         else f"{value:.4f}")
         lines.append(f"{metric:16}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 

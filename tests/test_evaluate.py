@@ -357,8 +357,8 @@ def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence():
 
 def test_the_table_names_metrics_and_columns_with_mean_and_deviation_over_images():
     text = table({"output": {**summary([{"l1": 0.25}, {"l1": 0.75}]), "class_iou": 0.125},
-                  "mean": summary([{"l1": 1.0}])})
-    assert all(words in text for words in ("0.5000 ± 0.2500", "1.0000 ± 0.0000", "0.1250", "output", "nan"))
+                  "mean": summary([{"l1": 1.0}]), "identity": summary([{"l1": math.inf}])})
+    assert all(words in text for words in ("0.5000 ± 0.2500", "1.0000 ± 0.0000", " inf\n", "0.1250", "output", "nan"))
 
 
 def test_a_loader_process_that_dies_is_told_in_a_sentence(run, data, monkeypatch):
