@@ -27,7 +27,7 @@ from generator import Generator
 from inference.load import find_checkpoint, load_generator
 from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, needs, summary
 from inference.trained import Trained, mark_of
-from inference.translate import Translator, at_any_size
+from inference.translate import Translator, at_any_size, check_scale
 from pairs.checks import check_headers
 from pairs.divide import Found
 from pairs.download import ensure_dataset
@@ -367,6 +367,7 @@ def main() -> int:
     if opts.perceptual and gen.trained.y.written not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")
     check_seed(opts.seed)  # before any file is read
+    check_scale(opts.scale)
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()

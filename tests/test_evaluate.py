@@ -251,7 +251,8 @@ def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path, mon
 
 @pytest.mark.parametrize(("flags", "told"), [
     (("--seed", 2**70), "seed must be "), (("--seed", -1), "seed must be "), (("--limit", -1), "limit must be "),
-    (("--num-workers", -1), "num_workers must be "), (("--scale", "native"), "--scale needs --full-size")])
+    (("--num-workers", -1), "num_workers must be "), (("--scale", "native"), "--scale needs --full-size"),
+    (("--full-size", "--scale", 0, "--data-root", "nowhere"), "scale must be ")])  # before pairs are looked at
 def test_a_flag_of_no_use_is_one_sentence_and_leaves_no_folder(call, flags, told):
     status, said, folders = call(*flags)
     assert status == 2 and said.startswith(f"error: {told}") and said.count("\n") == 1 and not folders
