@@ -227,7 +227,7 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
     large = 7919, 4799  # which another resize or load_size brings to another size
     if sees.whole(large) != makes.whole(large) and not opts.full_size:
         raise UserError(f"the reader was trained with resize {sees.resize}, the generator with {makes.resize}, or with "
-                        "another load_size: --full-size shows each of them what it knows")
+                        "another load_size or crop_width: --full-size shows each of them what it knows")
     return reader
 
 

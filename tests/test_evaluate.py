@@ -502,9 +502,10 @@ def test_a_reader_sees_images_of_any_size_as_predict_shows_them_to_it(readable, 
     _, photo = data[0]
     assert min(photo.shape[1:]) != cfg.crop_size and reading(reader, data, opts)(photo).shape == photo.shape
     assert {*sizes} == {(cfg.crop_size, cfg.crop_size)}
-    gen.trained = replace(gen.trained, geometry=replace(gen.trained.geometry, resize="aspect"))
-    with pytest.raises(UserError, match="with resize stretch, the generator with aspect.* --full-size"):
-        load_reader(replace(opts, full_size=False), gen, data.direction, torch.device("cpu"))
+    for change, said in ((dict(crop_width=512), "or crop_width"), (dict(resize="aspect"), "the generator with aspect")):
+        gen.trained = replace(gen.trained, geometry=replace(gen.trained.geometry, **change))
+        with pytest.raises(UserError, match=f"with resize stretch, .*{said}.* --full-size"):
+            load_reader(replace(opts, full_size=False), gen, data.direction, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("mistake", "said"), [
