@@ -27,7 +27,7 @@ from generator import Generator
 from inference.load import find_checkpoint, load_generator
 from inference.metrics import Checkerboard, LabelScores, Perceptual, image_scores, needs, summary
 from inference.trained import Trained, mark_of
-from inference.translate import Translator, at_any_size
+from inference.translate import Translator, at_any_size, check_scale
 from pairs.checks import check_headers
 from pairs.divide import Found
 from pairs.download import ensure_dataset
@@ -223,11 +223,11 @@ def load_reader(opts: Evaluate, gen: Generator, direction: str, device: torch.de
                         f"{gen.crop_size}")
     if reader.trained.direction == direction:
         raise UserError(f"the reader translates {direction} as the generator does: it must be trained the other way")
-    ways = [(each.resize, each.load_size if each.resize == "aspect" else 0)
+    ways = [(each.resize, {"aspect": each.load_size, "stretch": each.crop}.get(each.resize))
             for each in (reader.trained.geometry, gen.trained.geometry)]
     if ways[0] != ways[1] and not opts.full_size:
         raise UserError(f"the reader was trained with resize {ways[0][0]}, the generator with {ways[1][0]}, or with "
-                        "another load_size: --full-size shows each of them what it knows")
+                        "another load_size or crop_width: --full-size shows each of them what it knows")
     return reader
 
 
@@ -313,7 +313,8 @@ def table(scores: dict[str, dict]) -> str:
         cells = []
         for values in scores.values():
             value = values.get(metric, math.nan)
-            cells.append("{mean:.4f} ± {std:.4f}".format(**value) if isinstance(value, dict) else f"{value:.4f}")
+            cells.append("{mean:.4f} ± {std:.4f}".format(**value).removesuffix(" ± nan") if isinstance(value, dict)
+                         else f"{value:.4f}")
         lines.append(f"{metric:16}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 
@@ -366,6 +367,7 @@ def main() -> int:
     if opts.perceptual and gen.trained.y.written not in (1, 3):
         raise UserError("--perceptual needs a generator with 1 or 3 output channels")
     check_seed(opts.seed)  # before any file is read
+    check_scale(opts.scale)
     data, train = load_pairs(opts, gen)
     opts = replace(opts, direction=data.direction)
     start = time.perf_counter()

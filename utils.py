@@ -64,6 +64,11 @@ def command_line(words: Iterable[str]) -> str:
     return shlex.join(words)
 
 
+def flags(argv: Iterable[str]) -> set[str]:
+    """The settings that a command line gives."""
+    return {word.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for word in argv}
+
+
 def need(module: str, package: str, what: str) -> ModuleType:
     """The module of a package that only `what` needs. Raises UserError where it is not installed."""
     try:

@@ -162,7 +162,9 @@ def published_keys(depth: int) -> dict[str, str]:
 
 def from_published(theirs: dict[str, Tensor]) -> Generator:
     """The generator whose weights these are. On another layout, raises UserError with the first keys that differ."""
-    depth = 1 + sum(key.endswith(".model.1.weight") for key in theirs)
+    depth, block = 2, "model.model.1"
+    while f"{block}.model.5.weight" in theirs:
+        depth, block = depth + 1, f"{block}.model.3"
     keys = published_keys(depth)
     differ = sorted(theirs.keys() ^ keys.values())
     if differ or depth < 4:

@@ -15,7 +15,7 @@ from runtime.checkpoint import load_tensors, refuse_unknown
 from runtime.console import say
 from runtime.folder import age, run_files, run_name
 from runtime.run import FIXED
-from utils import UserError, command_line, name_of
+from utils import UserError, command_line, flags, name_of
 
 OF_THE_AUTHORS = {  # flags of their programs, and those here
     "which_direction": "direction", "continue_train": "resume", "niter": "n-epochs", "niter_decay": "n-epochs-decay",
@@ -76,11 +76,6 @@ def tell_kept(folder: Path, names: Iterable[str], asker: str | None) -> None:
     """Says which settings a resumed run does not take from `asker`, a recipe or config.py."""
     if names:
         say(f"{folder} keeps its {', '.join(names)}: {asker} has others")
-
-
-def flags(argv: list[str]) -> set[str]:
-    """The settings that a command line gives."""
-    return {word.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_") for word in argv}
 
 
 def which_run(argv: list[str]) -> dict:

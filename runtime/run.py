@@ -32,7 +32,7 @@ from runtime.state import State, snapshot
 from runtime.summary import commit_of
 from runtime.weights import find_weights, read_weights
 from runtime.writer import Writer
-from utils import UserError, name_of
+from utils import UserError, flags, name_of
 
 # For a run's whole life
 FIXED = ["direction", "space", "n_labels", "in_channels", "out_channels", "crop_size", "crop_width", "ngf", "ndf",
@@ -99,11 +99,15 @@ class Run:
                 folder.rmdir()
 
     def _defaults(self) -> dict:
-        """Those of config.py; but edits since the checkpoint that this start has not taken stay to be told."""
+        """Those of config.py; but edits since the checkpoint that this start has not taken stay to be told.
+
+        Where a flag has kept a setting as it was, it is settled.
+        """
         saved = self.saved or {}
         own = self.cfg.plain()
+        given = flags(sys.argv)
         kept = {name: value for name, value in saved.get("defaults", {}).items()
-                if own.get(name) == saved["config"].get(name)}
+                if own.get(name) == saved["config"].get(name) and name not in given}
         return {**Config().plain(), **kept}
 
     def _source(self) -> dict | None:

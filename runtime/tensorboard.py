@@ -34,9 +34,9 @@ class Events:
         """Adds the epochs that are new; the first failure, most of all a full disk, ends it with a sentence."""
         if self.failed:
             return
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
         try:
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
             self.path.parent.mkdir(exist_ok=True)
             with self.path.open("ab") as file:
                 writer = RecordWriter(file)

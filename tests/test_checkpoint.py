@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import re
+import sys
 import threading
 import time
 import weakref
@@ -265,6 +266,9 @@ def test_an_edit_of_config_py_takes_effect_on_resume(small, monkeypatch, capsys,
     train(parse([*resume, "--n-epochs=4"]))
     edit(monkeypatch, **seen, n_val=7)  # now they fit: a start that took none had them forgotten
     assert parse(resume).n_val == 7
+    monkeypatch.setattr(sys, "argv", ["train.py", *resume, "--n-val", str(cfg.n_val), "--n-epochs=5"])
+    train(parse())
+    assert parse(resume).n_val == cfg.n_val  # which a flag has kept
 
 
 def test_the_weights_that_were_restored_are_not_held_twice(run, on_steps, monkeypatch):

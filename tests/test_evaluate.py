@@ -251,7 +251,8 @@ def test_a_second_evaluation_leaves_the_first_one_alone(call, run, tmp_path, mon
 
 @pytest.mark.parametrize(("flags", "told"), [
     (("--seed", 2**70), "seed must be "), (("--seed", -1), "seed must be "), (("--limit", -1), "limit must be "),
-    (("--num-workers", -1), "num_workers must be "), (("--scale", "native"), "--scale needs --full-size")])
+    (("--num-workers", -1), "num_workers must be "), (("--scale", "native"), "--scale needs --full-size"),
+    (("--full-size", "--scale", 0, "--data-root", "nowhere"), "scale must be ")])  # before pairs are looked at
 def test_a_flag_of_no_use_is_one_sentence_and_leaves_no_folder(call, flags, told):
     status, said, folders = call(*flags)
     assert status == 2 and said.startswith(f"error: {told}") and said.count("\n") == 1 and not folders
@@ -357,8 +358,8 @@ def test_fid_and_kid_of_one_image_are_left_out_in_a_sentence():
 
 def test_the_table_names_metrics_and_columns_with_mean_and_deviation_over_images():
     text = table({"output": {**summary([{"l1": 0.25}, {"l1": 0.75}]), "class_iou": 0.125},
-                  "mean": summary([{"l1": 1.0}])})
-    assert all(words in text for words in ("0.5000 ± 0.2500", "1.0000 ± 0.0000", "0.1250", "output", "nan"))
+                  "mean": summary([{"l1": 1.0}]), "identity": summary([{"l1": math.inf}])})
+    assert all(words in text for words in ("0.5000 ± 0.2500", "1.0000 ± 0.0000", " inf\n", "0.1250", "output", "nan"))
 
 
 def test_a_loader_process_that_dies_is_told_in_a_sentence(run, data, monkeypatch):
@@ -501,9 +502,10 @@ def test_a_reader_sees_images_of_any_size_as_predict_shows_them_to_it(readable, 
     _, photo = data[0]
     assert min(photo.shape[1:]) != cfg.crop_size and reading(reader, data, opts)(photo).shape == photo.shape
     assert {*sizes} == {(cfg.crop_size, cfg.crop_size)}
-    gen.trained = replace(gen.trained, geometry=replace(gen.trained.geometry, resize="aspect"))
-    with pytest.raises(UserError, match="with resize stretch, the generator with aspect.* --full-size"):
-        load_reader(replace(opts, full_size=False), gen, data.direction, torch.device("cpu"))
+    for change, said in ((dict(crop_width=512), "or crop_width"), (dict(resize="aspect"), "the generator with aspect")):
+        gen.trained = replace(gen.trained, geometry=replace(gen.trained.geometry, **change))
+        with pytest.raises(UserError, match=f"with resize stretch, .*{said}.* --full-size"):
+            load_reader(replace(opts, full_size=False), gen, data.direction, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("mistake", "said"), [

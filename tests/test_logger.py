@@ -1,5 +1,6 @@
 import itertools
 import math
+import sys
 import time
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -48,6 +49,12 @@ def test_a_logger_that_fails_does_not_end_the_run(logger_of, monkeypatch, capsys
     monkeypatch.setattr(f"runtime.{sink}", Mock(side_effect=OSError("no space left")))
     logger_of().epoch(row(), EXAMPLES)
     assert "no space left" in capsys.readouterr().out
+
+
+def test_a_broken_tensorboard_ends_its_curves_alone(logger_of, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
+    logger_of().epoch(row(), EXAMPLES)
+    assert "TensorBoard's curves end with epoch 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("first_number", [0, 9, 99])
