@@ -211,7 +211,7 @@ class Folder:
             changed.discard("modified")
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name_of(note)} is damaged ({error}): take a new folder") from error
-        if "rules" in changed and "command" not in changed:
+        if "rules" in changed and changed.isdisjoint(("command", "inputs", "bytes")):
             raise UserError(f"{name_of(self.root)} was begun by another version of this program, which makes other "
                             "pairs or holds out others: take a new folder")
         if changed:

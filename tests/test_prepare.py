@@ -662,7 +662,7 @@ def test_another_raster_under_the_same_name_does_not_go_on_with_its_tiles(tmp_pa
     for path in (first, second):
         raster(path, (300, 300), 20)
     run(*words)
-    raster(first, (320, 300), 20)
+    raster(first, (320, 300), 20, nodata=-1)  # of other rules too
     said = run(*words, status=2)
     assert "out was begun with bytes [" in said and "take a new folder" in said
     assert "out was begun with inputs [" in run("tiles", second, first, *words[3:], status=2)  # of other bytes too
