@@ -293,6 +293,11 @@ class Run:
                 say(f"saved in epoch {progress.epoch + 1}, step {progress.step}; --resume continues there")
         self.ranks.barrier()
 
+    @property
+    def beside(self) -> bool:
+        """Whether files are written while training goes on: on the CPU, the copies would double a run's memory."""
+        return self.ranks.device.type != "cpu"
+
     def save_epoch(self, state: State, progress: Progress, history: list[dict]) -> None:
         """Writes the checkpoint of an epoch, and best.pth.tar.
 
@@ -301,8 +306,7 @@ class Run:
         """
         cfg, epoch = self.cfg, progress.epoch
         if self.ranks.main:
-            beside = self.ranks.device.type != "cpu"  # training goes on; on the CPU, copies would double its memory
-            copied = snapshot if beside else dict
+            copied = snapshot if self.beside else dict
             start = time.monotonic()
             self.writer.check()
             best = is_best(history[-1], self.best, cfg)
@@ -316,7 +320,7 @@ class Run:
             if due:
                 self.saved_at = start
                 self.writer.submit("checkpoint", self._write, copied(state.state_dict()), progress, list(history))
-            if not beside and (best or due):
+            if not self.beside and (best or due):
                 self.writer.check(wait=True)
                 if due:  # a slow disk costs a twentieth of the time
                     self.spacing = max(SPACING, min(20 * (time.monotonic() - start), LONGEST))
